@@ -1,0 +1,28 @@
+# Compiler settings of our own targets, carried by the interface target attention_compiler.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+find_program(ATTENTION_CCACHE ccache)
+if(ATTENTION_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${ATTENTION_CCACHE}")
+endif()
+
+add_library(attention_compiler INTERFACE)
+target_include_directories(attention_compiler INTERFACE "${CMAKE_SOURCE_DIR}")
+target_compile_options(attention_compiler INTERFACE -Wall -Wextra -Werror=return-type)
+
+if(ATTENTION_SANITIZE)
+  add_compile_options(-fsanitize=${ATTENTION_SANITIZE} -fno-omit-frame-pointer -g1)
+  if(ATTENTION_SANITIZE MATCHES "undefined")
+    add_compile_options(-fno-sanitize-recover=undefined)
+  endif()
+  add_link_options(-fsanitize=${ATTENTION_SANITIZE})
+endif()

@@ -1,0 +1,79 @@
+// What every device implements: say whether it can, plan, run. The server picks the first registered
+// backend whose Supports answers OK; every refusal carries a reason that is logged and returned.
+//
+// Batch invariance: the bits of a task's results depend on that task alone. Not on its neighbours,
+// the number of threads, the page size, the page order, or on how a prompt was cut into tasks.
+//
+// Thread-safety: a backend is owned by one worker thread; only info(), Supports, PageLayout and
+// Explain may be called from others.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/api/attention_params.h"
+#include "kernels/api/paged_kv_view.h"
+#include "kernels/api/work_estimate.h"
+
+namespace attention {
+
+struct BackendInfo {
+  std::string name;    // "cpu", "reference", "cuda"
+  std::string device;  // model name of the processor
+  std::string isa;     // instruction set the kernels were dispatched to
+  int num_threads = 0;
+};
+
+// Allocates the bytes of KV pages where the backend can read them.
+class MemoryAllocator {
+ public:
+  virtual ~MemoryAllocator() = default;
+  // 64-byte aligned or more; null when out of memory. Contents are unspecified.
+  virtual void* Allocate(std::size_t bytes) = 0;
+  virtual void Free(void* memory, std::size_t bytes) = 0;
+};
+
+// What Plan decided; opaque to callers. It keeps the tasks it was made from: their pointers must stay
+// valid until Run has returned.
+class AttentionPlan {
+ public:
+  virtual ~AttentionPlan() = default;
+};
+
+class AttentionBackend {
+ public:
+  virtual ~AttentionBackend() = default;
+
+  virtual const BackendInfo& info() const = 0;
+  virtual MemoryAllocator& memory() = 0;
+
+  // OK, or UNIMPLEMENTED with the reason.
+  virtual absl::Status Supports(const AttentionParams& params) const = 0;
+
+  // The bytes of a page of `page_size` tokens (a multiple of kPageGranularity).
+  virtual KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const = 0;
+
+  // The name of the kernel that Run would use for the task; its pointers may be null.
+  virtual std::string KernelName(const AttentionTask& task) const = 0;
+
+  // Measured once, on the first call, in about 0.3 s.
+  virtual const DeviceCeilings& Ceilings() = 0;
+
+  // Checks and copies the tasks. INVALID_ARGUMENT or UNIMPLEMENTED name the task and the field.
+  virtual absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
+      std::span<const AttentionTask> tasks) = 0;
+
+  // Computes every task of the plan and blocks until done. Tasks may differ in everything.
+  virtual absl::Status Run(AttentionPlan& plan) = 0;
+
+  // Writes keys and values into pages. Two tasks of one call must not share a page.
+  virtual absl::Status AppendKv(std::span<const KvAppendTask> tasks) = 0;
+
+  // Recomputes rows of attention weights, p = exp(s - lse), from a finished task.
+  virtual absl::Status RunWeights(const WeightsTask& task) = 0;
+};
+
+}  // namespace attention

@@ -1,0 +1,98 @@
+// The meaning of one attention computation, as plain structs. Backends trust them: they were checked
+// by ValidateTask (validate.h), which the backends' Plan calls and whose errors name the field.
+//
+// For each sequence, with position(i) = first_query_position + i and h reading KV head
+// h / (num_q_heads / num_kv_heads):
+//
+//   s[i,j]  = softmax_scale * <q_i, k_j>
+//   s       = soft_cap * tanh(s / soft_cap)            if soft_cap > 0
+//   s      += alibi_slopes[h] * (j - position(i))      if given   (Press et al. 2022)
+//   s      += bias[h, i, j]                            if given
+//   visible = kv_begin <= j < kv_len
+//             and (not is_causal or j <= position(i))
+//             and (window_left < 0 or j >= position(i) - window_left or j < sink_tokens)
+//             and (window_right < 0 or j <= position(i) + window_right)
+//             and (no mask or mask[h, i, j])
+//   lse[i]  = log(sum over visible j of exp(s[i,j]) [+ exp(sink_logits[h])])   natural log
+//   o_i     = sum over visible j of exp(s[i,j] - lse[i]) v_j
+//
+// A row with nothing visible gives o = 0 and, without sink_logits, lse = -inf. A score of -inf makes
+// its key invisible. Elements of invisible keys are never used, NaN included.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/api/dtype.h"
+#include "kernels/api/paged_kv_view.h"
+#include "kernels/api/tensor_view.h"
+
+namespace attention {
+
+inline constexpr int kMaxHeadDim = 256;
+// Positions and lengths stay below this, so that no sum of a few of them can overflow.
+inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
+
+// What is computed, without data. Two requests with equal params may share a kernel launch.
+struct AttentionParams {
+  int num_q_heads = 0;
+  int num_kv_heads = 0;  // divides num_q_heads
+  int head_dim_qk = 0;   // 1..kMaxHeadDim
+  int head_dim_v = 0;    // 1..kMaxHeadDim
+  DType dtype = DType::kFloat32;     // of q and o
+  DType kv_dtype = DType::kFloat32;  // of k and v as stored
+  float softmax_scale = 0.0f;        // resolved: DefaultSoftmaxScale when the caller gave none
+  float soft_cap = 0.0f;             // 0: none
+  bool is_causal = false;
+  std::int64_t window_left = -1;   // negative: unbounded
+  std::int64_t window_right = -1;  // negative: unbounded
+  std::int64_t sink_tokens = 0;    // first tokens that stay visible past the window's left edge
+
+  int group_size() const { return num_q_heads / num_kv_heads; }
+  KvGeometry kv_geometry() const { return {num_kv_heads, head_dim_qk, head_dim_v, kv_dtype}; }
+};
+
+float DefaultSoftmaxScale(int head_dim_qk);  // 1 / sqrt(head_dim_qk)
+
+// One sequence. Its KV is either contiguous (k and v) or paged (kv_pages.pages not null).
+struct AttentionTask {
+  AttentionParams params;
+  std::int64_t q_len = 0;
+  std::int64_t kv_len = 0;
+  std::int64_t kv_begin = 0;              // keys before it are invisible
+  std::int64_t first_query_position = 0;  // kv_len - q_len aligns the last query to the newest key
+
+  RowsView q;  // [q_len, num_q_heads, head_dim_qk]
+  RowsView k;  // [kv_len, num_kv_heads, head_dim_qk]
+  RowsView v;  // [kv_len, num_kv_heads, head_dim_v]
+  PagedKvView kv_pages;
+
+  const float* alibi_slopes = nullptr;  // [num_q_heads], may be null
+  const float* sink_logits = nullptr;   // [num_q_heads], may be null
+  BiasView bias;                        // [num_q_heads or 1, q_len, kv_len], may be null
+  MaskView mask;                        // [num_q_heads or 1, q_len, kv_len], may be null
+
+  MutableRowsView o;             // [q_len, num_q_heads, head_dim_v]
+  float* lse = nullptr;          // [q_len, num_q_heads], may be null
+  float* column_sums = nullptr;  // [kv_len, num_q_heads], sum over queries of p; may be null
+
+  std::int64_t position(std::int64_t query) const { return first_query_position + query; }
+};
+
+// A block of attention weights, recomputed from the LSE of an earlier Run over the same KV.
+struct WeightsTask {
+  AttentionTask attention;  // o and column_sums are not used; lse [q_len, num_q_heads] is input
+  std::int64_t q_begin = 0;
+  std::int64_t q_end = 0;
+  float* weights = nullptr;  // [q_end - q_begin, num_q_heads, kv_len]
+};
+
+// The half-open interval of keys that causality, window and kv_begin leave visible to the query at
+// `position`; keys in [kv_begin, min(sink_tokens, end)) are visible too. Empty when begin >= end.
+struct VisibleKeys {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t sink_end = 0;  // sinks are [kv_begin, sink_end), sink_end <= begin; none if <= kv_begin
+};
+VisibleKeys VisibleKeysOf(const AttentionTask& task, std::int64_t position);
+
+}  // namespace attention

@@ -1,0 +1,81 @@
+// Element types of tensors and the exact conversions between them.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+namespace attention {
+
+enum class DType : std::uint8_t {
+  kFloat32,
+  kFloat16,   // IEEE 754 binary16
+  kBFloat16,  // the upper half of a binary32
+};
+
+constexpr std::size_t DTypeBytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+constexpr std::string_view DTypeName(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      return "bfloat16";
+  }
+  return "unknown";
+}
+
+inline float BFloat16ToFloat(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
+inline std::uint16_t FloatToBFloat16(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline float Float16ToFloat(std::uint16_t bits) {
+  _Float16 value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return static_cast<float>(value);
+}
+
+// Rounds to nearest, ties to even; overflows to infinity.
+inline std::uint16_t FloatToFloat16(float value) {
+  const _Float16 half = static_cast<_Float16>(value);
+  std::uint16_t bits;
+  std::memcpy(&bits, &half, sizeof(bits));
+  return bits;
+}
+
+// Reads and writes one element at `index` of a possibly unaligned dense array.
+inline float LoadElement(const void* data, DType dtype, std::int64_t index) {
+  const auto* bytes = static_cast<const std::uint8_t*>(data) + index * DTypeBytes(dtype);
+  if (dtype == DType::kFloat32) {
+    float value;
+    std::memcpy(&value, bytes, sizeof(value));
+    return value;
+  }
+  std::uint16_t bits;
+  std::memcpy(&bits, bytes, sizeof(bits));
+  return dtype == DType::kFloat16 ? Float16ToFloat(bits) : BFloat16ToFloat(bits);
+}
+
+inline void StoreElement(void* data, DType dtype, std::int64_t index, float value) {
+  auto* bytes = static_cast<std::uint8_t*>(data) + index * DTypeBytes(dtype);
+  if (dtype == DType::kFloat32) {
+    std::memcpy(bytes, &value, sizeof(value));
+    return;
+  }
+  const std::uint16_t bits =
+      dtype == DType::kFloat16 ? FloatToFloat16(value) : FloatToBFloat16(value);
+  std::memcpy(bytes, &bits, sizeof(bits));
+}
+
+}  // namespace attention

@@ -1,0 +1,15 @@
+// The one place that decides whether a computation makes sense. Errors are INVALID_ARGUMENT and name
+// the field with its actual and the expected value.
+#pragma once
+
+#include "absl/status/status.h"
+#include "kernels/api/attention_params.h"
+
+namespace attention {
+
+absl::Status ValidateParams(const AttentionParams& params);
+
+// Also checks lengths, positions, that pointers are there and that pages suffice for kv_len.
+absl::Status ValidateTask(const AttentionTask& task);
+
+}  // namespace attention

@@ -1,0 +1,23 @@
+// The backends this binary was built with, fastest first. The single place that knows them all.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/attention_backend.h"
+
+namespace attention {
+
+struct BackendOptions {
+  int num_threads = 0;  // CPU backends; 0: one per available core
+};
+
+std::vector<std::string_view> RegisteredBackends();
+
+// NOT_FOUND lists the registered names; UNAVAILABLE says why the device cannot be used.
+absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeBackend(std::string_view name,
+                                                              const BackendOptions& options);
+
+}  // namespace attention
