@@ -1,0 +1,106 @@
+#include "server/cache/page_pool.h"
+
+#include <algorithm>
+
+#include "kernels/base/check.h"
+#include "kernels/base/divide.h"
+
+namespace attention::server {
+
+PagePool::PagePool(MemoryAllocator& memory, std::size_t capacity_bytes, std::size_t chunk_bytes)
+    : memory_(memory), chunk_bytes_(chunk_bytes), max_chunks_(capacity_bytes / chunk_bytes) {}
+
+PagePool::~PagePool() {
+  absl::MutexLock lock(&mutex_);
+  ATTENTION_CHECK(chunks_.empty());  // every KvCache must be gone before its pool
+  for (std::byte* chunk : empty_chunks_) memory_.Free(chunk, chunk_bytes_);
+}
+
+void* PagePool::Allocate(std::size_t page_bytes) {
+  ATTENTION_CHECK(page_bytes > 0 && page_bytes <= chunk_bytes_);
+  absl::MutexLock lock(&mutex_);
+  Chunk* chunk = ChunkWithRoom(page_bytes);
+  if (chunk == nullptr) return nullptr;
+  std::byte* page = chunk->free_pages.back();
+  chunk->free_pages.pop_back();
+  ++chunk->num_used;
+  used_bytes_ += page_bytes;
+  if (chunk->free_pages.empty()) {
+    std::vector<Chunk*>& with_room = with_room_[page_bytes];
+    with_room.erase(std::find(with_room.begin(), with_room.end(), chunk));
+  }
+  return page;
+}
+
+void PagePool::Free(void* page) {
+  auto* bytes = static_cast<std::byte*>(page);
+  absl::MutexLock lock(&mutex_);
+  Chunk& chunk = ChunkOf(bytes);
+  std::vector<Chunk*>& with_room = with_room_[chunk.page_bytes];
+  if (chunk.free_pages.empty()) with_room.push_back(&chunk);
+  chunk.free_pages.push_back(bytes);
+  --chunk.num_used;
+  used_bytes_ -= chunk.page_bytes;
+  if (chunk.num_used > 0) return;
+  with_room.erase(std::find(with_room.begin(), with_room.end(), &chunk));
+  empty_chunks_.push_back(chunk.base);
+  chunks_.erase(chunk.base);
+}
+
+bool PagePool::CanAllocate(std::size_t page_bytes, std::size_t count) const {
+  absl::MutexLock lock(&mutex_);
+  const std::size_t free_chunks = max_chunks_ - chunks_.size();
+  std::size_t available = free_chunks * (chunk_bytes_ / page_bytes);
+  const auto with_room = with_room_.find(page_bytes);
+  if (with_room != with_room_.end()) {
+    for (const Chunk* chunk : with_room->second) available += chunk->free_pages.size();
+  }
+  return available >= count;
+}
+
+std::size_t PagePool::used_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return used_bytes_;
+}
+
+std::size_t PagePool::free_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return (max_chunks_ - chunks_.size()) * chunk_bytes_;
+}
+
+PagePool::Chunk* PagePool::ChunkWithRoom(std::size_t page_bytes) {
+  std::vector<Chunk*>& with_room = with_room_[page_bytes];
+  if (!with_room.empty()) return with_room.back();
+  std::byte* base = TakeChunkMemory();
+  if (base == nullptr) return nullptr;
+  Chunk& chunk = chunks_[base];
+  chunk.base = base;
+  chunk.page_bytes = page_bytes;
+  const std::size_t num_pages = chunk_bytes_ / page_bytes;
+  // The lowest address is handed out first: pages of one sequence tend to lie in a row.
+  for (std::size_t i = num_pages; i > 0; --i) {
+    chunk.free_pages.push_back(base + (i - 1) * page_bytes);
+  }
+  with_room.push_back(&chunk);
+  return &chunk;
+}
+
+std::byte* PagePool::TakeChunkMemory() {
+  if (!empty_chunks_.empty()) {
+    std::byte* chunk = empty_chunks_.back();
+    empty_chunks_.pop_back();
+    return chunk;
+  }
+  if (chunks_.size() >= max_chunks_) return nullptr;
+  return static_cast<std::byte*>(memory_.Allocate(chunk_bytes_));
+}
+
+PagePool::Chunk& PagePool::ChunkOf(const std::byte* page) {
+  auto chunk = chunks_.upper_bound(page);
+  ATTENTION_CHECK(chunk != chunks_.begin());
+  --chunk;
+  ATTENTION_CHECK(page < chunk->first + chunk_bytes_);
+  return chunk->second;
+}
+
+}  // namespace attention::server

@@ -1,0 +1,72 @@
+// Owns the bytes of all KV pages, within a fixed capacity.
+//
+// Memory comes from the backend's allocator in chunks; a chunk is carved into pages of one size,
+// and goes back to the common stock when its last page is freed, so sessions of any geometry share
+// one capacity. Chunks are kept, not returned to the system: fresh memory costs page faults.
+//
+// Thread-safety: all methods.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "kernels/api/attention_backend.h"
+
+namespace attention::server {
+
+class PagePool {
+ public:
+  // One huge page of x86-64 and a multiple of every smaller one.
+  static constexpr std::size_t kDefaultChunkBytes = std::size_t{2} << 20;
+
+  // `memory` must outlive the pool. The capacity is rounded down to whole chunks.
+  PagePool(MemoryAllocator& memory, std::size_t capacity_bytes,
+           std::size_t chunk_bytes = kDefaultChunkBytes);
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  // Null when no page of this size is left. page_bytes is at most chunk_bytes().
+  void* Allocate(std::size_t page_bytes);
+  void Free(void* page);
+
+  // Whether `count` pages could be allocated now.
+  bool CanAllocate(std::size_t page_bytes, std::size_t count) const;
+
+  std::size_t chunk_bytes() const { return chunk_bytes_; }
+  std::size_t capacity_bytes() const { return max_chunks_ * chunk_bytes_; }
+  std::size_t used_bytes() const;  // of pages handed out
+  // Bytes of chunks that hold no page: what a session of any geometry could get.
+  std::size_t free_bytes() const;
+
+ private:
+  struct Chunk {
+    std::byte* base = nullptr;
+    std::size_t page_bytes = 0;
+    std::size_t num_used = 0;
+    std::vector<std::byte*> free_pages;
+  };
+
+  Chunk* ChunkWithRoom(std::size_t page_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::byte* TakeChunkMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Chunk& ChunkOf(const std::byte* page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  MemoryAllocator& memory_;
+  const std::size_t chunk_bytes_;
+  const std::size_t max_chunks_;
+
+  mutable absl::Mutex mutex_;
+  // Chunks that hold pages, by address, so that a page finds its chunk.
+  std::map<const std::byte*, Chunk> chunks_ ABSL_GUARDED_BY(mutex_);
+  // Chunks with a free page, by page size.
+  std::unordered_map<std::size_t, std::vector<Chunk*>> with_room_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::byte*> empty_chunks_ ABSL_GUARDED_BY(mutex_);
+  std::size_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace attention::server

@@ -1,0 +1,156 @@
+#include "server/config/server_config.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/version.h"
+
+namespace attention::server {
+namespace {
+
+// ATTENTION_KV_PAGE_SIZE of --kv-page-size.
+std::string EnvironmentName(const std::string& flag) {
+  std::string name = "ATTENTION_" + flag.substr(2);
+  for (char& c : name) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  return name;
+}
+
+// Accepts "15m", "1h30m", "250ms".
+CLI::Validator DurationCheck() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        absl::Duration duration;
+        if (absl::ParseDuration(text, &duration) && duration > absl::ZeroDuration()) return {};
+        return "is '" + text + "', expected a positive duration such as 90s, 15m or 1h30m";
+      },
+      "DURATION", "duration");
+}
+
+CLI::Validator PageSizeCheck() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        const long long value = std::atoll(text.c_str());
+        if (value >= 16 && value <= 65536 && value % 16 == 0) return {};
+        return "is '" + text + "', expected a multiple of 16 from 16 to 65536";
+      },
+      "TOKENS", "page size");
+}
+
+class Parser {
+ public:
+  explicit Parser(ServerConfig& config) : config_(config) {
+    AddNetwork();
+    AddCompute();
+    AddBounds();
+    AddSessions();
+    AddLogging();
+  }
+
+  CLI::App& app() { return app_; }
+
+ private:
+  template <typename T>
+  CLI::Option* Add(const std::string& flag, T& value, const std::string& help) {
+    return app_.add_option(flag, value, help)
+        ->envname(EnvironmentName(flag))
+        ->capture_default_str();
+  }
+
+  // CLI11 knows no absl::Duration: kept as text, parsed when the option is set.
+  void AddDuration(const std::string& flag, absl::Duration& value, const std::string& help) {
+    app_.add_option_function<std::string>(
+            flag, [&value](const std::string& text) { absl::ParseDuration(text, &value); }, help)
+        ->check(DurationCheck())
+        ->envname(EnvironmentName(flag))
+        ->default_str(absl::FormatDuration(value));
+  }
+
+  void AddNetwork() {
+    app_.set_config("--config", "", "Read keys from this TOML file")->envname("ATTENTION_CONFIG");
+    Add("--listen", config_.listen, "Addresses for gRPC: host:port or unix:path; port 0 picks one")
+        ->delimiter(',');
+    Add("--admin-listen", config_.admin_listen,
+        "host:port for /metrics, /healthz and /readyz; empty: none");
+    Add("--port-file", config_.port_file, "Write the addresses, as JSON, to this file when ready");
+    Add("--max-message-bytes", config_.max_message_bytes, "Largest request message")
+        ->check(CLI::Range(std::int64_t{1} << 10, (std::int64_t{1} << 31) - 1));
+    Add("--max-stream-requests", config_.max_stream_requests,
+        "Unanswered requests of one stream before it is no longer read")
+        ->check(CLI::Range(1, 65536));
+    AddDuration("--drain-timeout", config_.drain_timeout,
+                "After SIGTERM, how long calls in flight may take");
+  }
+
+  void AddCompute() {
+    Add("--worker-name", config_.worker_name, "Name of this worker in session handles");
+    Add("--backend", config_.backend, "Kernels to use: cpu, or reference (float64, slow)")
+        ->check(CLI::IsMember({"cpu", "reference"}));
+    Add("--threads", config_.threads, "Compute threads; 0: one a core")->check(CLI::Range(0, 4096));
+    Add("--kv-capacity-bytes", config_.kv_capacity_bytes,
+        "Memory for KV pages; 0: a quarter of the machine's")
+        ->check(CLI::NonNegativeNumber);
+    Add("--kv-page-size", config_.kv_page_size, "Tokens of a KV page")->check(PageSizeCheck());
+  }
+
+  void AddBounds() {
+    Add("--max-queued-requests", config_.max_queued_requests, "Requests that may wait")
+        ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+    Add("--max-queued-bytes", config_.max_queued_bytes, "Tensor bytes that may wait")
+        ->check(CLI::PositiveNumber);
+    Add("--max-batch-requests", config_.max_batch_requests, "Requests of one batch; 1: no batching")
+        ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
+    Add("--max-batch-gflop", config_.max_batch_gflop,
+        "Work of one batch; a larger request runs alone")
+        ->check(CLI::PositiveNumber);
+  }
+
+  void AddSessions() {
+    Add("--max-sessions", config_.max_sessions, "Sessions of all tenants")
+        ->check(CLI::NonNegativeNumber);
+    Add("--max-sessions-per-tenant", config_.max_sessions_per_tenant, "Sessions of one tenant")
+        ->check(CLI::NonNegativeNumber);
+    AddDuration("--session-ttl", config_.session_ttl, "Idle time after which a session is dropped");
+    AddDuration("--max-session-ttl", config_.max_session_ttl, "Longest TTL a client may ask for");
+  }
+
+  void AddLogging() {
+    Add("--log-level", config_.log_level, "Least severe level that is logged")
+        ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}));
+    Add("--log-format", config_.log_format, "Log as text or JSON lines")
+        ->check(CLI::IsMember({"text", "json"}));
+    app_.add_flag("--print-config", prints_config_, "Print the effective configuration and exit")
+        ->configurable(false);
+    app_.set_version_flag("--version",
+                          absl::StrCat("attention-server ", kVersion, " (", kCommit, ")"));
+  }
+
+  ServerConfig& config_;
+  bool prints_config_ = false;
+  CLI::App app_{"attention-server: attention as a remote compute service"};
+};
+
+}  // namespace
+
+ParsedCommandLine ParseCommandLine(int argc, const char* const* argv) {
+  ParsedCommandLine parsed;
+  Parser parser(parsed.config);
+  CLI::App& app = parser.app();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out;
+    parsed.is_exit = true;
+    parsed.exit_code = app.exit(error, out, out) == 0 ? 0 : 2;
+    parsed.text = out.str();
+    return parsed;
+  }
+  if (app.count("--print-config") > 0) {
+    parsed.is_exit = true;
+    parsed.text = app.config_to_str(/*default_also=*/true, /*write_description=*/true);
+  }
+  return parsed;
+}
+
+}  // namespace attention::server

@@ -1,0 +1,57 @@
+// Everything that can be set, checked once and then immutable.
+//
+// Each key is a flag (--kv-page-size), a line of the file (kv-page-size = 64, TOML) and an
+// environment variable (ATTENTION_KV_PAGE_SIZE). Flags win over the environment, which wins over
+// the file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace attention::server {
+
+struct ServerConfig {
+  std::vector<std::string> listen = {"127.0.0.1:7070"};
+  std::string admin_listen = "127.0.0.1:7071";  // empty: none
+  std::string port_file;
+
+  std::string worker_name = "worker-0";
+  std::string backend = "cpu";
+  int threads = 0;  // 0: one a core
+
+  std::int64_t kv_capacity_bytes = 0;  // 0: a quarter of the machine's memory
+  std::int64_t kv_page_size = 64;      // tokens
+
+  std::int64_t max_message_bytes = std::int64_t{1} << 30;
+  std::int64_t max_queued_requests = 1024;
+  std::int64_t max_queued_bytes = std::int64_t{2} << 30;
+  std::int64_t max_batch_requests = 256;
+  double max_batch_gflop = 20;
+  int max_stream_requests = 64;
+
+  std::int64_t max_sessions = 10000;
+  std::int64_t max_sessions_per_tenant = 10000;
+  absl::Duration session_ttl = absl::Minutes(15);
+  absl::Duration max_session_ttl = absl::Hours(24);
+  absl::Duration drain_timeout = absl::Seconds(30);
+
+  std::string log_level = "info";
+  std::string log_format = "text";
+};
+
+struct ParsedCommandLine {
+  ServerConfig config;
+  // Print this and leave with exit_code: --help, --version, --print-config, or a wrong flag.
+  bool is_exit = false;
+  int exit_code = 0;
+  std::string text;
+};
+
+// Reads command line, environment and file; checks every value.
+ParsedCommandLine ParseCommandLine(int argc, const char* const* argv);
+
+}  // namespace attention::server

@@ -1,0 +1,102 @@
+// The unit of scheduling: everything one call wants computed, without a trace of the wire.
+//
+// Ownership: a request is moved from rpc through the scheduler to the engine and handed back to its
+// completion, never shared. Tensors it points to belong to the caller, who keeps them until the
+// completion has run. The completion runs exactly once, on any thread, also when the work was
+// dropped, cancelled, drained or failed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kernels/api/attention_params.h"
+
+namespace attention::server {
+
+class KvCache;  // server/cache; domain only passes it on
+
+// The dimensions of a bias or a mask as the client gave them: [heads, q_len, kv_len].
+struct PlaneShape {
+  std::int64_t num_heads = 1;  // 1 or num_q_heads
+  std::int64_t q_len = 0;
+  std::int64_t kv_len = 0;
+};
+
+// One layer's rows of one session. What depends on the session's length is resolved when the step
+// runs (see step_resolution.h).
+struct SessionStep {
+  std::shared_ptr<KvCache> cache;
+  int layer = 0;
+  std::optional<std::int64_t> expected_position;
+
+  std::int64_t num_tokens = 0;  // to append; 0 with has_append unset: attend only
+  bool has_append = false;
+  RowsView k;  // [num_tokens, num_kv_heads, head_dim_qk]
+  RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]
+
+  bool has_attend = false;
+  AttentionTask attend;  // kv_len, kv_begin, kv_pages and first_query_position are filled in later
+  std::optional<std::int64_t> first_query_position;
+  std::int64_t kv_begin = 0;
+  std::optional<std::int64_t> kv_end;
+  std::optional<PlaneShape> bias_shape;
+  std::optional<PlaneShape> mask_shape;
+  bool wants_column_sums = false;
+  std::int64_t max_column_sum_bytes = 0;
+};
+
+struct StepOutcome {
+  absl::Status status;
+  std::int64_t position = 0;  // the layer's length after the step
+  bool is_replay = false;
+  std::int64_t kv_len = 0;         // attended over
+  std::vector<float> column_sums;  // [kv_len, num_q_heads] if wanted
+};
+
+struct RequestTiming {
+  absl::Duration queue;
+  absl::Duration batch_formation;
+  absl::Duration compute;
+  int batch_size = 0;
+};
+
+struct AttentionResult {
+  absl::Status status;             // of the request as a whole
+  std::vector<StepOutcome> steps;  // one for each step; empty unless status is OK
+  RequestTiming timing;
+};
+
+struct AttentionRequest {
+  using Completion =
+      absl::AnyInvocable<void(std::unique_ptr<AttentionRequest> request, AttentionResult result)>;
+
+  std::string tenant;
+  absl::Time arrival;
+  absl::Time deadline = absl::InfiniteFuture();
+  // Set by the caller when its client has gone; read before compute begins.
+  std::shared_ptr<const std::atomic<bool>> is_cancelled;
+
+  // What to compute: stateless sequences, session steps, or blocks of attention weights.
+  std::vector<AttentionTask> tasks;
+  std::vector<SessionStep> steps;
+  std::vector<WeightsTask> weights;
+
+  double flops = 0;        // estimated work, what the scheduler budgets and fairness counts
+  std::int64_t bytes = 0;  // of tensors held while queued
+  Completion completion;
+};
+
+// Runs the completion with the request itself. The last thing to happen to a request.
+inline void Complete(std::unique_ptr<AttentionRequest> request, AttentionResult result) {
+  AttentionRequest::Completion completion = std::move(request->completion);
+  completion(std::move(request), std::move(result));
+}
+
+}  // namespace attention::server

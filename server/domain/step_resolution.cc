@@ -1,0 +1,91 @@
+#include "server/domain/step_resolution.h"
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error_reason.h"
+#include "server/base/status_macros.h"
+
+namespace attention::server {
+namespace {
+
+absl::Status PositionMismatch(std::int64_t expected, std::int64_t actual) {
+  return ReasonedError(
+      absl::StatusCode::kFailedPrecondition, ErrorReason::kPositionMismatch,
+      absl::StrCat("expected_position is ", expected, ", but the layer holds ", actual, " tokens"),
+      {{"actual_position", absl::StrCat(actual)}});
+}
+
+// Decides between append, replay and refusal; sets the length that the step attends over by
+// default.
+absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, ResolvedStep* resolved) {
+  resolved->new_length = length;
+  if (!step.has_append) {
+    resolved->kv_end = step.expected_position.value_or(length);
+    if (resolved->kv_end > length) return PositionMismatch(resolved->kv_end, length);
+    return absl::OkStatus();
+  }
+  const std::int64_t expected = step.expected_position.value_or(length);
+  resolved->append_position = expected;
+  resolved->kv_end = expected + step.num_tokens;
+  if (expected == length) {
+    resolved->is_append = step.num_tokens > 0;
+    resolved->new_length = resolved->kv_end;
+    return absl::OkStatus();
+  }
+  // Rows that end inside the cache were applied by an earlier attempt whose answer got lost.
+  if (resolved->kv_end <= length) {
+    resolved->is_replay = true;
+    return absl::OkStatus();
+  }
+  return PositionMismatch(expected, length);
+}
+
+absl::Status ResolveRange(const SessionStep& step, ResolvedStep* resolved) {
+  const std::int64_t attended = resolved->kv_end;
+  if (step.kv_end) {
+    if (*step.kv_end > attended) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "kv_end is ", *step.kv_end, ", expected at most the attended length ", attended));
+    }
+    resolved->kv_end = *step.kv_end;
+  }
+  if (step.kv_begin > resolved->kv_end) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv_begin is ", step.kv_begin, ", expected at most ", resolved->kv_end));
+  }
+  resolved->kv_begin = step.kv_begin;
+  // Positions count from the start of the cache, whatever part of it is attended over.
+  resolved->first_query_position = step.first_query_position.value_or(attended - step.attend.q_len);
+  return absl::OkStatus();
+}
+
+absl::Status CheckPlane(absl::string_view field, const std::optional<PlaneShape>& shape,
+                        std::int64_t kv_len) {
+  if (!shape || shape->kv_len == kv_len) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " has a last dimension of ", shape->kv_len,
+                                                 ", expected the attended length ", kv_len));
+}
+
+absl::Status CheckColumnSums(const SessionStep& step, std::int64_t kv_len) {
+  if (!step.wants_column_sums) return absl::OkStatus();
+  const std::int64_t row_bytes =
+      static_cast<std::int64_t>(sizeof(float)) * step.attend.params.num_q_heads;
+  if (kv_len <= step.max_column_sum_bytes / row_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("returns.column_sums asks for ", kv_len, " rows of ", row_bytes,
+                   " bytes, expected at most ", step.max_column_sum_bytes, " bytes"));
+}
+
+}  // namespace
+
+absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length) {
+  ResolvedStep resolved;
+  ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, &resolved));
+  if (!step.has_attend) return resolved;
+  ATTENTION_RETURN_IF_ERROR(ResolveRange(step, &resolved));
+  ATTENTION_RETURN_IF_ERROR(CheckPlane("bias", step.bias_shape, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckPlane("mask", step.mask_shape, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckColumnSums(step, resolved.kv_end));
+  return resolved;
+}
+
+}  // namespace attention::server

@@ -1,0 +1,26 @@
+// What a session step means at the moment it runs: a pure function of the step and the layer's
+// length, which only the session's worker changes.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "server/domain/attention_request.h"
+
+namespace attention::server {
+
+struct ResolvedStep {
+  bool is_append = false;  // rows are to be written at append_position
+  bool is_replay = false;  // the rows are already there
+  std::int64_t append_position = 0;
+  std::int64_t new_length = 0;  // the layer's length after the step
+
+  // The attended range and the position of the first query; meaningful when the step attends.
+  std::int64_t kv_begin = 0;
+  std::int64_t kv_end = 0;
+  std::int64_t first_query_position = 0;
+};
+
+// FAILED_PRECONDITION POSITION_MISMATCH with metadata actual_position, or INVALID_ARGUMENT naming
+// the field.
+absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length);
+
+}  // namespace attention::server

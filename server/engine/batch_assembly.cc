@@ -1,0 +1,105 @@
+#include "server/engine/batch_assembly.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/validate.h"
+#include "server/base/status_macros.h"
+
+namespace attention::server {
+
+absl::Status BatchAssembly::CheckTask(const AttentionTask& task) const {
+  ATTENTION_RETURN_IF_ERROR(ValidateTask(task));
+  return backend_.Supports(task.params);
+}
+
+void BatchAssembly::Add(AttentionRequest& request, AttentionResult& result) {
+  for (const AttentionTask& task : request.tasks) {
+    result.status = CheckTask(task);
+    if (!result.status.ok()) return;
+  }
+  for (const AttentionTask& task : request.tasks) attends_.push_back({nullptr, nullptr, task});
+  weights_.insert(weights_.end(), request.weights.begin(), request.weights.end());
+  result.steps.resize(request.steps.size());
+  for (std::size_t i = 0; i < request.steps.size(); ++i) {
+    result.steps[i].status = AddStep(request.steps[i], result.steps[i]);
+  }
+}
+
+absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcome) {
+  KvCache& cache = *step.cache;
+  const std::int64_t length = cache.length(step.layer);
+  outcome.position = length;
+  ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length));
+
+  AttentionTask task = step.attend;
+  if (step.has_attend) {
+    task.kv_len = resolved.kv_end;
+    task.kv_begin = resolved.kv_begin;
+    task.first_query_position = resolved.first_query_position;
+    // The pages are not there yet; Tasks() fills them in. Everything else is checked now, so that a
+    // step that cannot attend does not append either.
+    AttentionTask checked = task;
+    checked.kv_len = checked.kv_begin = 0;
+    ATTENTION_RETURN_IF_ERROR(CheckTask(checked));
+  }
+  if (resolved.is_append) {
+    ATTENTION_RETURN_IF_ERROR(cache.Extend(step.layer, resolved.new_length));
+    old_lengths_.push_back({&cache, step.layer, length});
+    cache.SetLength(step.layer, resolved.new_length);
+    appends_.push_back({&cache, &step, resolved.append_position});
+    tokens_appended_ += step.num_tokens;
+  }
+  outcome.position = resolved.new_length;
+  outcome.is_replay = resolved.is_replay;
+  if (!step.has_attend) return absl::OkStatus();
+  outcome.kv_len = resolved.kv_end;
+  if (step.wants_column_sums) {
+    outcome.column_sums.resize(static_cast<std::size_t>(resolved.kv_end) *
+                               step.attend.params.num_q_heads);
+  }
+  attends_.push_back({&step, &outcome, task});
+  return absl::OkStatus();
+}
+
+std::vector<std::vector<KvAppendTask>> BatchAssembly::AppendWaves() const {
+  std::vector<std::vector<KvAppendTask>> waves;
+  std::set<std::pair<const KvCache*, int>> in_wave;
+  for (const Append& append : appends_) {
+    const int layer = append.step->layer;
+    const bool is_new = in_wave.emplace(append.cache, layer).second;
+    if (!is_new || waves.empty()) {
+      waves.emplace_back();
+      in_wave = {{append.cache, layer}};
+    }
+    KvAppendTask task;
+    task.geometry = append.cache->geometry();
+    task.destination = append.cache->View(layer);
+    task.position = append.position;
+    task.num_tokens = append.step->num_tokens;
+    task.k = append.step->k;
+    task.v = append.step->v;
+    waves.back().push_back(task);
+  }
+  return waves;
+}
+
+std::vector<AttentionTask> BatchAssembly::Tasks() {
+  std::vector<AttentionTask> tasks;
+  tasks.reserve(attends_.size());
+  for (const Attend& attend : attends_) {
+    AttentionTask task = attend.task;
+    if (attend.step != nullptr) {
+      task.kv_pages = attend.step->cache->View(attend.step->layer);
+      if (attend.step->wants_column_sums) task.column_sums = attend.outcome->column_sums.data();
+    }
+    tasks.push_back(task);
+  }
+  return tasks;
+}
+
+void BatchAssembly::RollBack() {
+  for (auto it = old_lengths_.rbegin(); it != old_lengths_.rend(); ++it) {
+    it->cache->SetLength(it->layer, it->length);
+  }
+}
+
+}  // namespace attention::server

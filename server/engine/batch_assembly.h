@@ -1,0 +1,69 @@
+// Turns the requests of a batch into what a backend runs: appends in order, then attention tasks.
+// Requests and steps that cannot run are marked with their error and leave the others alone.
+//
+// Used by one worker thread; lives for one batch.
+#pragma once
+
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/api/attention_backend.h"
+#include "server/cache/kv_cache.h"
+#include "server/domain/attention_request.h"
+#include "server/domain/step_resolution.h"
+
+namespace attention::server {
+
+class BatchAssembly {
+ public:
+  explicit BatchAssembly(const AttentionBackend& backend) : backend_(backend) {}
+
+  // Adds a request's work. `result` must outlive the assembly; it receives the outcomes of its
+  // steps.
+  void Add(AttentionRequest& request, AttentionResult& result);
+
+  // Rows to write, in waves: the tasks of a wave touch different pages, and waves run in order.
+  std::vector<std::vector<KvAppendTask>> AppendWaves() const;
+
+  // Attention over the caches as they will be after the appends. Views are valid until the next
+  // batch.
+  std::vector<AttentionTask> Tasks();
+
+  std::vector<WeightsTask> weights() const { return weights_; }
+  std::int64_t tokens_appended() const { return tokens_appended_; }
+
+  // Takes every append back: the caches have the lengths they had before the batch.
+  void RollBack();
+
+ private:
+  struct Append {
+    KvCache* cache;
+    const SessionStep* step;
+    std::int64_t position;
+  };
+  struct Attend {
+    const SessionStep* step;  // null: a stateless task
+    StepOutcome* outcome;     // null with step
+    AttentionTask task;
+  };
+  struct OldLength {
+    KvCache* cache;
+    int layer;
+    std::int64_t length;
+  };
+
+  absl::Status AddStep(const SessionStep& step, StepOutcome& outcome);
+  absl::Status CheckTask(const AttentionTask& task) const;
+
+  const AttentionBackend& backend_;
+  std::vector<Append> appends_;
+  std::vector<Attend> attends_;
+  std::vector<WeightsTask> weights_;
+  std::vector<OldLength> old_lengths_;
+  std::int64_t tokens_appended_ = 0;
+};
+
+}  // namespace attention::server

@@ -1,0 +1,72 @@
+#include "server/engine/worker.h"
+
+#include <exception>
+#include <new>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/status_macros.h"
+
+namespace attention::server {
+
+void Worker::Execute(Batch batch) {
+  std::vector<AttentionResult> results(batch.requests.size());
+  RequestTiming timing;
+  timing.batch_size = static_cast<int>(batch.requests.size());
+
+  BatchAssembly assembly(backend_);
+  if (absl::Status status = Compute(batch, assembly, results, timing); !status.ok()) {
+    assembly.RollBack();
+    for (AttentionResult& result : results) {
+      if (result.status.ok()) result.status = status;
+    }
+  }
+  metrics_.tokens_appended.Add(assembly.tokens_appended());
+  metrics_.batch_formation_seconds.Observe(absl::ToDoubleSeconds(timing.batch_formation));
+  metrics_.compute_seconds.Observe(absl::ToDoubleSeconds(timing.compute));
+
+  for (std::size_t i = 0; i < batch.requests.size(); ++i) {
+    results[i].timing = timing;
+    results[i].timing.queue = batch.taken - batch.requests[i]->arrival;
+    metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(results[i].timing.queue));
+    metrics_.flops.Add(static_cast<std::int64_t>(batch.requests[i]->flops));
+    Complete(std::move(batch.requests[i]), std::move(results[i]));
+  }
+}
+
+// Exceptions stop here: a batch that runs out of memory fails alone.
+absl::Status Worker::Compute(Batch& batch, BatchAssembly& assembly,
+                             std::vector<AttentionResult>& results, RequestTiming& timing) {
+  try {
+    for (std::size_t i = 0; i < batch.requests.size(); ++i) {
+      assembly.Add(*batch.requests[i], results[i]);
+    }
+    timing.batch_formation = clock_.Now() - batch.taken;
+    return Run(assembly, timing);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory while computing the batch");
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat("computing the batch failed: ", error.what()));
+  }
+}
+
+absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {
+  const absl::Time planning = clock_.Now();
+  std::vector<std::vector<KvAppendTask>> waves = assembly.AppendWaves();
+  std::vector<AttentionTask> tasks = assembly.Tasks();
+  ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<AttentionPlan> plan, backend_.Plan(tasks));
+
+  const absl::Time computing = clock_.Now();
+  timing.batch_formation += computing - planning;
+  for (const std::vector<KvAppendTask>& wave : waves) {
+    ATTENTION_RETURN_IF_ERROR(backend_.AppendKv(wave));
+  }
+  ATTENTION_RETURN_IF_ERROR(backend_.Run(*plan));
+  for (const WeightsTask& task : assembly.weights()) {
+    ATTENTION_RETURN_IF_ERROR(backend_.RunWeights(task));
+  }
+  timing.compute = clock_.Now() - computing;
+  return absl::OkStatus();
+}
+
+}  // namespace attention::server

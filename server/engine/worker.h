@@ -1,0 +1,33 @@
+// Computes batches on one device.
+//
+// Thread-safety: Execute from one thread.
+#pragma once
+
+#include "server/base/clock.h"
+#include "server/base/metrics.h"
+#include "server/engine/batch_assembly.h"
+#include "server/scheduler/batch_executor.h"
+
+namespace attention::server {
+
+class Worker final : public BatchExecutor {
+ public:
+  // All references must outlive the worker.
+  Worker(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics)
+      : backend_(backend), clock_(clock), metrics_(metrics) {}
+
+  // A failure of the backend fails the batch: its appends are taken back and every request
+  // completes with the error. The next batch starts clean.
+  void Execute(Batch batch) override;
+
+ private:
+  absl::Status Compute(Batch& batch, BatchAssembly& assembly, std::vector<AttentionResult>& results,
+                       RequestTiming& timing);
+  absl::Status Run(BatchAssembly& assembly, RequestTiming& timing);
+
+  AttentionBackend& backend_;
+  const Clock& clock_;
+  ServerMetrics& metrics_;
+};
+
+}  // namespace attention::server

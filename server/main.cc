@@ -1,0 +1,50 @@
+// Wiring: read the configuration, build the rooms, run, drain.
+//
+// Exit codes: 0 after a drain, 1 when the server cannot start, 2 for a wrong flag.
+#include <spdlog/spdlog.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "kernels/registry.h"
+#include "server/config/server_config.h"
+#include "server/observe/logging.h"
+#include "server/server_app.h"
+
+namespace attention::server {
+namespace {
+
+int Run(const ServerConfig& config) {
+  // Blocked in every thread, so that only AwaitStop sees them.
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGTERM);
+  sigaddset(&stop_signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  SetUpLogging(config.log_level, config.log_format);
+  auto app = ServerApp::Start(config);
+  if (!app.ok()) {
+    spdlog::error("cannot start: {}", app.status().message());
+    return 1;
+  }
+  int signal = 0;
+  sigwait(&stop_signals, &signal);
+  spdlog::info("received {}, draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  (*app)->DrainAndStop();
+  spdlog::info("stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace attention::server
+
+int main(int argc, char** argv) {
+  const auto parsed = attention::server::ParseCommandLine(argc, argv);
+  if (parsed.is_exit) {
+    std::fputs(parsed.text.c_str(), parsed.exit_code == 0 ? stdout : stderr);
+    return parsed.exit_code;
+  }
+  return attention::server::Run(parsed.config);
+}

@@ -1,0 +1,29 @@
+// The HTTP port for operators: /metrics, /healthz (the process lives), /readyz (it takes work).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace attention::server {
+
+class AdminServer {
+ public:
+  struct Pages {
+    std::function<std::string()> metrics;  // text format
+    std::function<bool()> is_ready;
+  };
+
+  // Listens on "host:port" (port 0 picks one) and serves from a thread of its own. UNAVAILABLE when
+  // the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& address,
+                                                            Pages pages);
+  virtual ~AdminServer() = default;
+
+  // With the port that was picked.
+  virtual const std::string& address() const = 0;
+};
+
+}  // namespace attention::server

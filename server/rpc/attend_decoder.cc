@@ -1,0 +1,374 @@
+#include "server/rpc/attend_decoder.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/work_estimate.h"
+#include "server/base/status_macros.h"
+#include "server/rpc/config_decoder.h"
+#include "server/rpc/tensor_decoder.h"
+
+namespace attention::server {
+namespace {
+
+// A sequence costs a few hundred bytes of bookkeeping however empty it is, and two bytes to
+// declare.
+constexpr std::int64_t kMaxSequences = 16384;
+
+// Where the rows of each sequence lie in q, k and v.
+struct Sequences {
+  bool is_dense = false;
+  std::int64_t padded_q_len = 0;   // dense: rows of one sequence in q; packed: the longest
+  std::int64_t padded_kv_len = 0;  // the same for k and v
+  std::vector<std::int64_t> q_lens;
+  std::vector<std::int64_t> kv_lens;
+};
+
+absl::Status InvalidShape(absl::string_view field, const v1::Tensor& tensor,
+                          absl::string_view expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ".shape is ", ShapeText(tensor), ", expected ", expected));
+}
+
+absl::Status CheckPresence(const v1::AttendRequest& request) {
+  const auto missing = [](absl::string_view field) {
+    return absl::InvalidArgumentError(absl::StrCat(field, " is missing, expected a tensor"));
+  };
+  if (!request.has_q()) return missing("q");
+  if (!request.has_k()) return missing("k");
+  if (!request.has_v()) return missing("v");
+  ATTENTION_RETURN_IF_ERROR(CheckTensor("q", request.q()));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor("k", request.k()));
+  return CheckTensor("v", request.v());
+}
+
+absl::Status CheckDTypes(const v1::AttendRequest& request, DType* dtype) {
+  ATTENTION_ASSIGN_OR_RETURN(*dtype, DecodeDType("q.dtype", request.q().dtype()));
+  for (const auto& [field, tensor] :
+       {std::pair{"k.dtype", &request.k()}, std::pair{"v.dtype", &request.v()}}) {
+    if (tensor->dtype() != request.q().dtype()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, " is ", v1::DType_Name(tensor->dtype()),
+                                                     ", expected that of q (",
+                                                     v1::DType_Name(request.q().dtype()), ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Ranks agree, k and v have the same rows and heads, q and k the same head_dim_qk.
+absl::Status CheckShapes(const v1::AttendRequest& request) {
+  const v1::Tensor& q = request.q();
+  const v1::Tensor& k = request.k();
+  const v1::Tensor& v = request.v();
+  const int rank = q.shape_size();
+  if (rank != 3 && rank != 4) return InvalidShape("q", q, "rank 3 (packed) or 4 (dense)");
+  if (k.shape_size() != rank) return InvalidShape("k", k, absl::StrCat("rank ", rank, ", as q"));
+  if (v.shape_size() != rank) return InvalidShape("v", v, absl::StrCat("rank ", rank, ", as q"));
+  for (int axis = 0; axis < rank - 1; ++axis) {
+    if (v.shape(axis) == k.shape(axis)) continue;
+    return InvalidShape("v", v, absl::StrCat(k.shape(axis), " at dimension ", axis, ", as k"));
+  }
+  if (k.shape(rank - 1) != q.shape(rank - 1)) {
+    return InvalidShape("k", k, absl::StrCat("a last dimension of ", q.shape(rank - 1), ", as q"));
+  }
+  if (rank == 4 && k.shape(0) != q.shape(0)) {
+    return InvalidShape("k", k, absl::StrCat("a batch of ", q.shape(0), ", as q"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> DecodeDimension(absl::string_view field, const v1::Tensor& tensor, int axis) {
+  const std::int64_t value = tensor.shape(axis);
+  if (value >= 1 && value <= std::numeric_limits<int>::max()) return static_cast<int>(value);
+  return InvalidShape(field, tensor, absl::StrCat("1 or more at dimension ", axis));
+}
+
+absl::Status DecodeHeads(const v1::AttendRequest& request, AttentionParams* params) {
+  const int heads = request.q().shape_size() - 2;
+  ATTENTION_ASSIGN_OR_RETURN(params->num_q_heads, DecodeDimension("q", request.q(), heads));
+  ATTENTION_ASSIGN_OR_RETURN(params->num_kv_heads, DecodeDimension("k", request.k(), heads));
+  ATTENTION_ASSIGN_OR_RETURN(params->head_dim_qk, DecodeDimension("q", request.q(), heads + 1));
+  ATTENTION_ASSIGN_OR_RETURN(params->head_dim_v, DecodeDimension("v", request.v(), heads + 1));
+  return absl::OkStatus();
+}
+
+template <typename Lengths>
+absl::Status CheckLengths(absl::string_view field, const Lengths& lengths, std::int64_t max,
+                          absl::string_view bound) {
+  for (int i = 0; i < lengths.size(); ++i) {
+    if (lengths[i] >= 0 && lengths[i] <= max) continue;
+    return absl::InvalidArgumentError(absl::StrCat(field, "[", i, "] is ", lengths[i],
+                                                   ", expected 0 to ", max, " (", bound, ")"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckCount(absl::string_view field, std::int64_t actual, std::int64_t expected) {
+  if (actual == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " has ", actual, " entries, expected ", expected, ", one a sequence"));
+}
+
+template <typename Lengths>
+absl::Status CheckSum(absl::string_view field, const Lengths& lengths, std::int64_t rows,
+                      absl::string_view tensor) {
+  // Every entry is at most `rows` and there are at most kMaxSequences, so the sum cannot overflow
+  // as long as rows stay below 2^49; a tensor with that many rows cannot arrive.
+  const std::int64_t sum = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+  if (sum == rows) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " sum to ", sum, ", expected the ", rows, " rows of ", tensor));
+}
+
+absl::Status CheckNumSequences(absl::string_view field, std::int64_t count) {
+  if (count <= kMaxSequences) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " has ", count, " sequences, expected at most ", kMaxSequences));
+}
+
+absl::Status DecodePacked(const v1::AttendRequest& request, Sequences* sequences) {
+  const std::int64_t q_rows = request.q().shape(0);
+  const std::int64_t kv_rows = request.k().shape(0);
+  if (request.q_lens().empty() && request.kv_lens().empty()) {
+    sequences->q_lens = {q_rows};
+    sequences->kv_lens = {kv_rows};
+  } else {
+    ATTENTION_RETURN_IF_ERROR(CheckNumSequences("q_lens", request.q_lens_size()));
+    ATTENTION_RETURN_IF_ERROR(CheckCount("kv_lens", request.kv_lens_size(), request.q_lens_size()));
+    ATTENTION_RETURN_IF_ERROR(CheckLengths("q_lens", request.q_lens(), q_rows, "the rows of q"));
+    ATTENTION_RETURN_IF_ERROR(CheckLengths("kv_lens", request.kv_lens(), kv_rows, "the rows of k"));
+    ATTENTION_RETURN_IF_ERROR(CheckSum("q_lens", request.q_lens(), q_rows, "q"));
+    ATTENTION_RETURN_IF_ERROR(CheckSum("kv_lens", request.kv_lens(), kv_rows, "k"));
+    sequences->q_lens.assign(request.q_lens().begin(), request.q_lens().end());
+    sequences->kv_lens.assign(request.kv_lens().begin(), request.kv_lens().end());
+  }
+  sequences->padded_q_len = *std::max_element(sequences->q_lens.begin(), sequences->q_lens.end());
+  sequences->padded_kv_len =
+      *std::max_element(sequences->kv_lens.begin(), sequences->kv_lens.end());
+  return absl::OkStatus();
+}
+
+template <typename Lengths>
+absl::Status DecodeDenseLengths(absl::string_view field, const Lengths& lengths, std::int64_t batch,
+                                std::int64_t padded, std::vector<std::int64_t>* out) {
+  out->assign(static_cast<std::size_t>(batch), padded);
+  if (lengths.empty()) return absl::OkStatus();
+  ATTENTION_RETURN_IF_ERROR(CheckCount(field, lengths.size(), batch));
+  ATTENTION_RETURN_IF_ERROR(CheckLengths(field, lengths, padded, "the padded length"));
+  out->assign(lengths.begin(), lengths.end());
+  return absl::OkStatus();
+}
+
+absl::Status DecodeDense(const v1::AttendRequest& request, Sequences* sequences) {
+  const std::int64_t batch = request.q().shape(0);
+  ATTENTION_RETURN_IF_ERROR(CheckNumSequences("q", batch));
+  sequences->is_dense = true;
+  sequences->padded_q_len = request.q().shape(1);
+  sequences->padded_kv_len = request.k().shape(1);
+  ATTENTION_RETURN_IF_ERROR(DecodeDenseLengths("q_lens", request.q_lens(), batch,
+                                               sequences->padded_q_len, &sequences->q_lens));
+  return DecodeDenseLengths("kv_lens", request.kv_lens(), batch, sequences->padded_kv_len,
+                            &sequences->kv_lens);
+}
+
+absl::StatusOr<Sequences> DecodeSequences(const v1::AttendRequest& request) {
+  Sequences sequences;
+  ATTENTION_RETURN_IF_ERROR(request.q().shape_size() == 4 ? DecodeDense(request, &sequences)
+                                                          : DecodePacked(request, &sequences));
+  if (!request.first_query_positions().empty()) {
+    ATTENTION_RETURN_IF_ERROR(CheckCount("first_query_positions",
+                                         request.first_query_positions_size(),
+                                         static_cast<std::int64_t>(sequences.q_lens.size())));
+  }
+  for (int i = 0; i < request.first_query_positions_size(); ++i) {
+    const std::int64_t position = request.first_query_positions(i);
+    if (position < -kMaxPosition || position > kMaxPosition) {
+      return absl::InvalidArgumentError(absl::StrCat("first_query_positions[", i, "] is ", position,
+                                                     ", expected ", -kMaxPosition, " to ",
+                                                     kMaxPosition));
+    }
+  }
+  return sequences;
+}
+
+// Sizes a response tensor of [rows..., heads(, last)] in the form of the request.
+absl::Status AllocateRows(absl::string_view field, v1::DType dtype, const v1::Tensor& rows_like,
+                          std::int64_t heads, std::optional<std::int64_t> last,
+                          std::int64_t max_bytes, v1::Tensor* tensor) {
+  const std::int64_t a = rows_like.shape(0);
+  if (rows_like.shape_size() == 3) {
+    return last ? AllocateTensor(field, dtype, {a, heads, *last}, max_bytes, tensor)
+                : AllocateTensor(field, dtype, {a, heads}, max_bytes, tensor);
+  }
+  const std::int64_t b = rows_like.shape(1);
+  return last ? AllocateTensor(field, dtype, {a, b, heads, *last}, max_bytes, tensor)
+              : AllocateTensor(field, dtype, {a, b, heads}, max_bytes, tensor);
+}
+
+absl::Status AllocateResponse(const v1::AttendRequest& request, const AttentionParams& params,
+                              const AttendLimits& limits, v1::AttendResponse* response) {
+  ATTENTION_RETURN_IF_ERROR(AllocateRows("output", request.q().dtype(), request.q(),
+                                         params.num_q_heads, params.head_dim_v,
+                                         limits.max_output_bytes, response->mutable_output()));
+  if (request.returns().lse()) {
+    ATTENTION_RETURN_IF_ERROR(AllocateRows("lse", v1::DTYPE_FLOAT32, request.q(),
+                                           params.num_q_heads, std::nullopt,
+                                           limits.max_output_bytes, response->mutable_lse()));
+  }
+  if (request.returns().column_sums()) {
+    ATTENTION_RETURN_IF_ERROR(
+        AllocateRows("column_sums", v1::DTYPE_FLOAT32, request.k(), params.num_q_heads,
+                     std::nullopt, limits.max_output_bytes, response->mutable_column_sums()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckReturns(const v1::AttendRequest& request, const AttentionParams& params,
+                          const Sequences& sequences, const AttendLimits& limits) {
+  if (!request.returns().weights()) return absl::OkStatus();
+  if (!limits.allows_weights) {
+    return absl::InvalidArgumentError(
+        "returns.weights is true, expected false: weights are streamed, use AttendStream");
+  }
+  const double row_bytes = 4.0 * params.num_q_heads * static_cast<double>(sequences.padded_kv_len);
+  if (row_bytes <= static_cast<double>(limits.max_output_bytes)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("returns.weights asks for rows of ", row_bytes,
+                                                 " bytes, expected at most ",
+                                                 limits.max_output_bytes));
+}
+
+float* FloatData(v1::Tensor* tensor) {
+  return reinterpret_cast<float*>(tensor->mutable_data()->data());
+}
+
+// Builds the task of each sequence from the first one, whose shared fields are set.
+class TaskBuilder {
+ public:
+  TaskBuilder(const v1::AttendRequest& request, const Sequences& sequences,
+              const AttentionTask& shared, v1::AttendResponse* response, float* lse)
+      : request_(request), sequences_(sequences), shared_(shared), lse_(lse) {
+    output_ = response->mutable_output()->mutable_data()->data();
+    if (request.returns().column_sums()) {
+      column_sums_ = FloatData(response->mutable_column_sums());
+    }
+  }
+
+  absl::Status DecodePlanes() {
+    const PlaneLimits limits{static_cast<std::int64_t>(sequences_.q_lens.size()),
+                             shared_.params.num_q_heads, sequences_.padded_q_len,
+                             sequences_.padded_kv_len};
+    if (request_.has_bias()) {
+      ATTENTION_ASSIGN_OR_RETURN(bias_,
+                                 DecodePlane("bias", request_.bias(), PlaneKind::kBias, limits));
+    }
+    if (request_.has_mask()) {
+      ATTENTION_ASSIGN_OR_RETURN(mask_,
+                                 DecodePlane("mask", request_.mask(), PlaneKind::kMask, limits));
+    }
+    return absl::OkStatus();
+  }
+
+  AttentionTask Next() {
+    const int index = next_++;
+    AttentionTask task = shared_;
+    task.q_len = sequences_.q_lens[index];
+    task.kv_len = sequences_.kv_lens[index];
+    task.first_query_position = request_.first_query_positions().empty()
+                                    ? task.kv_len - task.q_len
+                                    : request_.first_query_positions(index);
+    SetRows(&task);
+    if (bias_) SetBias(*bias_, index, &task);
+    if (mask_) SetMask(*mask_, index, &task);
+    q_row_ += sequences_.is_dense ? sequences_.padded_q_len : task.q_len;
+    kv_row_ += sequences_.is_dense ? sequences_.padded_kv_len : task.kv_len;
+    return task;
+  }
+
+ private:
+  void SetRows(AttentionTask* task) const {
+    const AttentionParams& p = shared_.params;
+    const auto bytes = static_cast<std::int64_t>(DTypeBytes(p.dtype));
+    const auto at = [&](const std::string& data, std::int64_t row, std::int64_t width) {
+      return data.data() + row * width * bytes;
+    };
+    const std::int64_t q_width = std::int64_t{p.num_q_heads} * p.head_dim_qk;
+    const std::int64_t k_width = std::int64_t{p.num_kv_heads} * p.head_dim_qk;
+    const std::int64_t v_width = std::int64_t{p.num_kv_heads} * p.head_dim_v;
+    const std::int64_t o_width = std::int64_t{p.num_q_heads} * p.head_dim_v;
+    task->q =
+        DenseRows(at(request_.q().data(), q_row_, q_width), p.dtype, p.num_q_heads, p.head_dim_qk);
+    task->k = DenseRows(at(request_.k().data(), kv_row_, k_width), p.dtype, p.num_kv_heads,
+                        p.head_dim_qk);
+    task->v =
+        DenseRows(at(request_.v().data(), kv_row_, v_width), p.dtype, p.num_kv_heads, p.head_dim_v);
+    task->o = DenseRows(static_cast<void*>(output_ + q_row_ * o_width * bytes), p.dtype,
+                        p.num_q_heads, p.head_dim_v);
+    if (lse_ != nullptr) task->lse = lse_ + q_row_ * p.num_q_heads;
+    if (column_sums_ != nullptr) task->column_sums = column_sums_ + kv_row_ * p.num_q_heads;
+  }
+
+  const v1::AttendRequest& request_;
+  const Sequences& sequences_;
+  const AttentionTask shared_;
+  char* output_ = nullptr;
+  float* lse_ = nullptr;
+  float* column_sums_ = nullptr;
+  std::optional<DecodedPlane> bias_;
+  std::optional<DecodedPlane> mask_;
+  int next_ = 0;
+  std::int64_t q_row_ = 0;
+  std::int64_t kv_row_ = 0;
+};
+
+// Where the lse of every row goes; rows behind a sequence's length in the dense form keep -inf.
+float* PrepareLse(const v1::AttendRequest& request, const AttentionParams& params,
+                  v1::AttendResponse* response, DecodedAttend* decoded) {
+  const std::int64_t rows = request.q().shape_size() == 3
+                                ? request.q().shape(0)
+                                : request.q().shape(0) * request.q().shape(1);
+  const auto count = static_cast<std::size_t>(rows * params.num_q_heads);
+  float* lse = nullptr;
+  if (request.returns().lse()) {
+    lse = FloatData(response->mutable_lse());
+  } else if (request.returns().weights()) {
+    decoded->lse_for_weights.resize(count);
+    lse = decoded->lse_for_weights.data();
+  }
+  if (lse != nullptr) std::fill_n(lse, count, -std::numeric_limits<float>::infinity());
+  return lse;
+}
+
+}  // namespace
+
+absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
+                                           const AttendLimits& limits,
+                                           v1::AttendResponse* response) {
+  ATTENTION_RETURN_IF_ERROR(CheckPresence(request));
+  AttentionTask shared;
+  AttentionParams& params = shared.params;
+  ATTENTION_RETURN_IF_ERROR(CheckDTypes(request, &params.dtype));
+  params.kv_dtype = params.dtype;
+  ATTENTION_RETURN_IF_ERROR(CheckShapes(request));
+  ATTENTION_RETURN_IF_ERROR(DecodeHeads(request, &params));
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig(request.config(), &params));
+  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(request.config(), &shared));
+  ATTENTION_ASSIGN_OR_RETURN(const Sequences sequences, DecodeSequences(request));
+  ATTENTION_RETURN_IF_ERROR(CheckReturns(request, params, sequences, limits));
+  ATTENTION_RETURN_IF_ERROR(AllocateResponse(request, params, limits, response));
+
+  DecodedAttend decoded;
+  float* lse = PrepareLse(request, params, response, &decoded);
+  TaskBuilder builder(request, sequences, shared, response, lse);
+  ATTENTION_RETURN_IF_ERROR(builder.DecodePlanes());
+  decoded.tasks.reserve(sequences.q_lens.size());
+  for (std::size_t i = 0; i < sequences.q_lens.size(); ++i) {
+    decoded.tasks.push_back(builder.Next());
+    decoded.flops += EstimateWork(decoded.tasks.back()).flops;
+  }
+  return decoded;
+}
+
+}  // namespace attention::server

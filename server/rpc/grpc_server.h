@@ -1,0 +1,50 @@
+// The gRPC server: listeners, services, health, reflection.
+//
+// Thread-safety: BeginDrain and Shutdown from one thread.
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/rpc/attention_service.h"
+#include "server/rpc/server_service.h"
+#include "server/rpc/session_service.h"
+#include "server/rpc/stream_registry.h"
+
+namespace attention::server {
+
+class GrpcServer {
+ public:
+  // Listens on each address ("host:port", port 0 picks one; "unix:path"). UNAVAILABLE names the
+  // address that cannot be bound. Health is SERVING when it returns.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const std::vector<std::string>& addresses, const ServiceContext& services);
+  ~GrpcServer();
+
+  // With the ports that were picked.
+  const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Health becomes NOT_SERVING and idle streams end.
+  void BeginDrain();
+  // Stops accepting calls, waits for those in flight until the deadline, then cancels them.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  explicit GrpcServer(const ServiceContext& services);
+  absl::Status Listen(const std::vector<std::string>& addresses);
+
+  const ServiceContext services_;
+  StreamRegistry streams_;
+  AttentionServiceImpl attention_;
+  SessionServiceImpl session_;
+  ServerServiceImpl server_info_;
+  std::unique_ptr<grpc::Server> server_;
+  std::vector<std::string> addresses_;
+};
+
+}  // namespace attention::server

@@ -1,0 +1,112 @@
+#include "server/rpc/server_service.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/work_estimate.h"
+#include "server/base/status_macros.h"
+#include "server/base/version.h"
+#include "server/rpc/config_decoder.h"
+#include "server/rpc/tensor_decoder.h"
+#include "server/rpc/unary_call.h"
+
+namespace attention::server {
+namespace {
+
+void EncodeLimits(const ServiceLimits& limits, const PagePool& pool, v1::Limits* wire) {
+  wire->set_max_message_bytes(limits.max_message_bytes);
+  wire->set_max_queued_requests(limits.max_queued_requests);
+  wire->set_max_queued_bytes(limits.max_queued_bytes);
+  wire->set_max_sessions(limits.max_sessions);
+  wire->set_max_sessions_per_tenant(limits.max_sessions_per_tenant);
+  wire->set_max_session_ttl_seconds(absl::ToInt64Seconds(limits.max_session_ttl));
+  wire->set_max_head_dim(kMaxHeadDim);
+  wire->set_kv_capacity_bytes(static_cast<std::int64_t>(pool.capacity_bytes()));
+}
+
+absl::Status CheckLength(absl::string_view field, std::int64_t value) {
+  if (value >= 0 && value <= kMaxPosition) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ", expected 0 to ", kMaxPosition));
+}
+
+// A task without data: what Supports, KernelName and EstimateWork look at.
+absl::StatusOr<AttentionTask> DecodeTask(const v1::ExplainRequest& wire) {
+  AttentionTask task;
+  AttentionParams& params = task.params;
+  params.num_q_heads = wire.num_q_heads();
+  params.num_kv_heads = wire.num_kv_heads();
+  params.head_dim_qk = wire.head_dim_qk();
+  params.head_dim_v = wire.head_dim_v();
+  ATTENTION_ASSIGN_OR_RETURN(params.dtype, DecodeDType("dtype", wire.dtype()));
+  params.kv_dtype = params.dtype;
+  if (wire.kv_dtype() != v1::DTYPE_UNSPECIFIED) {
+    ATTENTION_ASSIGN_OR_RETURN(params.kv_dtype, DecodeDType("kv_dtype", wire.kv_dtype()));
+  }
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.config(), &params));
+  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(wire.config(), &task));
+  ATTENTION_RETURN_IF_ERROR(CheckLength("q_len", wire.q_len()));
+  ATTENTION_RETURN_IF_ERROR(CheckLength("kv_len", wire.kv_len()));
+  task.q_len = wire.q_len();
+  task.kv_len = wire.kv_len();
+  task.first_query_position = task.kv_len - task.q_len;
+  if (wire.has_first_query_position()) {
+    task.first_query_position = wire.first_query_position();
+    ATTENTION_RETURN_IF_ERROR(
+        CheckLength("the magnitude of first_query_position", std::abs(task.first_query_position)));
+  }
+  return task;
+}
+
+void EncodeExplanation(const ServiceContext& services, const AttentionTask& task,
+                       v1::ExplainResponse* wire) {
+  wire->set_backend(services.backend.info().name);
+  const WorkEstimate work = EstimateWork(task);
+  wire->set_flops(work.flops);
+  wire->set_kv_bytes(work.kv_bytes);
+  wire->set_io_bytes(work.io_bytes);
+  const absl::Status supported = services.backend.Supports(task.params);
+  wire->set_is_supported(supported.ok());
+  if (!supported.ok()) {
+    wire->set_unsupported_reason(std::string(supported.message()));
+    return;
+  }
+  wire->set_kernel(services.backend.KernelName(task));
+  wire->set_roofline_seconds(RooflineSeconds(work, services.ceilings));
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ServerServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
+                                                           const v1::GetServerInfoRequest*,
+                                                           v1::GetServerInfoResponse* response) {
+  return AnswerNow(services_, "ServerService/GetServerInfo", *context, [&](const CallFrame&) {
+    response->set_version(kVersion);
+    response->set_commit(kCommit);
+    response->set_worker(services_.sessions.worker());
+    response->set_worker_epoch(services_.sessions.worker_epoch());
+    const BackendInfo& info = services_.backend.info();
+    v1::Device* device = response->add_devices();
+    device->set_backend(info.name);
+    device->set_name(info.device);
+    device->set_isa(info.isa);
+    device->set_num_threads(info.num_threads);
+    device->set_is_used(true);
+    EncodeLimits(services_.limits, services_.pool, response->mutable_limits());
+    v1::Capacity* capacity = response->mutable_capacity();
+    capacity->set_kv_free_bytes(static_cast<std::int64_t>(services_.pool.free_bytes()));
+    capacity->set_num_sessions(services_.sessions.num_sessions());
+    capacity->set_queued_requests(services_.scheduler.queued_requests());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ServerServiceImpl::Explain(grpc::CallbackServerContext* context,
+                                                     const v1::ExplainRequest* request,
+                                                     v1::ExplainResponse* response) {
+  return AnswerNow(services_, "ServerService/Explain", *context, [&](const CallFrame&) {
+    const absl::StatusOr<AttentionTask> task = DecodeTask(*request);
+    if (task.ok()) EncodeExplanation(services_, *task, response);
+    return task.status();
+  });
+}
+
+}  // namespace attention::server

@@ -1,0 +1,55 @@
+#include "server/rpc/service_context.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace attention::server {
+namespace {
+
+constexpr char kTenantKey[] = "attention-tenant";
+constexpr char kRequestIdKey[] = "x-request-id";
+constexpr char kDefaultTenant[] = "default";
+constexpr std::size_t kMaxMetadataBytes = 128;
+
+absl::Status ReadMetadata(const grpc::CallbackServerContext& context, const char* key,
+                          std::string* value) {
+  const auto it = context.client_metadata().find(key);
+  if (it == context.client_metadata().end()) return absl::OkStatus();
+  if (it->second.empty() || it->second.size() > kMaxMetadataBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("metadata ", key, " has ", it->second.size(),
+                                                   " bytes, expected 1 to ", kMaxMetadataBytes));
+  }
+  value->assign(it->second.data(), it->second.size());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+CallFrame::CallFrame(const ServiceContext& services, const char* rpc,
+                     const grpc::CallbackServerContext& context)
+    : services_(services),
+      rpc_(rpc),
+      tenant_(kDefaultTenant),
+      peer_(context.peer()),
+      arrival_(services.clock.Now()),
+      deadline_(absl::FromChrono(context.deadline())) {
+  status_ = ReadMetadata(context, kTenantKey, &tenant_);
+  status_.Update(ReadMetadata(context, kRequestIdKey, &request_id_));
+}
+
+std::unique_ptr<AttentionRequest> CallFrame::MakeRequest() const {
+  auto request = std::make_unique<AttentionRequest>();
+  request->tenant = tenant_;
+  request->arrival = services_.clock.Now();
+  request->deadline = deadline_;
+  request->is_cancelled = is_cancelled_;
+  return request;
+}
+
+void CallFrame::Finish(const absl::Status& status) const {
+  const absl::Duration elapsed = services_.clock.Now() - arrival_;
+  services_.metrics.calls_by_code[static_cast<int>(status.code())].Add();
+  services_.metrics.call_seconds.Observe(absl::ToDoubleSeconds(elapsed));
+  services_.call_log.Record({rpc_, request_id_, tenant_, peer_, status, elapsed});
+}
+
+}  // namespace attention::server

@@ -1,0 +1,81 @@
+// What the services share, and the frame around every call: who calls, how it ended.
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "kernels/api/attention_backend.h"
+#include "server/base/call_log.h"
+#include "server/base/clock.h"
+#include "server/base/metrics.h"
+#include "server/scheduler/scheduler.h"
+#include "server/session/session_table.h"
+
+namespace attention::server {
+
+// Bounds that clients may ask for (GetServerInfo) and the services apply.
+struct ServiceLimits {
+  std::int64_t max_message_bytes = 0;
+  std::int64_t max_queued_requests = 0;
+  std::int64_t max_queued_bytes = 0;
+  std::int64_t max_sessions = 0;
+  std::int64_t max_sessions_per_tenant = 0;
+  absl::Duration max_session_ttl;
+  // Requests of one stream that are read but not yet answered; beyond, the stream is not read and
+  // gRPC's flow control holds the client back.
+  int max_stream_requests = 0;
+};
+
+// Everything outlives the services.
+struct ServiceContext {
+  Scheduler& scheduler;
+  SessionTable& sessions;
+  const PagePool& pool;
+  const AttentionBackend& backend;
+  DeviceCeilings ceilings;
+  const Clock& clock;
+  ServerMetrics& metrics;
+  CallLog& call_log;
+  ServiceLimits limits;
+};
+
+// One call, from arrival to its end. Lives in the call's reactor.
+class CallFrame {
+ public:
+  // INVALID_ARGUMENT from status() when the metadata is not usable.
+  CallFrame(const ServiceContext& services, const char* rpc,
+            const grpc::CallbackServerContext& context);
+
+  const absl::Status& status() const { return status_; }
+  const std::string& tenant() const { return tenant_; }
+  absl::Time deadline() const { return deadline_; }
+
+  // Set when the client has gone; requests carry it.
+  void Cancel() { is_cancelled_->store(true, std::memory_order_relaxed); }
+  const std::shared_ptr<std::atomic<bool>>& is_cancelled() const { return is_cancelled_; }
+
+  // A request that belongs to this call, arriving now.
+  std::unique_ptr<AttentionRequest> MakeRequest() const;
+
+  // Counts and logs the call; once.
+  void Finish(const absl::Status& status) const;
+
+ private:
+  const ServiceContext& services_;
+  const char* rpc_;
+  std::string tenant_;
+  std::string request_id_;
+  std::string peer_;
+  absl::Time arrival_;
+  absl::Time deadline_;
+  absl::Status status_;
+  std::shared_ptr<std::atomic<bool>> is_cancelled_ = std::make_shared<std::atomic<bool>>(false);
+};
+
+}  // namespace attention::server

@@ -1,0 +1,67 @@
+#include "server/rpc/status_mapping.h"
+
+#include <string>
+
+#include "attention/v1/errors.pb.h"
+#include "server/base/error_reason.h"
+
+namespace attention::server {
+namespace {
+
+constexpr char kTypeUrlPrefix[] = "type.googleapis.com/google.rpc.";
+constexpr char kDomain[] = "attention.v1";
+
+// Any::PackFrom would name our own message type; the wire must name google.rpc's.
+template <typename Message>
+void AddDetail(v1::StatusDetails& details, const char* type, const Message& message) {
+  google::protobuf::Any* any = details.add_details();
+  any->set_type_url(std::string(kTypeUrlPrefix) + type);
+  message.SerializeToString(any->mutable_value());
+}
+
+std::string SerializedDetails(const absl::Status& status, const ErrorDetail& detail) {
+  v1::StatusDetails details;
+  details.set_code(static_cast<int>(status.code()));
+  details.set_message(std::string(status.message()));
+  v1::ErrorInfo info;
+  info.set_reason(detail.reason);
+  info.set_domain(kDomain);
+  info.mutable_metadata()->insert(detail.metadata.begin(), detail.metadata.end());
+  AddDetail(details, "ErrorInfo", info);
+  if (detail.retry_delay) {
+    v1::RetryInfo retry;
+    const timespec delay = absl::ToTimespec(*detail.retry_delay);
+    retry.mutable_retry_delay()->set_seconds(delay.tv_sec);
+    retry.mutable_retry_delay()->set_nanos(static_cast<int>(delay.tv_nsec));
+    AddDetail(details, "RetryInfo", retry);
+  }
+  return details.SerializeAsString();
+}
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  const auto code = static_cast<grpc::StatusCode>(status.code());
+  const auto detail = GetErrorDetail(status);
+  if (!detail) return grpc::Status(code, std::string(status.message()));
+  return grpc::Status(code, std::string(status.message()), SerializedDetails(status, *detail));
+}
+
+v1::StreamError ToStreamError(const absl::Status& status) {
+  v1::StreamError error;
+  error.set_code(static_cast<int>(status.code()));
+  error.set_message(std::string(status.message()));
+  if (const auto detail = GetErrorDetail(status)) {
+    error.set_reason(detail->reason);
+    error.mutable_metadata()->insert(detail->metadata.begin(), detail->metadata.end());
+    if (detail->retry_delay) {
+      const timespec delay = absl::ToTimespec(*detail->retry_delay);
+      error.mutable_retry_delay()->set_seconds(delay.tv_sec);
+      error.mutable_retry_delay()->set_nanos(static_cast<int>(delay.tv_nsec));
+    }
+  }
+  return error;
+}
+
+}  // namespace attention::server

@@ -1,0 +1,193 @@
+#include "server/rpc/step_decoder.h"
+
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/work_estimate.h"
+#include "server/base/status_macros.h"
+#include "server/rpc/config_decoder.h"
+#include "server/rpc/tensor_decoder.h"
+
+namespace attention::server {
+namespace {
+
+absl::Status CheckPosition(absl::string_view field, std::int64_t value, std::int64_t min) {
+  if (value >= min && value <= kMaxPosition) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ", expected ", min, " to ", kMaxPosition));
+}
+
+absl::Status CheckPositions(const v1::SessionStep& wire) {
+  if (wire.has_expected_position()) {
+    ATTENTION_RETURN_IF_ERROR(CheckPosition("expected_position", wire.expected_position(), 0));
+  }
+  if (wire.has_first_query_position()) {
+    ATTENTION_RETURN_IF_ERROR(
+        CheckPosition("first_query_position", wire.first_query_position(), -kMaxPosition));
+  }
+  if (wire.has_kv_end()) ATTENTION_RETURN_IF_ERROR(CheckPosition("kv_end", wire.kv_end(), 0));
+  return CheckPosition("kv_begin", wire.kv_begin(), 0);
+}
+
+absl::Status CheckPresence(const v1::SessionStep& wire) {
+  if (wire.has_k() != wire.has_v()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(wire.has_k() ? "v" : "k", " is missing, expected k and v or neither"));
+  }
+  if (!wire.has_k() && !wire.has_q()) {
+    return absl::InvalidArgumentError("q, k and v are missing, expected q, or k and v, or all");
+  }
+  if (wire.has_k() && !wire.has_expected_position()) {
+    return absl::InvalidArgumentError(
+        "expected_position is missing, expected the layer's length before this step");
+  }
+  if (!wire.has_q() && (wire.has_bias() || wire.has_mask())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q is missing, expected it with a ", wire.has_bias() ? "bias" : "mask"));
+  }
+  return absl::OkStatus();
+}
+
+// [num_tokens, heads, head_dim] rows of k or v.
+absl::Status DecodeRows(absl::string_view field, const v1::Tensor& tensor, std::int64_t heads,
+                        std::int64_t head_dim, RowsView* rows) {
+  ATTENTION_ASSIGN_OR_RETURN(const DType dtype,
+                             DecodeDType(absl::StrCat(field, ".dtype"), tensor.dtype()));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor));
+  if (tensor.shape_size() != 3 || tensor.shape(1) != heads || tensor.shape(2) != head_dim) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".shape is ", ShapeText(tensor),
+                                                   ", expected [num_tokens, ", heads, ", ",
+                                                   head_dim, "] of the session's geometry"));
+  }
+  *rows = DenseRows(static_cast<const void*>(tensor.data().data()), dtype, heads, head_dim);
+  return absl::OkStatus();
+}
+
+absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometry,
+                          SessionStep* step) {
+  if (!wire.has_k()) return absl::OkStatus();
+  ATTENTION_RETURN_IF_ERROR(
+      DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk, &step->k));
+  ATTENTION_RETURN_IF_ERROR(
+      DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v, &step->v));
+  if (wire.v().shape(0) != wire.k().shape(0)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "v.shape is ", ShapeText(wire.v()), ", expected ", wire.k().shape(0), " tokens, as k"));
+  }
+  step->has_append = true;
+  step->num_tokens = wire.k().shape(0);
+  return absl::OkStatus();
+}
+
+absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry,
+                         SessionStep* step) {
+  AttentionTask& task = step->attend;
+  const v1::Tensor& q = wire.q();
+  ATTENTION_ASSIGN_OR_RETURN(task.params.dtype, DecodeDType("q.dtype", q.dtype()));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor("q", q));
+  if (q.shape_size() != 3 || q.shape(2) != geometry.head_dim_qk || q.shape(1) < 1 ||
+      q.shape(1) > std::numeric_limits<int>::max()) {
+    return absl::InvalidArgumentError(absl::StrCat("q.shape is ", ShapeText(q),
+                                                   ", expected [q_len, num_q_heads, ",
+                                                   geometry.head_dim_qk, "]"));
+  }
+  task.params.num_q_heads = static_cast<int>(q.shape(1));
+  task.params.num_kv_heads = geometry.num_kv_heads;
+  task.params.head_dim_qk = geometry.head_dim_qk;
+  task.params.head_dim_v = geometry.head_dim_v;
+  task.params.kv_dtype = geometry.dtype;
+  task.q_len = q.shape(0);
+  task.q = DenseRows(static_cast<const void*>(q.data().data()), task.params.dtype,
+                     task.params.num_q_heads, task.params.head_dim_qk);
+  step->has_attend = true;
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.config(), &task.params));
+  return DecodeHeadVectors(wire.config(), &task);
+}
+
+absl::Status DecodePlanes(const v1::SessionStep& wire, SessionStep* step) {
+  AttentionTask& task = step->attend;
+  const PlaneLimits limits{1, task.params.num_q_heads, task.q_len, std::nullopt};
+  if (wire.has_bias()) {
+    ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
+                               DecodePlane("bias", wire.bias(), PlaneKind::kBias, limits));
+    SetBias(plane, 0, &task);
+    step->bias_shape = plane.shape;
+  }
+  if (wire.has_mask()) {
+    ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
+                               DecodePlane("mask", wire.mask(), PlaneKind::kMask, limits));
+    SetMask(plane, 0, &task);
+    step->mask_shape = plane.shape;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AllocateResult(const v1::SessionStep& wire, std::int64_t max_bytes, SessionStep* step,
+                            v1::SessionStepResult* result) {
+  AttentionTask& task = step->attend;
+  const std::int64_t heads = task.params.num_q_heads;
+  ATTENTION_RETURN_IF_ERROR(AllocateTensor("output", wire.q().dtype(),
+                                           {task.q_len, heads, task.params.head_dim_v}, max_bytes,
+                                           result->mutable_output()));
+  task.o = DenseRows(static_cast<void*>(result->mutable_output()->mutable_data()->data()),
+                     task.params.dtype, heads, task.params.head_dim_v);
+  if (wire.returns().lse()) {
+    ATTENTION_RETURN_IF_ERROR(AllocateTensor("lse", v1::DTYPE_FLOAT32, {task.q_len, heads},
+                                             max_bytes, result->mutable_lse()));
+    task.lse = reinterpret_cast<float*>(result->mutable_lse()->mutable_data()->data());
+  }
+  step->wants_column_sums = wire.returns().column_sums();
+  step->max_column_sum_bytes = max_bytes;
+  return absl::OkStatus();
+}
+
+double EstimateFlops(const SessionStep& step) {
+  if (!step.has_attend) return 0;
+  AttentionTask task = step.attend;
+  task.kv_len = step.expected_position.value_or(step.kv_end.value_or(0)) + step.num_tokens;
+  task.first_query_position = task.kv_len - task.q_len;
+  return EstimateWork(task).flops;
+}
+
+}  // namespace
+
+absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Session& session,
+                                       std::int64_t max_output_bytes,
+                                       v1::SessionStepResult* result) {
+  const KvCache& cache = *session.cache;
+  DecodedStep decoded;
+  SessionStep& step = decoded.step;
+  if (wire.layer() < 0 || wire.layer() >= cache.num_layers()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer is ", wire.layer(), ", expected 0 to ", cache.num_layers() - 1));
+  }
+  ATTENTION_RETURN_IF_ERROR(CheckPresence(wire));
+  ATTENTION_RETURN_IF_ERROR(CheckPositions(wire));
+  step.cache = session.cache;
+  step.layer = wire.layer();
+  if (wire.has_expected_position()) step.expected_position = wire.expected_position();
+  if (wire.has_first_query_position()) step.first_query_position = wire.first_query_position();
+  step.kv_begin = wire.kv_begin();
+  if (wire.has_kv_end()) step.kv_end = wire.kv_end();
+  if (wire.returns().weights()) {
+    return absl::InvalidArgumentError(
+        "returns.weights is true, expected false: weights are streamed by AttendStream only");
+  }
+  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, cache.geometry(), &step));
+  if (wire.has_q()) {
+    ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), &step));
+    ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, &step));
+    ATTENTION_RETURN_IF_ERROR(AllocateResult(wire, max_output_bytes, &step, result));
+  }
+  if (!step.expected_position) {
+    // Attend-only over everything there is: for the estimate the present length will do.
+    SessionStep estimated = step;
+    estimated.expected_position = cache.length(step.layer);
+    decoded.flops = EstimateFlops(estimated);
+  } else {
+    decoded.flops = EstimateFlops(step);
+  }
+  return decoded;
+}
+
+}  // namespace attention::server

@@ -1,0 +1,52 @@
+// The open streams, so that draining can end those that idle.
+//
+// Thread-safety: all methods.
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace attention::server {
+
+class DrainableStream {
+ public:
+  virtual ~DrainableStream() = default;
+  // Ends the stream as soon as nothing is in flight. May be called more than once.
+  virtual void BeginDrain() = 0;
+};
+
+class StreamRegistry {
+ public:
+  void Add(std::weak_ptr<DrainableStream> stream) {
+    absl::MutexLock lock(&mutex_);
+    streams_.push_back(std::move(stream));
+    if (streams_.size() < prune_at_) return;
+    std::erase_if(streams_, [](const auto& entry) { return entry.expired(); });
+    prune_at_ = 2 * streams_.size() + kMinPruneSize;
+  }
+
+  // Streams added later are not told; the scheduler refuses their requests.
+  void BeginDrain() {
+    std::vector<std::weak_ptr<DrainableStream>> streams;
+    {
+      absl::MutexLock lock(&mutex_);
+      streams.swap(streams_);
+    }
+    for (const auto& entry : streams) {
+      if (const auto stream = entry.lock()) stream->BeginDrain();
+    }
+  }
+
+ private:
+  static constexpr std::size_t kMinPruneSize = 64;
+
+  absl::Mutex mutex_;
+  std::vector<std::weak_ptr<DrainableStream>> streams_ ABSL_GUARDED_BY(mutex_);
+  std::size_t prune_at_ ABSL_GUARDED_BY(mutex_) = kMinPruneSize;
+};
+
+}  // namespace attention::server

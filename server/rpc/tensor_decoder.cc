@@ -1,0 +1,124 @@
+#include "server/rpc/tensor_decoder.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/base/status_macros.h"
+
+namespace attention::server {
+namespace {
+
+constexpr int kMaxRank = 8;
+
+// 0 for an unknown dtype.
+std::int64_t ElementBytes(v1::DType dtype) {
+  switch (dtype) {
+    case v1::DTYPE_FLOAT32:
+      return 4;
+    case v1::DTYPE_FLOAT16:
+    case v1::DTYPE_BFLOAT16:
+      return 2;
+    case v1::DTYPE_BOOL:
+      return 1;
+    default:
+      return 0;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype) {
+  switch (dtype) {
+    case v1::DTYPE_FLOAT32:
+      return DType::kFloat32;
+    case v1::DTYPE_FLOAT16:
+      return DType::kFloat16;
+    case v1::DTYPE_BFLOAT16:
+      return DType::kBFloat16;
+    default:
+      break;
+  }
+  const std::string name = v1::DType_Name(dtype);
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", name.empty() ? absl::StrCat(static_cast<int>(dtype)) : name,
+                   ", expected DTYPE_FLOAT32, DTYPE_FLOAT16 or DTYPE_BFLOAT16"));
+}
+
+v1::DType EncodeDType(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return v1::DTYPE_FLOAT32;
+    case DType::kFloat16:
+      return v1::DTYPE_FLOAT16;
+    case DType::kBFloat16:
+      return v1::DTYPE_BFLOAT16;
+  }
+  return v1::DTYPE_UNSPECIFIED;
+}
+
+std::string ShapeText(const v1::Tensor& tensor) {
+  return absl::StrCat("[", absl::StrJoin(tensor.shape(), ", "), "]");
+}
+
+absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor) {
+  std::int64_t bytes = ElementBytes(tensor.dtype());
+  if (bytes == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".dtype is ", static_cast<int>(tensor.dtype()),
+                     ", expected one of the DType values but DTYPE_UNSPECIFIED"));
+  }
+  if (tensor.shape_size() > kMaxRank) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".shape has rank ", tensor.shape_size(),
+                                                   ", expected at most ", kMaxRank));
+  }
+  for (int axis = 0; axis < tensor.shape_size(); ++axis) {
+    const std::int64_t dimension = tensor.shape(axis);
+    if (dimension < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ".shape[", axis, "] is ", dimension, ", expected 0 or more"));
+    }
+    if (__builtin_mul_overflow(bytes, dimension, &bytes)) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ".shape is ", ShapeText(tensor),
+                                                     ", whose size in bytes overflows 64 bits"));
+    }
+  }
+  if (static_cast<std::uint64_t>(bytes) != tensor.data().size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".data has ", tensor.data().size(), " bytes, expected ", bytes,
+                     " for shape ", ShapeText(tensor), " of ", v1::DType_Name(tensor.dtype())));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count) {
+  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor));
+  if (tensor.dtype() != v1::DTYPE_FLOAT32) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        field, ".dtype is ", v1::DType_Name(tensor.dtype()), ", expected DTYPE_FLOAT32"));
+  }
+  if (tensor.shape_size() != 1 || tensor.shape(0) != count) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".shape is ", ShapeText(tensor),
+                                                   ", expected [", count, "], one a query head"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AllocateTensor(absl::string_view field, v1::DType dtype,
+                            std::initializer_list<std::int64_t> shape, std::int64_t max_bytes,
+                            v1::Tensor* tensor) {
+  tensor->set_dtype(dtype);
+  std::int64_t bytes = ElementBytes(dtype);
+  bool is_too_large = false;
+  for (const std::int64_t dimension : shape) {
+    tensor->add_shape(dimension);
+    is_too_large |= __builtin_mul_overflow(bytes, dimension, &bytes);
+  }
+  if (is_too_large || bytes > max_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(field, " would have shape ", ShapeText(*tensor),
+                                                   " of ", v1::DType_Name(dtype),
+                                                   ", expected at most ", max_bytes, " bytes"));
+  }
+  tensor->mutable_data()->resize(static_cast<std::size_t>(bytes));
+  return absl::OkStatus();
+}
+
+}  // namespace attention::server

@@ -1,0 +1,175 @@
+#include "server/server_app.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/notification.h"
+#include "kernels/registry.h"
+#include "server/base/status_macros.h"
+#include "server/base/version.h"
+#include "server/engine/worker.h"
+#include "server/observe/admin_server.h"
+#include "server/observe/logging.h"
+#include "server/observe/metrics_text.h"
+#include "server/rpc/grpc_server.h"
+
+namespace attention::server {
+namespace {
+
+std::size_t KvCapacity(const ServerConfig& config) {
+  if (config.kv_capacity_bytes > 0) return static_cast<std::size_t>(config.kv_capacity_bytes);
+  const auto memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
+                      static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  return memory / 4;
+}
+
+Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
+  return {config.max_queued_requests,
+          config.max_queued_bytes,
+          {config.max_batch_requests, config.max_batch_gflop * 1e9}};
+}
+
+SessionTable::Limits SessionLimits(const ServerConfig& config) {
+  return {config.max_sessions, config.max_sessions_per_tenant, config.session_ttl,
+          config.max_session_ttl};
+}
+
+ServiceLimits WireLimits(const ServerConfig& config) {
+  return {config.max_message_bytes,  config.max_queued_requests,     config.max_queued_bytes,
+          config.max_sessions,       config.max_sessions_per_tenant, config.max_session_ttl,
+          config.max_stream_requests};
+}
+
+// Written beside and renamed, so that a reader never sees half of it.
+absl::Status WritePortFile(const std::string& path, const std::vector<std::string>& addresses,
+                           const std::string& admin_address) {
+  if (path.empty()) return absl::OkStatus();
+  const std::string temporary = path + ".tmp";
+  {
+    std::ofstream file(temporary);
+    file << nlohmann::json{{"listen", addresses}, {"admin_listen", admin_address}} << "\n";
+    if (!file.flush()) {
+      return absl::UnavailableError(absl::StrCat("port-file: cannot write ", temporary));
+    }
+  }
+  if (std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("port-file: cannot write ", path));
+}
+
+class ServerAppImpl final : public ServerApp {
+ public:
+  ServerAppImpl(const ServerConfig& config, std::unique_ptr<AttentionBackend> backend)
+      : config_(config),
+        backend_(std::move(backend)),
+        pool_(backend_->memory(), KvCapacity(config)),
+        caches_(*backend_, pool_, config.kv_page_size),
+        sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
+                  SessionLimits(config), caches_, clock_, metrics_),
+        ceilings_(backend_->Ceilings()),
+        worker_(*backend_, clock_, metrics_),
+        scheduler_(worker_, SchedulerLimits(config), clock_, metrics_) {}
+
+  ~ServerAppImpl() override {
+    if (grpc_ != nullptr) DrainAndStop();
+    if (reaper_.joinable()) {
+      stop_reaper_.Notify();
+      reaper_.join();
+    }
+  }
+
+  absl::Status Start() {
+    const ServiceContext services{scheduler_, sessions_, pool_,     *backend_,          ceilings_,
+                                  clock_,     metrics_,  call_log_, WireLimits(config_)};
+    ATTENTION_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(config_.listen, services));
+    addresses_ = grpc_->addresses();
+    if (!config_.admin_listen.empty()) {
+      ATTENTION_ASSIGN_OR_RETURN(admin_, AdminServer::Start(config_.admin_listen, AdminPages()));
+      admin_address_ = admin_->address();
+    }
+    reaper_ = std::thread([this] { ReapLoop(); });
+    ATTENTION_RETURN_IF_ERROR(WritePortFile(config_.port_file, addresses_, admin_address_));
+    const BackendInfo& info = backend_->info();
+    spdlog::info("attention-server {} ({}) listens on {}, admin on {}", kVersion, kCommit,
+                 absl::StrJoin(addresses_, ", "), admin_address_.empty() ? "-" : admin_address_);
+    spdlog::info("backend {} on {} ({}, {} threads), {} MiB for KV pages", info.name, info.device,
+                 info.isa, info.num_threads, pool_.capacity_bytes() >> 20);
+    return absl::OkStatus();
+  }
+
+  const std::vector<std::string>& addresses() const override { return addresses_; }
+  const std::string& admin_address() const override { return admin_address_; }
+
+  void DrainAndStop() override {
+    const absl::Time deadline = clock_.Now() + config_.drain_timeout;
+    is_ready_.store(false);
+    scheduler_.BeginDrain();
+    grpc_->BeginDrain();
+    if (!scheduler_.AwaitIdle(deadline)) {
+      spdlog::warn("work in flight did not finish within the drain timeout");
+    }
+    grpc_->Shutdown(deadline);
+    grpc_.reset();
+  }
+
+ private:
+  AdminServer::Pages AdminPages() {
+    std::vector<Gauge> gauges = {
+        {"kv_capacity_bytes", "Bytes for KV pages",
+         [this] { return static_cast<double>(pool_.capacity_bytes()); }},
+        {"kv_used_bytes", "Bytes of KV pages in use",
+         [this] { return static_cast<double>(pool_.used_bytes()); }},
+        {"sessions", "Live sessions",
+         [this] { return static_cast<double>(sessions_.num_sessions()); }},
+        {"queued_requests", "Requests waiting for a worker",
+         [this] { return static_cast<double>(scheduler_.queued_requests()); }},
+    };
+    return {[this, gauges = std::move(gauges)] { return RenderMetrics(metrics_, gauges); },
+            [this] { return is_ready_.load(); }};
+  }
+
+  void ReapLoop() {
+    constexpr absl::Duration kPeriod = absl::Seconds(1);
+    while (!stop_reaper_.WaitForNotificationWithTimeout(kPeriod)) {
+      const int count = sessions_.ExpireIdle();
+      if (count > 0) spdlog::info("dropped {} idle sessions", count);
+    }
+  }
+
+  const ServerConfig config_;
+  const RealClock clock_;
+  ServerMetrics metrics_;
+  SpdlogCallLog call_log_;
+  std::unique_ptr<AttentionBackend> backend_;
+  PagePool pool_;
+  KvCacheFactory caches_;
+  SessionTable sessions_;
+  const DeviceCeilings ceilings_;
+  Worker worker_;
+  Scheduler scheduler_;
+  std::atomic<bool> is_ready_{true};
+  absl::Notification stop_reaper_;
+  std::thread reaper_;
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<AdminServer> admin_;
+  std::vector<std::string> addresses_;
+  std::string admin_address_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& config) {
+  ATTENTION_ASSIGN_OR_RETURN(auto backend, MakeBackend(config.backend, {config.threads}));
+  auto app = std::make_unique<ServerAppImpl>(config, std::move(backend));
+  ATTENTION_RETURN_IF_ERROR(app->Start());
+  return app;
+}
+
+}  // namespace attention::server

@@ -1,0 +1,26 @@
+// The rooms of one server, built in the order of their dependencies and torn down in reverse.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/config/server_config.h"
+
+namespace attention::server {
+
+class ServerApp {
+ public:
+  // Serving when it returns. Errors say which key of the configuration is at fault.
+  static absl::StatusOr<std::unique_ptr<ServerApp>> Start(const ServerConfig& config);
+  virtual ~ServerApp() = default;
+
+  virtual const std::vector<std::string>& addresses() const = 0;
+  virtual const std::string& admin_address() const = 0;  // empty: none
+
+  // Refuses new work, lets what is in flight finish within the configured time, stops.
+  virtual void DrainAndStop() = 0;
+};
+
+}  // namespace attention::server

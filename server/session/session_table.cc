@@ -1,0 +1,227 @@
+#include "server/session/session_table.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "server/base/error_reason.h"
+#include "server/base/status_macros.h"
+
+namespace attention::server {
+namespace {
+
+// Enough for an hour of one expiry a second; an id is 32 bytes.
+constexpr std::size_t kMaxRememberedExpired = 4096;
+
+}  // namespace
+
+std::string MakeSessionId() {
+  char bytes[16];
+  std::size_t filled = 0;
+  while (filled < sizeof(bytes)) {
+    const ssize_t count = getrandom(bytes + filled, sizeof(bytes) - filled, 0);
+    if (count > 0) filled += static_cast<std::size_t>(count);
+  }
+  return absl::BytesToHexString(absl::string_view(bytes, sizeof(bytes)));
+}
+
+absl::Time Session::expire_time() const {
+  return absl::FromUnixNanos(last_used_ns.load(std::memory_order_relaxed)) + ttl;
+}
+
+SessionLease::SessionLease(std::shared_ptr<Session> session, const Clock* clock)
+    : session_(std::move(session)), clock_(clock) {
+  session_->num_leases.fetch_add(1, std::memory_order_relaxed);
+  session_->last_used_ns.store(absl::ToUnixNanos(clock_->Now()), std::memory_order_relaxed);
+}
+
+SessionLease::SessionLease(SessionLease&& other) noexcept
+    : session_(std::move(other.session_)), clock_(other.clock_) {}
+
+SessionLease& SessionLease::operator=(SessionLease&& other) noexcept {
+  if (this != &other) {
+    Release();
+    session_ = std::move(other.session_);
+    clock_ = other.clock_;
+  }
+  return *this;
+}
+
+SessionLease::~SessionLease() { Release(); }
+
+void SessionLease::Release() {
+  if (session_ == nullptr) return;
+  session_->last_used_ns.store(absl::ToUnixNanos(clock_->Now()), std::memory_order_relaxed);
+  session_->num_leases.fetch_sub(1, std::memory_order_release);
+  session_.reset();
+}
+
+SessionTable::SessionTable(std::string worker, std::uint64_t worker_epoch, const Limits& limits,
+                           const KvCacheFactory& caches, const Clock& clock, ServerMetrics& metrics)
+    : worker_(std::move(worker)),
+      worker_epoch_(worker_epoch),
+      limits_(limits),
+      caches_(caches),
+      clock_(clock),
+      metrics_(metrics) {}
+
+absl::Status SessionTable::CheckQuota(const std::string& tenant) {
+  const auto count = static_cast<std::int64_t>(sessions_.size());
+  if (count >= limits_.max_sessions) {
+    return ReasonedError(
+        absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
+        absl::StrCat("the server holds ", count, " sessions, its limit (max_sessions)"));
+  }
+  const std::int64_t of_tenant = sessions_per_tenant_[tenant];
+  if (of_tenant >= limits_.max_sessions_per_tenant) {
+    return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
+                         absl::StrCat("tenant '", tenant, "' holds ", of_tenant,
+                                      " sessions, its limit (max_sessions_per_tenant)"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionLease> SessionTable::Create(NewSession request) {
+  const absl::Duration ttl =
+      request.ttl == absl::ZeroDuration() ? limits_.default_ttl : request.ttl;
+  if (ttl <= absl::ZeroDuration() || ttl > limits_.max_ttl) {
+    return absl::InvalidArgumentError(absl::StrCat("ttl is ", absl::FormatDuration(ttl),
+                                                   ", expected more than 0 and at most ",
+                                                   absl::FormatDuration(limits_.max_ttl)));
+  }
+  ATTENTION_ASSIGN_OR_RETURN(
+      std::shared_ptr<KvCache> cache,
+      caches_.Create(request.geometry, request.num_layers, request.expected_tokens));
+  auto session = std::make_shared<Session>();
+  session->session_id = MakeSessionId();
+  session->tenant = std::move(request.tenant);
+  session->ttl = ttl;
+  session->create_time = clock_.Now();
+  session->cache = std::move(cache);
+
+  absl::MutexLock lock(&mutex_);
+  ATTENTION_RETURN_IF_ERROR(CheckQuota(session->tenant));
+  ++sessions_per_tenant_[session->tenant];
+  sessions_.emplace(session->session_id, session);
+  metrics_.sessions_created.Add();
+  return SessionLease(session, &clock_);
+}
+
+absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {
+  if (handle.session_id.empty()) {
+    return absl::InvalidArgumentError(
+        "handle.session_id is empty, expected the id that CreateSession returned");
+  }
+  if (handle.worker != worker_) {
+    return ReasonedError(
+        absl::StatusCode::kFailedPrecondition, ErrorReason::kSessionMoved,
+        absl::StrCat("handle.worker is '", handle.worker, "', but this is '", worker_, "'"),
+        {{"worker", handle.worker}});
+  }
+  if (handle.worker_epoch != worker_epoch_) {
+    return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
+                         absl::StrCat("session ", handle.session_id, " was lost: worker '", worker_,
+                                      "' restarted (handle.worker_epoch is ", handle.worker_epoch,
+                                      ", expected ", worker_epoch_, ")"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SessionTable::NotFound(const std::string& session_id) const {
+  if (expired_.count(session_id) > 0) {
+    return ReasonedError(
+        absl::StatusCode::kNotFound, ErrorReason::kSessionExpired,
+        absl::StrCat("session ", session_id, " was idle for longer than its TTL and was dropped"));
+  }
+  return ReasonedError(
+      absl::StatusCode::kNotFound, ErrorReason::kSessionNotFound,
+      absl::StrCat("handle.session_id ", session_id, " names no session of this tenant"));
+}
+
+bool SessionTable::IsExpired(const Session& session) const {
+  return session.num_leases.load(std::memory_order_acquire) == 0 &&
+         clock_.Now() >= session.expire_time();
+}
+
+std::shared_ptr<Session> SessionTable::Remove(SessionMap::iterator it) {
+  std::shared_ptr<Session> session = std::move(it->second);
+  sessions_.erase(it);
+  const auto count = sessions_per_tenant_.find(session->tenant);
+  if (--count->second == 0) sessions_per_tenant_.erase(count);
+  return session;
+}
+
+void SessionTable::RememberExpired(const Session& session) {
+  metrics_.sessions_expired.Add();
+  expired_order_.push_back(session.session_id);
+  expired_.insert(session.session_id);
+  if (expired_order_.size() <= kMaxRememberedExpired) return;
+  expired_.erase(expired_order_.front());
+  expired_order_.pop_front();
+}
+
+absl::StatusOr<SessionLease> SessionTable::Acquire(const SessionHandle& handle,
+                                                   absl::string_view tenant) {
+  ATTENTION_RETURN_IF_ERROR(CheckOwner(handle));
+  std::shared_ptr<Session> expired;  // freed after the lock: it may return many pages
+  absl::MutexLock lock(&mutex_);
+  const auto it = sessions_.find(handle.session_id);
+  if (it == sessions_.end() || it->second->tenant != tenant) return NotFound(handle.session_id);
+  if (IsExpired(*it->second)) {
+    expired = Remove(it);
+    RememberExpired(*expired);
+    return NotFound(handle.session_id);
+  }
+  return SessionLease(it->second, &clock_);
+}
+
+absl::Status SessionTable::Delete(const SessionHandle& handle, absl::string_view tenant) {
+  ATTENTION_RETURN_IF_ERROR(CheckOwner(handle));
+  std::shared_ptr<Session> removed;
+  absl::MutexLock lock(&mutex_);
+  const auto it = sessions_.find(handle.session_id);
+  if (it == sessions_.end() || it->second->tenant != tenant) return absl::OkStatus();
+  removed = Remove(it);
+  return absl::OkStatus();
+}
+
+std::vector<std::shared_ptr<const Session>> SessionTable::List(absl::string_view tenant,
+                                                               absl::string_view after_id,
+                                                               std::size_t max_count) const {
+  std::vector<std::shared_ptr<const Session>> found;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [id, session] : sessions_) {
+      if (session->tenant == tenant && id > after_id && !IsExpired(*session)) {
+        found.push_back(session);
+      }
+    }
+  }
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a->session_id < b->session_id; });
+  if (found.size() > max_count) found.resize(max_count);
+  return found;
+}
+
+int SessionTable::ExpireIdle() {
+  std::vector<std::shared_ptr<Session>> expired;
+  absl::MutexLock lock(&mutex_);
+  for (auto it = sessions_.begin(); it != sessions_.end();) {
+    const auto current = it++;
+    if (!IsExpired(*current->second)) continue;
+    expired.push_back(Remove(current));
+    RememberExpired(*expired.back());
+  }
+  return static_cast<int>(expired.size());
+}
+
+std::int64_t SessionTable::num_sessions() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<std::int64_t>(sessions_.size());
+}
+
+}  // namespace attention::server

@@ -1,0 +1,138 @@
+// The sessions of one worker: who owns which cache, and until when.
+//
+// Thread-safety: all methods of SessionTable; Session's own fields are immutable or atomic.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/base/clock.h"
+#include "server/base/metrics.h"
+#include "server/cache/kv_cache.h"
+#include "server/cache/kv_cache_factory.h"
+
+namespace attention::server {
+
+struct SessionHandle {
+  std::string worker;
+  std::uint64_t worker_epoch = 0;
+  std::string session_id;
+};
+
+struct Session {
+  std::string session_id;
+  std::string tenant;
+  absl::Duration ttl;
+  absl::Time create_time;
+  std::shared_ptr<KvCache> cache;
+
+  std::atomic<std::int64_t> last_used_ns{0};  // Unix time
+  std::atomic<int> num_leases{0};             // calls in flight; a leased session never expires
+
+  absl::Time expire_time() const;
+};
+
+// Keeps a session from expiring while a call uses it, and restarts its TTL when the call ends.
+class SessionLease {
+ public:
+  SessionLease() = default;
+  SessionLease(std::shared_ptr<Session> session, const Clock* clock);
+  SessionLease(SessionLease&& other) noexcept;
+  SessionLease& operator=(SessionLease&& other) noexcept;
+  ~SessionLease();
+
+  Session* operator->() const { return session_.get(); }
+  const Session& operator*() const { return *session_; }
+
+ private:
+  void Release();
+
+  std::shared_ptr<Session> session_;
+  const Clock* clock_ = nullptr;
+};
+
+class SessionTable {
+ public:
+  struct Limits {
+    std::int64_t max_sessions = 0;
+    std::int64_t max_sessions_per_tenant = 0;
+    absl::Duration default_ttl;
+    absl::Duration max_ttl;
+  };
+  struct NewSession {
+    std::string tenant;
+    absl::Duration ttl;  // zero: the default
+    KvGeometry geometry;
+    int num_layers = 0;
+    std::int64_t expected_tokens = 0;
+  };
+
+  // The references must outlive the table.
+  SessionTable(std::string worker, std::uint64_t worker_epoch, const Limits& limits,
+               const KvCacheFactory& caches, const Clock& clock, ServerMetrics& metrics);
+
+  const std::string& worker() const { return worker_; }
+  std::uint64_t worker_epoch() const { return worker_epoch_; }
+
+  // RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit, KV_EXHAUSTED without room for the expected
+  // tokens; INVALID_ARGUMENT for a TTL out of range or a geometry that cannot be.
+  absl::StatusOr<SessionLease> Create(NewSession request);
+
+  // FAILED_PRECONDITION SESSION_MOVED, NOT_FOUND SESSION_LOST, SESSION_EXPIRED, SESSION_NOT_FOUND.
+  absl::StatusOr<SessionLease> Acquire(const SessionHandle& handle, absl::string_view tenant);
+
+  // As Acquire, but a session that is gone already is OK.
+  absl::Status Delete(const SessionHandle& handle, absl::string_view tenant);
+
+  // The tenant's sessions by ascending id, starting after `after_id`. Being listed keeps none
+  // alive.
+  std::vector<std::shared_ptr<const Session>> List(absl::string_view tenant,
+                                                   absl::string_view after_id,
+                                                   std::size_t max_count) const;
+
+  // Drops sessions idle for longer than their TTL; returns how many.
+  int ExpireIdle();
+
+  std::int64_t num_sessions() const;
+
+ private:
+  using SessionMap = std::unordered_map<std::string, std::shared_ptr<Session>>;
+
+  absl::Status CheckOwner(const SessionHandle& handle) const;
+  absl::Status CheckQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status NotFound(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsExpired(const Session& session) const;
+  std::shared_ptr<Session> Remove(SessionMap::iterator it) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RememberExpired(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::string worker_;
+  const std::uint64_t worker_epoch_;
+  const Limits limits_;
+  const KvCacheFactory& caches_;
+  const Clock& clock_;
+  ServerMetrics& metrics_;
+
+  mutable absl::Mutex mutex_;
+  SessionMap sessions_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, std::int64_t> sessions_per_tenant_ ABSL_GUARDED_BY(mutex_);
+  // The most recently expired ids, so that their owners are told what happened.
+  std::deque<std::string> expired_order_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_set<std::string> expired_ ABSL_GUARDED_BY(mutex_);
+};
+
+// 128 random bits in hexadecimal, from the system's generator.
+std::string MakeSessionId();
+
+}  // namespace attention::server
