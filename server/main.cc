@@ -5,8 +5,8 @@
 
 #include <csignal>
 #include <cstdio>
+#include <string>
 
-#include "kernels/registry.h"
 #include "server/config/server_config.h"
 #include "server/observe/logging.h"
 #include "server/server_app.h"
@@ -26,7 +26,7 @@ int Run(const ServerConfig& config) {
   SetUpLogging(config.log_level, config.log_format);
   auto app = ServerApp::Start(config);
   if (!app.ok()) {
-    spdlog::error("cannot start: {}", app.status().message());
+    spdlog::error("cannot start: {}", std::string(app.status().message()));
     return 1;
   }
   int signal = 0;

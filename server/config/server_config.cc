@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/version.h"
@@ -50,6 +52,24 @@ class Parser {
 
   CLI::App& app() { return app_; }
 
+  // CLI11 lets the file win over the environment. An operator expects the opposite, so variables
+  // are turned into flags, which win over both, unless the flag itself was given.
+  std::vector<std::string> WithEnvironment(std::vector<std::string> arguments) const {
+    std::vector<std::string> from_environment;
+    for (const CLI::Option* option : app_.get_options()) {
+      const std::string flag = "--" + option->get_single_name();
+      const char* value =
+          option->get_envname().empty() ? nullptr : std::getenv(option->get_envname().c_str());
+      const bool is_given =
+          std::any_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
+            return argument == flag || argument.rfind(flag + "=", 0) == 0;
+          });
+      if (value != nullptr && !is_given) from_environment.push_back(flag + "=" + value);
+    }
+    arguments.insert(arguments.end(), from_environment.begin(), from_environment.end());
+    return arguments;
+  }
+
  private:
   template <typename T>
   CLI::Option* Add(const std::string& flag, T& value, const std::string& help) {
@@ -68,6 +88,7 @@ class Parser {
   }
 
   void AddNetwork() {
+    app_.allow_config_extras(CLI::config_extras_mode::error);
     app_.set_config("--config", "", "Read keys from this TOML file")->envname("ATTENTION_CONFIG");
     Add("--listen", config_.listen, "Addresses for gRPC: host:port or unix:path; port 0 picks one")
         ->delimiter(',');
@@ -138,7 +159,9 @@ ParsedCommandLine ParseCommandLine(int argc, const char* const* argv) {
   Parser parser(parsed.config);
   CLI::App& app = parser.app();
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> arguments = parser.WithEnvironment({argv + 1, argv + argc});
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+    app.parse(arguments);
   } catch (const CLI::ParseError& error) {
     std::ostringstream out;
     parsed.is_exit = true;

@@ -1,0 +1,121 @@
+#include "server/cache/kv_cache.h"
+
+#include <gmock/gmock.h>
+
+#include "kernels/reference/reference_backend.h"
+#include "server/base/error_reason.h"
+#include "server/cache/kv_cache_factory.h"
+
+namespace attention::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::size_t kChunk = std::size_t{1} << 16;
+constexpr KvGeometry kGeometry{2, 8, 8, DType::kFloat32};
+
+class KvCacheTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
+  PagePool pool_{backend_->memory(), 4 * kChunk, kChunk};
+  KvCacheFactory factory_{*backend_, pool_, /*page_size=*/16};
+};
+
+TEST_F(KvCacheTest, AppendAcrossAPageBoundaryTakesOneNewPage) {
+  auto cache = factory_.Create(kGeometry, 1, 0);
+  ASSERT_TRUE(cache.ok());
+  ASSERT_TRUE((*cache)->Extend(0, 16).ok());
+  EXPECT_EQ((*cache)->View(0).num_pages, 1);
+  ASSERT_TRUE((*cache)->Extend(0, 17).ok());
+  EXPECT_EQ((*cache)->View(0).num_pages, 2);
+  ASSERT_TRUE((*cache)->Extend(0, 32).ok());
+  EXPECT_EQ((*cache)->View(0).num_pages, 2);
+}
+
+TEST_F(KvCacheTest, LayersHaveLengthsOfTheirOwnAndTheLeastIsCommitted) {
+  auto cache = factory_.Create(kGeometry, 3, 0);
+  ASSERT_TRUE(cache.ok());
+  (*cache)->SetLength(0, 5);
+  (*cache)->SetLength(1, 4);
+  (*cache)->SetLength(2, 6);
+  EXPECT_EQ((*cache)->committed_length(), 4);
+}
+
+TEST_F(KvCacheTest, ExhaustionLeavesTheCacheAsItWasAndSaysWhatIsMissing) {
+  auto cache = factory_.Create(kGeometry, 1, 0);
+  ASSERT_TRUE(cache.ok());
+  ASSERT_TRUE((*cache)->Extend(0, 16).ok());
+  const std::int64_t bytes = (*cache)->kv_bytes();
+  const absl::Status status = (*cache)->Extend(0, 1 << 20);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorDetail(status)->reason, "KV_EXHAUSTED");
+  EXPECT_EQ((*cache)->View(0).num_pages, 1);
+  EXPECT_EQ((*cache)->kv_bytes(), bytes);
+  EXPECT_EQ(pool_.used_bytes(), static_cast<std::size_t>(bytes));
+  EXPECT_TRUE((*cache)->Extend(0, 32).ok());
+}
+
+TEST_F(KvCacheTest, DestructionReturnsEveryPage) {
+  {
+    auto cache = factory_.Create(kGeometry, 2, 0);
+    ASSERT_TRUE(cache.ok());
+    ASSERT_TRUE((*cache)->Extend(0, 100).ok());
+    ASSERT_TRUE((*cache)->Extend(1, 50).ok());
+    EXPECT_GT(pool_.used_bytes(), 0u);
+  }
+  EXPECT_EQ(pool_.used_bytes(), 0u);
+}
+
+TEST_F(KvCacheTest, AnEmptyLayerStillHasAPageTable) {
+  auto cache = factory_.Create(kGeometry, 1, 0);
+  ASSERT_TRUE(cache.ok());
+  EXPECT_NE((*cache)->View(0).pages, nullptr);
+  EXPECT_EQ((*cache)->View(0).num_pages, 0);
+}
+
+TEST_F(KvCacheTest, PagesShrinkUntilTheyFitAChunk) {
+  const auto layout =
+      KvCache::ChooseLayout(*backend_, {32, 64, 64, DType::kFloat32}, 1024, 1 << 19);
+  ASSERT_TRUE(layout.ok());
+  EXPECT_EQ(layout->page_size, 32);
+  EXPECT_LE(layout->page_bytes, std::size_t{1} << 19);
+}
+
+TEST_F(KvCacheTest, AGeometryThatFitsNoChunkIsRefused) {
+  const auto cache = factory_.Create({1024, 256, 256, DType::kFloat32}, 1, 0);
+  EXPECT_EQ(cache.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(cache.status().message()), HasSubstr("num_kv_heads"));
+}
+
+TEST_F(KvCacheTest, ExpectedTokensAreCheckedAgainstTheFreePages) {
+  EXPECT_TRUE(factory_.Create(kGeometry, 1, 100).ok());
+  const auto cache = factory_.Create(kGeometry, 1, 1 << 20);
+  EXPECT_EQ(cache.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorDetail(cache.status())->reason, "KV_EXHAUSTED");
+}
+
+struct BadGeometry {
+  KvGeometry geometry;
+  int num_layers;
+  const char* field;
+};
+class BadGeometryTest : public KvCacheTest, public ::testing::WithParamInterface<BadGeometry> {};
+
+TEST_P(BadGeometryTest, IsRefusedByName) {
+  const auto cache = factory_.Create(GetParam().geometry, GetParam().num_layers, 0);
+  EXPECT_EQ(cache.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(cache.status().message()), HasSubstr(GetParam().field));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, BadGeometryTest,
+    ::testing::Values(BadGeometry{{0, 8, 8, DType::kFloat32}, 1, "geometry.num_kv_heads is 0"},
+                      BadGeometry{{-1, 8, 8, DType::kFloat32}, 1, "geometry.num_kv_heads is -1"},
+                      BadGeometry{{1, 0, 8, DType::kFloat32}, 1, "geometry.head_dim_qk is 0"},
+                      BadGeometry{{1, 8, 257, DType::kFloat32}, 1, "geometry.head_dim_v is 257"},
+                      BadGeometry{{1, 8, 8, DType::kFloat32}, 0, "geometry.num_layers is 0"},
+                      BadGeometry{
+                          {1, 8, 8, DType::kFloat32}, 1025, "geometry.num_layers is 1025"}));
+
+}  // namespace
+}  // namespace attention::server

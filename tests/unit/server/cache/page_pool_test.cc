@@ -1,0 +1,123 @@
+#include "server/cache/page_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <random>
+#include <set>
+#include <thread>
+
+namespace attention::server {
+namespace {
+
+constexpr std::size_t kChunk = 4096;
+
+class CountingAllocator final : public MemoryAllocator {
+ public:
+  void* Allocate(std::size_t bytes) override {
+    ++num_allocated;
+    return std::aligned_alloc(64, bytes);
+  }
+  void Free(void* memory, std::size_t) override {
+    ++num_freed;
+    std::free(memory);
+  }
+  int num_allocated = 0;
+  int num_freed = 0;
+};
+
+TEST(PagePoolTest, HandsOutDistinctPagesUpToItsCapacityAndNotOneMore) {
+  CountingAllocator memory;
+  PagePool pool(memory, 3 * kChunk, kChunk);
+  std::set<void*> pages;
+  while (void* page = pool.Allocate(1024)) pages.insert(page);
+  EXPECT_EQ(pages.size(), 12u);
+  EXPECT_EQ(pool.used_bytes(), 3 * kChunk);
+  EXPECT_EQ(pool.free_bytes(), 0u);
+  for (void* page : pages) pool.Free(page);
+  EXPECT_EQ(pool.used_bytes(), 0u);
+  EXPECT_EQ(pool.free_bytes(), 3 * kChunk);
+}
+
+TEST(PagePoolTest, AnEmptiedChunkServesPagesOfAnotherSize) {
+  CountingAllocator memory;
+  PagePool pool(memory, kChunk, kChunk);
+  void* small = pool.Allocate(512);
+  EXPECT_EQ(pool.Allocate(2048), nullptr);
+  pool.Free(small);
+  void* large = pool.Allocate(2048);
+  EXPECT_NE(large, nullptr);
+  EXPECT_EQ(memory.num_allocated, 1);
+  pool.Free(large);
+}
+
+TEST(PagePoolTest, GivesItsMemoryBackAtTheEnd) {
+  CountingAllocator memory;
+  {
+    PagePool pool(memory, 2 * kChunk, kChunk);
+    void* a = pool.Allocate(kChunk);
+    void* b = pool.Allocate(kChunk);
+    pool.Free(a);
+    pool.Free(b);
+  }
+  EXPECT_EQ(memory.num_freed, memory.num_allocated);
+}
+
+TEST(PagePoolTest, CanAllocateCountsPartlyUsedChunks) {
+  CountingAllocator memory;
+  PagePool pool(memory, 2 * kChunk, kChunk);
+  void* page = pool.Allocate(1024);
+  EXPECT_TRUE(pool.CanAllocate(1024, 7));
+  EXPECT_FALSE(pool.CanAllocate(1024, 8));
+  EXPECT_TRUE(pool.CanAllocate(2048, 2));
+  EXPECT_FALSE(pool.CanAllocate(2048, 3));
+  pool.Free(page);
+}
+
+TEST(PagePoolTest, RandomUseNeverOverlapsAndEndsEmpty) {
+  CountingAllocator memory;
+  PagePool pool(memory, 8 * kChunk, kChunk);
+  std::mt19937 random(7);
+  std::map<std::byte*, std::size_t> live;
+  for (int i = 0; i < 5000; ++i) {
+    if (random() % 2 == 0) {
+      const std::size_t bytes = 256u << (random() % 4);
+      if (auto* page = static_cast<std::byte*>(pool.Allocate(bytes))) {
+        auto next = live.lower_bound(page);
+        ASSERT_TRUE(next == live.end() || page + bytes <= next->first);
+        ASSERT_TRUE(next == live.begin() ||
+                    std::prev(next)->first + std::prev(next)->second <= page);
+        live[page] = bytes;
+      }
+    } else if (!live.empty()) {
+      auto victim = std::next(live.begin(), random() % live.size());
+      pool.Free(victim->first);
+      live.erase(victim);
+    }
+  }
+  for (const auto& [page, bytes] : live) pool.Free(page);
+  EXPECT_EQ(pool.used_bytes(), 0u);
+  EXPECT_EQ(pool.free_bytes(), pool.capacity_bytes());
+}
+
+TEST(PagePoolTest, ThreadsShareIt) {
+  CountingAllocator memory;
+  PagePool pool(memory, 16 * kChunk, kChunk);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&pool, t] {
+      for (int i = 0; i < 500; ++i) {
+        void* page = pool.Allocate(256u << (t % 3));
+        if (page == nullptr) continue;
+        static_cast<char*>(page)[0] = static_cast<char>(t);
+        pool.Free(page);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(pool.used_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace attention::server

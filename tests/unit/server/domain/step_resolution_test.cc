@@ -1,0 +1,118 @@
+#include "server/domain/step_resolution.h"
+
+#include <gmock/gmock.h>
+
+#include "server/base/error_reason.h"
+
+namespace attention::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+SessionStep AppendAndAttend(std::int64_t expected_position, std::int64_t num_tokens) {
+  SessionStep step;
+  step.expected_position = expected_position;
+  step.has_append = true;
+  step.num_tokens = num_tokens;
+  step.has_attend = true;
+  step.attend.q_len = num_tokens;
+  step.attend.params.num_q_heads = 1;
+  return step;
+}
+
+TEST(StepResolutionTest, AppendsAtTheEnd) {
+  const auto resolved = ResolveStep(AppendAndAttend(10, 3), 10);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_TRUE(resolved->is_append);
+  EXPECT_FALSE(resolved->is_replay);
+  EXPECT_EQ(resolved->append_position, 10);
+  EXPECT_EQ(resolved->new_length, 13);
+  EXPECT_EQ(resolved->kv_end, 13);
+  EXPECT_EQ(resolved->first_query_position, 10);
+}
+
+TEST(StepResolutionTest, AStepAppliedBeforeAttendsAgainOverTheCacheAsItWas) {
+  const auto resolved = ResolveStep(AppendAndAttend(10, 3), 20);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_FALSE(resolved->is_append);
+  EXPECT_TRUE(resolved->is_replay);
+  EXPECT_EQ(resolved->new_length, 20);
+  EXPECT_EQ(resolved->kv_end, 13);
+  EXPECT_EQ(resolved->first_query_position, 10);
+}
+
+class PositionMismatchTest
+    : public ::testing::TestWithParam<std::pair<std::int64_t, std::int64_t>> {};
+
+TEST_P(PositionMismatchTest, IsRefusedWithTheActualPosition) {
+  const auto [expected, length] = GetParam();
+  const auto resolved = ResolveStep(AppendAndAttend(expected, 3), length);
+  EXPECT_EQ(resolved.status().code(), absl::StatusCode::kFailedPrecondition);
+  const auto detail = GetErrorDetail(resolved.status());
+  ASSERT_TRUE(detail.has_value());
+  EXPECT_EQ(detail->reason, "POSITION_MISMATCH");
+  EXPECT_EQ(detail->metadata.at("actual_position"), std::to_string(length));
+}
+
+INSTANTIATE_TEST_SUITE_P(GapAndOverlap, PositionMismatchTest,
+                         ::testing::Values(std::pair{11, 10}, std::pair{9, 10}, std::pair{8, 10}));
+
+TEST(StepResolutionTest, AttendOnlyTakesAllThereIs) {
+  SessionStep step = AppendAndAttend(0, 0);
+  step.has_append = false;
+  step.expected_position.reset();
+  step.attend.q_len = 2;
+  const auto resolved = ResolveStep(step, 7);
+  ASSERT_TRUE(resolved.ok());
+  EXPECT_EQ(resolved->kv_end, 7);
+  EXPECT_EQ(resolved->first_query_position, 5);
+  EXPECT_FALSE(resolved->is_replay);
+}
+
+TEST(StepResolutionTest, AttendOnlyOverMoreThanThereIsIsRefused) {
+  SessionStep step = AppendAndAttend(8, 0);
+  step.has_append = false;
+  EXPECT_EQ(ResolveStep(step, 7).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(StepResolutionTest, ARangeKeepsPositionsOfTheWholeCache) {
+  SessionStep step = AppendAndAttend(10, 1);
+  step.kv_begin = 4;
+  step.kv_end = 8;
+  const auto resolved = ResolveStep(step, 10);
+  ASSERT_TRUE(resolved.ok());
+  EXPECT_EQ(resolved->kv_begin, 4);
+  EXPECT_EQ(resolved->kv_end, 8);
+  EXPECT_EQ(resolved->first_query_position, 10);
+}
+
+TEST(StepResolutionTest, RangesOutsideTheCacheNameTheField) {
+  SessionStep step = AppendAndAttend(10, 1);
+  step.kv_end = 12;
+  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
+              HasSubstr("kv_end is 12, expected at most the attended length 11"));
+  step.kv_end = 5;
+  step.kv_begin = 6;
+  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()), HasSubstr("kv_begin is 6"));
+}
+
+TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
+  SessionStep step = AppendAndAttend(10, 1);
+  step.mask_shape = PlaneShape{1, 1, 10};
+  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
+              HasSubstr("mask has a last dimension of 10, expected the attended length 11"));
+}
+
+TEST(StepResolutionTest, ColumnSumsBeyondTheBoundAreRefused) {
+  SessionStep step = AppendAndAttend(10, 1);
+  step.wants_column_sums = true;
+  step.max_column_sum_bytes = 40;
+  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
+              HasSubstr("returns.column_sums asks for 11 rows"));
+  EXPECT_TRUE(ResolveStep(step, 9).status().code() == absl::StatusCode::kFailedPrecondition);
+  step.max_column_sum_bytes = 44;
+  EXPECT_TRUE(ResolveStep(step, 10).ok());
+}
+
+}  // namespace
+}  // namespace attention::server

@@ -1,0 +1,260 @@
+#include "server/engine/worker.h"
+
+#include <gmock/gmock.h>
+
+#include <deque>
+#include <optional>
+
+#include "kernels/reference/reference_backend.h"
+#include "server/base/error_reason.h"
+#include "server/cache/kv_cache_factory.h"
+#include "tests/support/fake_clock.h"
+
+namespace attention::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A real backend that can be told to fail.
+class FaultyBackend final : public AttentionBackend {
+ public:
+  const BackendInfo& info() const override { return real_->info(); }
+  MemoryAllocator& memory() override { return real_->memory(); }
+  absl::Status Supports(const AttentionParams& params) const override {
+    return real_->Supports(params);
+  }
+  KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
+    return real_->PageLayout(geometry, page_size);
+  }
+  std::string KernelName(const AttentionTask& task) const override {
+    return real_->KernelName(task);
+  }
+  const DeviceCeilings& Ceilings() override { return real_->Ceilings(); }
+  absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
+      std::span<const AttentionTask> tasks) override {
+    return real_->Plan(tasks);
+  }
+  absl::Status Run(AttentionPlan& plan) override {
+    if (throws) throw std::bad_alloc();
+    return run_status.ok() ? real_->Run(plan) : run_status;
+  }
+  absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
+    append_calls.push_back(tasks.size());
+    return real_->AppendKv(tasks);
+  }
+  absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
+
+  absl::Status run_status;
+  bool throws = false;
+  std::vector<std::size_t> append_calls;
+
+ private:
+  std::unique_ptr<AttentionBackend> real_ = reference::MakeReferenceBackend();
+};
+
+constexpr int kDim = 4;
+
+class WorkerTest : public ::testing::Test {
+ protected:
+  // One KV head, one query head; token t has key and value full of t + 1.
+  SessionStep Step(const std::shared_ptr<KvCache>& cache, std::int64_t position,
+                   std::int64_t num_tokens, int layer = 0) {
+    std::vector<float>& rows = buffers_.emplace_back(num_tokens * kDim);
+    for (std::int64_t i = 0; i < num_tokens * kDim; ++i) {
+      rows[i] = static_cast<float>(position + i / kDim + 1);
+    }
+    std::vector<float>& o = buffers_.emplace_back(num_tokens * kDim, -1.0f);
+    SessionStep step;
+    step.cache = cache;
+    step.layer = layer;
+    step.expected_position = position;
+    step.has_append = true;
+    step.num_tokens = num_tokens;
+    step.k = step.v = DenseRows(static_cast<const void*>(rows.data()), DType::kFloat32, 1, kDim);
+    step.has_attend = true;
+    step.attend.params = {1, 1, kDim, kDim};
+    step.attend.params.softmax_scale =
+        0.0f;  // uniform weights: the output is the mean of the values
+    step.attend.params.is_causal = true;
+    step.attend.q_len = num_tokens;
+    step.attend.q = step.k;
+    step.attend.o = DenseRows(static_cast<void*>(o.data()), DType::kFloat32, 1, kDim);
+    return step;
+  }
+
+  std::unique_ptr<AttentionRequest> Request(std::vector<SessionStep> steps) {
+    auto request = std::make_unique<AttentionRequest>();
+    request->arrival = clock_.Now();
+    request->steps = std::move(steps);
+    const std::size_t index = results_.size();
+    results_.emplace_back();
+    request->completion = [this, index](std::unique_ptr<AttentionRequest>, AttentionResult result) {
+      EXPECT_FALSE(results_[index].has_value()) << "completed twice";
+      results_[index] = std::move(result);
+    };
+    return request;
+  }
+
+  void Execute(std::vector<std::unique_ptr<AttentionRequest>> requests) {
+    worker_.Execute({std::move(requests), clock_.Now()});
+  }
+  template <typename... Requests>
+  void ExecuteAll(Requests... requests) {
+    std::vector<std::unique_ptr<AttentionRequest>> batch;
+    (batch.push_back(std::move(requests)), ...);
+    Execute(std::move(batch));
+  }
+
+  std::shared_ptr<KvCache> NewCache(int num_layers = 1) {
+    return *factory_.Create({1, kDim, kDim, DType::kFloat32}, num_layers, 0);
+  }
+  static float FirstOutput(const SessionStep& step) {
+    return *static_cast<const float*>(step.attend.o.data);
+  }
+
+  FaultyBackend backend_;
+  FakeClock clock_;
+  ServerMetrics metrics_;
+  PagePool pool_{backend_.memory(), std::size_t{8} << 10, std::size_t{4} << 10};
+  KvCacheFactory factory_{backend_, pool_, 16};
+  Worker worker_{backend_, clock_, metrics_};
+  std::deque<std::vector<float>> buffers_;
+  std::vector<std::optional<AttentionResult>> results_;
+};
+
+TEST_F(WorkerTest, AStepAppendsThenAttendsOverAllOfItsTokens) {
+  auto cache = NewCache();
+  SessionStep step = Step(cache, 0, 3);
+  ExecuteAll(Request({step}));
+  ASSERT_TRUE(results_[0]->status.ok());
+  EXPECT_TRUE(results_[0]->steps[0].status.ok());
+  EXPECT_EQ(results_[0]->steps[0].position, 3);
+  EXPECT_EQ(cache->length(0), 3);
+  const auto* o = static_cast<const float*>(step.attend.o.data);
+  EXPECT_FLOAT_EQ(o[0], 1.0f);
+  EXPECT_FLOAT_EQ(o[kDim], 1.5f);
+  EXPECT_FLOAT_EQ(o[2 * kDim], 2.0f);
+}
+
+TEST_F(WorkerTest, StepsOfOneSessionInABatchRunInOrder) {
+  auto cache = NewCache();
+  SessionStep first = Step(cache, 0, 2);
+  SessionStep second = Step(cache, 2, 1);
+  SessionStep third = Step(cache, 3, 1);
+  auto earlier = Request({first, second});
+  ExecuteAll(std::move(earlier), Request({third}));
+  EXPECT_EQ(cache->length(0), 4);
+  EXPECT_FLOAT_EQ(FirstOutput(first), 1.0f);
+  EXPECT_FLOAT_EQ(FirstOutput(second), 2.0f);
+  EXPECT_FLOAT_EQ(FirstOutput(third), 2.5f);
+  EXPECT_EQ(backend_.append_calls, (std::vector<std::size_t>{1, 1, 1}))
+      << "appends that share a page never run at once";
+}
+
+TEST_F(WorkerTest, AppendsOfDifferentSessionsAndLayersShareOneCall) {
+  auto a = NewCache(2);
+  auto b = NewCache();
+  ExecuteAll(Request({Step(a, 0, 1, 0), Step(a, 0, 1, 1), Step(b, 0, 1)}));
+  EXPECT_EQ(backend_.append_calls, std::vector<std::size_t>{3});
+}
+
+TEST_F(WorkerTest, AReplayAttendsAgainWithoutAppending) {
+  auto cache = NewCache();
+  ExecuteAll(Request({Step(cache, 0, 2), Step(cache, 2, 1)}));
+  SessionStep replay = Step(cache, 0, 2);
+  ExecuteAll(Request({replay}));
+  EXPECT_TRUE(results_[1]->steps[0].is_replay);
+  EXPECT_EQ(cache->length(0), 3);
+  EXPECT_FLOAT_EQ(static_cast<const float*>(replay.attend.o.data)[kDim], 1.5f);
+}
+
+TEST_F(WorkerTest, AGapFailsItsStepAndLeavesTheOthers) {
+  auto a = NewCache();
+  auto b = NewCache();
+  ExecuteAll(Request({Step(a, 5, 1), Step(b, 0, 1)}));
+  ASSERT_TRUE(results_[0]->status.ok());
+  EXPECT_EQ(GetErrorDetail(results_[0]->steps[0].status)->reason, "POSITION_MISMATCH");
+  EXPECT_TRUE(results_[0]->steps[1].status.ok());
+  EXPECT_EQ(a->length(0), 0);
+  EXPECT_EQ(b->length(0), 1);
+}
+
+TEST_F(WorkerTest, ExhaustedPagesFailTheStepThatNeedsThem) {
+  auto a = NewCache();
+  auto b = NewCache();
+  auto too_large = Request({Step(a, 0, 1000)});
+  ExecuteAll(std::move(too_large), Request({Step(b, 0, 1)}));
+  const absl::Status status = results_[0]->steps[0].status;
+  ASSERT_TRUE(GetErrorDetail(status).has_value()) << status;
+  EXPECT_EQ(GetErrorDetail(status)->reason, "KV_EXHAUSTED");
+  EXPECT_TRUE(results_[1]->steps[0].status.ok());
+}
+
+TEST_F(WorkerTest, AStepThatCannotAttendDoesNotAppend) {
+  auto cache = NewCache();
+  SessionStep step = Step(cache, 0, 2);
+  step.attend.o.data = nullptr;
+  ExecuteAll(Request({step}));
+  EXPECT_THAT(std::string(results_[0]->steps[0].status.message()), HasSubstr("o is missing"));
+  EXPECT_EQ(cache->length(0), 0);
+}
+
+TEST_F(WorkerTest, ABackendFailureTakesAppendsBackAndTheNextBatchIsServed) {
+  auto cache = NewCache();
+  ExecuteAll(Request({Step(cache, 0, 2)}));
+  backend_.run_status = absl::InternalError("device lost");
+  auto failing = Request({Step(cache, 2, 1)});
+  ExecuteAll(std::move(failing), Request({Step(NewCache(), 0, 1)}));
+  EXPECT_EQ(results_[1]->status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(results_[2]->status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(cache->length(0), 2);
+  backend_.run_status = absl::OkStatus();
+  SessionStep again = Step(cache, 2, 1);
+  ExecuteAll(Request({again}));
+  EXPECT_TRUE(results_[3]->steps[0].status.ok());
+  EXPECT_FALSE(results_[3]->steps[0].is_replay);
+  EXPECT_FLOAT_EQ(FirstOutput(again), 2.0f);
+}
+
+TEST_F(WorkerTest, RunningOutOfMemoryFailsTheBatchOnly) {
+  auto cache = NewCache();
+  backend_.throws = true;
+  ExecuteAll(Request({Step(cache, 0, 1)}));
+  EXPECT_EQ(results_[0]->status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(cache->length(0), 0);
+  backend_.throws = false;
+  ExecuteAll(Request({Step(cache, 0, 1)}));
+  EXPECT_TRUE(results_[1]->status.ok());
+}
+
+TEST_F(WorkerTest, AnInvalidStatelessTaskFailsItsRequestByField) {
+  auto bad = Request({});
+  bad->tasks.emplace_back();
+  auto good = Request({Step(NewCache(), 0, 1)});
+  ExecuteAll(std::move(bad), std::move(good));
+  EXPECT_EQ(results_[0]->status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(results_[1]->status.ok());
+}
+
+TEST_F(WorkerTest, ColumnSumsCoverTheAttendedTokens) {
+  SessionStep step = Step(NewCache(), 0, 4);
+  step.wants_column_sums = true;
+  step.max_column_sum_bytes = 1 << 20;
+  ExecuteAll(Request({step}));
+  const std::vector<float>& sums = results_[0]->steps[0].column_sums;
+  ASSERT_EQ(sums.size(), 4u);
+  EXPECT_NEAR(sums[0], 1.0 + 1.0 / 2 + 1.0 / 3 + 1.0 / 4, 1e-6);
+  EXPECT_NEAR(sums[3], 1.0 / 4, 1e-6);
+}
+
+TEST_F(WorkerTest, TimingTellsTheBatchItRodeIn) {
+  auto first = Request({Step(NewCache(), 0, 1)});
+  clock_.Advance(absl::Milliseconds(7));
+  ExecuteAll(std::move(first), Request({Step(NewCache(), 0, 1)}));
+  EXPECT_EQ(results_[0]->timing.queue, absl::Milliseconds(7));
+  EXPECT_EQ(results_[1]->timing.queue, absl::ZeroDuration());
+  EXPECT_EQ(results_[0]->timing.batch_size, 2);
+}
+
+}  // namespace
+}  // namespace attention::server

@@ -1,0 +1,304 @@
+#include "server/rpc/attend_decoder.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+namespace attention::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr AttendLimits kLimits{1 << 20, false};
+
+void Fill(v1::Tensor* tensor, std::vector<std::int64_t> shape,
+          v1::DType dtype = v1::DTYPE_FLOAT32) {
+  tensor->Clear();
+  tensor->set_dtype(dtype);
+  std::int64_t bytes = dtype == v1::DTYPE_FLOAT32 ? 4 : dtype == v1::DTYPE_BOOL ? 1 : 2;
+  for (const std::int64_t dimension : shape) {
+    tensor->add_shape(dimension);
+    bytes *= dimension;
+  }
+  tensor->mutable_data()->assign(static_cast<std::size_t>(bytes), '\0');
+}
+
+// Two sequences of 2 and 3 queries over 4 and 1 keys; 4 query heads on 2 KV heads; dims 8 and 6.
+v1::AttendRequest Packed() {
+  v1::AttendRequest request;
+  Fill(request.mutable_q(), {5, 4, 8});
+  Fill(request.mutable_k(), {5, 2, 8});
+  Fill(request.mutable_v(), {5, 2, 6});
+  for (const int length : {2, 3}) request.add_q_lens(length);
+  for (const int length : {4, 1}) request.add_kv_lens(length);
+  return request;
+}
+
+v1::AttendRequest Dense() {
+  v1::AttendRequest request;
+  Fill(request.mutable_q(), {2, 3, 4, 8});
+  Fill(request.mutable_k(), {2, 5, 2, 8});
+  Fill(request.mutable_v(), {2, 5, 2, 6});
+  return request;
+}
+
+TEST(AttendDecoderTest, PackedSequencesFollowEachOther) {
+  v1::AttendRequest request = Packed();
+  request.mutable_returns()->set_lse(true);
+  request.mutable_returns()->set_column_sums(true);
+  v1::AttendResponse response;
+  const auto decoded = DecodeAttend(request, kLimits, &response);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  ASSERT_EQ(decoded->tasks.size(), 2u);
+  const AttentionTask& second = decoded->tasks[1];
+  EXPECT_EQ(second.q_len, 3);
+  EXPECT_EQ(second.kv_len, 1);
+  EXPECT_EQ(second.first_query_position, -2);
+  EXPECT_EQ(second.q.data, request.q().data().data() + 2 * 4 * 8 * 4);
+  EXPECT_EQ(second.k.data, request.k().data().data() + 4 * 2 * 8 * 4);
+  EXPECT_EQ(second.v.data, request.v().data().data() + 4 * 2 * 6 * 4);
+  EXPECT_EQ(second.o.data, response.output().data().data() + 2 * 4 * 6 * 4);
+  EXPECT_EQ(second.lse, reinterpret_cast<const float*>(response.lse().data().data()) + 2 * 4);
+  EXPECT_EQ(second.column_sums,
+            reinterpret_cast<const float*>(response.column_sums().data().data()) + 4 * 4);
+  EXPECT_EQ(response.output().shape().size(), 3);
+  EXPECT_EQ(response.output().shape(2), 6);
+  EXPECT_EQ(response.column_sums().shape(0), 5);
+  EXPECT_FLOAT_EQ(second.params.softmax_scale, 1.0f / std::sqrt(8.0f));
+}
+
+TEST(AttendDecoderTest, DenseSequencesKeepTheirPaddingOut) {
+  v1::AttendRequest request = Dense();
+  for (const int length : {3, 1}) request.add_q_lens(length);
+  for (const int length : {5, 2}) request.add_kv_lens(length);
+  request.mutable_returns()->set_lse(true);
+  v1::AttendResponse response;
+  const auto decoded = DecodeAttend(request, kLimits, &response);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  const AttentionTask& second = decoded->tasks[1];
+  EXPECT_EQ(second.q_len, 1);
+  EXPECT_EQ(second.kv_len, 2);
+  EXPECT_EQ(second.k.data, request.k().data().data() + 5 * 2 * 8 * 4);
+  EXPECT_EQ(second.o.data, response.output().data().data() + 3 * 4 * 6 * 4);
+  const auto* lse = reinterpret_cast<const float*>(response.lse().data().data());
+  EXPECT_EQ(lse[5 * 4], -std::numeric_limits<float>::infinity());
+}
+
+TEST(AttendDecoderTest, MasksBroadcastOverHeadsAndSequences) {
+  v1::AttendRequest request = Dense();
+  v1::AttendResponse response;
+  Fill(request.mutable_mask(), {2, 1, 3, 5}, v1::DTYPE_BOOL);
+  auto decoded = DecodeAttend(request, kLimits, &response);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(decoded->tasks[1].mask.data - decoded->tasks[0].mask.data, 15);
+  EXPECT_EQ(decoded->tasks[0].mask.head_stride, 0);
+  EXPECT_EQ(decoded->tasks[0].mask.row_stride, 5);
+  Fill(request.mutable_mask(), {4, 3, 5}, v1::DTYPE_BOOL);
+  response.Clear();
+  decoded = DecodeAttend(request, kLimits, &response);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(decoded->tasks[1].mask.data, decoded->tasks[0].mask.data);
+  EXPECT_EQ(decoded->tasks[0].mask.head_stride, 15);
+}
+
+struct BadRequest {
+  const char* name;
+  std::function<void(v1::AttendRequest&)> spoil;
+  const char* message;
+};
+
+class BadPackedTest : public ::testing::TestWithParam<BadRequest> {};
+
+TEST_P(BadPackedTest, NamesTheFieldWithActualAndExpected) {
+  v1::AttendRequest request = Packed();
+  GetParam().spoil(request);
+  v1::AttendResponse response;
+  const absl::Status status = DecodeAttend(request, kLimits, &response).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
+}
+
+const float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, BadPackedTest,
+    ::testing::Values(
+        BadRequest{"MissingQ", [](auto& r) { r.clear_q(); }, "q is missing"},
+        BadRequest{"MissingK", [](auto& r) { r.clear_k(); }, "k is missing"},
+        BadRequest{"MissingV", [](auto& r) { r.clear_v(); }, "v is missing"},
+        BadRequest{"UnknownDType", [](auto& r) { r.mutable_q()->set_dtype(v1::DType(77)); },
+                   "q.dtype is 77"},
+        BadRequest{"UnspecifiedDType",
+                   [](auto& r) { r.mutable_k()->set_dtype(v1::DTYPE_UNSPECIFIED); },
+                   "k.dtype is 0"},
+        BadRequest{"BoolData",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {5, 4, 8}, v1::DTYPE_BOOL);
+                   },
+                   "q.dtype is DTYPE_BOOL, expected DTYPE_FLOAT32"},
+        BadRequest{"MixedDTypes",
+                   [](auto& r) {
+                     Fill(r.mutable_v(), {5, 2, 6}, v1::DTYPE_FLOAT16);
+                   },
+                   "v.dtype is DTYPE_FLOAT16, expected that of q (DTYPE_FLOAT32)"},
+        BadRequest{"ShortData", [](auto& r) { r.mutable_q()->mutable_data()->pop_back(); },
+                   "q.data has 639 bytes, expected 640"},
+        BadRequest{"LongData", [](auto& r) { r.mutable_v()->mutable_data()->push_back('x'); },
+                   "v.data has 241 bytes, expected 240"},
+        BadRequest{"NegativeDimension", [](auto& r) { r.mutable_k()->set_shape(1, -2); },
+                   "k.shape[1] is -2"},
+        BadRequest{"OverflowingShape",
+                   [](auto& r) {
+                     for (int i = 0; i < 3; ++i) r.mutable_q()->set_shape(i, std::int64_t{1} << 40);
+                   },
+                   "overflows"},
+        BadRequest{"ZeroHeads",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {5, 0, 8});
+                   },
+                   "q.shape is [5, 0, 8], expected 1 or more at dimension 1"},
+        BadRequest{"ZeroHeadDim",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {5, 4, 0});
+                     Fill(r.mutable_k(), {5, 2, 0});
+                   },
+                   "q.shape is [5, 4, 0]"},
+        BadRequest{"HeadDimTooLarge",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {5, 4, 257});
+                     Fill(r.mutable_k(), {5, 2, 257});
+                   },
+                   "head_dim_qk is 257, expected 1 to 256"},
+        BadRequest{"AbsurdHeads",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {0, 1 << 20, 8});
+                   },
+                   "num_q_heads is 1048576"},
+        BadRequest{"Rank2",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {20, 8});
+                   },
+                   "q.shape is [20, 8], expected rank 3 (packed) or 4 (dense)"},
+        BadRequest{"Rank9",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {1, 1, 1, 1, 1, 1, 1, 1, 1});
+                   },
+                   "q.shape has rank 9"},
+        BadRequest{"RanksDiffer",
+                   [](auto& r) {
+                     Fill(r.mutable_k(), {1, 5, 2, 8});
+                   },
+                   "k.shape is [1, 5, 2, 8], expected rank 3, as q"},
+        BadRequest{"KeyHeadDim",
+                   [](auto& r) {
+                     Fill(r.mutable_k(), {5, 2, 9});
+                   },
+                   "k.shape is [5, 2, 9], expected a last dimension of 8, as q"},
+        BadRequest{"ValueRows",
+                   [](auto& r) {
+                     Fill(r.mutable_v(), {4, 2, 6});
+                   },
+                   "v.shape is [4, 2, 6], expected 5 at dimension 0, as k"},
+        BadRequest{"ValueHeads",
+                   [](auto& r) {
+                     Fill(r.mutable_v(), {5, 1, 6});
+                   },
+                   "v.shape is [5, 1, 6], expected 2 at dimension 1, as k"},
+        BadRequest{"HeadsDoNotDivide",
+                   [](auto& r) {
+                     Fill(r.mutable_q(), {5, 3, 8});
+                   },
+                   "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
+        BadRequest{"NegativeLength", [](auto& r) { r.set_q_lens(0, -1); },
+                   "q_lens[0] is -1, expected 0 to 5"},
+        BadRequest{"LengthsDoNotSum", [](auto& r) { r.set_kv_lens(1, 0); },
+                   "kv_lens sum to 4, expected the 5 rows of k"},
+        BadRequest{"LengthCounts", [](auto& r) { r.add_kv_lens(0); },
+                   "kv_lens has 3 entries, expected 2"},
+        BadRequest{"OnlyOneKindOfLengths", [](auto& r) { r.clear_kv_lens(); },
+                   "kv_lens has 0 entries, expected 2"},
+        BadRequest{"PositionCount", [](auto& r) { r.add_first_query_positions(0); },
+                   "first_query_positions has 1 entries, expected 2"},
+        BadRequest{"AbsurdPosition",
+                   [](auto& r) {
+                     r.add_first_query_positions(0);
+                     r.add_first_query_positions(std::numeric_limits<std::int64_t>::min());
+                   },
+                   "first_query_positions[1] is -9223372036854775808"},
+        BadRequest{"NaNScale", [](auto& r) { r.mutable_config()->set_softmax_scale(kNaN); },
+                   "softmax_scale is nan, expected a finite number"},
+        BadRequest{"NegativeSoftCap", [](auto& r) { r.mutable_config()->set_soft_cap(-1); },
+                   "soft_cap is -1"},
+        BadRequest{"NegativeWindow", [](auto& r) { r.mutable_config()->set_window_left(-3); },
+                   "config.window_left is -3"},
+        BadRequest{"NegativeSinks", [](auto& r) { r.mutable_config()->set_sink_tokens(-3); },
+                   "sink_tokens is -3"},
+        BadRequest{"AlibiCount",
+                   [](auto& r) { Fill(r.mutable_config()->mutable_alibi_slopes(), {2}); },
+                   "config.alibi_slopes.shape is [2], expected [4]"},
+        BadRequest{"SinkLogitsDType",
+                   [](auto& r) {
+                     Fill(r.mutable_config()->mutable_sink_logits(), {4}, v1::DTYPE_FLOAT16);
+                   },
+                   "config.sink_logits.dtype is DTYPE_FLOAT16"},
+        BadRequest{"MaskShape",
+                   [](auto& r) {
+                     Fill(r.mutable_mask(), {3, 5}, v1::DTYPE_BOOL);
+                   },
+                   "mask.shape is [3, 5], expected 4 at dimension 1"},
+        BadRequest{"MaskHeads",
+                   [](auto& r) {
+                     Fill(r.mutable_mask(), {2, 3, 4}, v1::DTYPE_BOOL);
+                   },
+                   "mask.shape is [2, 3, 4], expected 1 or 4 at dimension 0"},
+        BadRequest{"MaskDType", [](auto& r) { Fill(r.mutable_mask(), {3, 4}); },
+                   "mask.dtype is DTYPE_FLOAT32, expected DTYPE_BOOL"},
+        BadRequest{"BiasDType", [](auto& r) { Fill(r.mutable_bias(), {3, 4}, v1::DTYPE_BOOL); },
+                   "bias.dtype is DTYPE_BOOL"},
+        BadRequest{"BiasRank", [](auto& r) { Fill(r.mutable_bias(), {4}); },
+                   "bias.shape is [4], expected rank 2 to 4"},
+        BadRequest{"WeightsInUnary", [](auto& r) { r.mutable_returns()->set_weights(true); },
+                   "returns.weights is true, expected false"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(AttendDecoderTest, AnOutputBeyondTheLimitIsRefusedBeforeItIsAllocated) {
+  v1::AttendRequest request;
+  Fill(request.mutable_q(), {1, 60000, 1});
+  Fill(request.mutable_k(), {1, 1, 1});
+  Fill(request.mutable_v(), {1, 1, 256});
+  v1::AttendResponse response;
+  const absl::Status status = DecodeAttend(request, kLimits, &response).status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("output would have shape [1, 60000, 256]"));
+  EXPECT_TRUE(response.output().data().empty());
+}
+
+TEST(AttendDecoderTest, AMillionEmptySequencesAreRefused) {
+  v1::AttendRequest request = Packed();
+  for (int i = 0; i < 20000; ++i) {
+    request.add_q_lens(0);
+    request.add_kv_lens(0);
+  }
+  v1::AttendResponse response;
+  EXPECT_THAT(std::string(DecodeAttend(request, kLimits, &response).status().message()),
+              HasSubstr("q_lens has 20002 sequences, expected at most 16384"));
+}
+
+TEST(AttendDecoderTest, EmptySequencesAreLegal) {
+  v1::AttendRequest request;
+  Fill(request.mutable_q(), {0, 4, 8});
+  Fill(request.mutable_k(), {0, 2, 8});
+  Fill(request.mutable_v(), {0, 2, 6});
+  v1::AttendResponse response;
+  EXPECT_TRUE(DecodeAttend(request, kLimits, &response).ok());
+  request = Dense();
+  Fill(request.mutable_q(), {0, 3, 4, 8});
+  Fill(request.mutable_k(), {0, 5, 2, 8});
+  Fill(request.mutable_v(), {0, 5, 2, 6});
+  response.Clear();
+  EXPECT_TRUE(DecodeAttend(request, kLimits, &response).ok());
+}
+
+}  // namespace
+}  // namespace attention::server

@@ -1,0 +1,157 @@
+#include "server/rpc/step_decoder.h"
+
+#include <gmock/gmock.h>
+
+#include <functional>
+
+#include "kernels/reference/reference_backend.h"
+#include "tests/support/fake_clock.h"
+
+namespace attention::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+void Fill(v1::Tensor* tensor, std::vector<std::int64_t> shape,
+          v1::DType dtype = v1::DTYPE_FLOAT32) {
+  tensor->Clear();
+  tensor->set_dtype(dtype);
+  std::int64_t bytes = dtype == v1::DTYPE_FLOAT32 ? 4 : dtype == v1::DTYPE_BOOL ? 1 : 2;
+  for (const std::int64_t dimension : shape) {
+    tensor->add_shape(dimension);
+    bytes *= dimension;
+  }
+  tensor->mutable_data()->assign(static_cast<std::size_t>(bytes), '\0');
+}
+
+class StepDecoderTest : public ::testing::Test {
+ protected:
+  // Three tokens, four query heads, over a session of two layers with 2 KV heads and dims 8 and 6.
+  static v1::SessionStep Wire() {
+    v1::SessionStep wire;
+    wire.set_layer(1);
+    wire.set_expected_position(5);
+    Fill(wire.mutable_q(), {3, 4, 8});
+    Fill(wire.mutable_k(), {3, 2, 8});
+    Fill(wire.mutable_v(), {3, 2, 6});
+    return wire;
+  }
+  absl::StatusOr<DecodedStep> Decode(const v1::SessionStep& wire) {
+    result_.Clear();
+    return DecodeStep(wire, session_, 1 << 20, &result_);
+  }
+
+  std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
+  PagePool pool_{backend_->memory(), std::size_t{4} << 20};
+  KvCacheFactory caches_{*backend_, pool_, 16};
+  Session session_;
+  v1::SessionStepResult result_;
+
+  void SetUp() override { session_.cache = *caches_.Create({2, 8, 6, DType::kBFloat16}, 2, 0); }
+};
+
+TEST_F(StepDecoderTest, RowsPointIntoTheMessageAndTheOutputIntoTheResult) {
+  const v1::SessionStep wire = Wire();
+  const auto decoded = Decode(wire);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  const SessionStep& step = decoded->step;
+  EXPECT_EQ(step.layer, 1);
+  EXPECT_EQ(step.num_tokens, 3);
+  EXPECT_EQ(step.k.data, wire.k().data().data());
+  EXPECT_EQ(step.attend.o.data, result_.output().data().data());
+  EXPECT_EQ(step.attend.params.kv_dtype, DType::kBFloat16);
+  EXPECT_EQ(step.attend.params.dtype, DType::kFloat32);
+  EXPECT_GT(decoded->flops, 0);
+}
+
+TEST_F(StepDecoderTest, AppendOnlyAndAttendOnlyAreLegal) {
+  v1::SessionStep wire = Wire();
+  wire.clear_q();
+  auto decoded = Decode(wire);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_FALSE(decoded->step.has_attend);
+  wire = Wire();
+  wire.clear_k();
+  wire.clear_v();
+  wire.clear_expected_position();
+  decoded = Decode(wire);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_FALSE(decoded->step.has_append);
+}
+
+struct BadStep {
+  const char* name;
+  std::function<void(v1::SessionStep&)> spoil;
+  const char* message;
+};
+class BadStepTest : public StepDecoderTest, public ::testing::WithParamInterface<BadStep> {};
+
+TEST_P(BadStepTest, NamesTheFieldWithActualAndExpected) {
+  v1::SessionStep wire = Wire();
+  GetParam().spoil(wire);
+  const absl::Status status = Decode(wire).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, BadStepTest,
+    ::testing::Values(BadStep{"LayerTooLarge", [](auto& s) { s.set_layer(2); },
+                              "layer is 2, expected 0 to 1"},
+                      BadStep{"LayerNegative", [](auto& s) { s.set_layer(-1); }, "layer is -1"},
+                      BadStep{"KeyAlone", [](auto& s) { s.clear_v(); }, "v is missing"},
+                      BadStep{"ValueAlone", [](auto& s) { s.clear_k(); }, "k is missing"},
+                      BadStep{"Nothing",
+                              [](auto& s) {
+                                s.clear_q();
+                                s.clear_k();
+                                s.clear_v();
+                              },
+                              "q, k and v are missing"},
+                      BadStep{"NoPosition", [](auto& s) { s.clear_expected_position(); },
+                              "expected_position is missing"},
+                      BadStep{"NegativePosition", [](auto& s) { s.set_expected_position(-1); },
+                              "expected_position is -1"},
+                      BadStep{"KeyShape",
+                              [](auto& s) {
+                                Fill(s.mutable_k(), {3, 3, 8});
+                              },
+                              "k.shape is [3, 3, 8], expected [num_tokens, 2, 8]"},
+                      BadStep{"ValueShape",
+                              [](auto& s) {
+                                Fill(s.mutable_v(), {3, 2, 8});
+                              },
+                              "v.shape is [3, 2, 8], expected [num_tokens, 2, 6]"},
+                      BadStep{"TokenCounts",
+                              [](auto& s) {
+                                Fill(s.mutable_v(), {2, 2, 6});
+                              },
+                              "v.shape is [2, 2, 6], expected 3 tokens, as k"},
+                      BadStep{"QueryRank",
+                              [](auto& s) {
+                                Fill(s.mutable_q(), {3, 32});
+                              },
+                              "q.shape is [3, 32], expected [q_len, num_q_heads, 8]"},
+                      BadStep{"QueryHeads",
+                              [](auto& s) {
+                                Fill(s.mutable_q(), {3, 3, 8});
+                              },
+                              "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
+                      BadStep{"MaskRows",
+                              [](auto& s) {
+                                Fill(s.mutable_mask(), {2, 8}, v1::DTYPE_BOOL);
+                              },
+                              "mask.shape is [2, 8], expected 3 at dimension 0"},
+                      BadStep{"MaskWithoutQuery",
+                              [](auto& s) {
+                                s.clear_q();
+                                Fill(s.mutable_mask(), {3, 8}, v1::DTYPE_BOOL);
+                              },
+                              "q is missing, expected it with a mask"},
+                      BadStep{"Range", [](auto& s) { s.set_kv_begin(-1); }, "kv_begin is -1"},
+                      BadStep{"Weights", [](auto& s) { s.mutable_returns()->set_weights(true); },
+                              "returns.weights is true"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace attention::server

@@ -1,0 +1,189 @@
+#include "server/scheduler/scheduler.h"
+
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "server/base/error_reason.h"
+#include "tests/support/fake_clock.h"
+
+namespace attention::server {
+namespace {
+
+// Completes every request at once, or, when closed, only after Open.
+class GatedExecutor final : public BatchExecutor {
+ public:
+  void Execute(Batch batch) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      batch_sizes_.push_back(batch.requests.size());
+      mutex_.Await(absl::Condition(&is_open_));
+    }
+    for (auto& request : batch.requests) Complete(std::move(request), {});
+  }
+  void Close() {
+    absl::MutexLock lock(&mutex_);
+    is_open_ = false;
+  }
+  void Open() {
+    absl::MutexLock lock(&mutex_);
+    is_open_ = true;
+  }
+  void AwaitBatches(std::size_t count) {
+    absl::MutexLock lock(&mutex_);
+    const auto enough = [this, count]() { return batch_sizes_.size() >= count; };
+    mutex_.Await(absl::Condition(&enough));
+  }
+  std::vector<std::size_t> batch_sizes() {
+    absl::MutexLock lock(&mutex_);
+    return batch_sizes_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  bool is_open_ = true;
+  std::vector<std::size_t> batch_sizes_;
+};
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<AttentionRequest> Request() {
+    auto request = std::make_unique<AttentionRequest>();
+    request->tenant = "a";
+    request->arrival = clock_.Now();
+    request->bytes = 100;
+    request->completion = [this](std::unique_ptr<AttentionRequest>, AttentionResult result) {
+      absl::MutexLock lock(&mutex_);
+      ++completed_[result.status.code()];
+    };
+    return request;
+  }
+  absl::Status Submit() {
+    auto request = Request();
+    return scheduler_->Submit(request);
+  }
+  int Completed(absl::StatusCode code) {
+    absl::MutexLock lock(&mutex_);
+    return completed_[code];
+  }
+
+  FakeClock clock_;
+  ServerMetrics metrics_;
+  GatedExecutor executor_;
+  absl::Mutex mutex_;
+  std::map<absl::StatusCode, int> completed_;
+  std::unique_ptr<Scheduler> scheduler_ = std::make_unique<Scheduler>(
+      executor_, Scheduler::Limits{4, 1000, {8, 1e9}}, clock_, metrics_);
+};
+
+TEST_F(SchedulerTest, ALoneRequestRunsAtOnceAndAlone) {
+  ASSERT_TRUE(Submit().ok());
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 1);
+  EXPECT_EQ(executor_.batch_sizes(), std::vector<std::size_t>{1});
+}
+
+TEST_F(SchedulerTest, WhatArrivesWhileTheWorkerIsBusyFormsTheNextBatch) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(Submit().ok());
+  executor_.Open();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(executor_.batch_sizes(), (std::vector<std::size_t>{1, 3}));
+}
+
+TEST_F(SchedulerTest, AFullQueueRefusesWithARetryDelayAndTheCallerKeepsTheRequest) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Submit().ok());
+  auto refused = Request();
+  const absl::Status status = scheduler_->Submit(refused);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorDetail(status)->reason, "QUEUE_FULL");
+  EXPECT_TRUE(GetErrorDetail(status)->retry_delay.has_value());
+  EXPECT_NE(refused, nullptr);
+  EXPECT_EQ(metrics_.rejected_queue_full.value(), 1);
+  executor_.Open();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_TRUE(scheduler_->Submit(refused).ok()) << "room again";
+}
+
+TEST_F(SchedulerTest, QueuedBytesAreBounded) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  ASSERT_TRUE(Submit().ok());
+  auto large = Request();
+  large->bytes = 950;
+  EXPECT_EQ(scheduler_->Submit(large).code(), absl::StatusCode::kResourceExhausted);
+  large->bytes = 900;
+  EXPECT_TRUE(scheduler_->Submit(large).ok());
+  executor_.Open();
+}
+
+TEST_F(SchedulerTest, AnExpiredRequestIsRefusedOnArrival) {
+  auto late = Request();
+  late->deadline = clock_.Now();
+  EXPECT_EQ(scheduler_->Submit(late).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(metrics_.dropped[static_cast<int>(DropReason::kDeadline)].value(), 1);
+}
+
+TEST_F(SchedulerTest, WorkThatExpiresInTheQueueIsNeverComputed) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  auto waiting = Request();
+  waiting->deadline = clock_.Now() + absl::Seconds(1);
+  ASSERT_TRUE(scheduler_->Submit(waiting).ok());
+  clock_.Advance(absl::Seconds(2));
+  executor_.Open();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kDeadlineExceeded), 1);
+  EXPECT_EQ(executor_.batch_sizes(), std::vector<std::size_t>{1});
+}
+
+TEST_F(SchedulerTest, DrainingRefusesNewWorkAndFinishesTheOld) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  ASSERT_TRUE(Submit().ok());
+  scheduler_->BeginDrain();
+  const absl::Status refused = Submit();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(GetErrorDetail(refused)->reason, "DRAINING");
+  EXPECT_FALSE(scheduler_->AwaitIdle(absl::Now() + absl::Milliseconds(1)));
+  executor_.Open();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 2);
+}
+
+TEST_F(SchedulerTest, DestructionCompletesWhatIsQueued) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  ASSERT_TRUE(Submit().ok());
+  std::thread opener([this] { executor_.Open(); });
+  scheduler_.reset();
+  opener.join();
+  EXPECT_EQ(Completed(absl::StatusCode::kOk) + Completed(absl::StatusCode::kUnavailable), 2);
+}
+
+TEST_F(SchedulerTest, ManyThreadsSubmitAndEveryCompletionRunsOnce) {
+  std::atomic<int> accepted{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([this, &accepted] {
+      for (int i = 0; i < 250; ++i) accepted += Submit().ok() ? 1 : 0;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), accepted.load());
+}
+
+}  // namespace
+}  // namespace attention::server

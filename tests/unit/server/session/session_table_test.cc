@@ -1,0 +1,191 @@
+#include "server/session/session_table.h"
+
+#include <gmock/gmock.h>
+
+#include <set>
+#include <thread>
+
+#include "kernels/reference/reference_backend.h"
+#include "server/base/error_reason.h"
+#include "tests/support/fake_clock.h"
+
+namespace attention::server {
+namespace {
+
+constexpr std::uint64_t kEpoch = 42;
+
+class SessionTableTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<SessionLease> Create(const std::string& tenant = "a",
+                                      absl::Duration ttl = absl::ZeroDuration()) {
+    return table_.Create({tenant, ttl, {1, 8, 8, DType::kFloat32}, 1, 0});
+  }
+  SessionHandle HandleOf(const SessionLease& lease) {
+    return {"worker", kEpoch, lease->session_id};
+  }
+  static std::string ReasonOf(const absl::Status& status) {
+    const auto detail = GetErrorDetail(status);
+    return detail ? detail->reason : "";
+  }
+
+  std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
+  PagePool pool_{backend_->memory(), std::size_t{4} << 20};
+  KvCacheFactory caches_{*backend_, pool_, 16};
+  FakeClock clock_;
+  ServerMetrics metrics_;
+  SessionTable table_{"worker", kEpoch, {4, 2, absl::Minutes(10), absl::Hours(1)},
+                      caches_,  clock_, metrics_};
+};
+
+TEST_F(SessionTableTest, ASessionIsFoundByItsHandle) {
+  const auto created = Create();
+  ASSERT_TRUE(created.ok());
+  const auto found = table_.Acquire(HandleOf(*created), "a");
+  ASSERT_TRUE(found.ok());
+  EXPECT_EQ((*found)->session_id, (*created)->session_id);
+}
+
+TEST_F(SessionTableTest, AnotherTenantCannotTellThatItExists) {
+  const auto created = Create("a");
+  ASSERT_TRUE(created.ok());
+  const auto foreign = table_.Acquire(HandleOf(*created), "b");
+  EXPECT_EQ(foreign.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ReasonOf(foreign.status()), "SESSION_NOT_FOUND");
+  SessionHandle unknown = HandleOf(*created);
+  unknown.session_id = MakeSessionId();
+  EXPECT_EQ(ReasonOf(table_.Acquire(unknown, "b").status()), ReasonOf(foreign.status()));
+}
+
+TEST_F(SessionTableTest, AnotherTenantCannotDeleteIt) {
+  const auto created = Create("a");
+  ASSERT_TRUE(created.ok());
+  EXPECT_TRUE(table_.Delete(HandleOf(*created), "b").ok());
+  EXPECT_TRUE(table_.Acquire(HandleOf(*created), "a").ok());
+}
+
+TEST_F(SessionTableTest, AHandleOfAnotherWorkerIsMovedAndOfAnotherEpochLost) {
+  const auto created = Create();
+  ASSERT_TRUE(created.ok());
+  SessionHandle moved = HandleOf(*created);
+  moved.worker = "elsewhere";
+  const absl::Status moved_status = table_.Acquire(moved, "a").status();
+  EXPECT_EQ(moved_status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(moved_status), "SESSION_MOVED");
+  EXPECT_EQ(GetErrorDetail(moved_status)->metadata.at("worker"), "elsewhere");
+  SessionHandle lost = HandleOf(*created);
+  lost.worker_epoch = kEpoch - 1;
+  const absl::Status lost_status = table_.Acquire(lost, "a").status();
+  EXPECT_EQ(lost_status.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ReasonOf(lost_status), "SESSION_LOST");
+}
+
+TEST_F(SessionTableTest, AnIdleSessionExpiresAndItsOwnerIsTold) {
+  SessionHandle handle;
+  {
+    const auto created = Create();
+    ASSERT_TRUE(created.ok());
+    handle = HandleOf(*created);
+  }
+  clock_.Advance(absl::Minutes(10) - absl::Milliseconds(1));
+  EXPECT_TRUE(table_.Acquire(handle, "a").ok()) << "use restarts the TTL";
+  clock_.Advance(absl::Minutes(10) - absl::Milliseconds(1));
+  EXPECT_EQ(table_.ExpireIdle(), 0);
+  clock_.Advance(absl::Milliseconds(1));
+  EXPECT_EQ(table_.ExpireIdle(), 1);
+  EXPECT_EQ(ReasonOf(table_.Acquire(handle, "a").status()), "SESSION_EXPIRED");
+  EXPECT_EQ(table_.num_sessions(), 0);
+  EXPECT_EQ(metrics_.sessions_expired.value(), 1);
+}
+
+TEST_F(SessionTableTest, ExpiryHoldsAtOnceNotOnlyWhenTheReaperCame) {
+  SessionHandle handle;
+  {
+    const auto created = Create();
+    handle = HandleOf(*created);
+  }
+  clock_.Advance(absl::Minutes(10));
+  EXPECT_EQ(ReasonOf(table_.Acquire(handle, "a").status()), "SESSION_EXPIRED");
+  EXPECT_EQ(table_.num_sessions(), 0);
+}
+
+TEST_F(SessionTableTest, ALeasedSessionNeverExpires) {
+  auto lease = Create();
+  ASSERT_TRUE(lease.ok());
+  clock_.Advance(absl::Hours(5));
+  EXPECT_EQ(table_.ExpireIdle(), 0);
+  const SessionHandle handle = HandleOf(*lease);
+  *lease = SessionLease();
+  EXPECT_TRUE(table_.Acquire(handle, "a").ok()) << "the TTL runs from the end of the lease";
+}
+
+TEST_F(SessionTableTest, LimitsOfServerAndTenantHold) {
+  std::vector<SessionLease> leases;
+  for (const char* tenant : {"a", "a", "b", "b"}) leases.push_back(*Create(tenant));
+  const absl::Status server_full = Create("c").status();
+  EXPECT_EQ(server_full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(server_full), "QUOTA_EXCEEDED");
+  ASSERT_TRUE(table_.Delete(HandleOf(leases[0]), "a").ok());
+  EXPECT_EQ(ReasonOf(Create("b").status()), "QUOTA_EXCEEDED");
+  EXPECT_TRUE(Create("a").ok());
+}
+
+TEST_F(SessionTableTest, TtlOutOfRangeIsRefused) {
+  EXPECT_EQ(Create("a", absl::Hours(2)).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Create("a", -absl::Seconds(1)).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Create("a", absl::Hours(1)).ok());
+}
+
+TEST_F(SessionTableTest, DeletingTwiceIsOkAndFreesThePagesOnce) {
+  auto created = Create();
+  ASSERT_TRUE(created.ok());
+  ASSERT_TRUE((*created)->cache->Extend(0, 100).ok());
+  const SessionHandle handle = HandleOf(*created);
+  EXPECT_TRUE(table_.Delete(handle, "a").ok());
+  EXPECT_TRUE(table_.Delete(handle, "a").ok());
+  EXPECT_GT(pool_.used_bytes(), 0u) << "a call in flight keeps its cache";
+  *created = SessionLease();
+  EXPECT_EQ(pool_.used_bytes(), 0u);
+}
+
+TEST_F(SessionTableTest, ListsOnlyTheTenantsSessionsInPages) {
+  std::set<std::string> ids;
+  ids.insert((*Create("a"))->session_id);
+  ids.insert((*Create("a"))->session_id);
+  ASSERT_TRUE(Create("b").ok());
+  const auto first = table_.List("a", "", 1);
+  ASSERT_EQ(first.size(), 1u);
+  const auto second = table_.List("a", first[0]->session_id, 5);
+  ASSERT_EQ(second.size(), 1u);
+  EXPECT_EQ((std::set<std::string>{first[0]->session_id, second[0]->session_id}), ids);
+}
+
+TEST_F(SessionTableTest, IdsAreLongAndDoNotRepeat) {
+  std::set<std::string> ids;
+  for (int i = 0; i < 1000; ++i) {
+    const std::string id = MakeSessionId();
+    EXPECT_EQ(id.size(), 32u);
+    ids.insert(id);
+  }
+  EXPECT_EQ(ids.size(), 1000u);
+}
+
+TEST_F(SessionTableTest, ThreadsCreateUseAndDeleteAtOnce) {
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([this, t] {
+      for (int i = 0; i < 200; ++i) {
+        auto created = Create("tenant" + std::to_string(t));
+        if (!created.ok()) continue;
+        const SessionHandle handle = HandleOf(*created);
+        EXPECT_TRUE(table_.Acquire(handle, "tenant" + std::to_string(t)).ok());
+        table_.ExpireIdle();
+        EXPECT_TRUE(table_.Delete(handle, "tenant" + std::to_string(t)).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(table_.num_sessions(), 0);
+}
+
+}  // namespace
+}  // namespace attention::server
