@@ -1,5 +1,6 @@
-// What every device implements: say whether it can, plan, run. The server picks the first registered
-// backend whose Supports answers OK; every refusal carries a reason that is logged and returned.
+// What every device implements: say whether it can, plan, run. The server picks the first
+// registered backend whose Supports answers OK; every refusal carries a reason that is logged and
+// returned.
 //
 // Batch invariance: the bits of a task's results depend on that task alone. Not on its neighbours,
 // the number of threads, the page size, the page order, or on how a prompt was cut into tasks.
@@ -36,8 +37,8 @@ class MemoryAllocator {
   virtual void Free(void* memory, std::size_t bytes) = 0;
 };
 
-// What Plan decided; opaque to callers. It keeps the tasks it was made from: their pointers must stay
-// valid until Run has returned.
+// What Plan decided; opaque to callers. It keeps the tasks it was made from: their pointers must
+// stay valid until Run has returned.
 class AttentionPlan {
  public:
   virtual ~AttentionPlan() = default;

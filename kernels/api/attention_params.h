@@ -1,5 +1,6 @@
-// The meaning of one attention computation, as plain structs. Backends trust them: they were checked
-// by ValidateTask (validate.h), which the backends' Plan calls and whose errors name the field.
+// The meaning of one attention computation, as plain structs. Backends trust them: they were
+// checked by ValidateTask (validate.h), which the backends' Plan calls and whose errors name the
+// field.
 //
 // For each sequence, with position(i) = first_query_position + i and h reading KV head
 // h / (num_q_heads / num_kv_heads):
@@ -16,8 +17,8 @@
 //   lse[i]  = log(sum over visible j of exp(s[i,j]) [+ exp(sink_logits[h])])   natural log
 //   o_i     = sum over visible j of exp(s[i,j] - lse[i]) v_j
 //
-// A row with nothing visible gives o = 0 and, without sink_logits, lse = -inf. A score of -inf makes
-// its key invisible. Elements of invisible keys are never used, NaN included.
+// A row with nothing visible gives o = 0 and, without sink_logits, lse = -inf. A score of -inf
+// makes its key invisible. Elements of invisible keys are never used, NaN included.
 #pragma once
 
 #include <cstdint>
@@ -35,9 +36,9 @@ inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
 // What is computed, without data. Two requests with equal params may share a kernel launch.
 struct AttentionParams {
   int num_q_heads = 0;
-  int num_kv_heads = 0;  // divides num_q_heads
-  int head_dim_qk = 0;   // 1..kMaxHeadDim
-  int head_dim_v = 0;    // 1..kMaxHeadDim
+  int num_kv_heads = 0;              // divides num_q_heads
+  int head_dim_qk = 0;               // 1..kMaxHeadDim
+  int head_dim_v = 0;                // 1..kMaxHeadDim
   DType dtype = DType::kFloat32;     // of q and o
   DType kv_dtype = DType::kFloat32;  // of k and v as stored
   float softmax_scale = 0.0f;        // resolved: DefaultSoftmaxScale when the caller gave none
@@ -91,7 +92,8 @@ struct WeightsTask {
 struct VisibleKeys {
   std::int64_t begin = 0;
   std::int64_t end = 0;
-  std::int64_t sink_end = 0;  // sinks are [kv_begin, sink_end), sink_end <= begin; none if <= kv_begin
+  std::int64_t sink_end =
+      0;  // sinks are [kv_begin, sink_end), sink_end <= begin; none if <= kv_begin
 };
 VisibleKeys VisibleKeysOf(const AttentionTask& task, std::int64_t position);
 

@@ -19,8 +19,8 @@ struct KvGeometry {
   bool operator==(const KvGeometry&) const = default;
 };
 
-// A page holds page_size tokens of one layer, all KV heads, keys and values. page_size is a multiple
-// of kPageGranularity; page_bytes includes the backend's padding.
+// A page holds page_size tokens of one layer, all KV heads, keys and values. page_size is a
+// multiple of kPageGranularity; page_bytes includes the backend's padding.
 struct KvPageLayout {
   std::int64_t page_size = 0;
   std::size_t page_bytes = 0;

@@ -11,8 +11,7 @@ absl::Status Invalid(const char* field, const std::string& actual, const std::st
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", actual, ", expected ", expected));
 }
 
-absl::Status CheckRange(const char* field, std::int64_t value, std::int64_t min,
-                        std::int64_t max) {
+absl::Status CheckRange(const char* field, std::int64_t value, std::int64_t min, std::int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
   return Invalid(field, absl::StrCat(value), absl::StrCat(min, " to ", max));
 }
@@ -33,8 +32,7 @@ absl::Status ValidateLengths(const AttentionTask& task) {
   if (auto s = CheckRange("q_len", task.q_len, 0, kMaxPosition); !s.ok()) return s;
   if (auto s = CheckRange("kv_len", task.kv_len, 0, kMaxPosition); !s.ok()) return s;
   if (auto s = CheckRange("kv_begin", task.kv_begin, 0, task.kv_len); !s.ok()) return s;
-  return CheckRange("first_query_position", task.first_query_position, -kMaxPosition,
-                    kMaxPosition);
+  return CheckRange("first_query_position", task.first_query_position, -kMaxPosition, kMaxPosition);
 }
 
 absl::Status ValidatePages(const AttentionTask& task) {
@@ -44,9 +42,9 @@ absl::Status ValidatePages(const AttentionTask& task) {
                    absl::StrCat("a positive multiple of ", kPageGranularity));
   }
   if (kv.num_pages * kv.page_size < task.kv_len) {
-    return Invalid("kv_len", absl::StrCat(task.kv_len),
-                   absl::StrCat("at most the ", kv.num_pages * kv.page_size,
-                                " tokens that the pages hold"));
+    return Invalid(
+        "kv_len", absl::StrCat(task.kv_len),
+        absl::StrCat("at most the ", kv.num_pages * kv.page_size, " tokens that the pages hold"));
   }
   return absl::OkStatus();
 }

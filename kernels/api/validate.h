@@ -1,5 +1,5 @@
-// The one place that decides whether a computation makes sense. Errors are INVALID_ARGUMENT and name
-// the field with its actual and the expected value.
+// The one place that decides whether a computation makes sense. Errors are INVALID_ARGUMENT and
+// name the field with its actual and the expected value.
 #pragma once
 
 #include "absl/status/status.h"

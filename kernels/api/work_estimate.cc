@@ -23,11 +23,11 @@ double VisiblePairs(const AttentionTask& task, std::int64_t first, std::int64_t 
   const double b = count(last);
   if (queries <= 2) return queries == 1 ? a : a + b;
   const std::int64_t middle = first + (queries - 1) / 2;
-  const double expected = a + (b - a) * static_cast<double>(middle - first) /
-                                  static_cast<double>(last - first);
+  const double expected =
+      a + (b - a) * static_cast<double>(middle - first) / static_cast<double>(last - first);
   const double at_quarter = count(first + (queries - 1) / 4);
-  const double expected_quarter = a + (b - a) * static_cast<double>((queries - 1) / 4) /
-                                          static_cast<double>(last - first);
+  const double expected_quarter =
+      a + (b - a) * static_cast<double>((queries - 1) / 4) / static_cast<double>(last - first);
   if (count(middle) == expected && at_quarter == expected_quarter) {
     return (a + b) / 2 * static_cast<double>(queries);
   }

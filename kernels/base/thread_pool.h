@@ -1,9 +1,9 @@
 // A fixed set of threads that run one parallel loop at a time.
 //
-// The calling thread takes part in the loop, so a pool of N threads starts N - 1 of its own. Indices
-// are handed out one by one from an atomic counter: put the longest work first. Sleeping workers are
-// woken through a condition variable after a short spin, because waking a sleeping vCPU costs
-// 10-20 us, which is the length of a small attention call.
+// The calling thread takes part in the loop, so a pool of N threads starts N - 1 of its own.
+// Indices are handed out one by one from an atomic counter: put the longest work first. Sleeping
+// workers are woken through a condition variable after a short spin, because waking a sleeping vCPU
+// costs 10-20 us, which is the length of a small attention call.
 //
 // Thread-safety: ParallelFor may be called from one thread at a time.
 #pragma once
@@ -20,8 +20,8 @@ namespace attention {
 
 class ThreadPool {
  public:
-  // Called as body(index, thread) with index in [0, count) and thread in [0, num_threads()). It must
-  // not throw.
+  // Called as body(index, thread) with index in [0, count) and thread in [0, num_threads()). It
+  // must not throw.
   using Body = std::function<void(std::int64_t index, int thread)>;
 
   explicit ThreadPool(int num_threads);
@@ -41,7 +41,7 @@ class ThreadPool {
 
   std::mutex mutex_;
   std::condition_variable loop_started_;
-  bool stopping_ = false;                    // guarded by mutex_
+  bool stopping_ = false;                     // guarded by mutex_
   std::atomic<std::uint64_t> generation_{0};  // written under mutex_, read while spinning
 
   // The current loop. Written by ParallelFor before generation_ grows, read by workers after.

@@ -1,0 +1,122 @@
+// What the planner hands to the kernels and what it calls: plain structs and a table of functions
+// that is chosen once, at start, for the processor's instruction set.
+//
+// Words: a *row* is one query of one head. The rows of a KV head are numbered
+// query * group_size + (head within the group), so the query heads that share keys share their
+// reads. A *row block* is what one micro-kernel call holds in registers, a *tile* the rows of one
+// work item, a *range* 512 consecutive keys that start at a multiple of 512.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/api/attention_params.h"
+#include "kernels/cpu/packed_layout.h"
+
+namespace attention::cpu {
+
+// 12 rows x 2 vectors = 24 accumulators, 2 key vectors and one broadcast: 27 of AVX-512's 32
+// registers. Fourteen 64-byte-per-cycle loads feed 24 multiply-adds, so two load ports keep two FMA
+// ports busy. AVX2 has 16 registers and takes the 12 rows as two sixes.
+inline constexpr int kRowBlock = 12;
+// A row block's scores of one range are 12 x 512 floats = 24 KiB: they stay in a 32 KiB L1 cache
+// while 8 KiB key blocks stream through. Ranges also anchor the order of summation, so this number
+// is part of the bits of every result.
+inline constexpr int kRangeTokens = 512;
+inline constexpr int kRangeBlocks = kRangeTokens / kBlockTokens;
+// 33 cache lines: consecutive rows fall into different sets.
+inline constexpr int kScoreStride = kRangeTokens + 16;
+// One range of keys and values with 128 dims each is 512 KiB of float32; 96 rows share it in L2.
+inline constexpr int kTileBlocks = 8;
+inline constexpr int kTileRows = kTileBlocks * kRowBlock;
+inline constexpr int kStateLanes = 16;  // kRowBlock rounded up to whole vectors
+
+// One task as planned. Contiguous keys and values were packed into one page as long as the
+// sequence.
+struct PlannedTask {
+  AttentionTask task;
+  PackedLayout layout;
+  void* const* pages = nullptr;
+  float* lse = nullptr;  // the task's own or scratch; null if nobody needs it
+};
+
+// Rows [row_begin, row_end) of one KV head over the ranges [range_begin, range_end).
+struct WorkItem {
+  int task = 0;
+  int kv_head = 0;
+  std::int64_t row_begin = 0;
+  std::int64_t row_end = 0;
+  std::int64_t range_begin = 0;
+  std::int64_t range_end = 0;
+  // Where this item leaves its unmerged partial results, in floats; negative: it sees all ranges
+  // of its rows and finishes them.
+  std::int64_t partial_offset = -1;
+  double cost = 0;
+};
+
+// A partial result: for one range and row, the maximum score, the sum of exponentials and the
+// unnormalised output [padded_dim_v]. Items store [ranges][rows] of them.
+inline std::int64_t PartialFloats(const PackedLayout& layout) { return 2 + layout.padded_dim_v; }
+
+// What one query's row sees, see VisibleKeys.
+struct RowSpan {
+  std::int64_t query = 0;
+  int q_head = 0;
+  VisibleKeys keys;
+};
+
+// The unnormalised result of a row block over some keys: for each row the maximum score, the sum
+// of exp(score - maximum), and the values weighted with those.
+struct alignas(64) RangeState {
+  float o[kRowBlock * kMaxHeadDim];  // [row][padded_dim_v]
+  float max[kStateLanes];
+  float sum[kStateLanes];
+};
+
+// Scratch of one thread. Arrays are [row block][...] where not said otherwise.
+struct alignas(64) TileScratch {
+  float scores[kRowBlock * kScoreStride];               // [row][key], later exp(score - max)
+  float q[kTileBlocks][(kMaxHeadDim + 4) * kRowBlock];  // [dim][12 rows]
+  RangeState running[kTileBlocks];                      // merged over the ranges so far
+  RangeState range;                                     // of the current range
+  std::uint16_t visible[kRowBlock][kRangeBlocks];       // bit t: the row uses token t of the block
+  std::uint32_t masked[kRowBlock];                      // entries of the range with masked keys
+  std::uint8_t value_state[kRangeBlocks];               // ValueState of the blocks of the range
+  RowSpan rows[kTileRows];
+};
+
+// The kernels for one element type of keys and values.
+struct AttentionKernels {
+  // Computes an item: finished rows or partial results.
+  void (*attend)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
+                 float* partials);
+  // Merges the partial results of rows, ranges in ascending order, and finishes them. `item` spans
+  // all ranges of its rows.
+  void (*merge)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
+                const float* partials);
+  // Writes exp(s - lse) of the item's rows to weights [q_end - q_begin, num_q_heads, kv_len].
+  void (*weights)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
+                  std::int64_t q_begin, float* weights);
+  // Sums exp(s - lse) over all rows into task.column_sums, for the item's KV head and ranges.
+  void (*column_sums)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
+                      double* sums /* [group_size][512] */);
+};
+
+struct KernelTable {
+  const char* isa = "";
+  AttentionKernels attention[3];  // by DType of keys and values
+  // Packs tokens [token_begin, token_end) of one KV head.
+  void (*pack)(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
+               std::int64_t token_begin, std::int64_t token_end);
+  // y[i] = exp(x[i]), as the kernels compute it.
+  void (*exp)(const float* x, float* y, std::size_t count);
+  // Runs `iterations` rounds of independent multiply-adds and returns their FLOP count.
+  double (*multiply_add_loop)(std::int64_t iterations, float* sink);
+  // Reads `bytes` (a multiple of 1024) and returns something that depends on them.
+  float (*read_loop)(const void* data, std::size_t bytes);
+};
+
+// The best table for this processor or, with a Highway target bit, for that target. Null when the
+// processor or the build lacks the target. Thread-safe.
+const KernelTable* ChooseKernels(std::int64_t highway_target = 0);
+
+}  // namespace attention::cpu

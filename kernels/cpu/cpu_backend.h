@@ -1,0 +1,25 @@
+// Attention on the processor's cores: SIMD kernels over packed pages (packed_layout.h), chosen at
+// run time for the instruction set. Supports every geometry of the contract.
+//
+// Beyond batch invariance the bits are also the same whether the rows of a prompt arrive together
+// or one by one (README.md).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/attention_backend.h"
+
+namespace attention::cpu {
+
+struct CpuBackendOptions {
+  int num_threads = 0;              // 0: one per available core
+  std::int64_t highway_target = 0;  // a HWY_* target bit, for tests; 0: the best one
+};
+
+// INVALID_ARGUMENT for a negative number of threads, UNIMPLEMENTED for a target that the processor
+// or the build lacks.
+absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeCpuBackend(const CpuBackendOptions& options);
+
+}  // namespace attention::cpu

@@ -1,0 +1,231 @@
+#include "kernels/cpu/plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/validate.h"
+#include "kernels/api/work_estimate.h"
+
+namespace attention::cpu {
+namespace {
+
+// Each thread should find about this many items, so that the last ones level out unequal speeds.
+constexpr int kItemsPerThread = 4;
+
+absl::Status WithTask(const absl::Status& status, std::size_t index) {
+  return absl::Status(status.code(), absl::StrCat("task ", index, ": ", status.message()));
+}
+
+// The keys that some query of the task sees lie in [begin, end).
+VisibleKeys UnionOfKeys(const AttentionTask& task, std::int64_t q_begin, std::int64_t q_end) {
+  VisibleKeys keys = VisibleKeysOf(task, task.position(q_begin));
+  const VisibleKeys newest = VisibleKeysOf(task, task.position(q_end - 1));
+  keys.end = std::max(keys.end, newest.end);
+  keys.sink_end = std::max(keys.sink_end, newest.sink_end);
+  if (keys.sink_end > task.kv_begin) keys.begin = task.kv_begin;
+  keys.end = std::max(keys.end, keys.sink_end);
+  return keys;
+}
+
+std::int64_t VisibleCount(const AttentionTask& task, std::int64_t query) {
+  const VisibleKeys keys = VisibleKeysOf(task, task.position(query));
+  return keys.end - keys.begin + std::max<std::int64_t>(0, keys.sink_end - task.kv_begin);
+}
+
+void PlanPacking(const AttentionTask& task, int index, CpuPlan* plan) {
+  const VisibleKeys keys = UnionOfKeys(task, 0, task.q_len);
+  if (keys.begin >= keys.end) return;
+  const KvGeometry geometry = task.params.kv_geometry();
+  const std::int64_t page_size = RoundUp<std::int64_t>(task.kv_len, kBlockTokens);
+  const auto offset_rows = [&](const RowsView& rows) {
+    RowsView shifted = rows;
+    shifted.data = static_cast<const char*>(rows.data) +
+                   keys.begin * rows.row_stride * static_cast<std::int64_t>(DTypeBytes(rows.dtype));
+    return shifted;
+  };
+  KvAppendTask append{.geometry = geometry,
+                      .destination = {nullptr, 1, page_size},
+                      .position = keys.begin,
+                      .num_tokens = keys.end - keys.begin,
+                      .k = offset_rows(task.k),
+                      .v = offset_rows(task.v)};
+  AddPackItems(append, static_cast<int>(plan->appends.size()), &plan->packs);
+  plan->appends.push_back(append);
+  plan->append_tasks.push_back(index);
+  plan->arena_offsets[index] = static_cast<std::int64_t>(plan->arena_bytes);
+  plan->arena_bytes += RoundUp<std::size_t>(MakePackedLayout(geometry, page_size).page_bytes, 4096);
+}
+
+void PlanTask(const AttentionTask& task, CpuPlan* plan) {
+  const int index = static_cast<int>(plan->tasks.size());
+  PlannedTask planned{.task = task, .layout = {}, .pages = task.kv_pages.pages, .lse = task.lse};
+  plan->arena_offsets.push_back(-1);
+  plan->lse_offsets.push_back(-1);
+  const bool is_paged = task.kv_pages.pages != nullptr;
+  const std::int64_t page_size =
+      is_paged ? task.kv_pages.page_size
+               : RoundUp<std::int64_t>(std::max<std::int64_t>(task.kv_len, 1), kBlockTokens);
+  planned.layout = MakePackedLayout(task.params.kv_geometry(), page_size);
+  if (task.column_sums != nullptr && task.lse == nullptr) {
+    plan->lse_offsets[index] = plan->lse_floats;
+    plan->lse_floats += task.q_len * task.params.num_q_heads;
+  }
+  plan->tasks.push_back(planned);
+  if (!is_paged && task.q_len > 0 && task.kv_len > 0) PlanPacking(task, index, plan);
+}
+
+// One item for each tile of `tile_rows` rows of each KV head.
+void AddTiles(const AttentionTask& task, int index, std::int64_t tile_rows,
+              std::vector<WorkItem>* items) {
+  if (task.q_len == 0) return;
+  const int group = task.params.group_size();
+  const std::int64_t rows = task.q_len * group;
+  for (std::int64_t row = 0; row < rows; row += tile_rows) {
+    WorkItem item;
+    item.task = index;
+    item.row_begin = row;
+    item.row_end = std::min(rows, row + tile_rows);
+    const std::int64_t first = item.row_begin / group;
+    const std::int64_t last = (item.row_end - 1) / group;
+    const VisibleKeys keys = UnionOfKeys(task, first, last + 1);
+    if (keys.begin < keys.end) {
+      item.range_begin = keys.begin / kRangeTokens;
+      item.range_end = CeilDiv<std::int64_t>(keys.end, kRangeTokens);
+    }
+    // Reading a key for one row costs about as much as computing with it for four.
+    const double pairs = static_cast<double>(item.row_end - item.row_begin + 4) *
+                         static_cast<double>(VisibleCount(task, first) + VisibleCount(task, last)) /
+                         2;
+    item.cost = (pairs + 1) * (task.params.head_dim_qk + task.params.head_dim_v);
+    for (int kv_head = 0; kv_head < task.params.num_kv_heads; ++kv_head) {
+      item.kv_head = kv_head;
+      items->push_back(item);
+    }
+  }
+}
+
+// Splits an item over its ranges. Its results then wait for a merge.
+void SplitItem(const WorkItem& item, double target_cost, CpuPlan* plan,
+               std::vector<WorkItem>* items) {
+  const PackedLayout& layout = plan->tasks[item.task].layout;
+  const std::int64_t ranges = item.range_end - item.range_begin;
+  const std::int64_t parts =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(item.cost / target_cost + 0.5), 1, ranges);
+  if (parts == 1) {
+    items->push_back(item);
+    return;
+  }
+  const std::int64_t floats_per_range = (item.row_end - item.row_begin) * PartialFloats(layout);
+  WorkItem merge = item;
+  merge.partial_offset = plan->partial_floats;
+  plan->merges.push_back(merge);
+  plan->partial_floats += ranges * floats_per_range;
+  for (std::int64_t part = 0; part < parts; ++part) {
+    WorkItem piece = item;
+    piece.range_begin = item.range_begin + ranges * part / parts;
+    piece.range_end = item.range_begin + ranges * (part + 1) / parts;
+    piece.partial_offset =
+        merge.partial_offset + (piece.range_begin - item.range_begin) * floats_per_range;
+    piece.cost = item.cost / static_cast<double>(parts);
+    items->push_back(piece);
+  }
+}
+
+void PlanItems(int num_threads, CpuPlan* plan) {
+  const std::size_t wanted = static_cast<std::size_t>(kItemsPerThread) * num_threads;
+  std::vector<WorkItem> tiles;
+  for (int tile_blocks = kTileBlocks; tile_blocks >= 1; tile_blocks /= 2) {
+    tiles.clear();
+    for (std::size_t i = 0; i < plan->tasks.size(); ++i) {
+      AddTiles(plan->tasks[i].task, static_cast<int>(i), tile_blocks * kRowBlock, &tiles);
+    }
+    if (num_threads == 1 || tiles.size() >= wanted) break;
+  }
+  double total = 0;
+  for (const WorkItem& tile : tiles) total += tile.cost;
+  const double target = total / static_cast<double>(wanted);
+  for (const WorkItem& tile : tiles) {
+    if (num_threads > 1) {
+      SplitItem(tile, target, plan, &plan->items);
+    } else {
+      plan->items.push_back(tile);
+    }
+  }
+  std::stable_sort(plan->items.begin(), plan->items.end(),
+                   [](const WorkItem& a, const WorkItem& b) { return a.cost > b.cost; });
+}
+
+void PlanColumns(const AttentionTask& task, int index, CpuPlan* plan) {
+  if (task.column_sums == nullptr) return;
+  plan->max_column_group = std::max(plan->max_column_group, task.params.group_size());
+  WorkItem item;
+  item.task = index;
+  item.row_end = task.q_len * task.params.group_size();
+  for (std::int64_t range = 0; range * kRangeTokens < task.kv_len; ++range) {
+    item.range_begin = range;
+    item.range_end = range + 1;
+    for (int kv_head = 0; kv_head < task.params.num_kv_heads; ++kv_head) {
+      item.kv_head = kv_head;
+      plan->column_items.push_back(item);
+    }
+  }
+}
+
+}  // namespace
+
+void AddPackItems(const KvAppendTask& append, int index, std::vector<PackItem>* items) {
+  constexpr std::int64_t kTokensPerItem = 512;
+  for (std::int64_t token = 0; token < append.num_tokens; token += kTokensPerItem) {
+    for (int kv_head = 0; kv_head < append.geometry.num_kv_heads; ++kv_head) {
+      items->push_back(
+          {index, kv_head, token, std::min(append.num_tokens, token + kTokensPerItem)});
+    }
+  }
+}
+
+absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTask> tasks,
+                                                     int num_threads) {
+  auto plan = std::make_unique<CpuPlan>();
+  plan->tasks.reserve(tasks.size());
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    if (absl::Status status = ValidateTask(tasks[i]); !status.ok()) return WithTask(status, i);
+    PlanTask(tasks[i], plan.get());
+    PlanColumns(tasks[i], static_cast<int>(i), plan.get());
+    plan->flops += EstimateWork(tasks[i]).flops;
+  }
+  plan->arena_pages.resize(tasks.size());
+  PlanItems(num_threads, plan.get());
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<CpuPlan>> MakeWeightsPlan(const WeightsTask& weights) {
+  AttentionTask task = weights.attention;
+  task.column_sums = nullptr;
+  task.o.data = weights.weights;  // only checked to be there
+  if (absl::Status status = ValidateTask(task); !status.ok()) return status;
+  const bool is_ordered = 0 <= weights.q_begin && weights.q_begin <= weights.q_end;
+  if (!is_ordered || weights.q_end > task.q_len) {
+    return absl::InvalidArgumentError(absl::StrCat("rows are [", weights.q_begin, ", ",
+                                                   weights.q_end, "), expected a part of [0, ",
+                                                   task.q_len, ")"));
+  }
+  auto plan = std::make_unique<CpuPlan>();
+  if (weights.q_begin == weights.q_end) return plan;
+  if (task.lse == nullptr) {
+    return absl::InvalidArgumentError("lse is missing, expected that of an earlier run");
+  }
+  PlanTask(task, plan.get());
+  plan->arena_pages.resize(1);
+  std::vector<WorkItem> tiles;
+  AddTiles(task, 0, kTileRows, &tiles);
+  const std::int64_t row_begin = weights.q_begin * task.params.group_size();
+  const std::int64_t row_end = weights.q_end * task.params.group_size();
+  for (WorkItem& tile : tiles) {
+    tile.row_begin = std::max(tile.row_begin, row_begin);
+    tile.row_end = std::min(tile.row_end, row_end);
+    if (tile.row_begin < tile.row_end) plan->items.push_back(tile);
+  }
+  return plan;
+}
+
+}  // namespace attention::cpu

@@ -1,0 +1,56 @@
+// Cuts tasks into work items. Nothing decided here changes the bits of a result (README.md), so
+// items may follow the number of threads and the neighbours in the batch.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/attention_backend.h"
+#include "kernels/cpu/attention_kernel.h"
+
+namespace attention::cpu {
+
+// Packs tokens [token_begin, token_end) of one KV head of an append.
+struct PackItem {
+  int append = 0;  // index
+  int kv_head = 0;
+  std::int64_t token_begin = 0;
+  std::int64_t token_end = 0;
+};
+
+struct CpuPlan : AttentionPlan {
+  std::vector<PlannedTask> tasks;
+  std::vector<WorkItem> items;         // longest first
+  std::vector<WorkItem> merges;        // rows whose ranges were split among items
+  std::vector<WorkItem> column_items;  // second pass, for tasks that want column sums
+  int max_column_group = 0;            // the largest group_size among them
+  double flops = 0;
+
+  // Contiguous keys and values are packed before anything else, each task into one page at
+  // arena_offsets[task] (-1: the task is paged).
+  std::vector<KvAppendTask> appends;
+  std::vector<int> append_tasks;  // the task of each append
+  std::vector<PackItem> packs;
+  std::vector<std::int64_t> arena_offsets;
+  std::vector<void*> arena_pages;  // by task, set when the plan runs
+  std::size_t arena_bytes = 0;
+
+  std::int64_t partial_floats = 0;
+  std::vector<std::int64_t>
+      lse_offsets;  // scratch of tasks that need an lse the caller did not ask for
+  std::int64_t lse_floats = 0;
+};
+
+// INVALID_ARGUMENT names the task and the field.
+absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTask> tasks,
+                                                     int num_threads);
+
+// A plan without items for one task whose weights are wanted, and the items of its rows.
+absl::StatusOr<std::unique_ptr<CpuPlan>> MakeWeightsPlan(const WeightsTask& task);
+
+// Cuts an append into items of about 512 tokens of one head.
+void AddPackItems(const KvAppendTask& append, int index, std::vector<PackItem>* items);
+
+}  // namespace attention::cpu

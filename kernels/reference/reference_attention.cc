@@ -1,0 +1,135 @@
+#include "kernels/reference/reference_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace attention::reference {
+namespace {
+
+constexpr double kNegInf = -std::numeric_limits<double>::infinity();
+
+double LoadKey(const AttentionTask& task, std::int64_t key, int head, int dim) {
+  if (task.kv_pages.pages == nullptr) {
+    return LoadElement(task.k.data, task.k.dtype,
+                       key * task.k.row_stride + head * task.k.head_stride + dim);
+  }
+  const ReferencePage page{task.params.kv_geometry(), task.kv_pages.page_size};
+  return LoadElement(task.kv_pages.pages[key / page.page_size], page.geometry.dtype,
+                     page.KeyIndex(key % page.page_size, head, dim));
+}
+
+double LoadValue(const AttentionTask& task, std::int64_t key, int head, int channel) {
+  if (task.kv_pages.pages == nullptr) {
+    return LoadElement(task.v.data, task.v.dtype,
+                       key * task.v.row_stride + head * task.v.head_stride + channel);
+  }
+  const ReferencePage page{task.params.kv_geometry(), task.kv_pages.page_size};
+  return LoadElement(task.kv_pages.pages[key / page.page_size], page.geometry.dtype,
+                     page.ValueIndex(key % page.page_size, head, channel));
+}
+
+// Straight from the definition in attention_params.h, on purpose without VisibleKeysOf.
+bool IsVisible(const AttentionTask& task, int head, std::int64_t query, std::int64_t key) {
+  const AttentionParams& params = task.params;
+  const std::int64_t position = task.position(query);
+  if (key < task.kv_begin || key >= task.kv_len) return false;
+  if (params.is_causal && key > position) return false;
+  if (params.window_left >= 0 && key < position - params.window_left && key >= params.sink_tokens) {
+    return false;
+  }
+  if (params.window_right >= 0 && key > position + params.window_right) return false;
+  if (task.mask.data != nullptr &&
+      task.mask.data[head * task.mask.head_stride + query * task.mask.row_stride + key] == 0) {
+    return false;
+  }
+  return true;
+}
+
+double Score(const AttentionTask& task, int head, std::int64_t query, std::int64_t key) {
+  const AttentionParams& params = task.params;
+  const int kv_head = head / params.group_size();
+  double s = 0;
+  for (int dim = 0; dim < params.head_dim_qk; ++dim) {
+    s += LoadElement(task.q.data, task.q.dtype,
+                     query * task.q.row_stride + head * task.q.head_stride + dim) *
+         LoadKey(task, key, kv_head, dim);
+  }
+  s *= params.softmax_scale;
+  if (params.soft_cap > 0) s = params.soft_cap * std::tanh(s / params.soft_cap);
+  if (task.alibi_slopes != nullptr) {
+    s += static_cast<double>(task.alibi_slopes[head]) *
+         static_cast<double>(key - task.position(query));
+  }
+  if (task.bias.data != nullptr) {
+    s += LoadElement(task.bias.data, task.bias.dtype,
+                     head * task.bias.head_stride + query * task.bias.row_stride + key);
+  }
+  return s;
+}
+
+void AttendRow(const AttentionTask& task, int head, std::int64_t query, ReferenceResult* result) {
+  const AttentionParams& params = task.params;
+  const std::int64_t row = query * params.num_q_heads + head;
+  std::vector<double> p(task.kv_len, kNegInf);
+  double max = task.sink_logits != nullptr ? task.sink_logits[head] : kNegInf;
+  for (std::int64_t key = 0; key < task.kv_len; ++key) {
+    if (!IsVisible(task, head, query, key)) continue;
+    p[key] = Score(task, head, query, key);
+    max = std::max(max, p[key]);
+  }
+  const double shift = max == kNegInf ? 0.0 : max;
+  double sum = task.sink_logits != nullptr ? std::exp(task.sink_logits[head] - shift) : 0.0;
+  for (double& value : p) {
+    value = std::exp(value - shift);
+    sum += value;
+  }
+  result->lse[row] = sum == 0 ? kNegInf : shift + std::log(sum);
+  for (std::int64_t key = 0; key < task.kv_len; ++key) {
+    // Invisible, or so far below the maximum that float64 holds no trace of it.
+    if (p[key] == 0) continue;
+    p[key] /= sum;
+    for (int channel = 0; channel < params.head_dim_v; ++channel) {
+      result->o[row * params.head_dim_v + channel] +=
+          p[key] * LoadValue(task, key, head / params.group_size(), channel);
+    }
+    if (!result->weights.empty()) result->weights[row * task.kv_len + key] = p[key];
+    if (!result->column_sums.empty()) {
+      result->column_sums[key * params.num_q_heads + head] += p[key];
+    }
+  }
+}
+
+}  // namespace
+
+std::size_t ReferencePage::bytes() const {
+  return static_cast<std::size_t>(page_size) * geometry.num_kv_heads *
+         (geometry.head_dim_qk + geometry.head_dim_v) * DTypeBytes(geometry.dtype);
+}
+
+std::int64_t ReferencePage::KeyIndex(std::int64_t token, int head, int dim) const {
+  return (token * geometry.num_kv_heads + head) * geometry.head_dim_qk + dim;
+}
+
+std::int64_t ReferencePage::ValueIndex(std::int64_t token, int head, int channel) const {
+  return page_size * geometry.num_kv_heads * geometry.head_dim_qk +
+         (token * geometry.num_kv_heads + head) * geometry.head_dim_v + channel;
+}
+
+ReferenceResult ReferenceAttention(const AttentionTask& task, const ReferenceOptions& options) {
+  const AttentionParams& params = task.params;
+  const std::int64_t rows = task.q_len * params.num_q_heads;
+  ReferenceResult result;
+  result.o.assign(rows * params.head_dim_v, 0.0);
+  result.lse.assign(rows, kNegInf);
+  if (options.with_weights) result.weights.assign(rows * task.kv_len, 0.0);
+  if (options.with_column_sums) {
+    result.column_sums.assign(task.kv_len * params.num_q_heads, 0.0);
+  }
+  for (std::int64_t query = 0; query < task.q_len; ++query) {
+    for (int head = 0; head < params.num_q_heads; ++head) AttendRow(task, head, query, &result);
+  }
+  return result;
+}
+
+}  // namespace attention::reference

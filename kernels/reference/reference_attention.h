@@ -1,0 +1,39 @@
+// Attention in float64 by the obvious loops: what every other backend is checked against. Never
+// tuned.
+#pragma once
+
+#include <vector>
+
+#include "kernels/api/attention_params.h"
+
+namespace attention::reference {
+
+struct ReferenceResult {
+  std::vector<double> o;            // [q_len, num_q_heads, head_dim_v]
+  std::vector<double> lse;          // [q_len, num_q_heads]
+  std::vector<double> weights;      // [q_len, num_q_heads, kv_len]; empty unless asked for
+  std::vector<double> column_sums;  // [kv_len, num_q_heads]; empty unless asked for
+};
+
+struct ReferenceOptions {
+  bool with_weights = false;
+  bool with_column_sums = false;
+};
+
+// The task must be valid (ValidateTask, but for o and lse, which are not used). Its KV is
+// contiguous or in pages of this backend's layout (ReferencePage). Thread-safe.
+ReferenceResult ReferenceAttention(const AttentionTask& task, const ReferenceOptions& options = {});
+
+// A page of the reference backend: keys [page_size, num_kv_heads, head_dim_qk], then values
+// [page_size, num_kv_heads, head_dim_v], both dense in the KV's type.
+struct ReferencePage {
+  KvGeometry geometry;
+  std::int64_t page_size = 0;
+
+  std::size_t bytes() const;
+  // Index of an element, counted in elements from the start of the page.
+  std::int64_t KeyIndex(std::int64_t token, int head, int dim) const;
+  std::int64_t ValueIndex(std::int64_t token, int head, int channel) const;
+};
+
+}  // namespace attention::reference

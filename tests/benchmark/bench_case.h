@@ -1,0 +1,63 @@
+// The shapes of the benchmark and the tensors behind them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/api/attention_backend.h"
+
+namespace attention::bench {
+
+// What bounds a case, and so what its rate is measured in and compared with.
+enum class Bound { kArithmetic, kMemory };
+
+struct CaseSpec {
+  std::string name;
+  int batch_size = 1;
+  int num_q_heads = 0;
+  int num_kv_heads = 0;
+  std::int64_t q_len = 0;
+  std::int64_t kv_len = 0;
+  int head_dim = 0;
+  bool is_causal = false;
+  std::int64_t window_left = -1;
+  Bound bound = Bound::kArithmetic;
+
+  bool is_decode() const { return q_len == 1; }
+};
+
+// Prefill P1-P5 and decode D1-D5.
+const std::vector<CaseSpec>& AllCases();
+
+// A case with its tensors. Prefill reads contiguous keys and values (packing is part of the time),
+// decode reads pages; it walks through copies of the cache that exceed the processor's, so that
+// every repetition reads memory.
+class BenchCase {
+ public:
+  BenchCase(const CaseSpec& spec, DType dtype, AttentionBackend& backend);
+  ~BenchCase();
+  BenchCase(const BenchCase&) = delete;
+
+  // Plans and runs the next repetition.
+  void Run();
+
+  const WorkEstimate& work() const { return work_; }
+
+ private:
+  void MakeRows(AttentionTask* task);
+  void MakePages(const AttentionTask& rows);
+
+  CaseSpec spec_;
+  DType dtype_;
+  AttentionBackend& backend_;
+  WorkEstimate work_;                              // of one repetition
+  std::vector<std::uint8_t> q_, k_, v_, o_;        // of one sequence; o of all
+  std::vector<std::vector<AttentionTask>> steps_;  // [copy][batch]
+  std::vector<std::vector<void*>> tables_;         // [copy * batch][page]
+  void* pages_ = nullptr;
+  std::size_t pages_bytes_ = 0;
+  std::size_t next_step_ = 0;
+};
+
+}  // namespace attention::bench

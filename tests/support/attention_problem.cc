@@ -1,0 +1,232 @@
+#include "tests/support/attention_problem.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <sstream>
+
+namespace attention::testing {
+namespace {
+
+std::vector<float> RandomNormal(std::mt19937& random, std::size_t count, float deviation) {
+  std::normal_distribution<float> normal(0.0f, deviation);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+std::vector<float> RoundedCopy(std::vector<float> values, DType first, DType second) {
+  for (float& value : values) value = Rounded(second, Rounded(first, value));
+  return values;
+}
+
+}  // namespace
+
+float Rounded(DType dtype, float value) {
+  std::uint32_t bytes = 0;
+  StoreElement(&bytes, dtype, 0, value);
+  return LoadElement(&bytes, dtype, 0);
+}
+
+std::string ProblemSpec::Describe() const {
+  std::ostringstream out;
+  out << "heads " << num_q_heads << "/" << num_kv_heads << " dims " << head_dim_qk << "/"
+      << head_dim_v << " q_len " << q_len << " kv_len " << kv_len << " kv_begin " << kv_begin << " "
+      << DTypeName(dtype) << " kv " << DTypeName(kv_dtype) << " rows "
+      << DTypeName(kv_row_dtype.value_or(kv_dtype));
+  if (first_query_position) out << " first_query_position " << *first_query_position;
+  if (is_causal) out << " causal";
+  if (window_left >= 0 || window_right >= 0) {
+    out << " window " << window_left << "," << window_right << " sinks " << sink_tokens;
+  }
+  if (soft_cap > 0) out << " soft_cap " << soft_cap;
+  if (has_alibi) out << " alibi";
+  if (has_sink_logits) out << " sink_logits";
+  if (bias != Plane::kNone) {
+    out << " bias " << (bias == Plane::kShared ? "shared " : "per head ") << DTypeName(bias_dtype);
+  }
+  if (mask != Plane::kNone) out << " mask " << (mask == Plane::kShared ? "shared" : "per head");
+  if (is_misaligned) out << " misaligned";
+  out << " seed " << seed;
+  return out.str();
+}
+
+TaskOutput::TaskOutput(const AttentionParams& params, std::int64_t q_len, std::int64_t kv_len,
+                       std::size_t shift)
+    : dtype(params.dtype),
+      o_count(q_len * params.num_q_heads * params.head_dim_v),
+      num_q_heads(params.num_q_heads),
+      head_dim_v(params.head_dim_v),
+      o_bytes(o_count * DTypeBytes(params.dtype), shift),
+      lse(q_len * params.num_q_heads, std::numeric_limits<float>::quiet_NaN()),
+      column_sums(kv_len * params.num_q_heads, std::numeric_limits<float>::quiet_NaN()) {
+  std::memset(o_bytes.data(), 0xff, o_count * DTypeBytes(dtype));
+}
+
+void TaskOutput::BindTo(AttentionTask* task) {
+  task->o = DenseRows(static_cast<void*>(o_bytes.data()), dtype, num_q_heads, head_dim_v);
+  task->lse = lse.data();
+  if (wants_column_sums) task->column_sums = column_sums.data();
+}
+
+float TaskOutput::o(std::int64_t index) const { return LoadElement(o_bytes.data(), dtype, index); }
+
+bool SameBits(const TaskOutput& a, const TaskOutput& b) {
+  return a.o_count == b.o_count && a.dtype == b.dtype && a.lse.size() == b.lse.size() &&
+         std::memcmp(a.o_bytes.data(), b.o_bytes.data(), a.o_count * DTypeBytes(a.dtype)) == 0 &&
+         std::memcmp(a.lse.data(), b.lse.data(), a.lse.size() * sizeof(float)) == 0;
+}
+
+void AttentionProblem::Store(ShiftedBytes* bytes, DType dtype, const std::vector<float>& values) {
+  *bytes = ShiftedBytes(values.size() * DTypeBytes(dtype), spec_.is_misaligned ? 1 : 0);
+  for (std::size_t i = 0; i < values.size(); ++i) StoreElement(bytes->data(), dtype, i, values[i]);
+}
+
+AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
+  std::mt19937 random(spec.seed);
+  const DType row_dtype = spec.kv_row_dtype.value_or(spec.kv_dtype);
+  const auto q =
+      RandomNormal(random, spec.q_len * spec.num_q_heads * spec.head_dim_qk, spec.magnitude);
+  const auto k =
+      RandomNormal(random, spec.kv_len * spec.num_kv_heads * spec.head_dim_qk, spec.magnitude);
+  const auto v = RandomNormal(random, spec.kv_len * spec.num_kv_heads * spec.head_dim_v, 1.0f);
+  Store(&q_, spec.dtype, q);
+  Store(&k_, row_dtype, k);
+  Store(&v_, row_dtype, v);
+  stored_k_ = RoundedCopy(k, row_dtype, spec.kv_dtype);
+  stored_v_ = RoundedCopy(v, row_dtype, spec.kv_dtype);
+
+  AttentionParams& params = task_.params;
+  params.num_q_heads = spec.num_q_heads;
+  params.num_kv_heads = spec.num_kv_heads;
+  params.head_dim_qk = spec.head_dim_qk;
+  params.head_dim_v = spec.head_dim_v;
+  params.dtype = spec.dtype;
+  params.kv_dtype = spec.kv_dtype;
+  params.softmax_scale = DefaultSoftmaxScale(spec.head_dim_qk);
+  params.soft_cap = spec.soft_cap;
+  params.is_causal = spec.is_causal;
+  params.window_left = spec.window_left;
+  params.window_right = spec.window_right;
+  params.sink_tokens = spec.sink_tokens;
+  task_.q_len = spec.q_len;
+  task_.kv_len = spec.kv_len;
+  task_.kv_begin = spec.kv_begin;
+  task_.first_query_position = spec.first_query_position.value_or(spec.kv_len - spec.q_len);
+  task_.q = DenseRows(static_cast<const void*>(q_.data()), spec.dtype, spec.num_q_heads,
+                      spec.head_dim_qk);
+  task_.k = DenseRows(static_cast<const void*>(k_.data()), row_dtype, spec.num_kv_heads,
+                      spec.head_dim_qk);
+  task_.v =
+      DenseRows(static_cast<const void*>(v_.data()), row_dtype, spec.num_kv_heads, spec.head_dim_v);
+  if (spec.has_alibi) {
+    for (int head = 0; head < spec.num_q_heads; ++head) {
+      alibi_slopes_.push_back(1.0f / static_cast<float>(2 << head % 8));
+    }
+    task_.alibi_slopes = alibi_slopes_.data();
+  }
+  if (spec.has_sink_logits) {
+    sink_logits_ = RandomNormal(random, spec.num_q_heads, 1.0f);
+    task_.sink_logits = sink_logits_.data();
+  }
+  const std::int64_t plane = spec.q_len * spec.kv_len;
+  if (spec.bias != Plane::kNone) {
+    const std::int64_t heads = spec.bias == Plane::kPerHead ? spec.num_q_heads : 1;
+    Store(&bias_, spec.bias_dtype, RandomNormal(random, heads * plane, 1.0f));
+    task_.bias = {bias_.data(), spec.bias_dtype, heads == 1 ? 0 : plane, spec.kv_len};
+  }
+  if (spec.mask != Plane::kNone) {
+    const std::int64_t heads = spec.mask == Plane::kPerHead ? spec.num_q_heads : 1;
+    mask_.resize(heads * plane);
+    for (std::uint8_t& byte : mask_) byte = random() % 3 == 0 ? 0 : 1 + random() % 255;
+    task_.mask = {mask_.data(), heads == 1 ? 0 : plane, spec.kv_len};
+  }
+}
+
+AttentionTask AttentionProblem::StoredTask() const {
+  AttentionTask task = task_;
+  task.params.kv_dtype = DType::kFloat32;
+  task.k = DenseRows(static_cast<const void*>(stored_k_.data()), DType::kFloat32,
+                     spec_.num_kv_heads, spec_.head_dim_qk);
+  task.v = DenseRows(static_cast<const void*>(stored_v_.data()), DType::kFloat32,
+                     spec_.num_kv_heads, spec_.head_dim_v);
+  return task;
+}
+
+void AttentionProblem::SetQuery(std::int64_t row, int head, int dim, float value) {
+  StoreElement(q_.data(), spec_.dtype, (row * spec_.num_q_heads + head) * spec_.head_dim_qk + dim,
+               value);
+}
+
+void AttentionProblem::SetKey(std::int64_t row, int head, int dim, float value) {
+  const std::int64_t index = (row * spec_.num_kv_heads + head) * spec_.head_dim_qk + dim;
+  StoreElement(k_.data(), task_.k.dtype, index, value);
+  stored_k_[index] = value;
+}
+
+void AttentionProblem::SetValue(std::int64_t row, int head, int channel, float value) {
+  const std::int64_t index = (row * spec_.num_kv_heads + head) * spec_.head_dim_v + channel;
+  StoreElement(v_.data(), task_.v.dtype, index, value);
+  stored_v_[index] = value;
+}
+
+PagedKv::PagedKv(AttentionBackend& backend, const AttentionProblem& problem, const PagingSpec& spec)
+    : spec_(spec) {
+  const AttentionTask& task = problem.task();
+  const KvGeometry geometry = task.params.kv_geometry();
+  page_bytes_ = backend.PageLayout(geometry, spec.page_size).page_bytes;
+  const std::int64_t num_pages = (task.kv_len + spec.page_size - 1) / spec.page_size;
+  const std::size_t stride = (page_bytes_ + 63) / 64 * 64;
+  memory_ = ShiftedBytes(num_pages * stride, 0);
+  std::memset(memory_.data(), spec.poison, num_pages * stride);
+  std::vector<int> order(num_pages);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937(spec.seed));
+  for (int at : order) table_.push_back(memory_.data() + at * stride);
+  // Spare entries: null, and an address in the first page of memory, which is never mapped.
+  table_.push_back(nullptr);
+  table_.push_back(reinterpret_cast<void*>(64));
+
+  const std::int64_t step = spec.append_tokens > 0 ? spec.append_tokens : task.kv_len;
+  for (std::int64_t token = 0; token < task.kv_len; token += step) {
+    KvAppendTask append{.geometry = geometry,
+                        .destination = {table_.data(), num_pages, spec.page_size},
+                        .position = token,
+                        .num_tokens = std::min(step, task.kv_len - token),
+                        .k = task.k,
+                        .v = task.v};
+    append.k.data = static_cast<const char*>(task.k.data) +
+                    token * task.k.row_stride * DTypeBytes(task.k.dtype);
+    append.v.data = static_cast<const char*>(task.v.data) +
+                    token * task.v.row_stride * DTypeBytes(task.v.dtype);
+    const absl::Status status = backend.AppendKv({&append, 1});
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+AttentionTask PagedKv::Task(const AttentionProblem& problem) const {
+  AttentionTask task = problem.task();
+  task.k = {};
+  task.v = {};
+  task.kv_pages = {table_.data(), static_cast<std::int64_t>(table_.size()), spec_.page_size};
+  return task;
+}
+
+void RunTasks(AttentionBackend& backend, const std::vector<AttentionTask>& tasks) {
+  auto plan = backend.Plan(tasks);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const absl::Status status = backend.Run(**plan);
+  ASSERT_TRUE(status.ok()) << status;
+}
+
+TaskOutput RunTask(AttentionBackend& backend, AttentionTask task) {
+  TaskOutput output(task.params, task.q_len, task.kv_len);
+  output.BindTo(&task);
+  RunTasks(backend, {task});
+  return output;
+}
+
+}  // namespace attention::testing

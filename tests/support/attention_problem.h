@@ -1,0 +1,142 @@
+// Attention problems for tests: a description with good defaults, and the random tensors made from
+// it. The same seed gives the same tensors everywhere.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/api/attention_backend.h"
+
+namespace attention::testing {
+
+enum class Plane { kNone, kShared, kPerHead };  // of a bias or mask
+
+struct ProblemSpec {
+  int num_q_heads = 4;
+  int num_kv_heads = 2;
+  int head_dim_qk = 32;
+  int head_dim_v = 32;
+  DType dtype = DType::kFloat32;           // of q and o
+  DType kv_dtype = DType::kFloat32;        // as stored
+  std::optional<DType> kv_row_dtype = {};  // as given; kv_dtype unless set
+  std::int64_t q_len = 7;
+  std::int64_t kv_len = 50;
+  std::int64_t kv_begin = 0;
+  std::optional<std::int64_t> first_query_position = {};  // kv_len - q_len unless set
+  bool is_causal = false;
+  std::int64_t window_left = -1;
+  std::int64_t window_right = -1;
+  std::int64_t sink_tokens = 0;
+  float soft_cap = 0;
+  bool has_alibi = false;
+  bool has_sink_logits = false;
+  Plane bias = Plane::kNone;
+  DType bias_dtype = DType::kFloat32;
+  Plane mask = Plane::kNone;
+  bool is_misaligned = false;  // data pointers one byte past an aligned address
+  float magnitude = 1;         // standard deviation of q and k
+  std::uint32_t seed = 1;
+
+  std::string Describe() const;
+};
+
+// Bytes at an address that is a multiple of 64 plus `shift`.
+class ShiftedBytes {
+ public:
+  ShiftedBytes() = default;
+  ShiftedBytes(std::size_t bytes, std::size_t shift) : storage_(bytes + 128), shift_(shift) {}
+  char* data() {
+    const auto start = reinterpret_cast<std::uintptr_t>(storage_.data());
+    return storage_.data() + ((start + 63) / 64 * 64 - start) + shift_;
+  }
+
+ private:
+  std::vector<char> storage_;
+  std::size_t shift_ = 0;
+};
+
+// What one task wrote. Outputs start out as NaN.
+struct TaskOutput {
+  TaskOutput(const AttentionParams& params, std::int64_t q_len, std::int64_t kv_len,
+             std::size_t shift = 0);
+  void BindTo(AttentionTask* task);
+  float o(std::int64_t index) const;
+
+  DType dtype;
+  std::int64_t o_count;
+  std::int64_t num_q_heads;
+  std::int64_t head_dim_v;
+  mutable ShiftedBytes o_bytes;
+  std::vector<float> lse;
+  std::vector<float> column_sums;
+  bool wants_column_sums = false;
+};
+
+// Whether outputs and lse have the same bits.
+bool SameBits(const TaskOutput& a, const TaskOutput& b);
+
+class AttentionProblem {
+ public:
+  explicit AttentionProblem(const ProblemSpec& spec);
+  AttentionProblem(const AttentionProblem&) = delete;
+
+  const ProblemSpec& spec() const { return spec_; }
+  // Contiguous, without outputs.
+  const AttentionTask& task() const { return task_; }
+  // The same, but keys and values are float32 copies of what a cache of kv_dtype would hold.
+  AttentionTask StoredTask() const;
+
+  // Tensors for tests that change single elements. Indices are [row][head][dim].
+  void SetQuery(std::int64_t row, int head, int dim, float value);
+  void SetKey(std::int64_t row, int head, int dim, float value);
+  void SetValue(std::int64_t row, int head, int channel, float value);
+  std::vector<std::uint8_t>& mask() { return mask_; }
+
+ private:
+  void Store(ShiftedBytes* bytes, DType dtype, const std::vector<float>& values);
+
+  ProblemSpec spec_;
+  ShiftedBytes q_, k_, v_, bias_;
+  std::vector<float> stored_k_, stored_v_;
+  std::vector<float> alibi_slopes_, sink_logits_;
+  std::vector<std::uint8_t> mask_;
+  AttentionTask task_;
+};
+
+// The value after storing it in `dtype`.
+float Rounded(DType dtype, float value);
+
+struct PagingSpec {
+  std::int64_t page_size = 64;
+  std::uint32_t seed = 1;          // order of the pages in memory
+  std::uint8_t poison = 0xff;      // fills pages before tokens are written: NaN in every type
+  std::int64_t append_tokens = 0;  // tokens of each append; 0: all at once
+};
+
+// The problem's keys and values in pages of a backend. Page table entries past the last needed one
+// are an address that must not be read.
+class PagedKv {
+ public:
+  PagedKv(AttentionBackend& backend, const AttentionProblem& problem, const PagingSpec& spec);
+
+  AttentionTask Task(const AttentionProblem& problem) const;
+  char* page(std::int64_t index) { return static_cast<char*>(table_[index]); }
+  std::vector<void*>& table() { return table_; }
+  std::size_t page_bytes() const { return page_bytes_; }
+
+ private:
+  PagingSpec spec_;
+  std::size_t page_bytes_ = 0;
+  ShiftedBytes memory_;
+  std::vector<void*> table_;
+};
+
+// Plans and runs tasks; fails the test on an error.
+void RunTasks(AttentionBackend& backend, const std::vector<AttentionTask>& tasks);
+
+// Runs one task into a new output.
+TaskOutput RunTask(AttentionBackend& backend, AttentionTask task);
+
+}  // namespace attention::testing

@@ -1,0 +1,142 @@
+// A real server in this process, on ports that the system picks, with raw stubs and an SDK client.
+//
+// Starting one measures the machine for a third of a second, so the tests of a binary share one;
+// a test that needs another configuration starts its own. Everything that waits is bounded.
+#pragma once
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+#include "attention/v1/attention_service.grpc.pb.h"
+#include "attention/v1/server_service.grpc.pb.h"
+#include "attention/v1/session_service.grpc.pb.h"
+#include "client/client.h"
+#include "server/config/server_config.h"
+#include "server/server_app.h"
+#include "tests/support/wire_oracle.h"
+
+namespace attention::testing {
+
+// Free ports, two compute threads, 64 MiB for KV pages.
+server::ServerConfig TestConfig();
+
+using ConfigChange = std::function<void(server::ServerConfig&)>;
+
+class TestServer {
+ public:
+  // Ends the process with the reason when the server cannot start.
+  explicit TestServer(const ConfigChange& change = nullptr);
+  ~TestServer();
+  TestServer(const TestServer&) = delete;
+  TestServer& operator=(const TestServer&) = delete;
+
+  const std::string& address() const { return app_->addresses().front(); }
+  const std::string& admin_address() const { return app_->admin_address(); }
+
+  v1::AttentionService::Stub& attention() { return *attention_; }
+  v1::SessionService::Stub& sessions() { return *sessions_; }
+  v1::ServerService::Stub& info() { return *info_; }
+  std::shared_ptr<grpc::Channel> channel() { return channel_; }
+  // An SDK client that does not retry, so that every refusal is seen.
+  std::shared_ptr<client::Client> NewClient(const std::string& tenant = "default") const;
+
+  // A sample of /metrics by its full name, labels included; fails the test when it is not there.
+  double Metric(const std::string& sample) const;
+
+  // As on SIGTERM.
+  void DrainAndStop() { app_->DrainAndStop(); }
+
+ private:
+  std::unique_ptr<server::ServerApp> app_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::AttentionService::Stub> attention_;
+  std::unique_ptr<v1::SessionService::Stub> sessions_;
+  std::unique_ptr<v1::ServerService::Stub> info_;
+};
+
+// The server that the tests of a binary share; stopped when they are done.
+class ServiceFixture : public ::testing::Test {
+ protected:
+  static TestServer& shared_server();
+};
+
+// How long any single call may take.
+inline constexpr absl::Duration kCallTimeout = absl::Seconds(60);
+
+// A context with a deadline and, unless empty, the tenant's name.
+std::unique_ptr<grpc::ClientContext> NewContext(const std::string& tenant = "",
+                                                absl::Duration timeout = kCallTimeout);
+
+grpc::Status Attend(TestServer& server, const v1::AttendRequest& request,
+                    v1::AttendResponse* response);
+
+// A good request, answered right. Shows that the server goes on.
+void ExpectServes(TestServer& server);
+
+// The answer of a good request; fails the test when the server refuses it or answers wrong.
+v1::AttendResponse MustAttend(TestServer& server, const v1::AttendRequest& request);
+
+// Polls until `condition` holds; false when it does not within `timeout`.
+bool WaitUntil(const std::function<bool()>& condition,
+               absl::Duration timeout = absl::Seconds(30));
+
+// What rides in a status beside code and message.
+struct ErrorDetails {
+  std::string reason;
+  std::string domain;
+  std::map<std::string, std::string> metadata;
+  std::optional<absl::Duration> retry_delay;
+};
+ErrorDetails DetailsOf(const grpc::Status& status);
+
+int CodeOf(const grpc::Status& status);
+int CodeOf(const v1::StreamError& error);
+std::string MessageOf(const grpc::Status& status);
+std::string MessageOf(const v1::StreamError& error);
+std::string ReasonOf(const grpc::Status& status);
+std::string ReasonOf(const v1::StreamError& error);
+
+// Matches a grpc::Status (or StreamError) by code and a part of the message.
+MATCHER_P2(FailsWith, code, message_part, "") {
+  const int actual = static_cast<int>(CodeOf(arg));
+  const std::string message = MessageOf(arg);
+  *result_listener << "which has code " << actual << " and says: " << message;
+  return actual == static_cast<int>(code) && message.find(message_part) != std::string::npos;
+}
+// The same by code and reason.
+MATCHER_P2(FailsBecause, code, reason, "") {
+  const int actual = static_cast<int>(CodeOf(arg));
+  *result_listener << "which has code " << actual << ", reason '" << ReasonOf(arg)
+                   << "' and says: " << MessageOf(arg);
+  return actual == static_cast<int>(code) && ReasonOf(arg) == reason;
+}
+
+// A server that computes slowly (the float64 reference), for tests that need a busy worker.
+ConfigChange SlowBackend(const ConfigChange& change = nullptr);
+
+// Keeps the worker of a slow server busy: Start returns when the work has begun, which then takes
+// about a second on this machine.
+class BusyWorker {
+ public:
+  explicit BusyWorker(TestServer& server);
+  ~BusyWorker();
+
+  // Waits for the answer, which is checked.
+  void Finish();
+
+ private:
+  TestServer& server_;
+  v1::AttendRequest request_;
+  v1::AttendResponse response_;
+  std::future<grpc::Status> call_;
+};
+
+}  // namespace attention::testing

@@ -1,0 +1,141 @@
+#include "tests/support/tolerance.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+namespace attention::testing {
+namespace {
+
+constexpr float kNegInf = -std::numeric_limits<float>::infinity();
+
+struct PlainRow {
+  std::vector<float> o;
+  float lse = kNegInf;
+};
+
+float PlainScore(const AttentionTask& task, int head, std::int64_t query, std::int64_t key) {
+  const AttentionParams& params = task.params;
+  const int kv_head = head / params.group_size();
+  float s = 0;
+  for (int dim = 0; dim < params.head_dim_qk; ++dim) {
+    s += LoadElement(task.q.data, task.q.dtype,
+                     query * task.q.row_stride + head * task.q.head_stride + dim) *
+         LoadElement(task.k.data, task.k.dtype,
+                     key * task.k.row_stride + kv_head * task.k.head_stride + dim);
+  }
+  s *= params.softmax_scale;
+  if (params.soft_cap > 0) s = params.soft_cap * std::tanh(s / params.soft_cap);
+  if (task.alibi_slopes != nullptr) {
+    s += task.alibi_slopes[head] * static_cast<float>(key - task.position(query));
+  }
+  if (task.bias.data != nullptr) {
+    s += LoadElement(task.bias.data, task.bias.dtype,
+                     head * task.bias.head_stride + query * task.bias.row_stride + key);
+  }
+  return s;
+}
+
+// `visible` holds the reference's weights: zero (or too small to matter) for invisible keys.
+PlainRow AttendPlain(const AttentionTask& task, int head, std::int64_t query,
+                     const double* visible) {
+  const AttentionParams& params = task.params;
+  std::vector<float> p(task.kv_len, kNegInf);
+  float max = task.sink_logits != nullptr ? task.sink_logits[head] : kNegInf;
+  for (std::int64_t key = 0; key < task.kv_len; ++key) {
+    if (visible[key] == 0) continue;
+    p[key] = PlainScore(task, head, query, key);
+    max = std::max(max, p[key]);
+  }
+  PlainRow row;
+  row.o.assign(params.head_dim_v, 0.0f);
+  if (max == kNegInf) return row;
+  float sum = task.sink_logits != nullptr ? std::exp(task.sink_logits[head] - max) : 0.0f;
+  for (float& value : p) sum += value = std::exp(value - max);
+  row.lse = max + std::log(sum);
+  for (std::int64_t key = 0; key < task.kv_len; ++key) {
+    if (visible[key] == 0) continue;
+    const float weight = p[key] / sum;
+    for (int channel = 0; channel < params.head_dim_v; ++channel) {
+      row.o[channel] +=
+          weight * LoadElement(task.v.data, task.v.dtype,
+                               key * task.v.row_stride +
+                                   head / params.group_size() * task.v.head_stride + channel);
+    }
+  }
+  for (float& value : row.o) value = Rounded(params.dtype, value);
+  return row;
+}
+
+std::string Difference(const char* what, std::int64_t index, std::int64_t inner, double actual,
+                       double expected, double bound) {
+  std::ostringstream out;
+  out.precision(10);
+  out << what << "[" << index / inner << "][" << index % inner << "] is " << actual << ", expected "
+      << expected << " within " << bound;
+  return out.str();
+}
+
+bool IsClose(double actual, double expected, double tolerance) {
+  if (std::isnan(expected)) return std::isnan(actual);
+  if (std::isinf(expected)) return actual == expected;
+  return std::abs(actual - expected) <= tolerance;
+}
+
+}  // namespace
+
+double EpsilonOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return 0x1p-23;
+    case DType::kFloat16:
+      return 0x1p-10;
+    case DType::kBFloat16:
+      return 0x1p-7;
+  }
+  return 0;
+}
+
+Expectation MakeExpectation(const AttentionProblem& problem) {
+  const AttentionTask task = problem.StoredTask();
+  const AttentionParams& params = task.params;
+  Expectation expected;
+  expected.exact = reference::ReferenceAttention(task, {.with_weights = true});
+  double o_error = 0, lse_error = 0, o_max = 0, lse_max = 1;
+  for (std::int64_t row = 0; row < task.q_len * params.num_q_heads; ++row) {
+    const PlainRow plain =
+        AttendPlain(task, static_cast<int>(row % params.num_q_heads), row / params.num_q_heads,
+                    expected.exact.weights.data() + row * task.kv_len);
+    for (int channel = 0; channel < params.head_dim_v; ++channel) {
+      const double exact = expected.exact.o[row * params.head_dim_v + channel];
+      o_error = std::max(o_error, std::abs(plain.o[channel] - exact));
+      o_max = std::max(o_max, std::abs(exact));
+    }
+    const double lse = expected.exact.lse[row];
+    if (std::isinf(lse)) continue;
+    lse_error = std::max(lse_error, std::abs(plain.lse - lse));
+    lse_max = std::max(lse_max, std::abs(lse));
+  }
+  expected.o_tolerance = 2 * o_error + EpsilonOf(params.dtype) * o_max;
+  expected.lse_tolerance = 2 * lse_error + EpsilonOf(DType::kFloat32) * lse_max;
+  return expected;
+}
+
+std::string FindMismatch(const Expectation& expected, const TaskOutput& actual) {
+  for (std::size_t i = 0; i < actual.lse.size(); ++i) {
+    if (!IsClose(actual.lse[i], expected.exact.lse[i], expected.lse_tolerance)) {
+      return Difference("lse", i, actual.num_q_heads, actual.lse[i], expected.exact.lse[i],
+                        expected.lse_tolerance);
+    }
+  }
+  for (std::int64_t i = 0; i < actual.o_count; ++i) {
+    if (!IsClose(actual.o(i), expected.exact.o[i], expected.o_tolerance)) {
+      return Difference("o", i, actual.head_dim_v, actual.o(i), expected.exact.o[i],
+                        expected.o_tolerance);
+    }
+  }
+  return "";
+}
+
+}  // namespace attention::testing

@@ -1,0 +1,34 @@
+// How far a result may be from the float64 reference, and why.
+//
+// The yardstick is the *plain* computation: the same loops as the reference in float32, rounded to
+// the output type, on the same inputs. A kernel sums in another order and has its own exp, so it
+// may err as much again: twice the plain error, plus one epsilon of the output type for its last
+// rounding. The plain error is the largest over the tensor, because at a single element it may be
+// zero by luck; the epsilon is scaled by the largest magnitude of the tensor for the same reason.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/reference/reference_attention.h"
+#include "tests/support/attention_problem.h"
+
+namespace attention::testing {
+
+// What a result is compared with, computed once for each problem.
+struct Expectation {
+  reference::ReferenceResult exact;
+  double o_tolerance = 0;
+  double lse_tolerance = 0;
+};
+
+// The epsilon of the type: the distance from 1 to the next number.
+double EpsilonOf(DType dtype);
+
+Expectation MakeExpectation(const AttentionProblem& problem);
+
+// Empty, or what differs first: index, actual, expected, bound.
+std::string FindMismatch(const Expectation& expected, const TaskOutput& actual);
+
+}  // namespace attention::testing

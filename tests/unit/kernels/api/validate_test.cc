@@ -1,0 +1,104 @@
+// Every refusal names the field, the actual and the expected value.
+#include "kernels/api/validate.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+
+namespace attention {
+namespace {
+
+AttentionTask ValidTask() {
+  static float data[16];
+  AttentionTask task;
+  task.params.num_q_heads = 4;
+  task.params.num_kv_heads = 2;
+  task.params.head_dim_qk = 8;
+  task.params.head_dim_v = 8;
+  task.params.softmax_scale = 1;
+  task.q_len = 1;
+  task.kv_len = 3;
+  task.q.data = task.k.data = task.v.data = data;
+  task.o.data = data;
+  return task;
+}
+
+void ExpectRefused(const std::function<void(AttentionTask&)>& change, const std::string& message) {
+  AttentionTask task = ValidTask();
+  change(task);
+  const absl::Status status = ValidateTask(task);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(status.message()), message);
+}
+
+TEST(ValidateTest, AValidTaskPasses) { EXPECT_TRUE(ValidateTask(ValidTask()).ok()); }
+
+TEST(ValidateTest, HeadsAndDims) {
+  ExpectRefused([](auto& t) { t.params.num_q_heads = 0; }, "num_q_heads is 0, expected 1 to 65536");
+  ExpectRefused([](auto& t) { t.params.num_kv_heads = -1; },
+                "num_kv_heads is -1, expected 1 to 65536");
+  ExpectRefused([](auto& t) { t.params.num_q_heads = 3; },
+                "num_q_heads is 3, expected a multiple of num_kv_heads (2)");
+  ExpectRefused([](auto& t) { t.params.head_dim_qk = 257; },
+                "head_dim_qk is 257, expected 1 to 256");
+  ExpectRefused([](auto& t) { t.params.head_dim_v = 0; }, "head_dim_v is 0, expected 1 to 256");
+}
+
+TEST(ValidateTest, ScalarsMustBeFinite) {
+  ExpectRefused([](auto& t) { t.params.softmax_scale = std::nanf(""); },
+                "softmax_scale is nan, expected a finite number");
+  ExpectRefused([](auto& t) { t.params.soft_cap = -1; },
+                "soft_cap is -1, expected 0 (none) or a finite number above");
+  ExpectRefused([](auto& t) { t.params.soft_cap = std::numeric_limits<float>::infinity(); },
+                "soft_cap is inf, expected 0 (none) or a finite number above");
+}
+
+TEST(ValidateTest, WindowsAndLengths) {
+  const std::string max = std::to_string(kMaxPosition);
+  ExpectRefused([](auto& t) { t.params.window_left = -2; },
+                "window_left is -2, expected -1 to " + max);
+  ExpectRefused([](auto& t) { t.params.sink_tokens = -1; },
+                "sink_tokens is -1, expected 0 to " + max);
+  ExpectRefused([](auto& t) { t.q_len = -1; }, "q_len is -1, expected 0 to " + max);
+  ExpectRefused([](auto& t) { t.kv_begin = 4; }, "kv_begin is 4, expected 0 to 3");
+  ExpectRefused([](auto& t) { t.first_query_position = kMaxPosition + 1; },
+                "first_query_position is 1099511627777, expected -" + max + " to " + max);
+}
+
+TEST(ValidateTest, MissingTensors) {
+  ExpectRefused([](auto& t) { t.q.data = nullptr; }, "q is missing, expected a tensor");
+  ExpectRefused([](auto& t) { t.k.data = nullptr; }, "k is missing, expected a tensor");
+  ExpectRefused([](auto& t) { t.v.data = nullptr; }, "v is missing, expected a tensor");
+  ExpectRefused([](auto& t) { t.o.data = nullptr; }, "o is missing, expected a buffer");
+}
+
+TEST(ValidateTest, NothingIsMissingWithoutQueriesOrKeys) {
+  AttentionTask task = ValidTask();
+  task.q_len = 0;
+  task.q.data = nullptr;
+  EXPECT_TRUE(ValidateTask(task).ok());
+  task = ValidTask();
+  task.kv_len = 0;
+  task.k.data = task.v.data = nullptr;
+  EXPECT_TRUE(ValidateTask(task).ok());
+}
+
+TEST(ValidateTest, PagesMustHoldTheTokens) {
+  static void* pages[1] = {};
+  ExpectRefused(
+      [](auto& t) {
+        t.kv_pages = {pages, 1, 24};
+      },
+      "page_size is 24, expected a positive multiple of 16");
+  ExpectRefused(
+      [](auto& t) {
+        t.kv_pages = {pages, 1, 16}, t.kv_len = 17;
+      },
+      "kv_len is 17, expected at most the 16 tokens that the pages hold");
+}
+
+}  // namespace
+}  // namespace attention

@@ -1,0 +1,150 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <gmock/gmock.h>
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cpu/huge_page_memory.h"
+
+namespace attention::cpu {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::unique_ptr<AttentionBackend> Make(int num_threads = 2) {
+  auto backend = MakeCpuBackend({.num_threads = num_threads});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return std::move(*backend);
+}
+
+AttentionTask ValidTask() {
+  static float data[64];
+  AttentionTask task;
+  task.params.num_q_heads = task.params.num_kv_heads = 1;
+  task.params.head_dim_qk = task.params.head_dim_v = 4;
+  task.params.softmax_scale = 1;
+  task.q_len = 1;
+  task.kv_len = 3;
+  task.q = DenseRows(static_cast<const void*>(data), DType::kFloat32, 1, 4);
+  task.k = task.v = task.q;
+  static float o[4];
+  task.o = DenseRows(static_cast<void*>(o), DType::kFloat32, 1, 4);
+  return task;
+}
+
+TEST(CpuBackendTest, InfoNamesTheProcessorAndItsInstructionSet) {
+  const auto backend = Make(3);
+  EXPECT_EQ(backend->info().name, "cpu");
+  EXPECT_EQ(backend->info().num_threads, 3);
+  EXPECT_FALSE(backend->info().device.empty());
+  EXPECT_FALSE(backend->info().isa.empty());
+}
+
+TEST(CpuBackendTest, ZeroThreadsMeansOnePerCore) { EXPECT_GE(Make(0)->info().num_threads, 1); }
+
+TEST(CpuBackendTest, ImpossibleOptionsAreRefused) {
+  EXPECT_EQ(MakeCpuBackend({.num_threads = -1}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  // No processor has SVE and this build's kernels.
+  EXPECT_EQ(
+      MakeCpuBackend({.num_threads = 1, .highway_target = std::int64_t{1} << 27}).status().code(),
+      absl::StatusCode::kUnimplemented);
+}
+
+TEST(CpuBackendTest, PlanNamesTheTaskAndTheField) {
+  AttentionTask broken = ValidTask();
+  broken.params.head_dim_v = 1000;
+  const auto plan = Make()->Plan(std::vector<AttentionTask>{ValidTask(), broken});
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(plan.status().message()), "task 1: head_dim_v is 1000, expected 1 to 256");
+}
+
+TEST(CpuBackendTest, SupportsSaysWhyNot) {
+  AttentionParams params = ValidTask().params;
+  const auto backend = Make();
+  EXPECT_TRUE(backend->Supports(params).ok());
+  params.head_dim_qk = 512;
+  const absl::Status status = backend->Supports(params);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("head_dim_qk is 512"));
+}
+
+TEST(CpuBackendTest, AnEmptyPlanRuns) {
+  const auto backend = Make();
+  auto plan = backend->Plan({});
+  ASSERT_TRUE(plan.ok());
+  EXPECT_TRUE(backend->Run(**plan).ok());
+}
+
+TEST(CpuBackendTest, APlanMayRunAgainAndBesideOthers) {
+  const auto backend = Make();
+  auto first = backend->Plan(std::vector<AttentionTask>{ValidTask()});
+  auto second = backend->Plan(std::vector<AttentionTask>{ValidTask(), ValidTask()});
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_TRUE(backend->Run(**second).ok());
+  EXPECT_TRUE(backend->Run(**first).ok());
+  EXPECT_TRUE(backend->Run(**second).ok());
+}
+
+TEST(CpuBackendTest, KernelNameTellsTypeAndRows) {
+  AttentionTask task = ValidTask();
+  task.params.kv_dtype = DType::kBFloat16;
+  EXPECT_THAT(Make()->KernelName(task), HasSubstr("bfloat16/rows1"));
+  task.q_len = 100;
+  EXPECT_THAT(Make()->KernelName(task), HasSubstr("bfloat16/rows12"));
+}
+
+TEST(CpuBackendTest, AppendsAreChecked) {
+  const auto backend = Make();
+  std::vector<char> page(4096);
+  void* pages[1] = {page.data()};
+  float rows[64] = {};
+  KvAppendTask task{.geometry = {1, 4, 4, DType::kFloat32},
+                    .destination = {pages, 1, 16},
+                    .position = 10,
+                    .num_tokens = 7,
+                    .k = DenseRows(static_cast<const void*>(rows), DType::kFloat32, 1, 4),
+                    .v = DenseRows(static_cast<const void*>(rows), DType::kFloat32, 1, 4)};
+  absl::Status status = backend->AppendKv({&task, 1});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(status.message()),
+            "task 0: tokens are [10, 10 + 7), expected a part of [0, 16)");
+  task.num_tokens = 6;
+  EXPECT_TRUE(backend->AppendKv({&task, 1}).ok());
+  task.v.data = nullptr;
+  EXPECT_THAT(std::string(backend->AppendKv({&task, 1}).message()), HasSubstr("v is missing"));
+}
+
+TEST(CpuBackendTest, CeilingsAreMeasuredOnce) {
+  const auto backend = Make();
+  const DeviceCeilings& first = backend->Ceilings();
+  EXPECT_GT(first.flops_per_second, 1e8);
+  EXPECT_GT(first.bytes_per_second, 1e8);
+  EXPECT_EQ(&first, &backend->Ceilings());
+}
+
+TEST(HugePageMemoryTest, BlocksAreAlignedAndWritable) {
+  HugePageAllocator allocator;
+  for (std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{100}, std::size_t{2} << 20,
+                            (std::size_t{5} << 20) + 3}) {
+    void* memory = allocator.Allocate(bytes);
+    ASSERT_NE(memory, nullptr);
+    const std::size_t align = bytes >= std::size_t{2} << 20 ? std::size_t{2} << 20 : 64;
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory) % align, 0u);
+    std::memset(memory, 1, bytes);
+    allocator.Free(memory, bytes);
+  }
+}
+
+TEST(HugePageMemoryTest, NoMemoryIsNull) {
+  EXPECT_EQ(HugePageAllocator().Allocate(SIZE_MAX / 2 + 1), nullptr);
+  EXPECT_EQ(HugePageAllocator().Allocate(std::size_t{1} << 50), nullptr);
+  HugePageBuffer buffer;
+  EXPECT_FALSE(buffer.Reserve(std::size_t{1} << 50));
+  EXPECT_TRUE(buffer.Reserve(64));
+}
+
+}  // namespace
+}  // namespace attention::cpu
