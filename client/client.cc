@@ -1,0 +1,188 @@
+#include "client/client.h"
+
+#include <random>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "client/internal/future.h"
+#include "client/internal/grpc_connection.h"
+#include "client/internal/grpc_timer.h"
+
+namespace attention::client {
+namespace {
+
+double UniformRandom() {
+  thread_local std::minstd_rand generator(std::random_device{}());
+  return std::generate_canonical<double, 32>(generator);
+}
+
+using internal::FutureOf;
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Client>> Client::Connect(const ClientOptions& options) {
+  if (absl::Status status = internal::CheckOptions(options); !status.ok()) return status;
+  return std::make_shared<Client>(std::make_shared<internal::GrpcConnection>(
+      options, std::make_shared<internal::GrpcTimer>(), UniformRandom));
+}
+
+absl::Status Client::WaitUntilReady(absl::Duration timeout) {
+  return connection_->WaitUntilReady(absl::Now() + timeout);
+}
+
+absl::StatusOr<AttendResult> Client::Attend(const AttendRequest& request,
+                                            const CallOptions& options) {
+  return AttendFuture(request, options).get();
+}
+
+Future<AttendResult> Client::AttendFuture(const AttendRequest& request,
+                                          const CallOptions& options) {
+  return FutureOf<absl::StatusOr<AttendResult>>(
+      [&](auto done) { AttendAsync(request, options, std::move(done)); });
+}
+
+void Client::AttendAsync(const AttendRequest& request, const CallOptions& options,
+                         Callback<AttendResult> done) {
+  connection_->Attend(request, options, std::move(done));
+}
+
+absl::StatusOr<AttendResult> Client::AttendWithWeights(const AttendRequest& request,
+                                                       WeightsCallback on_block,
+                                                       const CallOptions& options) {
+  return AttendWithWeightsFuture(request, std::move(on_block), options).get();
+}
+
+Future<AttendResult> Client::AttendWithWeightsFuture(const AttendRequest& request,
+                                                     WeightsCallback on_block,
+                                                     const CallOptions& options) {
+  return FutureOf<absl::StatusOr<AttendResult>>([&](auto done) {
+    AttendWithWeightsAsync(request, std::move(on_block), options, std::move(done));
+  });
+}
+
+void Client::AttendWithWeightsAsync(const AttendRequest& request, WeightsCallback on_block,
+                                    const CallOptions& options, Callback<AttendResult> done) {
+  connection_->AttendWithWeights(request, options, std::move(on_block), std::move(done));
+}
+
+absl::StatusOr<Session> Client::CreateSession(const SessionOptions& request,
+                                              const CallOptions& options) {
+  return CreateSessionFuture(request, options).get();
+}
+
+Future<Session> Client::CreateSessionFuture(const SessionOptions& request,
+                                            const CallOptions& options) {
+  return FutureOf<absl::StatusOr<Session>>(
+      [&](auto done) { CreateSessionAsync(request, options, std::move(done)); });
+}
+
+void Client::CreateSessionAsync(const SessionOptions& request, const CallOptions& options,
+                                Callback<Session> done) {
+  connection_->CreateSession(
+      request, options,
+      [connection = connection_, done = std::move(done)](absl::StatusOr<SessionInfo> info) {
+        if (!info.ok()) return done(std::move(info).status());
+        done(Session(connection, *std::move(info)));
+      });
+}
+
+Session Client::AttachSession(SessionInfo info) const {
+  return Session(connection_, std::move(info));
+}
+
+absl::StatusOr<SessionInfo> Client::GetSession(const SessionHandle& handle,
+                                               const CallOptions& options) {
+  return GetSessionFuture(handle, options).get();
+}
+
+Future<SessionInfo> Client::GetSessionFuture(const SessionHandle& handle,
+                                             const CallOptions& options) {
+  return FutureOf<absl::StatusOr<SessionInfo>>(
+      [&](auto done) { GetSessionAsync(handle, options, std::move(done)); });
+}
+
+void Client::GetSessionAsync(const SessionHandle& handle, const CallOptions& options,
+                             Callback<SessionInfo> done) {
+  connection_->GetSession(handle, options, std::move(done));
+}
+
+absl::StatusOr<ListSessionsResult> Client::ListSessions(const ListSessionsRequest& request,
+                                                        const CallOptions& options) {
+  return ListSessionsFuture(request, options).get();
+}
+
+Future<ListSessionsResult> Client::ListSessionsFuture(const ListSessionsRequest& request,
+                                                      const CallOptions& options) {
+  return FutureOf<absl::StatusOr<ListSessionsResult>>(
+      [&](auto done) { ListSessionsAsync(request, options, std::move(done)); });
+}
+
+void Client::ListSessionsAsync(const ListSessionsRequest& request, const CallOptions& options,
+                               Callback<ListSessionsResult> done) {
+  connection_->ListSessions(request, options, std::move(done));
+}
+
+absl::Status Client::DeleteSession(const SessionHandle& handle, const CallOptions& options) {
+  return DeleteSessionFuture(handle, options).get();
+}
+
+std::future<absl::Status> Client::DeleteSessionFuture(const SessionHandle& handle,
+                                                      const CallOptions& options) {
+  return FutureOf<absl::Status>(
+      [&](auto done) { DeleteSessionAsync(handle, options, std::move(done)); });
+}
+
+void Client::DeleteSessionAsync(const SessionHandle& handle, const CallOptions& options,
+                                StatusCallback done) {
+  connection_->DeleteSession(handle, options, std::move(done));
+}
+
+absl::StatusOr<StepResult> Client::Step(const StepRequest& request, const CallOptions& options) {
+  return StepFuture(request, options).get();
+}
+
+Future<StepResult> Client::StepFuture(const StepRequest& request, const CallOptions& options) {
+  return FutureOf<absl::StatusOr<StepResult>>(
+      [&](auto done) { StepAsync(request, options, std::move(done)); });
+}
+
+void Client::StepAsync(const StepRequest& request, const CallOptions& options,
+                       Callback<StepResult> done) {
+  connection_->Step(request, options, std::move(done));
+}
+
+absl::StatusOr<std::unique_ptr<StepStream>> Client::OpenStepStream(
+    const StepStreamOptions& options) {
+  return connection_->OpenStepStream(options);
+}
+
+absl::StatusOr<ServerInfo> Client::GetServerInfo(const CallOptions& options) {
+  return GetServerInfoFuture(options).get();
+}
+
+Future<ServerInfo> Client::GetServerInfoFuture(const CallOptions& options) {
+  return FutureOf<absl::StatusOr<ServerInfo>>(
+      [&](auto done) { GetServerInfoAsync(options, std::move(done)); });
+}
+
+void Client::GetServerInfoAsync(const CallOptions& options, Callback<ServerInfo> done) {
+  connection_->GetServerInfo(options, std::move(done));
+}
+
+absl::StatusOr<ExplainResult> Client::Explain(const ExplainRequest& request,
+                                              const CallOptions& options) {
+  return ExplainFuture(request, options).get();
+}
+
+Future<ExplainResult> Client::ExplainFuture(const ExplainRequest& request,
+                                            const CallOptions& options) {
+  return FutureOf<absl::StatusOr<ExplainResult>>(
+      [&](auto done) { ExplainAsync(request, options, std::move(done)); });
+}
+
+void Client::ExplainAsync(const ExplainRequest& request, const CallOptions& options,
+                          Callback<ExplainResult> done) {
+  connection_->Explain(request, options, std::move(done));
+}
+
+}  // namespace attention::client

@@ -1,0 +1,135 @@
+// The entry to the SDK.
+//
+//   auto client = attention::client::Client::Connect({.targets = {"localhost:7070"}});
+//   if (!client.ok()) ...
+//   auto result = (*client)->Attend({.q = q, .k = k, .v = v, .config = {.is_causal = true}});
+//
+// A Client is thin and thread-safe; one serves a whole program. Each call comes in three forms:
+// plain (blocks), Future, and Async (calls `done` exactly once). In all three the request's tensors
+// need to live only until the function returns. Calls in flight do not need the Client: it may be
+// destroyed, which does not block, and they complete as they would have.
+//
+// `done` runs on the library's threads, without locks held; it must not block, so neither plain
+// forms nor future.get() belong in it.
+//
+// Errors, beside those named at each method (errors.h reads the reasons):
+//   INVALID_ARGUMENT    the message names the field, with actual and expected value
+//   RESOURCE_EXHAUSTED  reason kQueueFull, after the retries; or the message is too large
+//   DEADLINE_EXCEEDED, CANCELLED
+//   UNAVAILABLE         no server reached, or reason kDraining, after the retries
+#ifndef ATTENTION_CLIENT_CLIENT_H_
+#define ATTENTION_CLIENT_CLIENT_H_
+
+#include <future>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/attention.h"
+#include "client/connection.h"
+#include "client/options.h"
+#include "client/server_info.h"
+#include "client/session.h"
+#include "client/session_types.h"
+#include "client/step_stream.h"
+
+namespace attention::client {
+
+template <typename Result>
+using Future = std::future<absl::StatusOr<Result>>;
+
+class Client {
+ public:
+  // Checks the options and returns at once; connections are made in the background
+  // (WaitUntilReady). INVALID_ARGUMENT: an option is out of its range.
+  static absl::StatusOr<std::shared_ptr<Client>> Connect(const ClientOptions& options);
+  // On a connection of one's own: a mock, or a decorator. Not null.
+  explicit Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
+
+  // Blocks until every target is connected; DEADLINE_EXCEEDED names one that is not.
+  absl::Status WaitUntilReady(absl::Duration timeout);
+
+  // Attention over tensors that travel with the request.
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
+                                      const CallOptions& options = {});
+  Future<AttendResult> AttendFuture(const AttendRequest& request, const CallOptions& options = {});
+  void AttendAsync(const AttendRequest& request, const CallOptions& options,
+                   Callback<AttendResult> done);
+
+  // The same with the attention weights, which come in blocks of rows while the call runs: one call
+  // of `on_block` at a time, in order of sequence and row, all before the result. `on_block` may
+  // take its time (the server waits), but must not call plain forms. Not retried once something
+  // came.
+  absl::StatusOr<AttendResult> AttendWithWeights(const AttendRequest& request,
+                                                 WeightsCallback on_block,
+                                                 const CallOptions& options = {});
+  Future<AttendResult> AttendWithWeightsFuture(const AttendRequest& request,
+                                               WeightsCallback on_block,
+                                               const CallOptions& options = {});
+  void AttendWithWeightsAsync(const AttendRequest& request, WeightsCallback on_block,
+                              const CallOptions& options, Callback<AttendResult> done);
+
+  // Creates an empty session. RESOURCE_EXHAUSTED: reason kQuotaExceeded or kKvExhausted. A create
+  // that is retried after its answer was lost leaves a session behind, until its TTL.
+  absl::StatusOr<Session> CreateSession(const SessionOptions& request,
+                                        const CallOptions& options = {});
+  Future<Session> CreateSessionFuture(const SessionOptions& request,
+                                      const CallOptions& options = {});
+  void CreateSessionAsync(const SessionOptions& request, const CallOptions& options,
+                          Callback<Session> done);
+  // Drives an existing session, from what GetSession or ListSessions gave. No call is made.
+  Session AttachSession(SessionInfo info) const;
+
+  // NOT_FOUND: reason kSessionNotFound, kSessionExpired or kSessionLost. FAILED_PRECONDITION:
+  // reason kSessionMoved.
+  absl::StatusOr<SessionInfo> GetSession(const SessionHandle& handle,
+                                         const CallOptions& options = {});
+  Future<SessionInfo> GetSessionFuture(const SessionHandle& handle,
+                                       const CallOptions& options = {});
+  void GetSessionAsync(const SessionHandle& handle, const CallOptions& options,
+                       Callback<SessionInfo> done);
+
+  // A page of the tenant's sessions.
+  absl::StatusOr<ListSessionsResult> ListSessions(const ListSessionsRequest& request = {},
+                                                  const CallOptions& options = {});
+  Future<ListSessionsResult> ListSessionsFuture(const ListSessionsRequest& request = {},
+                                                const CallOptions& options = {});
+  void ListSessionsAsync(const ListSessionsRequest& request, const CallOptions& options,
+                         Callback<ListSessionsResult> done);
+
+  // OK also when the session was gone already.
+  absl::Status DeleteSession(const SessionHandle& handle, const CallOptions& options = {});
+  std::future<absl::Status> DeleteSessionFuture(const SessionHandle& handle,
+                                                const CallOptions& options = {});
+  void DeleteSessionAsync(const SessionHandle& handle, const CallOptions& options,
+                          StatusCallback done);
+
+  // Steps of any number of one worker's sessions. Each step has its own status in the result;
+  // Session::MakeStep and Accept keep the positions.
+  absl::StatusOr<StepResult> Step(const StepRequest& request, const CallOptions& options = {});
+  Future<StepResult> StepFuture(const StepRequest& request, const CallOptions& options = {});
+  void StepAsync(const StepRequest& request, const CallOptions& options, Callback<StepResult> done);
+  // The same, pipelined on one stream. May block to find options.worker among several targets.
+  absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(const StepStreamOptions& options = {});
+
+  absl::StatusOr<ServerInfo> GetServerInfo(const CallOptions& options = {});
+  Future<ServerInfo> GetServerInfoFuture(const CallOptions& options = {});
+  void GetServerInfoAsync(const CallOptions& options, Callback<ServerInfo> done);
+
+  // Whether a computation is supported, by which kernel, and its arithmetic.
+  absl::StatusOr<ExplainResult> Explain(const ExplainRequest& request,
+                                        const CallOptions& options = {});
+  Future<ExplainResult> ExplainFuture(const ExplainRequest& request,
+                                      const CallOptions& options = {});
+  void ExplainAsync(const ExplainRequest& request, const CallOptions& options,
+                    Callback<ExplainResult> done);
+
+ private:
+  std::shared_ptr<Connection> connection_;
+};
+
+}  // namespace attention::client
+
+#endif  // ATTENTION_CLIENT_CLIENT_H_

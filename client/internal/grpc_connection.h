@@ -1,0 +1,55 @@
+// The Connection of real servers: converts, routes and retries each call over a Transport. Holds no
+// state of its own, so calls in flight outlive it.
+#ifndef ATTENTION_CLIENT_INTERNAL_GRPC_CONNECTION_H_
+#define ATTENTION_CLIENT_INTERNAL_GRPC_CONNECTION_H_
+
+#include <memory>
+
+#include "client/connection.h"
+#include "client/internal/transport.h"
+
+namespace attention::client::internal {
+
+// INVALID_ARGUMENT: names the option that is out of its range.
+absl::Status CheckOptions(const ClientOptions& options);
+absl::Status CheckOptions(const CallOptions& options);
+
+class GrpcConnection final : public Connection {
+ public:
+  // `options` have passed CheckOptions.
+  GrpcConnection(const ClientOptions& options, std::shared_ptr<Timer> timer, RandomSource random);
+
+  void Attend(const AttendRequest& request, const CallOptions& options,
+              Callback<AttendResult> done) override;
+  void AttendWithWeights(const AttendRequest& request, const CallOptions& options,
+                         WeightsCallback on_block, Callback<AttendResult> done) override;
+  void CreateSession(const SessionOptions& request, const CallOptions& options,
+                     Callback<SessionInfo> done) override;
+  void GetSession(const SessionHandle& handle, const CallOptions& options,
+                  Callback<SessionInfo> done) override;
+  void ListSessions(const ListSessionsRequest& request, const CallOptions& options,
+                    Callback<ListSessionsResult> done) override;
+  void DeleteSession(const SessionHandle& handle, const CallOptions& options,
+                     StatusCallback done) override;
+  void Step(const StepRequest& request, const CallOptions& options,
+            Callback<StepResult> done) override;
+  void GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) override;
+  void Explain(const ExplainRequest& request, const CallOptions& options,
+               Callback<ExplainResult> done) override;
+  absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(
+      const StepStreamOptions& options) override;
+  absl::Status WaitUntilReady(absl::Time deadline) override;
+
+ private:
+  // Calls a session's owner; `done` gets the raw response.
+  template <typename Request, typename Response>
+  void CallOwner(const std::string& worker, const CallOptions& options, Request request,
+                 UnaryMethod<Request, Response> method,
+                 std::function<void(absl::StatusOr<Response>)> done);
+
+  const std::shared_ptr<Transport> transport_;
+};
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_GRPC_CONNECTION_H_

@@ -1,0 +1,58 @@
+#include "client/loadgen/attend_workload.h"
+
+#include <utility>
+
+namespace attention::loadgen {
+namespace {
+
+int64_t DrawOffset(std::mt19937_64& random) {
+  return static_cast<int64_t>(random() % TensorPool::kPeriod);
+}
+
+client::AttendRequest MakeRequest(const TensorPool& pool, const AttentionCase& request) {
+  const ShapeOptions& shape = request.shape;
+  client::AttendRequest message;
+  message.q = pool.View(request.q_offset, {shape.q_len, shape.num_q_heads, shape.head_dim_qk});
+  message.k = pool.View(request.k_offset, {shape.kv_len, shape.num_kv_heads, shape.head_dim_qk});
+  message.v = pool.View(request.v_offset, {shape.kv_len, shape.num_kv_heads, shape.head_dim_v});
+  message.config = ConfigOf(shape);
+  return message;
+}
+
+}  // namespace
+
+AttendWorkload::AttendWorkload(const Options& options, const TensorPool& pool,
+                               std::shared_ptr<client::Client> client)
+    : shape_(options.shape), pool_(pool), client_(std::move(client)) {
+  for (int lane = 0; lane < options.in_flight_limit(); ++lane) {
+    std::seed_seq seed{options.seed, static_cast<uint64_t>(lane)};
+    lanes_.emplace_back(seed);
+  }
+}
+
+void AttendWorkload::Prepare(int, const client::CallOptions&, client::StatusCallback done) {
+  done(absl::OkStatus());
+}
+
+void AttendWorkload::Send(int lane, const client::CallOptions& call, AnswerCallback done) {
+  std::mt19937_64& random = lanes_[static_cast<size_t>(lane)];
+  AttentionCase request = {.shape = shape_};
+  request.q_offset = DrawOffset(random);
+  request.k_offset = DrawOffset(random);
+  request.v_offset = DrawOffset(random);
+  client_->AttendAsync(
+      MakeRequest(pool_, request), call,
+      [request, done = std::move(done)](absl::StatusOr<client::AttendResult> result) {
+        if (!result.ok()) return done(result.status());
+        done(Answer{.output = std::move(result->output),
+                    .timing = result->timing,
+                    .request = request,
+                    .work = WorkOf(request, request.shape.kv_len)});
+      });
+}
+
+void AttendWorkload::Close(int, const client::CallOptions&, client::StatusCallback done) {
+  done(absl::OkStatus());
+}
+
+}  // namespace attention::loadgen

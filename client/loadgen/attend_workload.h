@@ -1,0 +1,30 @@
+// --workload attend: stateless calls, q, k and v fresh in each.
+#pragma once
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "client/loadgen/workload.h"
+
+namespace attention::loadgen {
+
+class AttendWorkload final : public Workload {
+ public:
+  AttendWorkload(const Options& options, const TensorPool& pool,
+                 std::shared_ptr<client::Client> client);
+
+  int num_lanes() const override { return static_cast<int>(lanes_.size()); }
+  bool IsReady(int) const override { return true; }
+  void Prepare(int lane, const client::CallOptions& call, client::StatusCallback done) override;
+  void Send(int lane, const client::CallOptions& call, AnswerCallback done) override;
+  void Close(int lane, const client::CallOptions& call, client::StatusCallback done) override;
+
+ private:
+  const ShapeOptions shape_;
+  const TensorPool& pool_;
+  const std::shared_ptr<client::Client> client_;
+  std::vector<std::mt19937_64> lanes_;
+};
+
+}  // namespace attention::loadgen

@@ -1,0 +1,110 @@
+#include "client/loadgen/run.h"
+
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "client/errors.h"
+#include "client/loadgen/progress.h"
+
+namespace attention::loadgen {
+namespace {
+
+// A wait for the target that an interrupt can end.
+absl::Status WaitForTarget(const Options& options, client::Client& client,
+                           const RunContext& context) {
+  constexpr absl::Duration kSlice = absl::Milliseconds(250);
+  absl::Duration left = options.connect_timeout;
+  for (;;) {
+    const absl::Status status = client.WaitUntilReady(std::min(left, kSlice));
+    left -= kSlice;
+    if (!absl::IsDeadlineExceeded(status)) return status;
+    if (left <= absl::ZeroDuration() || context.is_interrupted()) return status;
+  }
+}
+
+std::optional<client::ServerInfo> AskServer(const Options& options, client::Client& client) {
+  client::CallOptions call;
+  call.timeout = options.connect_timeout;
+  auto info = client.GetServerInfo(call);
+  if (!info.ok()) return std::nullopt;
+  return *std::move(info);
+}
+
+ExitCode FailToReach(const Options& options, const absl::Status& status, std::ostream& err) {
+  err << "attention-loadgen: cannot reach " << absl::StrJoin(options.targets, ", ") << " within "
+      << absl::FormatDuration(options.connect_timeout) << ": " << status.message()
+      << "\nIs the server running, and is --target its address?\n";
+  return kExitUnreachable;
+}
+
+ExitCode FailToPrepare(const absl::Status& status, std::ostream& err) {
+  err << "attention-loadgen: cannot prepare the sessions: "
+      << absl::StatusCodeToString(status.code()) << ", reason "
+      << client::ErrorReason(status).value_or("(none)") << ": " << status.message() << "\n";
+  return kExitFailed;
+}
+
+bool WriteJson(const Report& report, std::ostream& err) {
+  std::ofstream file(report.options.json_path);
+  // Error messages come from the server and need not be UTF-8.
+  file << ToJson(report).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
+       << "\n";
+  file.close();
+  if (file.good()) return true;
+  err << "attention-loadgen: cannot write --json " << report.options.json_path << "\n";
+  return false;
+}
+
+ExitCode Publish(const Report& report, const RunContext& context) {
+  for (const std::string& mismatch : report.verified.mismatches) {
+    context.err << "MISMATCH: " << mismatch << "\n";
+  }
+  if (!report.options.is_quiet) context.out << FormatTable(report) << std::flush;
+  if (!report.options.json_path.empty() && !WriteJson(report, context.err)) return kExitFailed;
+  return ExitCodeOf(report);
+}
+
+}  // namespace
+
+ExitCode Run(const Options& options, const std::shared_ptr<client::Client>& client,
+             const RunContext& context) {
+  if (absl::Status status = WaitForTarget(options, *client, context); !status.ok()) {
+    return FailToReach(options, status, context.err);
+  }
+  Report report;
+  report.options = options;
+  report.machine = ReadMachineInfo();
+  report.started = absl::Now();
+  report.server = AskServer(options, *client);
+
+  const TensorPool pool(options.shape.dtype, LargestTensor(options), options.seed);
+  const auto workload = MakeWorkload(options, pool, client);
+  Collector collector;
+  Verifier verifier(pool, options.verify_fraction, options.seed);
+  Driver driver(options, *workload, collector, verifier, context.clock);
+  if (absl::Status status = driver.Prepare(context.is_interrupted); !status.ok()) {
+    driver.Close();
+    return FailToPrepare(status, context.err);
+  }
+  const bool is_visible = !options.is_quiet && (context.err_is_terminal || options.force_progress);
+  {
+    Progress progress(options, collector, is_visible ? &context.err : nullptr,
+                      context.err_is_terminal);
+    report.facts = driver.Run([&](const DriverState& state) {
+      progress.Update(state);
+      return context.is_interrupted();
+    });
+    driver.Close();
+    report.verified = verifier.Finish([&](int64_t left) {
+      progress.UpdateVerifying(left);
+      return context.is_interrupted();
+    });
+  }
+  report.totals = collector.totals();
+  return Publish(report, context);
+}
+
+}  // namespace attention::loadgen

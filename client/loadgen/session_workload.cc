@@ -1,0 +1,168 @@
+#include "client/loadgen/session_workload.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace attention::loadgen {
+namespace {
+
+constexpr int64_t kContextChunkBytes = int64_t{2} << 20;  // of keys, and as much of values
+
+int64_t DrawOffset(std::mt19937_64& random) {
+  return static_cast<int64_t>(random() % TensorPool::kPeriod);
+}
+
+// A step request of one session, whose single result decides.
+absl::Status Accept(client::Session& session, const client::SessionStep& step,
+                    const absl::StatusOr<client::StepResult>& result) {
+  if (!result.ok()) return result.status();
+  if (result->results.size() != 1) {
+    return absl::InternalError("the answer to one step does not hold exactly one result");
+  }
+  return session.Accept(step, result->results.front());
+}
+
+}  // namespace
+
+int64_t ContextChunkRows(const AttentionCase& request) {
+  const int64_t row_bytes = std::max(request.k_row(), request.v_row()) *
+                            static_cast<int64_t>(DTypeBytes(request.shape.dtype));
+  return std::max<int64_t>(1, kContextChunkBytes / row_bytes);
+}
+
+SessionWorkload::SessionWorkload(const Options& options, const TensorPool& pool,
+                                 std::shared_ptr<client::Client> client)
+    : shape_(options.shape),
+      context_(options.workload == WorkloadKind::kDecode ? options.context : 0),
+      steps_per_session_(options.workload == WorkloadKind::kDecode ? options.decode_tokens : 1),
+      num_layers_(options.layers),
+      pool_(pool),
+      client_(std::move(client)),
+      lanes_(static_cast<size_t>(options.sessions)) {
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    std::seed_seq seed{options.seed, static_cast<uint64_t>(i)};
+    lanes_[i].random.seed(seed);
+  }
+}
+
+void SessionWorkload::Prepare(int index, const client::CallOptions& call,
+                              client::StatusCallback done) {
+  Lane& lane = At(index);
+  if (!lane.session.has_value()) return Create(lane, call, std::move(done));
+  // A session that cannot be deleted (its worker is gone, say) must not stop the next one from
+  // being made; the server drops it after its TTL.
+  Close(index, call, [this, &lane, call, done = std::move(done)](const absl::Status&) {
+    Create(lane, call, done);
+  });
+}
+
+void SessionWorkload::Create(Lane& lane, const client::CallOptions& call,
+                             client::StatusCallback done) {
+  client::SessionOptions request;
+  request.geometry = {.num_layers = num_layers_,
+                      .num_kv_heads = shape_.num_kv_heads,
+                      .head_dim_qk = shape_.head_dim_qk,
+                      .head_dim_v = shape_.head_dim_v,
+                      .kv_dtype = ToClientDType(shape_.dtype)};
+  client_->CreateSessionAsync(
+      request, call,
+      [this, &lane, call, done = std::move(done)](absl::StatusOr<client::Session> session) {
+        if (!session.ok()) return done(session.status());
+        lane.session.emplace(*std::move(session));
+        lane.steps = 0;
+        lane.next_layer = 0;
+        lane.k_offsets.clear();
+        lane.v_offsets.clear();
+        for (int layer = 0; layer < num_layers_; ++layer) {
+          lane.k_offsets.push_back(DrawOffset(lane.random));
+          lane.v_offsets.push_back(DrawOffset(lane.random));
+        }
+        AppendContext(lane, call, done);
+      });
+}
+
+client::LayerStep SessionWorkload::MakeAppend(const Lane& lane, int layer, int64_t rows) const {
+  const AttentionCase row = {.shape = shape_};
+  const int64_t position = lane.session->position(layer);
+  const auto index = static_cast<size_t>(layer);
+  client::LayerStep step;
+  step.layer = layer;
+  step.k = pool_.View(lane.k_offsets[index] + position * row.k_row(),
+                      {rows, shape_.num_kv_heads, shape_.head_dim_qk});
+  step.v = pool_.View(lane.v_offsets[index] + position * row.v_row(),
+                      {rows, shape_.num_kv_heads, shape_.head_dim_v});
+  return step;
+}
+
+void SessionWorkload::AppendContext(Lane& lane, const client::CallOptions& call,
+                                    client::StatusCallback done) {
+  int layer = 0;
+  while (layer < num_layers_ && lane.session->position(layer) >= context_) ++layer;
+  if (layer == num_layers_) {
+    lane.is_ready = true;
+    return done(absl::OkStatus());
+  }
+  const int64_t left = context_ - lane.session->position(layer);
+  const int64_t rows = std::min(left, ContextChunkRows({.shape = shape_}));
+  auto step = lane.session->MakeStep(MakeAppend(lane, layer, rows));
+  if (!step.ok()) return done(step.status());
+  client_->StepAsync({.steps = {*step}}, call,
+                     [this, &lane, call, step = *step,
+                      done = std::move(done)](absl::StatusOr<client::StepResult> result) {
+                       const absl::Status status = Accept(*lane.session, step, result);
+                       if (!status.ok()) return done(status);
+                       AppendContext(lane, call, done);
+                     });
+}
+
+void SessionWorkload::FinishStep(Lane& lane) {
+  if (++lane.next_layer < num_layers_) return;
+  lane.next_layer = 0;
+  ++lane.steps;
+  if (lane.steps == steps_per_session_) lane.is_ready = false;
+}
+
+void SessionWorkload::Send(int index, const client::CallOptions& call, AnswerCallback done) {
+  Lane& lane = At(index);
+  const int layer = lane.next_layer;
+  AttentionCase request = {.shape = shape_, .layer = layer};
+  request.shape.kv_len = lane.session->position(layer) + shape_.q_len;
+  request.q_offset = DrawOffset(lane.random);
+  request.k_offset = lane.k_offsets[static_cast<size_t>(layer)];
+  request.v_offset = lane.v_offsets[static_cast<size_t>(layer)];
+
+  client::LayerStep layer_step = MakeAppend(lane, layer, shape_.q_len);
+  layer_step.q =
+      pool_.View(request.q_offset, {shape_.q_len, shape_.num_q_heads, shape_.head_dim_qk});
+  layer_step.config = ConfigOf(shape_);
+  auto step = lane.session->MakeStep(layer_step);
+  if (!step.ok()) return done(step.status());
+  client_->StepAsync({.steps = {*step}}, call,
+                     [this, &lane, step = *step, request,
+                      done = std::move(done)](absl::StatusOr<client::StepResult> result) {
+                       const absl::Status status = Accept(*lane.session, step, result);
+                       if (!status.ok()) {
+                         // What the server holds is no longer certain: begin anew with another
+                         // session. A refusal was not applied, so it may simply be sent again.
+                         if (!absl::IsResourceExhausted(status)) lane.is_ready = false;
+                         return done(status);
+                       }
+                       FinishStep(lane);
+                       done(Answer{.output = std::move(result->results.front().output),
+                                   .timing = result->timing,
+                                   .request = request,
+                                   .work = WorkOf(request, request.shape.q_len)});
+                     });
+}
+
+void SessionWorkload::Close(int index, const client::CallOptions& call,
+                            client::StatusCallback done) {
+  Lane& lane = At(index);
+  lane.is_ready = false;
+  if (!lane.session.has_value()) return done(absl::OkStatus());
+  const client::SessionHandle handle = lane.session->handle();
+  lane.session.reset();
+  client_->DeleteSessionAsync(handle, call, std::move(done));
+}
+
+}  // namespace attention::loadgen

@@ -1,0 +1,64 @@
+// --workload prefill and decode: each lane drives one session after another. A session begins with
+// a context that is appended without attending, then takes steps that append their rows and attend;
+// each step of each layer is one request. Prefill is the case without context and with one step of
+// many rows; decode has a context and many steps of one row.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "client/loadgen/workload.h"
+
+namespace attention::loadgen {
+
+// Rows of a context that travel in one call: a few MiB, so that filling long contexts neither meets
+// the server's message limit nor holds up other requests for long.
+int64_t ContextChunkRows(const AttentionCase& request);
+
+class SessionWorkload final : public Workload {
+ public:
+  SessionWorkload(const Options& options, const TensorPool& pool,
+                  std::shared_ptr<client::Client> client);
+
+  int num_lanes() const override { return static_cast<int>(lanes_.size()); }
+  bool IsReady(int lane) const override { return At(lane).is_ready; }
+  void Prepare(int lane, const client::CallOptions& call, client::StatusCallback done) override;
+  void Send(int lane, const client::CallOptions& call, AnswerCallback done) override;
+  void Close(int lane, const client::CallOptions& call, client::StatusCallback done) override;
+
+ private:
+  struct Lane {
+    std::mt19937_64 random;
+    std::optional<client::Session> session;
+    bool is_ready = false;
+    int64_t steps = 0;  // completed in every layer
+    int next_layer = 0;
+    // Of each layer, in the pool. [num_layers]
+    std::vector<int64_t> k_offsets;
+    std::vector<int64_t> v_offsets;
+  };
+
+  Lane& At(int lane) { return lanes_[static_cast<size_t>(lane)]; }
+  const Lane& At(int lane) const { return lanes_[static_cast<size_t>(lane)]; }
+
+  void Create(Lane& lane, const client::CallOptions& call, client::StatusCallback done);
+  // Appends the next chunk of the first layer whose context is not complete, and so on until all
+  // are.
+  void AppendContext(Lane& lane, const client::CallOptions& call, client::StatusCallback done);
+  // Rows of layer `layer` of the lane's session from its position on.
+  client::LayerStep MakeAppend(const Lane& lane, int layer, int64_t rows) const;
+  // Counts a successful step; the session has done its work after the last.
+  void FinishStep(Lane& lane);
+
+  const ShapeOptions shape_;
+  const int64_t context_;
+  const int64_t steps_per_session_;
+  const int num_layers_;
+  const TensorPool& pool_;
+  const std::shared_ptr<client::Client> client_;
+  std::vector<Lane> lanes_;
+};
+
+}  // namespace attention::loadgen

@@ -1,0 +1,29 @@
+#include "client/loadgen/workload.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "client/loadgen/attend_workload.h"
+#include "client/loadgen/session_workload.h"
+
+namespace attention::loadgen {
+
+int64_t LargestTensor(const Options& options) {
+  const ShapeOptions& shape = options.shape;
+  const AttentionCase request = {.shape = shape};
+  int64_t kv_rows = shape.q_len;
+  if (options.workload == WorkloadKind::kAttend) kv_rows = shape.kv_len;
+  if (options.workload == WorkloadKind::kDecode) kv_rows = ContextChunkRows(request);
+  return std::max(
+      {shape.q_len * request.q_row(), kv_rows * request.k_row(), kv_rows * request.v_row()});
+}
+
+std::unique_ptr<Workload> MakeWorkload(const Options& options, const TensorPool& pool,
+                                       std::shared_ptr<client::Client> client) {
+  if (options.workload == WorkloadKind::kAttend) {
+    return std::make_unique<AttendWorkload>(options, pool, std::move(client));
+  }
+  return std::make_unique<SessionWorkload>(options, pool, std::move(client));
+}
+
+}  // namespace attention::loadgen

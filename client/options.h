@@ -1,0 +1,62 @@
+// Options of a client and of a single call. What a call sets wins over what its client sets.
+#ifndef ATTENTION_CLIENT_OPTIONS_H_
+#define ATTENTION_CLIENT_OPTIONS_H_
+
+#include <cstdint>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "client/retry_policy.h"
+
+namespace attention::client {
+
+struct ClientOptions {
+  // Servers, each "host:port", "dns:///host:port" or "unix:/path/to/socket". At least one.
+  // Stateless calls and new sessions go round them in turn (a retry goes to the next); a session's
+  // calls go to its owner, who is looked for among the targets once and remembered.
+  std::vector<std::string> targets = {};
+  // Whose sessions and queue: metadata `attention-tenant`. Printable ASCII.
+  std::string tenant = "default";
+  // For calls that set neither timeout nor deadline. absl::InfiniteDuration(): none.
+  absl::Duration default_timeout = absl::Seconds(60);
+  // Largest request and largest response, in bytes; at most 2^31 - 1, which gRPC can carry. The
+  // server has a limit of its own.
+  int64_t max_message_bytes = int64_t{1} << 30;
+  RetryPolicy retry_policy = {};
+  // Connections to each target. One carries some GB/s; more help when many large tensors are in
+  // flight at once. 1 to 64.
+  int num_channels = 1;
+  // Ping an idle connection that has calls in flight after this long, and drop it when no answer
+  // comes within keepalive_timeout. Off by default: a server may refuse pings that come too often.
+  absl::Duration keepalive_interval = absl::InfiniteDuration();
+  absl::Duration keepalive_timeout = absl::Seconds(20);
+};
+
+struct CallOptions {
+  // From the call's start, all attempts together. Ignored when deadline is set.
+  std::optional<absl::Duration> timeout = {};
+  std::optional<absl::Time> deadline = {};
+  // Metadata `x-request-id`, the same for each attempt; found again in the server's logs. Printable
+  // ASCII. Empty: generated.
+  std::string request_id = {};
+  // Cancels the call when its std::stop_source is asked to stop; the call then fails with
+  // CANCELLED.
+  std::stop_token cancellation = {};
+  std::optional<RetryPolicy> retry_policy = {};
+};
+
+struct StepStreamOptions {
+  // Whose sessions the stream serves: SessionHandle::worker. May be empty with a single target.
+  std::string worker = {};
+  // Of the stream as a whole; without timeout and deadline it has none. Streams are not retried.
+  CallOptions call = {};
+  // Requests accepted and not yet answered; one more fails with RESOURCE_EXHAUSTED.
+  int max_outstanding = 1024;
+};
+
+}  // namespace attention::client
+
+#endif  // ATTENTION_CLIENT_OPTIONS_H_

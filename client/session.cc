@@ -1,0 +1,115 @@
+#include "client/session.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/internal/future.h"
+
+namespace attention::client {
+namespace {
+
+// Layers the server did not list are empty.
+std::vector<int64_t> PositionsOf(const SessionInfo& info) {
+  std::vector<int64_t> positions = info.layer_lengths;
+  positions.resize(static_cast<size_t>(info.geometry.num_layers), 0);
+  return positions;
+}
+
+// Tokens that a step appends.
+int64_t NumTokens(const SessionStep& step) { return step.k.is_present() ? step.k.shape[0] : 0; }
+
+}  // namespace
+
+Session::Session(std::shared_ptr<Connection> connection, SessionInfo info)
+    : connection_(std::move(connection)), info_(std::move(info)), positions_(PositionsOf(info_)) {}
+
+absl::StatusOr<SessionStep> Session::MakeStep(const LayerStep& step) const {
+  if (step.layer < 0 || static_cast<size_t>(step.layer) >= positions_.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer: ", step.layer, ", expected 0 to ", positions_.size() - 1));
+  }
+  if (step.k.is_present() != step.v.is_present()) {
+    return absl::InvalidArgumentError("k and v: one without the other, expected both or neither");
+  }
+  if (!step.k.is_present() && !step.q.is_present()) {
+    return absl::InvalidArgumentError("q, k and v: all absent, expected q, or k and v, or all");
+  }
+  return SessionStep{.handle = info_.handle,
+                     .layer = step.layer,
+                     .expected_position = position(step.layer),
+                     .k = step.k,
+                     .v = step.v,
+                     .q = step.q,
+                     .first_query_position = step.first_query_position,
+                     .config = step.config,
+                     .bias = step.bias,
+                     .mask = step.mask,
+                     .kv_begin = step.kv_begin,
+                     .kv_end = step.kv_end,
+                     .returns = step.returns};
+}
+
+void Session::Advance(const SessionStep& step) {
+  positions_.at(static_cast<size_t>(step.layer)) =
+      step.expected_position.value_or(position(step.layer)) + NumTokens(step);
+}
+
+absl::Status Session::Accept(const SessionStep& step, const SessionStepResult& result) {
+  if (result.status.ok() && NumTokens(step) > 0) Advance(step);
+  return result.status;
+}
+
+absl::StatusOr<LayerStepResult> Session::Step(const LayerStep& step, const CallOptions& options) {
+  absl::StatusOr<SessionStep> made = MakeStep(step);
+  if (!made.ok()) return std::move(made).status();
+  StepRequest request;
+  request.steps.push_back(*std::move(made));
+  absl::StatusOr<StepResult> answer =
+      internal::FutureOf<absl::StatusOr<StepResult>>([&](auto done) {
+        connection_->Step(request, options, std::move(done));
+      }).get();
+  if (!answer.ok()) return std::move(answer).status();
+  if (answer->results.size() != 1) {
+    return absl::InternalError(
+        absl::StrCat("the server answered one step with ", answer->results.size(), " results"));
+  }
+  SessionStepResult& result = answer->results[0];
+  if (absl::Status status = Accept(request.steps[0], result); !status.ok()) return status;
+  return LayerStepResult{.output = std::move(result.output),
+                         .lse = std::move(result.lse),
+                         .column_sums = std::move(result.column_sums),
+                         .position = result.position,
+                         .is_replay = result.is_replay,
+                         .timing = answer->timing};
+}
+
+absl::StatusOr<LayerStepResult> Session::Step(int layer, TensorView q, TensorView k, TensorView v,
+                                              const AttentionConfig& config,
+                                              const CallOptions& options) {
+  LayerStep step;
+  step.layer = layer;
+  step.q = std::move(q);
+  step.k = std::move(k);
+  step.v = std::move(v);
+  step.config = config;
+  return Step(step, options);
+}
+
+absl::Status Session::Refresh(const CallOptions& options) {
+  absl::StatusOr<SessionInfo> info =
+      internal::FutureOf<absl::StatusOr<SessionInfo>>([&](auto done) {
+        connection_->GetSession(handle(), options, std::move(done));
+      }).get();
+  if (!info.ok()) return std::move(info).status();
+  info_ = *std::move(info);
+  positions_ = PositionsOf(info_);
+  return absl::OkStatus();
+}
+
+absl::Status Session::Delete(const CallOptions& options) {
+  return internal::FutureOf<absl::Status>(
+             [&](auto done) { connection_->DeleteSession(handle(), options, std::move(done)); })
+      .get();
+}
+
+}  // namespace attention::client

@@ -1,0 +1,18 @@
+#include "client/step_stream.h"
+
+#include <utility>
+
+#include "client/internal/future.h"
+
+namespace attention::client {
+
+std::future<absl::StatusOr<StepResult>> StepStream::StepFuture(const StepRequest& request) {
+  return internal::FutureOf<absl::StatusOr<StepResult>>(
+      [&](auto done) { StepAsync(request, std::move(done)); });
+}
+
+absl::StatusOr<StepResult> StepStream::Step(const StepRequest& request) {
+  return StepFuture(request).get();
+}
+
+}  // namespace attention::client

@@ -1,0 +1,134 @@
+#include "client/tensor.h"
+
+#include <cstring>
+
+#include "client/internal/half.h"
+
+namespace attention::client {
+namespace {
+
+template <typename Element, typename Convert>
+std::string Pack(std::span<const float> values, Convert convert) {
+  std::string data(values.size() * sizeof(Element), '\0');
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Element element = convert(values[i]);
+    std::memcpy(data.data() + i * sizeof(Element), &element, sizeof(Element));
+  }
+  return data;
+}
+
+template <typename Convert>
+std::vector<float> Widen(std::string_view data, Convert convert) {
+  std::vector<float> values(data.size() / sizeof(uint16_t));
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, data.data() + i * sizeof(bits), sizeof(bits));
+    values[i] = convert(bits);
+  }
+  return values;
+}
+
+}  // namespace
+
+size_t ElementBytes(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return 4;
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      return 2;
+    case DType::kBool:
+      return 1;
+  }
+  return 0;
+}
+
+std::string_view DTypeName(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kBool:
+      return "bool";
+  }
+  return "unknown";
+}
+
+int64_t NumElements(const Shape& shape) {
+  int64_t product = 1;
+  bool overflows = false;
+  bool has_zero = false;
+  for (const int64_t dimension : shape) {
+    if (dimension < 0) return -1;
+    if (dimension == 0) has_zero = true;
+    overflows = overflows || __builtin_mul_overflow(product, dimension, &product);
+  }
+  if (has_zero) return 0;
+  return overflows ? -1 : product;
+}
+
+// A span of another size than the shape's loses its pointer, so that it is refused when serialised
+// rather than read out of bounds.
+TensorView::TensorView(std::span<const float> values, Shape shape_in)
+    : dtype(DType::kFloat32), shape(std::move(shape_in)) {
+  if (NumElements(shape) == static_cast<int64_t>(values.size())) data = values.data();
+}
+
+TensorView::TensorView(std::span<const uint16_t> values, DType dtype_in, Shape shape_in)
+    : dtype(dtype_in), shape(std::move(shape_in)) {
+  const bool fits = NumElements(shape) == static_cast<int64_t>(values.size());
+  if (fits && ElementBytes(dtype) == sizeof(uint16_t)) data = values.data();
+}
+
+size_t TensorView::num_bytes() const {
+  const int64_t elements = num_elements();
+  return elements < 0 ? 0 : static_cast<size_t>(elements) * ElementBytes(dtype);
+}
+
+Tensor Tensor::FromFloats(std::span<const float> values, Shape shape) {
+  return FromFloats(values, std::move(shape), DType::kFloat32);
+}
+
+Tensor Tensor::FromFloats(std::span<const float> values, Shape shape, DType dtype) {
+  std::string data;
+  switch (dtype) {
+    case DType::kFloat16:
+      data = Pack<uint16_t>(values, internal::ToFloat16);
+      break;
+    case DType::kBFloat16:
+      data = Pack<uint16_t>(values, internal::ToBFloat16);
+      break;
+    case DType::kFloat32:
+      data.assign(reinterpret_cast<const char*>(values.data()), values.size_bytes());
+      break;
+    case DType::kBool:
+      data = Pack<uint8_t>(values, [](float value) { return uint8_t{value != 0}; });
+      break;
+  }
+  return Tensor(dtype, std::move(shape), std::move(data));
+}
+
+std::span<const float> Tensor::floats() const {
+  if (dtype_ != DType::kFloat32) return {};
+  // A string's buffer is aligned for every scalar, on the heap and inside the string alike.
+  return {reinterpret_cast<const float*>(data_.data()), data_.size() / sizeof(float)};
+}
+
+std::vector<float> Tensor::ToFloats() const {
+  switch (dtype_) {
+    case DType::kFloat32:
+      return {floats().begin(), floats().end()};
+    case DType::kFloat16:
+      return Widen(data_, internal::FromFloat16);
+    case DType::kBFloat16:
+      return Widen(data_, internal::FromBFloat16);
+    case DType::kBool:
+      return {};
+  }
+  return {};
+}
+
+}  // namespace attention::client

@@ -1,0 +1,92 @@
+// Tensors as the SDK takes and gives them: TensorView looks at the caller's memory, Tensor owns a
+// result. Both are dense, row-major and little-endian. Values may be copied and read from any
+// thread; neither type synchronises writers.
+#ifndef ATTENTION_CLIENT_TENSOR_H_
+#define ATTENTION_CLIENT_TENSOR_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace attention::client {
+
+// Element type of a tensor.
+enum class DType {
+  kFloat32,   // IEEE 754 binary32, 4 bytes
+  kFloat16,   // IEEE 754 binary16, 2 bytes
+  kBFloat16,  // the upper half of a binary32, 2 bytes
+  kBool,      // 1 byte, 0 or 1; only for masks
+};
+
+// Bytes of one element.
+size_t ElementBytes(DType dtype);
+// "float32", "float16", "bfloat16" or "bool".
+std::string_view DTypeName(DType dtype);
+
+// Dimensions, outermost first. A dimension may be 0.
+using Shape = std::vector<int64_t>;
+
+// The product of the dimensions; -1 if one is negative or the product does not fit.
+int64_t NumElements(const Shape& shape);
+
+// A tensor in the caller's memory, which must stay unchanged until the SDK function it is given to
+// returns (synchronous, future and callback forms alike: the bytes are serialised before they
+// return). A default-constructed view is absent: it stands for an optional tensor not given.
+struct TensorView {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  Shape shape;
+
+  TensorView() = default;
+  // `data` [shape], of `dtype`.
+  TensorView(const void* data, DType dtype, Shape shape)
+      : data(data), dtype(dtype), shape(std::move(shape)) {}
+  // float32 `values` [shape]. `values.size()` must be the product of `shape`.
+  TensorView(std::span<const float> values, Shape shape);
+  // float16 or bfloat16 bit patterns [shape]. `values.size()` must be the product of `shape`.
+  TensorView(std::span<const uint16_t> values, DType dtype, Shape shape);
+
+  bool is_present() const { return !shape.empty(); }
+  int64_t num_elements() const { return NumElements(shape); }
+  // 0 where num_elements() is -1.
+  size_t num_bytes() const;
+};
+
+// A tensor that owns its bytes. A default-constructed one is absent: what was not asked for.
+class Tensor {
+ public:
+  Tensor() = default;
+  // Takes `data`, which must hold exactly `shape` times the element's bytes.
+  Tensor(DType dtype, Shape shape, std::string data)
+      : dtype_(dtype), shape_(std::move(shape)), data_(std::move(data)) {}
+  // A float32 copy of `values` [shape].
+  static Tensor FromFloats(std::span<const float> values, Shape shape);
+  // `values` [shape] rounded to nearest even into `dtype`: float32, float16 or bfloat16.
+  static Tensor FromFloats(std::span<const float> values, Shape shape, DType dtype);
+
+  bool is_present() const { return !shape_.empty(); }
+  DType dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  int64_t num_elements() const { return NumElements(shape_); }
+  // Bytes as they came over the wire.
+  std::string_view bytes() const { return data_; }
+  // The elements of a float32 tensor; empty for every other type.
+  std::span<const float> floats() const;
+  // The elements of a float32, float16 or bfloat16 tensor, widened exactly; empty for bool.
+  std::vector<float> ToFloats() const;
+  // Valid as long as this tensor is neither changed nor destroyed.
+  TensorView view() const { return TensorView(data_.data(), dtype_, shape_); }
+
+ private:
+  DType dtype_ = DType::kFloat32;
+  Shape shape_;
+  std::string data_;
+};
+
+}  // namespace attention::client
+
+#endif  // ATTENTION_CLIENT_TENSOR_H_

@@ -1,0 +1,177 @@
+// A gRPC server in this process whose answers are functions the test sets before it calls. What is
+// not set answers UNIMPLEMENTED.
+#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_SERVER_H_
+#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_SERVER_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "attention/v1/attention_service.grpc.pb.h"
+#include "attention/v1/errors.pb.h"
+#include "attention/v1/server_service.grpc.pb.h"
+#include "attention/v1/session_service.grpc.pb.h"
+#include "client/client.h"
+
+namespace attention::client {
+
+template <typename Request, typename Response>
+using Handler = std::function<grpc::Status(grpc::ServerContext*, const Request&, Response*)>;
+template <typename Request, typename Response>
+using StreamHandler =
+    std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReaderWriter<Response, Request>*)>;
+
+class FakeServer {
+ public:
+  FakeServer() : FakeServer("127.0.0.1:0") {}
+  explicit FakeServer(const std::string& address) {
+    int port = 0;
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+    builder.SetMaxReceiveMessageSize(-1);
+    builder.RegisterService(&attention_);
+    builder.RegisterService(&session_);
+    builder.RegisterService(&server_);
+    grpc_server_ = builder.BuildAndStart();
+    address_ = address.starts_with("unix:") ? address : absl::StrCat("127.0.0.1:", port);
+  }
+  ~FakeServer() { Stop(); }
+
+  // Breaks what is in flight.
+  void Stop() { grpc_server_->Shutdown(std::chrono::system_clock::now()); }
+
+  const std::string& address() const { return address_; }
+
+  std::shared_ptr<Client> Connect(ClientOptions options = {}) const {
+    options.targets = {address_};
+    auto client = Client::Connect(options);
+    return client.ok() ? *client : nullptr;
+  }
+
+  Handler<v1::AttendRequest, v1::AttendResponse> on_attend;
+  StreamHandler<v1::AttendStreamRequest, v1::AttendStreamResponse> on_attend_stream;
+  Handler<v1::CreateSessionRequest, v1::CreateSessionResponse> on_create_session;
+  Handler<v1::GetSessionRequest, v1::GetSessionResponse> on_get_session;
+  Handler<v1::ListSessionsRequest, v1::ListSessionsResponse> on_list_sessions;
+  Handler<v1::DeleteSessionRequest, v1::DeleteSessionResponse> on_delete_session;
+  Handler<v1::StepRequest, v1::StepResponse> on_step;
+  StreamHandler<v1::StepStreamRequest, v1::StepStreamResponse> on_step_stream;
+  Handler<v1::GetServerInfoRequest, v1::GetServerInfoResponse> on_get_server_info;
+  Handler<v1::ExplainRequest, v1::ExplainResponse> on_explain;
+
+ private:
+  template <typename Handler, typename... Arguments>
+  static grpc::Status Answer(const Handler& handler, Arguments&&... arguments) {
+    if (!handler) return {grpc::StatusCode::UNIMPLEMENTED, "the test set no answer"};
+    return handler(std::forward<Arguments>(arguments)...);
+  }
+
+  struct Attention final : v1::AttentionService::Service {
+    explicit Attention(FakeServer* fake) : fake(fake) {}
+    grpc::Status Attend(grpc::ServerContext* context, const v1::AttendRequest* request,
+                        v1::AttendResponse* response) override {
+      return Answer(fake->on_attend, context, *request, response);
+    }
+    grpc::Status AttendStream(grpc::ServerContext* context,
+                              grpc::ServerReaderWriter<v1::AttendStreamResponse,
+                                                       v1::AttendStreamRequest>* stream) override {
+      return Answer(fake->on_attend_stream, context, stream);
+    }
+    FakeServer* fake;
+  };
+
+  struct Session final : v1::SessionService::Service {
+    explicit Session(FakeServer* fake) : fake(fake) {}
+    grpc::Status CreateSession(grpc::ServerContext* context,
+                               const v1::CreateSessionRequest* request,
+                               v1::CreateSessionResponse* response) override {
+      return Answer(fake->on_create_session, context, *request, response);
+    }
+    grpc::Status GetSession(grpc::ServerContext* context, const v1::GetSessionRequest* request,
+                            v1::GetSessionResponse* response) override {
+      return Answer(fake->on_get_session, context, *request, response);
+    }
+    grpc::Status ListSessions(grpc::ServerContext* context, const v1::ListSessionsRequest* request,
+                              v1::ListSessionsResponse* response) override {
+      return Answer(fake->on_list_sessions, context, *request, response);
+    }
+    grpc::Status DeleteSession(grpc::ServerContext* context,
+                               const v1::DeleteSessionRequest* request,
+                               v1::DeleteSessionResponse* response) override {
+      return Answer(fake->on_delete_session, context, *request, response);
+    }
+    grpc::Status Step(grpc::ServerContext* context, const v1::StepRequest* request,
+                      v1::StepResponse* response) override {
+      return Answer(fake->on_step, context, *request, response);
+    }
+    grpc::Status StepStream(
+        grpc::ServerContext* context,
+        grpc::ServerReaderWriter<v1::StepStreamResponse, v1::StepStreamRequest>* stream) override {
+      return Answer(fake->on_step_stream, context, stream);
+    }
+    FakeServer* fake;
+  };
+
+  struct Server final : v1::ServerService::Service {
+    explicit Server(FakeServer* fake) : fake(fake) {}
+    grpc::Status GetServerInfo(grpc::ServerContext* context,
+                               const v1::GetServerInfoRequest* request,
+                               v1::GetServerInfoResponse* response) override {
+      return Answer(fake->on_get_server_info, context, *request, response);
+    }
+    grpc::Status Explain(grpc::ServerContext* context, const v1::ExplainRequest* request,
+                         v1::ExplainResponse* response) override {
+      return Answer(fake->on_explain, context, *request, response);
+    }
+    FakeServer* fake;
+  };
+
+  Attention attention_{this};
+  Session session_{this};
+  Server server_{this};
+  std::unique_ptr<grpc::Server> grpc_server_;
+  std::string address_;
+};
+
+// An error as the server sends it: reason, metadata and, if positive, a retry delay.
+inline grpc::Status ServerError(grpc::StatusCode code, const std::string& message,
+                                const std::string& reason, const std::string& key = "",
+                                const std::string& value = "",
+                                absl::Duration retry_delay = absl::ZeroDuration()) {
+  v1::StatusDetails details;
+  details.set_code(code);
+  details.set_message(message);
+  v1::ErrorInfo info;
+  info.set_reason(reason);
+  info.set_domain("attention.v1");
+  if (!key.empty()) (*info.mutable_metadata())[key] = value;
+  google::protobuf::Any* any = details.add_details();
+  any->set_type_url("type.googleapis.com/google.rpc.ErrorInfo");
+  any->set_value(info.SerializeAsString());
+  if (retry_delay > absl::ZeroDuration()) {
+    v1::RetryInfo retry;
+    retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(retry_delay));
+    retry.mutable_retry_delay()->set_nanos(static_cast<int>(
+        absl::ToInt64Nanoseconds(retry_delay - absl::Trunc(retry_delay, absl::Seconds(1)))));
+    any = details.add_details();
+    any->set_type_url("type.googleapis.com/google.rpc.RetryInfo");
+    any->set_value(retry.SerializeAsString());
+  }
+  return {code, message, details.SerializeAsString()};
+}
+
+// Metadata of a call as the server sees it; empty if there is none of this key.
+inline std::string MetadataValue(const grpc::ServerContext& context, const std::string& key) {
+  const auto found = context.client_metadata().find(key);
+  if (found == context.client_metadata().end()) return "";
+  return {found->second.data(), found->second.size()};
+}
+
+}  // namespace attention::client
+
+#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_SERVER_H_

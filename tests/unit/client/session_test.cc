@@ -1,0 +1,207 @@
+#include "client/session.h"
+
+#include <gmock/gmock.h>
+
+#include "client/errors.h"
+#include "client/mocks/mock_connection.h"
+
+namespace attention::client {
+namespace {
+
+using ::testing::_;
+using ::testing::NiceMock;
+using ::testing::Optional;
+
+constexpr int64_t kHeadDim = 4;
+
+SessionInfo EmptySession(int num_layers) {
+  SessionInfo info;
+  info.handle = {"worker-0", 7, "secret"};
+  info.geometry.num_layers = num_layers;
+  return info;
+}
+
+// Behaves as a server's session does: appends, recognises replays, refuses gaps.
+class FakeLayer {
+ public:
+  SessionStepResult Apply(const SessionStep& step) {
+    SessionStepResult result;
+    const int64_t rows = step.k.is_present() ? step.k.shape[0] : 0;
+    const int64_t expected = step.expected_position.value_or(length_);
+    if (rows > 0 && expected == length_) {
+      length_ += rows;
+    } else if (rows > 0 && expected + rows <= length_) {
+      result.is_replay = true;
+    } else if (rows > 0) {
+      result.status = WithReason(absl::FailedPreconditionError("gap"), kPositionMismatch,
+                                 {{std::string(kActualPosition), std::to_string(length_)}});
+    }
+    result.position = length_;
+    return result;
+  }
+
+  int64_t length() const { return length_; }
+
+ private:
+  int64_t length_ = 0;
+};
+
+class SessionTest : public testing::Test {
+ protected:
+  SessionTest() {
+    ON_CALL(*connection_, Step).WillByDefault([this](const StepRequest& request, auto&, auto done) {
+      last_request_ = request;
+      StepResult result;
+      for (const SessionStep& step : request.steps) {
+        result.results.push_back(layers_[static_cast<size_t>(step.layer)].Apply(step));
+      }
+      result.timing.batch_size = 1;
+      done(std::move(result));
+    });
+  }
+
+  static TensorView Rows(int64_t num_tokens) {
+    static const std::vector<float> zeros(1024, 0.0f);
+    const auto count = static_cast<size_t>(num_tokens * kHeadDim);
+    return TensorView(std::span(zeros).first(count), {num_tokens, 1, kHeadDim});
+  }
+
+  std::shared_ptr<NiceMock<MockConnection>> connection_ =
+      std::make_shared<NiceMock<MockConnection>>();
+  std::vector<FakeLayer> layers_ = std::vector<FakeLayer>(2);
+  StepRequest last_request_;
+  Session session_{connection_, EmptySession(2)};
+};
+
+TEST_F(SessionTest, AppendsAdvanceTheirLayerAlone) {
+  ASSERT_TRUE(session_.Step(0, Rows(5), Rows(5), Rows(5)).ok());
+  EXPECT_EQ(session_.position(0), 5);
+  EXPECT_EQ(session_.position(1), 0);
+  const auto result = session_.Step(0, Rows(1), Rows(1), Rows(1), {.is_causal = true});
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->position, 6);
+  EXPECT_FALSE(result->is_replay);
+  EXPECT_EQ(result->timing.batch_size, 1);
+  EXPECT_EQ(session_.position(0), 6);
+}
+
+TEST_F(SessionTest, StepNamesSessionPositionAndWhatWasGiven) {
+  ASSERT_TRUE(session_.Step(1, {}, Rows(3), Rows(3)).ok());
+  LayerStep step = {.layer = 1, .q = Rows(2), .k = Rows(2), .v = Rows(2)};
+  step.config = {.is_causal = true, .window_left = 7};
+  step.returns.lse = true;
+  step.first_query_position = 1;
+  step.kv_begin = 1;
+  step.kv_end = 4;
+  ASSERT_TRUE(session_.Step(step).ok());
+  ASSERT_EQ(last_request_.steps.size(), 1u);
+  const SessionStep& sent = last_request_.steps[0];
+  EXPECT_EQ(sent.handle, session_.handle());
+  EXPECT_EQ(sent.layer, 1);
+  EXPECT_THAT(sent.expected_position, Optional(3));
+  EXPECT_EQ(sent.q.shape, Rows(2).shape);
+  EXPECT_THAT(sent.config.window_left, Optional(7));
+  EXPECT_TRUE(sent.returns.lse);
+  EXPECT_THAT(sent.first_query_position, Optional(1));
+  EXPECT_EQ(sent.kv_begin, 1);
+  EXPECT_THAT(sent.kv_end, Optional(4));
+}
+
+TEST_F(SessionTest, AttendOnlyKeepsThePositionAndAttendsOverIt) {
+  ASSERT_TRUE(session_.Step(0, {}, Rows(5), Rows(5)).ok());
+  ASSERT_TRUE(session_.Step({.layer = 0, .q = Rows(2)}).ok());
+  EXPECT_EQ(session_.position(0), 5);
+  EXPECT_THAT(last_request_.steps[0].expected_position, Optional(5));
+}
+
+TEST_F(SessionTest, AFailedCallLeavesThePositionAndItsRepeatIsAReplay) {
+  EXPECT_CALL(*connection_, Step)
+      .WillOnce([this](const StepRequest& request, auto&, auto done) {
+        layers_[0].Apply(request.steps[0]);  // applied, but the answer is lost
+        done(absl::DeadlineExceededError("too late"));
+      })
+      .WillRepeatedly([this](const StepRequest& request, auto&, auto done) {
+        done(StepResult{.results = {layers_[0].Apply(request.steps[0])}});
+      });
+  EXPECT_TRUE(absl::IsDeadlineExceeded(session_.Step(0, Rows(3), Rows(3), Rows(3)).status()));
+  EXPECT_EQ(session_.position(0), 0);
+  const auto repeated = session_.Step(0, Rows(3), Rows(3), Rows(3));
+  ASSERT_TRUE(repeated.ok());
+  EXPECT_TRUE(repeated->is_replay);
+  EXPECT_EQ(session_.position(0), 3);
+  EXPECT_EQ(layers_[0].length(), 3);
+}
+
+TEST_F(SessionTest, AMismatchIsAFailedPreconditionWithThePosition) {
+  SessionInfo info = EmptySession(2);
+  info.layer_lengths = {9, 0};
+  Session ahead(connection_, info);
+  const absl::Status status = ahead.Step(0, Rows(1), Rows(1), Rows(1)).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
+  EXPECT_EQ(ErrorReason(status), std::string(kPositionMismatch));
+  EXPECT_THAT(ActualPosition(status), Optional(0));
+  EXPECT_EQ(ahead.position(0), 9);
+}
+
+TEST_F(SessionTest, RefusesStepsThatMakeNoSense) {
+  EXPECT_CALL(*connection_, Step).Times(0);
+  const auto code = [this](const LayerStep& step) { return session_.Step(step).status().code(); };
+  EXPECT_EQ(code({.layer = 2, .q = Rows(1)}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.layer = -1, .q = Rows(1)}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.layer = 0, .q = Rows(1), .k = Rows(1)}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.layer = 0}), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(SessionTest, AnAnswerOfAnotherLengthIsInternal) {
+  EXPECT_CALL(*connection_, Step).WillOnce([](auto&, auto&, auto done) { done(StepResult{}); });
+  EXPECT_TRUE(absl::IsInternal(session_.Step(0, Rows(1), Rows(1), Rows(1)).status()));
+}
+
+TEST_F(SessionTest, MadeStepsTravelTogether) {
+  Session other(connection_, EmptySession(2));
+  StepRequest request;
+  request.steps.push_back(*session_.MakeStep({.layer = 0, .k = Rows(2), .v = Rows(2)}));
+  request.steps.push_back(*other.MakeStep({.layer = 1, .k = Rows(1), .v = Rows(1)}));
+  SessionStepResult good, bad;
+  bad.status = absl::ResourceExhaustedError("no pages");
+  EXPECT_TRUE(session_.Accept(request.steps[0], good).ok());
+  EXPECT_EQ(other.Accept(request.steps[1], bad), bad.status);
+  EXPECT_EQ(session_.position(0), 2);
+  EXPECT_EQ(other.position(1), 0);
+}
+
+TEST_F(SessionTest, AdvanceLetsAppendsOfOneLayerOverlap) {
+  const SessionStep first = *session_.MakeStep({.layer = 0, .k = Rows(2), .v = Rows(2)});
+  session_.Advance(first);
+  const SessionStep second = *session_.MakeStep({.layer = 0, .k = Rows(1), .v = Rows(1)});
+  session_.Advance(second);
+  EXPECT_THAT(second.expected_position, Optional(2));
+  EXPECT_EQ(session_.position(0), 3);
+}
+
+TEST_F(SessionTest, RefreshReadsThePositionsAnew) {
+  SessionInfo info = EmptySession(2);
+  info.layer_lengths = {4, 3};
+  EXPECT_CALL(*connection_, GetSession(session_.handle(), _, _))
+      .WillOnce([&](auto&, auto&, auto done) { done(info); })
+      .WillOnce([](auto&, auto&, auto done) { done(absl::NotFoundError("expired")); });
+  ASSERT_TRUE(session_.Refresh().ok());
+  EXPECT_EQ(session_.position(0), 4);
+  EXPECT_EQ(session_.position(1), 3);
+  EXPECT_TRUE(absl::IsNotFound(session_.Refresh()));
+  EXPECT_EQ(session_.position(0), 4);
+}
+
+TEST_F(SessionTest, DeleteNamesTheSession) {
+  EXPECT_CALL(*connection_, DeleteSession(session_.handle(), _, _))
+      .WillOnce([](auto&, auto&, auto done) { done(absl::OkStatus()); });
+  EXPECT_TRUE(session_.Delete().ok());
+}
+
+TEST_F(SessionTest, DestructionCallsNothing) {
+  EXPECT_CALL(*connection_, DeleteSession).Times(0);
+  { Session moved = std::move(session_); }
+}
+
+}  // namespace
+}  // namespace attention::client
