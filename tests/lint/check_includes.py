@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Holds the table of who may include whom.
+
+A room is a folder. A file may include files of its own room and of the rooms that ROOMS grants;
+LIBRARIES says which rooms may include a third-party library's headers. Prints file:line, the include
+and the rule for each violation, and each cycle between rooms; exits with 1 if there is any.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+
+import sources
+
+ANY = "anything"
+
+# Room -> rooms it may include beside itself. Whoever may include kernels/api may include
+# kernels/base, on which it stands; server/session takes only the checks from there. The folders of client/ and kernels/ that hold public
+# headers are two rooms each, headers and sources, because only the sources may look inside.
+ROOMS = {
+    "proto": (),
+    "kernels/base": (),
+    "kernels/api": ("kernels/base",),
+    "kernels/reference": ("kernels/api", "kernels/base"),
+    "kernels/cpu": ("kernels/api", "kernels/base"),
+    "kernels/cuda": ("kernels/api", "kernels/base"),
+    "kernels": ("kernels/api", "kernels/base"),
+    "kernels sources": ("kernels", "kernels/api", "kernels/base", "kernels/reference",
+                        "kernels/cpu", "kernels/cuda"),
+    "server/base": (),
+    "server/domain": ("kernels/api", "kernels/base", "server/base"),
+    "server/cache": ("kernels/api", "kernels/base", "server/base"),
+    "server/session": ("server/cache", "server/domain", "server/base", "kernels/base"),
+    "server/layer": ("kernels/api", "kernels/base", "server/domain", "server/base"),
+    "server/scheduler": ("server/domain", "server/base"),
+    "server/engine": ("server/scheduler", "server/cache", "server/domain", "kernels/api",
+                      "kernels/base", "server/base"),
+    "server/store": ("server/session", "server/cache", "server/domain", "server/base"),
+    "server/rpc": ("proto", "server/session", "server/layer", "server/scheduler", "server/domain",
+                   "server/base", "kernels/api", "kernels/base"),
+    "server/config": ("server/base",),
+    "server/observe": ("server/base",),
+    "server": ANY,
+    "client": (),
+    "client sources": ("client", "client/internal"),
+    "client/internal": ("proto", "client"),
+    "client/mocks": ("client",),
+    "client/loadgen": ("client", "kernels/reference", "kernels/api", "kernels/base"),
+    "client/ctl": ("client",),
+    "client/examples": ("client",),
+    "tests": ANY,
+}
+
+# (what, pattern of the header, rooms or files that may include it). Tests may include anything.
+LIBRARIES = (
+    ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf|rpc))/|attention/v\d+/.*\.pb\.h$",
+     ("proto", "server/rpc", "client/internal")),
+    ("Highway", r"hwy/", ("kernels/cpu",)),
+    ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|httplib\.h$",
+     ("server/observe", "server/server_app.cc", "server/main.cc")),
+    ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/ctl")),
+    ("the JSON library", r"nlohmann/",
+     ("server/config", "server/observe", "server/store", "server/server_app.cc", "client/loadgen",
+      "client/ctl")),
+    ("Abseil", r"absl/",
+     tuple(room for room in ROOMS if room not in ("kernels/base", "tests"))),
+    ("CUDA", r"(cuda|cublas|cudnn|nccl|nvrtc|cooperative_groups|cub/|thrust/|cute/)",
+     ("kernels/cuda",)),
+)
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
+SPLIT_ROOMS = ("client", "kernels")
+
+
+def room_of(path):
+    """The room of a file or of an included header; None for what is none of ours."""
+    parts = path.split("/")
+    if path.startswith("attention/v"):
+        return "proto"
+    for length in range(len(parts) - 1, 0, -1):
+        room = "/".join(parts[:length])
+        if room not in ROOMS:
+            continue
+        is_direct = length == len(parts) - 1
+        if room in SPLIT_ROOMS:
+            if not is_direct:
+                return room + "/" + parts[length]  # a room that the table does not know
+            return room + " sources" if path.endswith(".cc") else room
+        if room == "server" and not is_direct:
+            return room + "/" + parts[length]
+        return room
+    return None
+
+
+def includes_of(text):
+    """Pairs (line number, header) of a source text; the form of the quotes does not matter."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = INCLUDE.match(line)
+        if match:
+            yield number, match.group(2)
+
+
+def path_rule(header):
+    if header.startswith("/"):
+        return "an absolute path: it exists on one machine only"
+    if ".." in header.split("/") or header.startswith("./"):
+        return "a relative path: name the header from the repository's root"
+    return None
+
+
+def room_rule(source_room, header, own_folder_files):
+    if header in own_folder_files:
+        return f"no room: write \"{own_folder_files[header]}\""
+    header_room = room_of(header)
+    if header_room is None or header_room == source_room:
+        return None
+    allowed = ROOMS.get(source_room)
+    if allowed is None:
+        return f"the room {source_room} is not in the table of tests/lint/check_includes.py"
+    if allowed == ANY or header_room in allowed:
+        return None
+    names = ", ".join(allowed) or "no other room"
+    return f"{source_room} may include {names}; not {header_room}"
+
+
+def library_rule(path, source_room, header):
+    if source_room == "tests":
+        return None
+    for what, pattern, allowed in LIBRARIES:
+        if re.match(pattern, header) and source_room not in allowed and path not in allowed:
+            return f"{what}: only in {', '.join(allowed)}"
+    return None
+
+
+def check_file(path, text, siblings):
+    """Yields (message, edge) for each include; message or edge is None where there is none."""
+    source_room = room_of(path)
+    if source_room is None:
+        return
+    for number, header in includes_of(text):
+        rule = (path_rule(header) or room_rule(source_room, header, siblings)
+                or library_rule(path, source_room, header))
+        message = f"{path}:{number}: includes \"{header}\": {rule}" if rule else None
+        header_room = room_of(header)
+        is_edge = header_room not in (None, source_room) and source_room != "tests"
+        yield message, (source_room, header_room) if is_edge else None
+
+
+def find_cycle(edges):
+    """One cycle as a list of rooms that ends where it starts, or None."""
+    graph = {}
+    for source, target in edges:
+        graph.setdefault(source, set()).add(target)
+    done, trail = set(), []
+
+    def visit(room):
+        if room in trail:
+            return trail[trail.index(room):] + [room]
+        if room in done:
+            return None
+        trail.append(room)
+        for target in sorted(graph.get(room, ())):
+            cycle = visit(target)
+            if cycle:
+                return cycle
+        trail.pop()
+        done.add(room)
+        return None
+
+    for room in sorted(graph):
+        cycle = visit(room)
+        if cycle:
+            return cycle
+    return None
+
+
+def check_tree(root):
+    """All messages for the tree under root."""
+    names = sources.cxx_files(root)
+    messages, edges = [], set()
+    for name in names:
+        folder = name.rsplit("/", 1)[0] if "/" in name else ""
+        siblings = {other[len(folder) + 1:]: other for other in names
+                    if folder and other.startswith(folder + "/")}
+        text = (pathlib.Path(root) / name).read_text(encoding="utf-8", errors="replace")
+        for message, edge in check_file(name, text, siblings):
+            if message:
+                messages.append(message)
+            if edge:
+                edges.add(edge)
+    cycle = find_cycle(edges)
+    if cycle:
+        messages.append("cycle between rooms: " + " -> ".join(cycle))
+    return messages
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", nargs="?", default=sources.repository_root(), type=pathlib.Path)
+    root = parser.parse_args().root
+    messages = check_tree(root)
+    for message in messages:
+        print(message)
+    if messages:
+        print(f"{len(messages)} includes break the rules")
+        return 1
+    print(f"includes of {len(sources.cxx_files(root))} files follow the table")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

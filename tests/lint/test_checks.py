@@ -1,0 +1,193 @@
+"""Each rule of the checks can fail: a tree that breaks it, and the message that names it."""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import check_includes
+import check_sizes
+import check_strings
+
+
+class Tree(unittest.TestCase):
+    """A temporary tree of files; not a git repository, so every file counts."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.root = self.folder / "tree"
+        self.root.mkdir()
+
+    def start_over(self):
+        self.root = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+
+    def write(self, path, text):
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def assert_one(self, messages, *fragments):
+        self.assertEqual(len(messages), 1, messages)
+        for fragment in fragments:
+            self.assertIn(fragment, messages[0])
+
+
+class IncludesTest(Tree):
+    def check(self, path, *headers, marks='""'):
+        lines = [f"#include {marks[0]}{header}{marks[1]}" for header in headers]
+        self.write(path, "\n".join(["// a comment", *lines, ""]))
+        return check_includes.check_tree(self.root)
+
+    def test_every_granted_include_passes(self):
+        for room, allowed in check_includes.ROOMS.items():
+            if allowed == check_includes.ANY or room in ("proto", "kernels", "client"):
+                continue
+            self.start_over()
+            folder, suffix = (room.split()[0], ".cc") if " " in room else (room, ".h")
+            headers = ["attention/v1/tensor.pb.h" if other == "proto" else other + "/x.h"
+                       for other in (*allowed, folder)]
+            self.assertEqual(self.check(f"{folder}/y{suffix}", *headers), [], room)
+
+    def test_every_include_not_granted_fails(self):
+        headers = {room: room + "/x.h" for room in check_includes.ROOMS
+                   if " " not in room and room not in ("proto", "tests")}
+        for room, allowed in check_includes.ROOMS.items():
+            if allowed == check_includes.ANY or " " in room or room == "proto":
+                continue
+            for other, header in headers.items():
+                if other == room or other in allowed:
+                    continue
+                with self.subTest(room=room, other=other):
+                    self.start_over()
+                    self.assert_one(self.check(f"{room}/y.h", header), f"{room}/y.h:2:", header,
+                                    f"{room} may include")
+
+    def test_public_client_header_may_not_look_inside(self):
+        self.assert_one(self.check("client/session.h", "client/internal/x.h"),
+                        "client/session.h:2", "not client/internal")
+
+    def test_client_source_may_look_inside(self):
+        self.assertEqual(self.check("client/session.cc", "client/internal/x.h"), [])
+
+    def test_wiring_may_include_everything(self):
+        self.assertEqual(
+            self.check("server/server_app.cc", "server/rpc/x.h", "kernels/registry.h"), [])
+
+    def test_nothing_includes_the_wiring(self):
+        self.assert_one(self.check("server/engine/x.cc", "server/server_app.h"), "not server")
+
+    def test_unknown_room(self):
+        self.assert_one(self.check("server/attic/x.cc", "server/base/x.h"),
+                        "server/attic is not in the table")
+
+    def test_absolute_path(self):
+        self.assert_one(self.check("server/base/x.cc", "/opt/x.h"), "an absolute path")
+
+    def test_relative_path(self):
+        self.assert_one(self.check("server/base/x.cc", "../cache/x.h"), "a relative path")
+
+    def test_path_without_room(self):
+        self.write("server/base/clock.h", "")
+        self.assert_one(self.check("server/base/x.cc", "clock.h"), 'write "server/base/clock.h"')
+
+    def test_libraries_outside_their_rooms(self):
+        cases = {
+            "grpcpp/grpcpp.h": "gRPC and protobuf", "grpc/grpc.h": "gRPC and protobuf",
+            "google/protobuf/message.h": "gRPC and protobuf", "hwy/highway.h": "Highway",
+            "spdlog/spdlog.h": "logging", "prometheus/counter.h": "logging",
+            "httplib.h": "logging", "CLI/CLI.hpp": "flags", "nlohmann/json.hpp": "JSON",
+            "cuda_runtime.h": "CUDA",
+        }
+        for header, what in cases.items():
+            for room in ("server/scheduler", "client", "kernels/api"):
+                with self.subTest(header=header, room=room):
+                    self.start_over()
+                    self.assert_one(self.check(f"{room}/x.h", header, marks="<>"), what, ":2:")
+
+    def test_generated_message_outside_the_wire(self):
+        messages = self.check("server/engine/x.cc", "attention/v1/tensor.pb.h")
+        self.assert_one(messages, "server/engine may include", "not proto")
+
+    def test_generated_message_in_a_public_header(self):
+        self.assert_one(self.check("client/x.h", "attention/v1/tensor.pb.h"), "not proto")
+
+    def test_libraries_in_their_rooms(self):
+        self.assertEqual(self.check("server/rpc/x.cc", "grpcpp/grpcpp.h"), [])
+        self.assertEqual(self.check("kernels/cpu/x.cc", "hwy/highway.h"), [])
+        self.assertEqual(self.check("server/main.cc", "spdlog/spdlog.h"), [])
+
+    def test_abseil_in_the_lowest_room(self):
+        self.assert_one(self.check("kernels/base/x.h", "absl/status/status.h"), "Abseil")
+
+    def test_tests_may_include_anything(self):
+        self.assertEqual(self.check("tests/unit/x.cc", "server/rpc/x.h", "hwy/highway.h"), [])
+
+    def test_cycle(self):
+        self.write("kernels/base/x.h", '#include "kernels/api/x.h"\n')
+        messages = self.check("kernels/api/x.h", "kernels/base/x.h")
+        self.assertEqual(len(messages), 2)
+        self.assertIn("cycle between rooms: kernels/api -> kernels/base -> kernels/api", messages[1])
+
+    def test_table_has_no_cycle(self):
+        edges = [(room, other) for room, allowed in check_includes.ROOMS.items()
+                 if allowed != check_includes.ANY for other in allowed]
+        self.assertIsNone(check_includes.find_cycle(edges))
+
+
+class StringsTest(Tree):
+    def check(self, text, hosts=()):
+        self.write("README.md", text)
+        return check_strings.check_tree(self.root, hosts)
+
+    def test_folder_of_one_person(self):
+        for folder in ("home", "root", "work", "Users"):
+            self.assert_one(self.check(f"fine\ncd /{folder}/somebody\n"), "README.md:2")
+
+    def test_private_address(self):
+        self.assert_one(self.check("10." + "1.2.3"), "README.md:1")
+
+    def test_mirror_of_this_machine(self):
+        self.assert_one(self.check("http://mirror.example/debian", ["mirror.example"]),
+                        "mirror.example")
+
+    def test_what_is_true_everywhere(self):
+        self.assertEqual(self.check("127.0.0.1 0.0.0.0 /usr/local/bin $ROOT/work/x 192.0.2.1"), [])
+
+
+class SizesTest(Tree):
+    def setUp(self):
+        super().setUp()
+        try:
+            subprocess.run(["ctags", "--version"], check=True, capture_output=True)
+        except OSError:
+            self.skipTest("universal-ctags is not installed")
+
+    @staticmethod
+    def function(lines):
+        return "void Run() {\n" + "  Step();\n" * (lines - 2) + "}\n"
+
+    def test_long_file(self):
+        self.write("server/base/x.h", "//\n" * 501)
+        self.assert_one(check_sizes.check_tree(self.root), "server/base/x.h:1: 501 lines")
+
+    def test_long_function(self):
+        self.write("server/base/x.cc", self.function(71))
+        self.assert_one(check_sizes.check_tree(self.root), "Run has 71 lines", "at most 70")
+
+    def test_long_kernel(self):
+        self.write("kernels/cpu/x.cc", self.function(151))
+        self.assert_one(check_sizes.check_tree(self.root), "Run has 151 lines", "at most 150")
+
+    def test_at_the_limit(self):
+        self.write("server/base/x.cc", self.function(70))
+        self.write("kernels/cpu/x-inl.h", self.function(150))
+        self.assertEqual(check_sizes.check_tree(self.root), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
