@@ -6,7 +6,11 @@
 #include <cstdlib>
 #include <sstream>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "server/base/version.h"
 
 namespace attention::server {
@@ -40,6 +44,39 @@ CLI::Validator PageSizeCheck() {
       "TOKENS", "page size");
 }
 
+// Empty, or what is wrong. gRPC takes a port modulo 65536, so it is checked here.
+std::string CheckAddress(const std::string& address) {
+  if (absl::StartsWith(address, "unix:") && address.size() > 5) return {};
+  const auto colon = address.rfind(':');
+  int port = -1;
+  if (colon != std::string::npos && colon > 0 &&
+      absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 && port <= 65535) {
+    return {};
+  }
+  return "is '" + address + "', expected host:port with a port of 0 to 65535, or unix:path";
+}
+
+CLI::Validator ListenCheck() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        for (const std::string address : absl::StrSplit(text, ',')) {
+          if (std::string error = CheckAddress(address); !error.empty()) return error;
+        }
+        return {};
+      },
+      "ADDRESS[,ADDRESS...]", "address list");
+}
+
+CLI::Validator AdminListenCheck() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        if (text.empty()) return {};
+        if (absl::StartsWith(text, "unix:")) return "is '" + text + "', expected host:port";
+        return CheckAddress(text);
+      },
+      "ADDRESS", "address");
+}
+
 class Parser {
  public:
   explicit Parser(ServerConfig& config) : config_(config) {
@@ -51,6 +88,9 @@ class Parser {
   }
 
   CLI::App& app() { return app_; }
+
+  // Once parsed: what CLI11 cannot store in the configuration itself.
+  void Finish() { config_.listen = absl::StrSplit(listen_, ','); }
 
   // CLI11 lets the file win over the environment. An operator expects the opposite, so variables
   // are turned into flags, which win over both, unless the flag itself was given.
@@ -90,10 +130,12 @@ class Parser {
   void AddNetwork() {
     app_.allow_config_extras(CLI::config_extras_mode::error);
     app_.set_config("--config", "", "Read keys from this TOML file")->envname("ATTENTION_CONFIG");
-    Add("--listen", config_.listen, "Addresses for gRPC: host:port or unix:path; port 0 picks one")
-        ->delimiter(',');
+    // One value, not CLI11's list, so that --print-config writes what the file can hold.
+    Add("--listen", listen_, "Addresses for gRPC: host:port or unix:path; port 0 picks one")
+        ->check(ListenCheck());
     Add("--admin-listen", config_.admin_listen,
-        "host:port for /metrics, /healthz and /readyz; empty: none");
+        "host:port for /metrics, /healthz and /readyz; empty: none")
+        ->check(AdminListenCheck());
     Add("--port-file", config_.port_file, "Write the addresses, as JSON, to this file when ready");
     Add("--max-message-bytes", config_.max_message_bytes, "Largest request message")
         ->check(CLI::Range(std::int64_t{1} << 10, (std::int64_t{1} << 31) - 1));
@@ -148,6 +190,7 @@ class Parser {
   }
 
   ServerConfig& config_;
+  std::string listen_ = absl::StrJoin(config_.listen, ",");
   bool prints_config_ = false;
   CLI::App app_{"attention-server: attention as a remote compute service"};
 };
@@ -169,6 +212,7 @@ ParsedCommandLine ParseCommandLine(int argc, const char* const* argv) {
     parsed.text = out.str();
     return parsed;
   }
+  parser.Finish();
   if (app.count("--print-config") > 0) {
     parsed.is_exit = true;
     parsed.text = app.config_to_str(/*default_also=*/true, /*write_description=*/true);

@@ -49,9 +49,17 @@ TEST(ServerConfigTest, FlagsWinOverTheEnvironmentWhichWinsOverTheFile) {
   EXPECT_EQ(parsed.config.worker_name, "flag");
 }
 
+TEST(ServerConfigTest, PrintedDefaultsCanBeReadBack) {
+  const std::string path = ::testing::TempDir() + "/printed_defaults.toml";
+  std::ofstream(path) << Parse({"--print-config"}).text;
+  const ParsedCommandLine read = Parse({"--config", path.c_str()});
+  ASSERT_FALSE(read.is_exit) << read.text;
+  EXPECT_THAT(read.config.listen, ElementsAre("127.0.0.1:7070"));
+}
+
 TEST(ServerConfigTest, PrintConfigShowsEveryKeyAndCanBeReadBack) {
-  const ParsedCommandLine printed =
-      Parse({"--print-config", "--threads", "5", "--session-ttl", "7m", "--listen", "127.0.0.1:1"});
+  const ParsedCommandLine printed = Parse({"--print-config", "--threads", "5", "--session-ttl",
+                                           "7m", "--listen", "127.0.0.1:1,unix:/tmp/a.sock"});
   EXPECT_TRUE(printed.is_exit);
   EXPECT_EQ(printed.exit_code, 0);
   const std::string path = ::testing::TempDir() + "/printed_config.toml";
@@ -60,7 +68,7 @@ TEST(ServerConfigTest, PrintConfigShowsEveryKeyAndCanBeReadBack) {
   ASSERT_FALSE(read.is_exit) << read.text;
   EXPECT_EQ(read.config.threads, 5);
   EXPECT_EQ(read.config.session_ttl, absl::Minutes(7));
-  EXPECT_THAT(read.config.listen, ElementsAre("127.0.0.1:1"));
+  EXPECT_THAT(read.config.listen, ElementsAre("127.0.0.1:1", "unix:/tmp/a.sock"));
 }
 
 struct BadFlag {
@@ -78,16 +86,19 @@ TEST_P(BadFlagTest, IsRefusedWithItsNameAndWhatWasExpected) {
   EXPECT_THAT(parsed.text, HasSubstr(GetParam().expected));
 }
 
-INSTANTIATE_TEST_SUITE_P(Values, BadFlagTest,
-                         ::testing::Values(BadFlag{"--kv-page-size", "17", "a multiple of 16"},
-                                           BadFlag{"--kv-page-size", "0", "a multiple of 16"},
-                                           BadFlag{"--session-ttl", "soon", "a positive duration"},
-                                           BadFlag{"--session-ttl", "-5s", "a positive duration"},
-                                           BadFlag{"--backend", "abacus", "cpu"},
-                                           BadFlag{"--log-level", "loud", "info"},
-                                           BadFlag{"--threads", "-1", "0"},
-                                           BadFlag{"--max-batch-requests", "0", "1"},
-                                           BadFlag{"--max-message-bytes", "1", "1024"}));
+INSTANTIATE_TEST_SUITE_P(
+    Values, BadFlagTest,
+    ::testing::Values(BadFlag{"--kv-page-size", "17", "a multiple of 16"},
+                      BadFlag{"--kv-page-size", "0", "a multiple of 16"},
+                      BadFlag{"--session-ttl", "soon", "a positive duration"},
+                      BadFlag{"--session-ttl", "-5s", "a positive duration"},
+                      BadFlag{"--listen", "127.0.0.1:99999", "a port of 0 to 65535"},
+                      BadFlag{"--listen", "127.0.0.1", "expected host:port"},
+                      BadFlag{"--listen", "127.0.0.1:1,", "expected host:port"},
+                      BadFlag{"--admin-listen", "unix:/tmp/x", "expected host:port"},
+                      BadFlag{"--backend", "abacus", "cpu"}, BadFlag{"--log-level", "loud", "info"},
+                      BadFlag{"--threads", "-1", "0"}, BadFlag{"--max-batch-requests", "0", "1"},
+                      BadFlag{"--max-message-bytes", "1", "1024"}));
 
 TEST(ServerConfigTest, AnUnknownFlagIsRefused) {
   const ParsedCommandLine parsed = Parse({"--frobnicate"});

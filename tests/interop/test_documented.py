@@ -1,0 +1,91 @@
+"""The .proto files explain every service, RPC, message and enum, and a test calls every RPC.
+
+As a program, `test_documented.py DESCRIPTOR-SET` lists everything that has no comment, fields and
+enum values included.
+"""
+
+import os
+import pathlib
+import sys
+import unittest
+
+from google.protobuf import descriptor_pb2
+
+# Field numbers in FileDescriptorProto, DescriptorProto and so on: the steps of a location's path.
+_CHILDREN = {
+    "file": (("message", 4), ("enum", 5), ("service", 6)),
+    "message": (("field", 2), ("message", 3), ("enum", 4)),
+    "enum": (("value", 2),),
+    "service": (("rpc", 2),),
+}
+_ATTRIBUTES = {
+    ("file", "message"): "message_type",
+    ("file", "enum"): "enum_type",
+    ("message", "message"): "nested_type",
+    ("message", "enum"): "enum_type",
+    ("service", "rpc"): "method",
+}
+MUST_BE_DOCUMENTED = ("service", "rpc", "message", "enum")
+
+
+def elements(kind, proto, name, path=()):
+    """(kind, full name, path) of everything within, as it is numbered in SourceCodeInfo."""
+    for child_kind, number in _CHILDREN.get(kind, ()):
+        attribute = _ATTRIBUTES.get((kind, child_kind), child_kind)
+        for index, child in enumerate(getattr(proto, attribute)):
+            if child_kind == "message" and child.options.map_entry:
+                continue
+            child_name = f"{name}.{child.name}"
+            child_path = (*path, number, index)
+            yield child_kind, child_name, child_path
+            yield from elements(child_kind, child, child_name, child_path)
+
+
+def undocumented(files):
+    """(kind, full name) of everything without a comment before or behind it."""
+    for file in files:
+        documented = {
+            tuple(location.path)
+            for location in file.source_code_info.location
+            if location.leading_comments.strip() or location.trailing_comments.strip()
+        }
+        for kind, name, path in elements("file", file, file.package):
+            if path not in documented:
+                yield kind, name
+
+
+def read_descriptors(path):
+    data = pathlib.Path(path).read_bytes()
+    return descriptor_pb2.FileDescriptorSet.FromString(data).file
+
+
+class DocumentedTest(unittest.TestCase):
+    def setUp(self):
+        self.files = read_descriptors(os.environ["ATTENTION_DESCRIPTORS"])
+
+    def test_comments(self):
+        lacking = [item for item in undocumented(self.files) if item[0] in MUST_BE_DOCUMENTED]
+        if lacking:
+            self.fail("no comment at\n" + "\n".join(f"  {kind} {name}" for kind, name in lacking))
+
+    def test_every_rpc_is_exercised(self):
+        import test_rpcs  # here, because listing what lacks a comment needs no stubs
+
+        exercised = set()
+        for case in vars(test_rpcs).values():
+            if isinstance(case, type) and issubclass(case, unittest.TestCase):
+                for test in vars(case).values():
+                    exercised.update(getattr(test, "exercised_rpcs", ()))
+        offered = {
+            name
+            for file in self.files
+            for kind, name, _ in elements("file", file, file.package)
+            if kind == "rpc"
+        }
+        self.assertEqual(offered - exercised, set(), "no test in test_rpcs.py")
+        self.assertEqual(exercised - offered, set(), "not in the .proto files")
+
+
+if __name__ == "__main__":
+    for item in undocumented(read_descriptors(sys.argv[1])):
+        print(*item)
