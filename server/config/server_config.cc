@@ -56,10 +56,12 @@ std::string CheckAddress(const std::string& address) {
   return "is '" + address + "', expected host:port with a port of 0 to 65535, or unix:path";
 }
 
+std::vector<std::string> Split(const std::string& list) { return absl::StrSplit(list, ','); }
+
 CLI::Validator ListenCheck() {
   return CLI::Validator(
       [](std::string& text) -> std::string {
-        for (const std::string address : absl::StrSplit(text, ',')) {
+        for (const std::string& address : Split(text)) {
           if (std::string error = CheckAddress(address); !error.empty()) return error;
         }
         return {};
@@ -90,7 +92,7 @@ class Parser {
   CLI::App& app() { return app_; }
 
   // Once parsed: what CLI11 cannot store in the configuration itself.
-  void Finish() { config_.listen = absl::StrSplit(listen_, ','); }
+  void Finish() { config_.listen = Split(listen_); }
 
   // CLI11 lets the file win over the environment. An operator expects the opposite, so variables
   // are turned into flags, which win over both, unless the flag itself was given.

@@ -69,7 +69,13 @@ absl::Status GrpcServer::Listen(const std::vector<std::string>& addresses) {
     return absl::UnavailableError(absl::StrCat("listen: cannot bind ", addresses[i],
                                                ", expected a free host:port or unix:path"));
   }
-  server_->GetHealthCheckService()->SetServingStatus(true);
+  // A service is known to the health service once it has a status of its own; "" is the server.
+  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  for (const char* service :
+       {"", v1::AttentionService::service_full_name(), v1::SessionService::service_full_name(),
+        v1::ServerService::service_full_name()}) {
+    health->SetServingStatus(service, true);
+  }
   return absl::OkStatus();
 }
 

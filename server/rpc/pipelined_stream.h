@@ -40,7 +40,7 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
   // Begins to read; call once, on an object that is held by a shared_ptr.
   void Start(StreamRegistry& registry) {
     self_ = this->shared_from_this();
-    registry.Add(self_);
+    if (!registry.Add(self_)) BeginDrain();
     if (!frame_.status().ok()) {
       absl::MutexLock lock(&mutex_);
       final_status_ = frame_.status();
@@ -48,8 +48,8 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
       FinishIfDone();
       return;
     }
-    incoming_ = std::make_unique<Request>();
-    this->StartRead(incoming_.get());
+    absl::MutexLock lock(&mutex_);
+    ReadNext();
   }
 
   void BeginDrain() override {

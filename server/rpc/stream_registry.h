@@ -21,19 +21,22 @@ class DrainableStream {
 
 class StreamRegistry {
  public:
-  void Add(std::weak_ptr<DrainableStream> stream) {
+  // False when draining has begun: the stream is not kept, and its owner ends it.
+  bool Add(std::weak_ptr<DrainableStream> stream) {
     absl::MutexLock lock(&mutex_);
+    if (is_draining_) return false;
     streams_.push_back(std::move(stream));
-    if (streams_.size() < prune_at_) return;
+    if (streams_.size() < prune_at_) return true;
     std::erase_if(streams_, [](const auto& entry) { return entry.expired(); });
     prune_at_ = 2 * streams_.size() + kMinPruneSize;
+    return true;
   }
 
-  // Streams added later are not told; the scheduler refuses their requests.
   void BeginDrain() {
     std::vector<std::weak_ptr<DrainableStream>> streams;
     {
       absl::MutexLock lock(&mutex_);
+      is_draining_ = true;
       streams.swap(streams_);
     }
     for (const auto& entry : streams) {
@@ -47,6 +50,7 @@ class StreamRegistry {
   absl::Mutex mutex_;
   std::vector<std::weak_ptr<DrainableStream>> streams_ ABSL_GUARDED_BY(mutex_);
   std::size_t prune_at_ ABSL_GUARDED_BY(mutex_) = kMinPruneSize;
+  bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace attention::server

@@ -15,12 +15,13 @@ double ChargedFlops(const AttentionRequest& request) {
 }
 
 bool IsDead(const AttentionRequest& request, absl::Time now, DropReason* reason) {
-  if (request.is_cancelled != nullptr && request.is_cancelled->load(std::memory_order_relaxed)) {
-    *reason = DropReason::kCancelled;
+  // First: gRPC also cancels a call whose deadline passes.
+  if (now >= request.deadline) {
+    *reason = DropReason::kDeadline;
     return true;
   }
-  *reason = DropReason::kDeadline;
-  return now >= request.deadline;
+  *reason = DropReason::kCancelled;
+  return request.is_cancelled != nullptr && request.is_cancelled->load(std::memory_order_relaxed);
 }
 
 // Moves dead requests from the front of the queue to the decision.
@@ -67,6 +68,20 @@ BatchDecision TakeBatch(TenantQueues& queues, absl::Time now, const BatchLimits&
     next->second.requests.pop_front();
   }
   return decision;
+}
+
+std::vector<DroppedRequest> TakeDead(TenantQueues& queues, absl::Time now) {
+  std::vector<DroppedRequest> dropped;
+  for (auto& [tenant, queue] : queues) {
+    std::erase_if(queue.requests, [&](std::unique_ptr<AttentionRequest>& request) {
+      DropReason reason;
+      if (!IsDead(*request, now, &reason)) return false;
+      dropped.push_back({std::move(request), reason});
+      return true;
+    });
+  }
+  std::erase_if(queues, [](const auto& entry) { return entry.second.requests.empty(); });
+  return dropped;
 }
 
 absl::Duration RetryDelay(std::int64_t queued_requests, double requests_per_second) {

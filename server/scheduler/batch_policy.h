@@ -51,6 +51,9 @@ void Enqueue(TenantQueues& queues, std::unique_ptr<AttentionRequest> request);
 // queues that ran empty.
 BatchDecision TakeBatch(TenantQueues& queues, absl::Time now, const BatchLimits& limits);
 
+// Removes every expired or cancelled request, so that the dead do not take the room of the living.
+std::vector<DroppedRequest> TakeDead(TenantQueues& queues, absl::Time now);
+
 // How long a refused client should wait: the time to work off the queue at the measured rate,
 // between 1 ms and 10 s. A rate of 0 means unknown.
 absl::Duration RetryDelay(std::int64_t queued_requests, double requests_per_second);

@@ -59,21 +59,44 @@ absl::Status Scheduler::QueueFull() {
 }
 
 absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request) {
-  absl::MutexLock lock(&mutex_);
+  std::vector<DroppedRequest> dropped;
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    status = Admit(request, dropped);
+  }
+  CompleteDropped(std::move(dropped));  // without the lock: completions are the callers' code
+  return status;
+}
+
+absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
+                              std::vector<DroppedRequest>& dropped) {
   if (is_draining_) return DropStatus(DropReason::kDraining);
-  if (clock_.Now() >= request->deadline) {
+  const absl::Time now = clock_.Now();
+  if (now >= request->deadline) {
     metrics_.dropped[static_cast<int>(DropReason::kDeadline)].Add();
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
-  // A request larger than the byte bound may still run when nothing else is queued.
-  const bool is_full =
-      queued_requests_ >= limits_.max_queued_requests ||
-      (queued_requests_ > 0 && queued_bytes_ + request->bytes > limits_.max_queued_bytes);
-  if (is_full) return QueueFull();
+  if (!HasRoom(*request)) {
+    dropped = TakeDead(queues_, now);
+    for (const DroppedRequest& entry : dropped) CountTaken(*entry.request);
+  }
+  if (!HasRoom(*request)) return QueueFull();
   ++queued_requests_;
   queued_bytes_ += request->bytes;
   Enqueue(queues_, std::move(request));
   return absl::OkStatus();
+}
+
+bool Scheduler::HasRoom(const AttentionRequest& request) const {
+  if (queued_requests_ >= limits_.max_queued_requests) return false;
+  // A request larger than the byte bound may still run when nothing else is queued.
+  return queued_requests_ == 0 || queued_bytes_ + request.bytes <= limits_.max_queued_bytes;
+}
+
+void Scheduler::CountTaken(const AttentionRequest& request) {
+  --queued_requests_;
+  queued_bytes_ -= request.bytes;
 }
 
 void Scheduler::BeginDrain() {
@@ -99,10 +122,8 @@ void Scheduler::WorkerLoop() {
       mutex_.Await(absl::Condition(this, &Scheduler::HasWork));
       if (is_stopping_) return;
       decision = TakeBatch(queues_, clock_.Now(), limits_.batch);
-      for (const auto& request : decision.batch) queued_bytes_ -= request->bytes;
-      for (const auto& dropped : decision.dropped) queued_bytes_ -= dropped.request->bytes;
-      queued_requests_ -=
-          static_cast<std::int64_t>(decision.batch.size() + decision.dropped.size());
+      for (const auto& request : decision.batch) CountTaken(*request);
+      for (const auto& dropped : decision.dropped) CountTaken(*dropped.request);
       is_running_ = true;
     }
     Run(std::move(decision));

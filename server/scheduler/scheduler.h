@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -53,6 +54,10 @@ class Scheduler {
   void WorkerLoop();
   void Run(BatchDecision decision);
   void CompleteDropped(std::vector<DroppedRequest> dropped);
+  absl::Status Admit(std::unique_ptr<AttentionRequest>& request,
+                     std::vector<DroppedRequest>& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasRoom(const AttentionRequest& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountTaken(const AttentionRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status QueueFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RecordDrain(std::size_t num_requests, absl::Duration elapsed);
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

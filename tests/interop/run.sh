@@ -16,13 +16,13 @@ python=${PYTHON:-/usr/bin/python3}
 grpc_proto=/usr/share/grpc-proto/grpc  # of Debian's grpc-proto: health and reflection
 
 require_command() {  # COMMAND PACKAGE
-  command -v "$1" >/dev/null && return
+  command -v "$1" >/dev/null && return 0
   echo "skipped: $1 not found, install $2"
   exit 0
 }
 
 require_module() {  # MODULE PACKAGE
-  "$python" -c "import $1" 2>/dev/null && return
+  "$python" -c "import $1" 2>/dev/null && return 0
   echo "skipped: $python has no module $1, install $2"
   exit 0
 }

@@ -1,4 +1,5 @@
-"""The .proto files explain every service, RPC, message and enum, and a test calls every RPC.
+"""The .proto files explain every service, RPC, message and enum, a test calls every RPC,
+and the sample of the README runs.
 
 As a program, `test_documented.py DESCRIPTOR-SET` lists everything that has no comment, fields and
 enum values included.
@@ -6,6 +7,7 @@ enum values included.
 
 import os
 import pathlib
+import subprocess
 import sys
 import unittest
 
@@ -84,6 +86,17 @@ class DocumentedTest(unittest.TestCase):
         }
         self.assertEqual(offered - exercised, set(), "no test in test_rpcs.py")
         self.assertEqual(exercised - offered, set(), "not in the .proto files")
+
+
+class ReadmeTest(unittest.TestCase):
+    def test_sample_runs(self):
+        import harness
+
+        sample = pathlib.Path(__file__).parent / "readme_sample.py"
+        command = [sys.executable, sample, harness.address()]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("[[[", run.stdout)
 
 
 if __name__ == "__main__":

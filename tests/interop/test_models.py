@@ -58,7 +58,7 @@ class SmolLm2Test(unittest.TestCase):
         return self.client.attention.Attend(self.problem(layer).request(lse=True))
 
     def through_session(self, problems, sizes):
-        """Appends and attends in chunks of these sizes, all layers at once; the results by layer."""
+        """Appends and attends in chunks of these sizes, all layers at once; results by layer."""
         geometry = session_service_pb2.SessionGeometry(
             num_layers=len(problems),
             num_kv_heads=3,

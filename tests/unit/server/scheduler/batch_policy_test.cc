@@ -75,6 +75,17 @@ TEST(BatchPolicyTest, ExpiredAndCancelledWorkIsDroppedWithItsReason) {
   EXPECT_EQ(decision.dropped[1].reason, DropReason::kCancelled);
 }
 
+TEST(BatchPolicyTest, AnExpiredCallThatGrpcCancelledCountsAsExpired) {
+  TenantQueues queues;
+  auto both = Request("a", 1e6, kNow);
+  both->is_cancelled = std::make_shared<std::atomic<bool>>(true);
+  Enqueue(queues, std::move(both));
+  const std::vector<DroppedRequest> dropped = TakeDead(queues, kNow);
+  ASSERT_EQ(dropped.size(), 1u);
+  EXPECT_EQ(dropped[0].reason, DropReason::kDeadline);
+  EXPECT_TRUE(queues.empty());
+}
+
 TEST(BatchPolicyTest, AFloodingTenantDoesNotDelayAnother) {
   TenantQueues queues;
   for (int i = 0; i < 100; ++i) Enqueue(queues, Request("flood", 10e6));

@@ -146,6 +146,23 @@ TEST_F(SchedulerTest, WorkThatExpiresInTheQueueIsNeverComputed) {
   EXPECT_EQ(executor_.batch_sizes(), std::vector<std::size_t>{1});
 }
 
+TEST_F(SchedulerTest, TheDeadMakeRoomForTheLiving) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  for (int i = 0; i < 4; ++i) {
+    auto waiting = Request();
+    waiting->deadline = clock_.Now() + absl::Seconds(1);
+    ASSERT_TRUE(scheduler_->Submit(waiting).ok());
+  }
+  EXPECT_EQ(Submit().code(), absl::StatusCode::kResourceExhausted);
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_TRUE(Submit().ok());
+  EXPECT_EQ(Completed(absl::StatusCode::kDeadlineExceeded), 4);
+  EXPECT_EQ(scheduler_->queued_requests(), 1);
+  executor_.Open();
+}
+
 TEST_F(SchedulerTest, DrainingRefusesNewWorkAndFinishesTheOld) {
   executor_.Close();
   ASSERT_TRUE(Submit().ok());
