@@ -11,14 +11,14 @@ PagePool::PagePool(MemoryAllocator& memory, std::size_t capacity_bytes, std::siz
     : memory_(memory), chunk_bytes_(chunk_bytes), max_chunks_(capacity_bytes / chunk_bytes) {}
 
 PagePool::~PagePool() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   ATTENTION_CHECK(chunks_.empty());  // every KvCache must be gone before its pool
   for (std::byte* chunk : empty_chunks_) memory_.Free(chunk, chunk_bytes_);
 }
 
 void* PagePool::Allocate(std::size_t page_bytes) {
   ATTENTION_CHECK(page_bytes > 0 && page_bytes <= chunk_bytes_);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   Chunk* chunk = ChunkWithRoom(page_bytes);
   if (chunk == nullptr) return nullptr;
   std::byte* page = chunk->free_pages.back();
@@ -34,7 +34,7 @@ void* PagePool::Allocate(std::size_t page_bytes) {
 
 void PagePool::Free(void* page) {
   auto* bytes = static_cast<std::byte*>(page);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   Chunk& chunk = ChunkOf(bytes);
   std::vector<Chunk*>& with_room = with_room_[chunk.page_bytes];
   if (chunk.free_pages.empty()) with_room.push_back(&chunk);
@@ -48,7 +48,7 @@ void PagePool::Free(void* page) {
 }
 
 bool PagePool::CanAllocate(std::size_t page_bytes, std::size_t count) const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const std::size_t free_chunks = max_chunks_ - chunks_.size();
   std::size_t available = free_chunks * (chunk_bytes_ / page_bytes);
   const auto with_room = with_room_.find(page_bytes);
@@ -59,12 +59,12 @@ bool PagePool::CanAllocate(std::size_t page_bytes, std::size_t count) const {
 }
 
 std::size_t PagePool::used_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return used_bytes_;
 }
 
 std::size_t PagePool::free_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return (max_chunks_ - chunks_.size()) * chunk_bytes_;
 }
 

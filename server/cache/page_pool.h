@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "kernels/api/attention_backend.h"
+#include "server/base/mutex.h"
 
 namespace attention::server {
 
@@ -60,7 +60,7 @@ class PagePool {
   const std::size_t chunk_bytes_;
   const std::size_t max_chunks_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   // Chunks that hold pages, by address, so that a page finds its chunk.
   std::map<const std::byte*, Chunk> chunks_ ABSL_GUARDED_BY(mutex_);
   // Chunks with a free page, by page size.

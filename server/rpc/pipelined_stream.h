@@ -20,8 +20,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "server/base/error_reason.h"
+#include "server/base/mutex.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/stream_registry.h"
@@ -42,18 +42,18 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
     self_ = this->shared_from_this();
     if (!registry.Add(self_)) BeginDrain();
     if (!frame_.status().ok()) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       final_status_ = frame_.status();
       reads_ended_ = true;
       FinishIfDone();
       return;
     }
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     ReadNext();
   }
 
   void BeginDrain() override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (final_status_.ok()) {
       final_status_ = ReasonedError(absl::StatusCode::kUnavailable, ErrorReason::kDraining,
                                     "the server is shutting down");
@@ -64,18 +64,18 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       reads_ended_ = true;
       FinishIfDone();
       return;
     }
     std::unique_ptr<Request> request = std::move(incoming_);
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       ++unanswered_;
     }
     OnRequest(std::move(request));
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (unanswered_ < services_.limits.max_stream_requests) {
       ReadNext();
     } else {
@@ -86,7 +86,7 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
   void OnWriteDone(bool ok) override {
     std::function<void()> on_written;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       Outgoing written = std::move(outgoing_.front());
       outgoing_.pop_front();
       is_writing_ = false;
@@ -104,7 +104,7 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
 
   void OnCancel() override {
     frame_.Cancel();
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     is_broken_ = true;
     WriteNext();
     FinishIfDone();
@@ -121,7 +121,7 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
   // and on_written does not run.
   void Send(std::unique_ptr<Response> response, bool is_last,
             std::function<void()> on_written = nullptr) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     outgoing_.push_back({std::move(response), is_last, std::move(on_written)});
     WriteNext();
     FinishIfDone();
@@ -178,7 +178,7 @@ class PipelinedStream : public grpc::ServerBidiReactor<Request, Response>,
   std::shared_ptr<PipelinedStream> self_;  // gRPC's share, until OnDone
   std::unique_ptr<Request> incoming_;      // touched only between StartRead and OnReadDone
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<Outgoing> outgoing_ ABSL_GUARDED_BY(mutex_);
   absl::Status final_status_ ABSL_GUARDED_BY(mutex_);
   int unanswered_ ABSL_GUARDED_BY(mutex_) = 0;

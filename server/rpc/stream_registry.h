@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "server/base/mutex.h"
 
 namespace attention::server {
 
@@ -23,7 +23,7 @@ class StreamRegistry {
  public:
   // False when draining has begun: the stream is not kept, and its owner ends it.
   bool Add(std::weak_ptr<DrainableStream> stream) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (is_draining_) return false;
     streams_.push_back(std::move(stream));
     if (streams_.size() < prune_at_) return true;
@@ -35,7 +35,7 @@ class StreamRegistry {
   void BeginDrain() {
     std::vector<std::weak_ptr<DrainableStream>> streams;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       is_draining_ = true;
       streams.swap(streams_);
     }
@@ -47,7 +47,7 @@ class StreamRegistry {
  private:
   static constexpr std::size_t kMinPruneSize = 64;
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<std::weak_ptr<DrainableStream>> streams_ ABSL_GUARDED_BY(mutex_);
   std::size_t prune_at_ ABSL_GUARDED_BY(mutex_) = kMinPruneSize;
   bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;

@@ -34,8 +34,9 @@ Scheduler::~Scheduler() {
   BeginDrain();
   std::vector<DroppedRequest> dropped;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     is_stopping_ = true;
+    has_work_.NotifyAll();
     for (auto& [tenant, queue] : queues_) {
       for (auto& request : queue.requests) {
         dropped.push_back({std::move(request), DropReason::kDraining});
@@ -62,7 +63,7 @@ absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request) {
   std::vector<DroppedRequest> dropped;
   absl::Status status;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     status = Admit(request, dropped);
   }
   CompleteDropped(std::move(dropped));  // without the lock: completions are the callers' code
@@ -85,6 +86,7 @@ absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
   ++queued_requests_;
   queued_bytes_ += request->bytes;
   Enqueue(queues_, std::move(request));
+  has_work_.NotifyAll();
   return absl::OkStatus();
 }
 
@@ -100,17 +102,17 @@ void Scheduler::CountTaken(const AttentionRequest& request) {
 }
 
 void Scheduler::BeginDrain() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   is_draining_ = true;
 }
 
 bool Scheduler::AwaitIdle(absl::Time deadline) {
-  absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithDeadline(absl::Condition(this, &Scheduler::IsIdle), deadline);
+  MutexLock lock(&mutex_);
+  return is_idle_.AwaitUntil(&mutex_, deadline, [this] { return IsIdle(); });
 }
 
 std::int64_t Scheduler::queued_requests() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return queued_requests_;
 }
 
@@ -118,8 +120,8 @@ void Scheduler::WorkerLoop() {
   for (;;) {
     BatchDecision decision;
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(this, &Scheduler::HasWork));
+      MutexLock lock(&mutex_);
+      has_work_.Await(&mutex_, [this] { return HasWork(); });
       if (is_stopping_) return;
       decision = TakeBatch(queues_, clock_.Now(), limits_.batch);
       for (const auto& request : decision.batch) CountTaken(*request);
@@ -127,8 +129,9 @@ void Scheduler::WorkerLoop() {
       is_running_ = true;
     }
     Run(std::move(decision));
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     is_running_ = false;
+    if (IsIdle()) is_idle_.NotifyAll();
   }
 }
 
@@ -156,7 +159,7 @@ void Scheduler::RecordDrain(std::size_t num_requests, absl::Duration elapsed) {
   constexpr double kWeight = 0.1;
   const double seconds = std::max(absl::ToDoubleSeconds(elapsed), 1e-6);
   const double rate = static_cast<double>(num_requests) / seconds;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   requests_per_second_ =
       requests_per_second_ == 0 ? rate : (1 - kWeight) * requests_per_second_ + kWeight * rate;
 }

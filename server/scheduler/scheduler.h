@@ -13,9 +13,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
+#include "server/base/mutex.h"
 #include "server/scheduler/batch_executor.h"
 #include "server/scheduler/batch_policy.h"
 
@@ -72,7 +72,9 @@ class Scheduler {
   const Clock& clock_;
   ServerMetrics& metrics_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
+  CondVar has_work_;
+  CondVar is_idle_;
   TenantQueues queues_ ABSL_GUARDED_BY(mutex_);
   std::int64_t queued_requests_ ABSL_GUARDED_BY(mutex_) = 0;
   std::int64_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -103,7 +103,7 @@ absl::StatusOr<SessionLease> SessionTable::Create(NewSession request) {
   session->create_time = clock_.Now();
   session->cache = std::move(cache);
 
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   ATTENTION_RETURN_IF_ERROR(CheckQuota(session->tenant));
   ++sessions_per_tenant_[session->tenant];
   sessions_.emplace(session->session_id, session);
@@ -168,7 +168,7 @@ absl::StatusOr<SessionLease> SessionTable::Acquire(const SessionHandle& handle,
                                                    absl::string_view tenant) {
   ATTENTION_RETURN_IF_ERROR(CheckOwner(handle));
   std::shared_ptr<Session> expired;  // freed after the lock: it may return many pages
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto it = sessions_.find(handle.session_id);
   if (it == sessions_.end() || it->second->tenant != tenant) return NotFound(handle.session_id);
   if (IsExpired(*it->second)) {
@@ -182,7 +182,7 @@ absl::StatusOr<SessionLease> SessionTable::Acquire(const SessionHandle& handle,
 absl::Status SessionTable::Delete(const SessionHandle& handle, absl::string_view tenant) {
   ATTENTION_RETURN_IF_ERROR(CheckOwner(handle));
   std::shared_ptr<Session> removed;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const auto it = sessions_.find(handle.session_id);
   if (it == sessions_.end() || it->second->tenant != tenant) return absl::OkStatus();
   removed = Remove(it);
@@ -194,7 +194,7 @@ std::vector<std::shared_ptr<const Session>> SessionTable::List(absl::string_view
                                                                std::size_t max_count) const {
   std::vector<std::shared_ptr<const Session>> found;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     for (const auto& [id, session] : sessions_) {
       if (session->tenant == tenant && id > after_id && !IsExpired(*session)) {
         found.push_back(session);
@@ -209,7 +209,7 @@ std::vector<std::shared_ptr<const Session>> SessionTable::List(absl::string_view
 
 int SessionTable::ExpireIdle() {
   std::vector<std::shared_ptr<Session>> expired;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (auto it = sessions_.begin(); it != sessions_.end();) {
     const auto current = it++;
     if (!IsExpired(*current->second)) continue;
@@ -220,7 +220,7 @@ int SessionTable::ExpireIdle() {
 }
 
 std::int64_t SessionTable::num_sessions() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return static_cast<std::int64_t>(sessions_.size());
 }
 

@@ -16,10 +16,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
+#include "server/base/mutex.h"
 #include "server/cache/kv_cache.h"
 #include "server/cache/kv_cache_factory.h"
 
@@ -124,7 +124,7 @@ class SessionTable {
   const Clock& clock_;
   ServerMetrics& metrics_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   SessionMap sessions_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::int64_t> sessions_per_tenant_ ABSL_GUARDED_BY(mutex_);
   // The most recently expired ids, so that their owners are told what happened.

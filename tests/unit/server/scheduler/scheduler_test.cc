@@ -5,7 +5,6 @@
 #include <atomic>
 #include <thread>
 
-#include "absl/synchronization/notification.h"
 #include "server/base/error_reason.h"
 #include "tests/support/fake_clock.h"
 
@@ -17,32 +16,34 @@ class GatedExecutor final : public BatchExecutor {
  public:
   void Execute(Batch batch) override {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       batch_sizes_.push_back(batch.requests.size());
-      mutex_.Await(absl::Condition(&is_open_));
+      changed_.NotifyAll();
+      changed_.Await(&mutex_, [this] { return is_open_; });
     }
     for (auto& request : batch.requests) Complete(std::move(request), {});
   }
   void Close() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     is_open_ = false;
   }
   void Open() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     is_open_ = true;
+    changed_.NotifyAll();
   }
   void AwaitBatches(std::size_t count) {
-    absl::MutexLock lock(&mutex_);
-    const auto enough = [this, count]() { return batch_sizes_.size() >= count; };
-    mutex_.Await(absl::Condition(&enough));
+    MutexLock lock(&mutex_);
+    changed_.Await(&mutex_, [this, count] { return batch_sizes_.size() >= count; });
   }
   std::vector<std::size_t> batch_sizes() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return batch_sizes_;
   }
 
  private:
-  absl::Mutex mutex_;
+  Mutex mutex_;
+  CondVar changed_;
   bool is_open_ = true;
   std::vector<std::size_t> batch_sizes_;
 };
@@ -55,7 +56,7 @@ class SchedulerTest : public ::testing::Test {
     request->arrival = clock_.Now();
     request->bytes = 100;
     request->completion = [this](std::unique_ptr<AttentionRequest>, AttentionResult result) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       ++completed_[result.status.code()];
     };
     return request;
@@ -65,14 +66,14 @@ class SchedulerTest : public ::testing::Test {
     return scheduler_->Submit(request);
   }
   int Completed(absl::StatusCode code) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return completed_[code];
   }
 
   FakeClock clock_;
   ServerMetrics metrics_;
   GatedExecutor executor_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::map<absl::StatusCode, int> completed_;
   std::unique_ptr<Scheduler> scheduler_ = std::make_unique<Scheduler>(
       executor_, Scheduler::Limits{4, 1000, {8, 1e9}}, clock_, metrics_);
