@@ -51,6 +51,7 @@ struct WorkItem {
   // of its rows and finishes them.
   std::int64_t partial_offset = -1;
   double cost = 0;
+  double group_cost = 0;  // the largest cost among the items of this task and KV head
 };
 
 // A partial result: for one range and row, the maximum score, the sum of exponentials and the

@@ -80,6 +80,8 @@ void AddTiles(const AttentionTask& task, int index, std::int64_t tile_rows,
   if (task.q_len == 0) return;
   const int group = task.params.group_size();
   const std::int64_t rows = task.q_len * group;
+  const std::size_t first_item = items->size();
+  double group_cost = 0;
   for (std::int64_t row = 0; row < rows; row += tile_rows) {
     WorkItem item;
     item.task = index;
@@ -101,7 +103,9 @@ void AddTiles(const AttentionTask& task, int index, std::int64_t tile_rows,
       item.kv_head = kv_head;
       items->push_back(item);
     }
+    group_cost = std::max(group_cost, item.cost);
   }
+  for (std::size_t i = first_item; i < items->size(); ++i) (*items)[i].group_cost = group_cost;
 }
 
 // Splits an item over its ranges. Its results then wait for a merge.
@@ -139,7 +143,10 @@ void PlanItems(int num_threads, CpuPlan* plan) {
     for (std::size_t i = 0; i < plan->tasks.size(); ++i) {
       AddTiles(plan->tasks[i].task, static_cast<int>(i), tile_blocks * kRowBlock, &tiles);
     }
-    if (num_threads == 1 || tiles.size() >= wanted) break;
+    // Smaller tiles read the keys more often, so they come after splitting over the ranges.
+    std::int64_t ranges = 0;
+    for (const WorkItem& tile : tiles) ranges += tile.range_end - tile.range_begin;
+    if (num_threads == 1 || ranges >= static_cast<std::int64_t>(wanted)) break;
   }
   double total = 0;
   for (const WorkItem& tile : tiles) total += tile.cost;
@@ -151,8 +158,15 @@ void PlanItems(int num_threads, CpuPlan* plan) {
       plan->items.push_back(tile);
     }
   }
+  // Longest first, so that the last items are short; but tiles that read the same keys stay
+  // together, because a head's keys and values fit L2 where those of all heads do not.
   std::stable_sort(plan->items.begin(), plan->items.end(),
-                   [](const WorkItem& a, const WorkItem& b) { return a.cost > b.cost; });
+                   [](const WorkItem& a, const WorkItem& b) {
+                     if (a.group_cost != b.group_cost) return a.group_cost > b.group_cost;
+                     if (a.task != b.task) return a.task < b.task;
+                     if (a.kv_head != b.kv_head) return a.kv_head < b.kv_head;
+                     return a.cost > b.cost;
+                   });
 }
 
 void PlanColumns(const AttentionTask& task, int index, CpuPlan* plan) {

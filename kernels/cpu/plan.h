@@ -22,7 +22,7 @@ struct PackItem {
 
 struct CpuPlan : AttentionPlan {
   std::vector<PlannedTask> tasks;
-  std::vector<WorkItem> items;         // longest first
+  std::vector<WorkItem> items;         // in starting order
   std::vector<WorkItem> merges;        // rows whose ranges were split among items
   std::vector<WorkItem> column_items;  // second pass, for tasks that want column sums
   int max_column_group = 0;            // the largest group_size among them
