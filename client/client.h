@@ -1,6 +1,6 @@
 // The entry to the SDK.
 //
-//   auto client = attention::client::Client::Connect({.targets = {"localhost:7070"}});
+//   auto client = attention::client::Client::Connect({.targets = {"127.0.0.1:7070"}});
 //   if (!client.ok()) ...
 //   auto result = (*client)->Attend({.q = q, .k = k, .v = v, .config = {.is_causal = true}});
 //

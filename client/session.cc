@@ -1,5 +1,6 @@
 #include "client/session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +12,7 @@ namespace {
 // Layers the server did not list are empty.
 std::vector<int64_t> PositionsOf(const SessionInfo& info) {
   std::vector<int64_t> positions = info.layer_lengths;
-  positions.resize(static_cast<size_t>(info.geometry.num_layers), 0);
+  positions.resize(static_cast<size_t>(std::max(info.geometry.num_layers, 0)), 0);
   return positions;
 }
 

@@ -1,6 +1,6 @@
 // Seven attention variants through the SDK, each checked against float64 on this side.
 //
-//   attention-quickstart --target localhost:50051
+//   attention-quickstart --target 127.0.0.1:7070
 //
 // Prints a table and exits with 0 if every error is within its bound, 1 if one is not, 2 if a call
 // failed.
@@ -174,7 +174,7 @@ std::string TargetFrom(int argc, char** argv) {
   for (int i = 1; i + 1 < argc; ++i) {
     if (std::strcmp(argv[i], "--target") == 0) return argv[i + 1];
   }
-  return "localhost:50051";
+  return "127.0.0.1:7070";
 }
 
 int RunAll(Client& client) {

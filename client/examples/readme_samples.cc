@@ -18,6 +18,7 @@ namespace {
 using attention::client::AttendRequest;
 using attention::client::AttendResult;
 using attention::client::Client;
+using attention::client::ErrorReason;
 using attention::client::Shape;
 using attention::client::Tensor;
 using attention::client::TensorView;

@@ -1,7 +1,7 @@
 // A two-layer decoder's attention through a session: one prefill, then token by token. The caches
 // stay in the server; each step carries only the new rows.
 //
-//   attention-session-decode --target localhost:50051
+//   attention-session-decode --target 127.0.0.1:7070
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -80,7 +80,7 @@ absl::Status Run(const std::string& target) {
 
 int main(int argc, char** argv) {
   const bool has_target = argc == 3 && std::strcmp(argv[1], "--target") == 0;
-  const absl::Status status = Run(has_target ? argv[2] : "localhost:50051");
+  const absl::Status status = Run(has_target ? argv[2] : "127.0.0.1:7070");
   if (status.ok()) return 0;
   const std::string reason = ErrorReason(status).value_or("no reason given");
   std::fprintf(stderr, "%s (%s)\n", status.ToString().c_str(), reason.c_str());

@@ -23,13 +23,13 @@ class RetryLoop : public std::enable_shared_from_this<RetryLoop> {
 
   void StartAttempt() {
     ++attempts_;
-    attempt_(attempts_, [self = shared_from_this()](AttemptOutcome outcome) {
-      self->OnOutcome(std::move(outcome));
+    attempt_(attempts_, [self = shared_from_this()](const AttemptOutcome& outcome) {
+      self->OnOutcome(outcome);
     });
   }
 
  private:
-  void OnOutcome(AttemptOutcome outcome) {
+  void OnOutcome(const AttemptOutcome& outcome) {
     const absl::Status& status = outcome.status;
     std::optional<absl::Duration> delay;
     if (outcome.can_retry) delay = NextDelay(settings_.policy, attempts_, status, random_());

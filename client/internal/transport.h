@@ -107,7 +107,7 @@ void Transport::Unary(const CallSettings& settings, Route route, Request request
         auto context = std::make_shared<CallContext>(call->settings);
         method(call->transport->targets().EndpointOf(call->target), context->grpc(), &call->request,
                &call->response,
-               [call, context, finished = std::move(finished)](grpc::Status status) {
+               [call, context, finished = std::move(finished)](const grpc::Status& status) {
                  finished({.status = FromGrpcStatus(status)});
                });
       },

@@ -91,7 +91,7 @@ class WeightsReactor final
 
 }  // namespace
 
-void StartWeightsCall(std::shared_ptr<Transport> transport, const CallSettings& settings,
+void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
                       v1::AttendRequest request, WeightsCallback on_block,
                       Callback<AttendResult> done) {
   auto state = std::make_shared<WeightsState>();

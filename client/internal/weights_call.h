@@ -12,7 +12,7 @@
 namespace attention::client::internal {
 
 // Runs the call, retrying as long as no block has come. `request` has returns.weights set.
-void StartWeightsCall(std::shared_ptr<Transport> transport, const CallSettings& settings,
+void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
                       v1::AttendRequest request, WeightsCallback on_block,
                       Callback<AttendResult> done);
 

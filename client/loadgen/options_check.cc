@@ -114,7 +114,7 @@ absl::Status CheckMessageSize(const Options& options) {
 
 absl::Status CheckSessions(const Options& options, const GivenFlags& given) {
   const bool is_decode = options.workload == WorkloadKind::kDecode;
-  const absl::Status useless = CheckAll(
+  absl::Status useless = CheckAll(
       {CheckUseless(given, is_decode, {"--context", "--decode-tokens"}, "--workload decode"),
        CheckUseless(given, options.uses_sessions(), {"--sessions", "--layers"},
                     "--workload prefill or decode"),

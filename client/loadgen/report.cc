@@ -1,5 +1,7 @@
 #include "client/loadgen/report.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 
 namespace attention::loadgen {
@@ -75,7 +77,7 @@ std::vector<std::string> WarningsOf(const Report& report) {
   std::vector<std::string> warnings;
   WarnOfClient(report, warnings);
   WarnOfSchedule(report, warnings);
-  if (report.totals.num_ok == 0) warnings.push_back("no request was answered with OK");
+  if (report.totals.num_ok == 0) warnings.emplace_back("no request was answered with OK");
   if (report.verified.num_unchecked > 0) {
     warnings.push_back(absl::StrFormat("%d answers chosen by --verify were not checked",
                                        report.verified.num_unchecked));

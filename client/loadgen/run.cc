@@ -1,5 +1,6 @@
 #include "client/loadgen/run.h"
 
+#include <algorithm>
 #include <fstream>
 #include <utility>
 
@@ -18,7 +19,7 @@ absl::Status WaitForTarget(const Options& options, client::Client& client,
   constexpr absl::Duration kSlice = absl::Milliseconds(250);
   absl::Duration left = options.connect_timeout;
   for (;;) {
-    const absl::Status status = client.WaitUntilReady(std::min(left, kSlice));
+    absl::Status status = client.WaitUntilReady(std::min(left, kSlice));
     left -= kSlice;
     if (!absl::IsDeadlineExceeded(status)) return status;
     if (left <= absl::ZeroDuration() || context.is_interrupted()) return status;

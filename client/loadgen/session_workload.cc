@@ -108,7 +108,7 @@ void SessionWorkload::AppendContext(Lane& lane, const client::CallOptions& call,
   if (!step.ok()) return done(step.status());
   client_->StepAsync({.steps = {*step}}, call,
                      [this, &lane, call, step = *step,
-                      done = std::move(done)](absl::StatusOr<client::StepResult> result) {
+                      done = std::move(done)](const absl::StatusOr<client::StepResult>& result) {
                        const absl::Status status = Accept(*lane.session, step, result);
                        if (!status.ok()) return done(status);
                        AppendContext(lane, call, done);
