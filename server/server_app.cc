@@ -19,6 +19,7 @@
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
 #include "server/observe/metrics_text.h"
+#include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
 
 namespace attention::server {
@@ -86,8 +87,13 @@ class ServerAppImpl final : public ServerApp {
   }
 
   absl::Status Start() {
-    const ServiceContext services{scheduler_, sessions_, pool_,     *backend_,          ceilings_,
-                                  clock_,     metrics_,  call_log_, WireLimits(config_)};
+    const ServiceContext services{
+        scheduler_, sessions_, pool_,     *backend_,        ceilings_,
+        clock_,     metrics_,  call_log_, calls_in_flight_, WireLimits(config_)};
+    RouteGrpcLog([](GrpcLogSeverity severity, const char* message) {
+      spdlog::log(severity == GrpcLogSeverity::kError ? spdlog::level::warn : spdlog::level::debug,
+                  "grpc: {}", message);
+    });
     ATTENTION_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(config_.listen, services));
     addresses_ = grpc_->addresses();
     if (!config_.admin_listen.empty()) {
@@ -147,6 +153,7 @@ class ServerAppImpl final : public ServerApp {
   const RealClock clock_;
   ServerMetrics metrics_;
   SpdlogCallLog call_log_;
+  CallsInFlight calls_in_flight_;
   std::unique_ptr<AttentionBackend> backend_;
   PagePool pool_;
   KvCacheFactory caches_;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -48,9 +49,12 @@ absl::Status ReasonedError(absl::StatusCode code, ErrorReason reason, absl::stri
                            std::optional<absl::Duration> retry_delay) {
   metadata[kReasonKey] = std::string(ErrorReasonName(reason));
   if (retry_delay) metadata[kRetryKey] = absl::StrCat(absl::ToInt64Nanoseconds(*retry_delay));
+  std::vector<std::string> lines;
+  for (const auto& [key, value] : metadata) {
+    lines.push_back(absl::StrCat(key, "=", absl::CEscape(value)));
+  }
   absl::Status status(code, message);
-  status.SetPayload(kPayloadUrl,
-                    absl::Cord(absl::StrJoin(metadata, "\n", absl::PairFormatter("="))));
+  status.SetPayload(kPayloadUrl, absl::Cord(absl::StrJoin(lines, "\n")));
   return status;
 }
 
@@ -60,7 +64,7 @@ std::optional<ErrorDetail> GetErrorDetail(const absl::Status& status) {
   ErrorDetail detail;
   for (absl::string_view line : absl::StrSplit(std::string(*payload), '\n')) {
     const std::pair<std::string, std::string> entry = absl::StrSplit(line, absl::MaxSplits('=', 1));
-    detail.metadata.insert(entry);
+    absl::CUnescape(entry.second, &detail.metadata[entry.first]);
   }
   if (auto node = detail.metadata.extract(kReasonKey)) detail.reason = node.mapped();
   if (auto node = detail.metadata.extract(kRetryKey)) {

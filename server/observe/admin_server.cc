@@ -29,6 +29,11 @@ class HttpAdminServer final : public AdminServer {
       response.status = is_ready ? 200 : 503;
       response.set_content(is_ready ? "ready\n" : "draining\n", kTextType);
     });
+    // The library's default lets two servers share a port in silence.
+    server_.set_socket_options([](socket_t socket) {
+      const int yes = 1;
+      setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    });
     // Operators' tools ask little; the default pool would hold a thread for every core.
     server_.new_task_queue = [] { return new httplib::ThreadPool(2); };
   }

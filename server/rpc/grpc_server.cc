@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 namespace attention::server {
 namespace {
@@ -16,6 +17,9 @@ namespace {
 // One message of a stream is one frame's worth of system calls: the largest frame HTTP/2 allows cut
 // latency of 1 MiB messages by a tenth to a fifth on TCP and did nothing worse elsewhere.
 constexpr int kMaxFrameBytes = 16777215;
+
+// After the last of our calls is done: time for its answer to leave before connections are closed.
+constexpr absl::Duration kClosingGrace = absl::Milliseconds(250);
 
 // "127.0.0.1:0" and 50051 give "127.0.0.1:50051".
 std::string WithPort(const std::string& address, int port) {
@@ -86,7 +90,9 @@ void GrpcServer::BeginDrain() {
 }
 
 void GrpcServer::Shutdown(absl::Time deadline) {
-  server_->Shutdown(absl::ToChronoTime(deadline));
+  // gRPC's own grace period waits for every call, health watches included, which never end.
+  services_.calls_in_flight.AwaitNone(deadline);
+  server_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kClosingGrace)));
   server_->Wait();
   server_.reset();
 }

@@ -31,7 +31,7 @@ class GrpcServer {
 
   // Health becomes NOT_SERVING and idle streams end.
   void BeginDrain();
-  // Stops accepting calls, waits for those in flight until the deadline, then cancels them.
+  // Waits for calls in flight until the deadline, then closes connections and cancels what is left.
   void Shutdown(absl::Time deadline);
 
  private:

@@ -32,6 +32,7 @@ CallFrame::CallFrame(const ServiceContext& services, const char* rpc,
       peer_(context.peer()),
       arrival_(services.clock.Now()),
       deadline_(absl::FromChrono(context.deadline())) {
+  services_.calls_in_flight.Add();
   status_ = ReadMetadata(context, kTenantKey, &tenant_);
   status_.Update(ReadMetadata(context, kRequestIdKey, &request_id_));
 }

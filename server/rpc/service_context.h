@@ -14,6 +14,7 @@
 #include "server/base/call_log.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
+#include "server/base/mutex.h"
 #include "server/scheduler/scheduler.h"
 #include "server/session/session_table.h"
 
@@ -32,6 +33,30 @@ struct ServiceLimits {
   int max_stream_requests = 0;
 };
 
+// Counts the calls that gRPC has not done with, so that a drain need not wait for others' (a client
+// that watches the health service never ends its call). Thread-safe.
+class CallsInFlight {
+ public:
+  void Add() {
+    MutexLock lock(&mutex_);
+    ++count_;
+  }
+  void Remove() {
+    MutexLock lock(&mutex_);
+    if (--count_ == 0) is_zero_.NotifyAll();
+  }
+  // False when the deadline came first.
+  bool AwaitNone(absl::Time deadline) {
+    MutexLock lock(&mutex_);
+    return is_zero_.AwaitUntil(&mutex_, deadline, [this] { return count_ == 0; });
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar is_zero_;
+  int count_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
 // Everything outlives the services.
 struct ServiceContext {
   Scheduler& scheduler;
@@ -42,6 +67,7 @@ struct ServiceContext {
   const Clock& clock;
   ServerMetrics& metrics;
   CallLog& call_log;
+  CallsInFlight& calls_in_flight;
   ServiceLimits limits;
 };
 
@@ -51,6 +77,9 @@ class CallFrame {
   // INVALID_ARGUMENT from status() when the metadata is not usable.
   CallFrame(const ServiceContext& services, const char* rpc,
             const grpc::CallbackServerContext& context);
+  ~CallFrame() { services_.calls_in_flight.Remove(); }
+  CallFrame(const CallFrame&) = delete;
+  CallFrame& operator=(const CallFrame&) = delete;
 
   const absl::Status& status() const { return status_; }
   const std::string& tenant() const { return tenant_; }

@@ -17,6 +17,15 @@ namespace {
 // Enough for an hour of one expiry a second; an id is 32 bytes.
 constexpr std::size_t kMaxRememberedExpired = 4096;
 
+// What a client sends in a handle comes back in errors, which travel in headers of a few KiB.
+constexpr std::size_t kMaxHandleBytes = 256;
+
+absl::Status CheckHandleField(absl::string_view field, const std::string& value) {
+  if (value.size() <= kMaxHandleBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " has ", value.size(), " bytes, expected at most ", kMaxHandleBytes));
+}
+
 }  // namespace
 
 std::string MakeSessionId() {
@@ -116,6 +125,8 @@ absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {
     return absl::InvalidArgumentError(
         "handle.session_id is empty, expected the id that CreateSession returned");
   }
+  ATTENTION_RETURN_IF_ERROR(CheckHandleField("handle.session_id", handle.session_id));
+  ATTENTION_RETURN_IF_ERROR(CheckHandleField("handle.worker", handle.worker));
   if (handle.worker != worker_) {
     return ReasonedError(
         absl::StatusCode::kFailedPrecondition, ErrorReason::kSessionMoved,

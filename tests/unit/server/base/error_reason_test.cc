@@ -20,6 +20,17 @@ TEST(ErrorReasonTest, StatusCarriesReasonMetadataAndRetryDelay) {
   EXPECT_EQ(detail->retry_delay, absl::Milliseconds(250));
 }
 
+TEST(ErrorReasonTest, AValueCannotPassForAnotherField) {
+  const std::string hostile = "a\nreason=DRAINING\nretry_delay_ns=5\\n";
+  const absl::Status status = ReasonedError(absl::StatusCode::kFailedPrecondition,
+                                            ErrorReason::kSessionMoved, "", {{"worker", hostile}});
+  const auto detail = GetErrorDetail(status);
+  ASSERT_TRUE(detail.has_value());
+  EXPECT_EQ(detail->reason, "SESSION_MOVED");
+  EXPECT_EQ(detail->metadata.at("worker"), hostile);
+  EXPECT_FALSE(detail->retry_delay.has_value());
+}
+
 TEST(ErrorReasonTest, PlainStatusHasNoDetail) {
   EXPECT_FALSE(GetErrorDetail(absl::InvalidArgumentError("q")).has_value());
   EXPECT_FALSE(GetErrorDetail(absl::OkStatus()).has_value());

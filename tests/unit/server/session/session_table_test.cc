@@ -79,6 +79,15 @@ TEST_F(SessionTableTest, AHandleOfAnotherWorkerIsMovedAndOfAnotherEpochLost) {
   EXPECT_EQ(ReasonOf(lost_status), "SESSION_LOST");
 }
 
+TEST_F(SessionTableTest, HandlesThatNoServerMadeAreRefusedByField) {
+  SessionHandle handle{"worker", kEpoch, std::string(300, 'x')};
+  EXPECT_THAT(std::string(table_.Acquire(handle, "a").status().message()),
+              ::testing::HasSubstr("handle.session_id has 300 bytes, expected at most 256"));
+  handle = {std::string(300, 'x'), kEpoch, MakeSessionId()};
+  EXPECT_THAT(std::string(table_.Acquire(handle, "a").status().message()),
+              ::testing::HasSubstr("handle.worker has 300 bytes"));
+}
+
 TEST_F(SessionTableTest, AnIdleSessionExpiresAndItsOwnerIsTold) {
   SessionHandle handle;
   {
