@@ -7,7 +7,8 @@
 // A Client is thin and thread-safe; one serves a whole program. Each call comes in three forms:
 // plain (blocks), Future, and Async (calls `done` exactly once). In all three the request's tensors
 // need to live only until the function returns. Calls in flight do not need the Client: it may be
-// destroyed, which does not block, and they complete as they would have.
+// destroyed, which does not block, and they complete as they would have. gRPC's callback
+// threads, once started, stay until the process ends.
 //
 // `done` runs on the library's threads, without locks held; it must not block, so neither plain
 // forms nor future.get() belong in it.

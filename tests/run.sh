@@ -147,9 +147,11 @@ configure() { cmake --preset "$1" -DATTENTION_BUILD_TESTS=ON >"$LOG_DIR/configur
   return 1
 }; }
 
-# build PRESET [TARGET]
+# build PRESET [TARGET]. A log gets no line for each file; a terminal gets one that changes.
 build() {
-  configure "$1" && cmake --build "build/$1" ${2:+--target "$2"} -- --quiet
+  local quiet=(-- --quiet)
+  if [[ -t 1 ]]; then quiet=(); fi
+  configure "$1" && cmake --build "build/$1" ${2:+--target "$2"} "${quiet[@]}"
 }
 
 run_lint() {

@@ -54,6 +54,7 @@ class RetryLoop : public std::enable_shared_from_this<RetryLoop> {
     if (settings_.cancellation.stop_possible()) {
       on_cancel_.emplace(settings_.cancellation, [this] { OnCancelled(); });
     }
+    if (!is_waiting_) return;  // cancelled already
     timer_->RunAt(when, [self = shared_from_this()] { self->OnTimer(); });
   }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/internal/callback_threads.h"
 
 namespace attention::client::internal {
 namespace {
@@ -46,6 +47,7 @@ Endpoint::Endpoint(std::shared_ptr<grpc::Channel> channel_in)
       server(v1::ServerService::NewStub(channel)) {}
 
 Targets::Targets(const ClientOptions& options) {
+  KeepCallbackThreads();
   const grpc::ChannelArguments arguments = MakeArguments(options);
   for (const std::string& address : options.targets) {
     auto target = std::make_unique<Target>();

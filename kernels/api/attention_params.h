@@ -30,6 +30,7 @@
 namespace attention {
 
 inline constexpr int kMaxHeadDim = 256;
+inline constexpr int kMaxHeads = 1 << 16;
 // Positions and lengths stay below this, so that no sum of a few of them can overflow.
 inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
 

@@ -17,7 +17,6 @@ absl::Status CheckRange(const char* field, std::int64_t value, std::int64_t min,
 }
 
 absl::Status ValidateHeads(const AttentionParams& params) {
-  constexpr int kMaxHeads = 1 << 16;
   if (auto s = CheckRange("num_q_heads", params.num_q_heads, 1, kMaxHeads); !s.ok()) return s;
   if (auto s = CheckRange("num_kv_heads", params.num_kv_heads, 1, kMaxHeads); !s.ok()) return s;
   if (params.num_q_heads % params.num_kv_heads != 0) {

@@ -21,9 +21,9 @@ absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
   params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
   params.head_dim_qk = geometry.head_dim_qk;
   params.head_dim_v = geometry.head_dim_v;
-  if (geometry.num_kv_heads < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("geometry.num_kv_heads is ", geometry.num_kv_heads, ", expected 1 or more"));
+  if (geometry.num_kv_heads < 1 || geometry.num_kv_heads > kMaxHeads) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "geometry.num_kv_heads is ", geometry.num_kv_heads, ", expected 1 to ", kMaxHeads));
   }
   const absl::Status status = ValidateParams(params);
   if (status.ok()) return status;

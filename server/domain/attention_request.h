@@ -88,6 +88,10 @@ struct AttentionRequest {
   std::vector<SessionStep> steps;
   std::vector<WeightsTask> weights;
 
+  // Goes on with a request that was admitted before (the next block of its weights): neither a
+  // drain nor a full queue refuses it. At most one of each admitted request is queued.
+  bool is_continuation = false;
+
   double flops = 0;        // estimated work, what the scheduler budgets and fairness counts
   std::int64_t bytes = 0;  // of tensors held while queued
   Completion completion;

@@ -158,6 +158,7 @@ class AttendStreamReactor final : public AttendStreamBase {
     request->flops =
         2.0 * static_cast<double>(rows * heads * task.kv_len) * task.params.head_dim_qk;
     request->bytes = rows * row_bytes;
+    request->is_continuation = true;
     exchange->q_begin += rows;
     request->completion = [self = Self(), exchange, response](std::unique_ptr<AttentionRequest>,
                                                               AttentionResult result) {

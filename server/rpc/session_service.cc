@@ -123,6 +123,8 @@ grpc::ServerUnaryReactor* SessionServiceImpl::CreateSession(grpc::CallbackServer
                                                             v1::CreateSessionResponse* response) {
   return AnswerNow(services_, "SessionService/CreateSession", *context,
                    [&](const CallFrame& frame) {
+                     if (absl::Status status = services_.scheduler.CheckAccepting(); !status.ok())
+                       return status;
                      auto decoded = DecodeNewSession(*request, frame.tenant());
                      if (!decoded.ok()) return std::move(decoded).status();
                      auto session = services_.sessions.Create(*std::move(decoded));

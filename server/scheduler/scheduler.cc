@@ -72,7 +72,7 @@ absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request) {
 
 absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
                               std::vector<DroppedRequest>& dropped) {
-  if (is_draining_) return DropStatus(DropReason::kDraining);
+  if (is_draining_ && !request->is_continuation) return DropStatus(DropReason::kDraining);
   const absl::Time now = clock_.Now();
   if (now >= request->deadline) {
     metrics_.dropped[static_cast<int>(DropReason::kDeadline)].Add();
@@ -91,6 +91,7 @@ absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
 }
 
 bool Scheduler::HasRoom(const AttentionRequest& request) const {
+  if (request.is_continuation) return true;
   if (queued_requests_ >= limits_.max_queued_requests) return false;
   // A request larger than the byte bound may still run when nothing else is queued.
   return queued_requests_ == 0 || queued_bytes_ + request.bytes <= limits_.max_queued_bytes;
@@ -99,6 +100,11 @@ bool Scheduler::HasRoom(const AttentionRequest& request) const {
 void Scheduler::CountTaken(const AttentionRequest& request) {
   --queued_requests_;
   queued_bytes_ -= request.bytes;
+}
+
+absl::Status Scheduler::CheckAccepting() const {
+  MutexLock lock(&mutex_);
+  return is_draining_ ? DropStatus(DropReason::kDraining) : absl::OkStatus();
 }
 
 void Scheduler::BeginDrain() {

@@ -42,7 +42,10 @@ class Scheduler {
   //   DEADLINE_EXCEEDED when its deadline has passed already.
   absl::Status Submit(std::unique_ptr<AttentionRequest>& request);
 
-  // From now on every Submit is refused; what is queued still runs.
+  // UNAVAILABLE DRAINING when new work is no longer taken.
+  absl::Status CheckAccepting() const;
+
+  // From now on every Submit is refused, but for continuations; what is queued still runs.
   void BeginDrain();
 
   // Waits until nothing is queued or running. False when `deadline` came first.

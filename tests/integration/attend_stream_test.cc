@@ -43,7 +43,9 @@ class StreamClient {
     absl::MutexLock lock(&mutex_);
     const auto request = requests_.extract(answer.request_id());
     EXPECT_FALSE(request.empty()) << "no request waits with id " << answer.request_id();
-    if (!request.empty()) EXPECT_EQ(FindMismatch(request.mapped(), answer.response()), "");
+    if (!request.empty()) {
+      EXPECT_EQ(FindMismatch(request.mapped(), answer.response()), "");
+    }
     return answer.request_id();
   }
 
@@ -108,7 +110,8 @@ TEST_F(AttendStreamTest, EachAnswerCarriesTheIdOfItsRequest) {
   constexpr int kRequests = 40;
   for (int i = 0; i < kRequests; ++i) {
     client.Send(0xfeed'0000'0000'0000u + 7u * static_cast<unsigned>(i),
-                MakeAttendRequest({.q_lens = {1 + i % 9}, .kv_lens = {1 + 5 * i},
+                MakeAttendRequest({.q_lens = {1 + i % 9},
+                                   .kv_lens = {1 + 5 * i},
                                    .seed = 100u + static_cast<unsigned>(i)}));
   }
   client.HalfClose();
@@ -151,8 +154,8 @@ TEST_F(AttendStreamTest, HalfCloseWithoutARequestEndsWithOk) {
 TEST_F(AttendStreamTest, WeightsComeInBlocksOfRowsAndSumToOne) {
   StreamClient client(shared_server());
   // 4 heads of 700 keys make rows of 11200 bytes: 93 in a block of a MiB.
-  v1::AttendRequest request = MakeAttendRequest(
-      {.head_dim_qk = 8, .head_dim_v = 8, .q_lens = {250}, .kv_lens = {700}});
+  v1::AttendRequest request =
+      MakeAttendRequest({.head_dim_qk = 8, .head_dim_v = 8, .q_lens = {250}, .kv_lens = {700}});
   request.mutable_config()->set_is_causal(true);
   request.mutable_returns()->set_weights(true);
   client.Send(1, request);
@@ -206,8 +209,11 @@ TEST_F(AttendStreamTest, AReaderThatIsSlowGetsEverything) {
   std::thread writer([&] {
     for (int i = 0; i < kRequests; ++i) {
       client.Send(static_cast<std::uint64_t>(i),
-                  MakeAttendRequest({.head_dim_qk = 1, .head_dim_v = 128, .q_lens = {128},
-                                     .kv_lens = {2}, .seed = static_cast<unsigned>(i)}));
+                  MakeAttendRequest({.head_dim_qk = 1,
+                                     .head_dim_v = 128,
+                                     .q_lens = {128},
+                                     .kv_lens = {2},
+                                     .seed = static_cast<unsigned>(i)}));
     }
     client.HalfClose();
   });
@@ -221,8 +227,8 @@ TEST_F(AttendStreamTest, AReaderThatIsSlowGetsEverything) {
 TEST_F(AttendStreamTest, UnreadAnswersHoldTheServerBack) {
   TestServer own([](server::ServerConfig& config) { config.max_stream_requests = 4; });
   StreamClient client(own);
-  v1::AttendRequest request = MakeAttendRequest(
-      {.head_dim_qk = 1, .head_dim_v = 256, .q_lens = {4096}, .kv_lens = {1}});
+  v1::AttendRequest request =
+      MakeAttendRequest({.head_dim_qk = 1, .head_dim_v = 256, .q_lens = {4096}, .kv_lens = {1}});
   constexpr int kRequests = 24;  // 16 MiB each
   std::thread writer([&] {
     for (int i = 0; i < kRequests; ++i) client.Send(static_cast<std::uint64_t>(i), request);

@@ -45,7 +45,8 @@ const Variant kVariants[] = {
     {"Causal", kSelf, Causal},
     {"CausalNewestQueriesOnly", {.q_lens = {5}, .kv_lens = {70}}, Causal},
     {"CausalMoreQueriesThanKeysLeavesEmptyRows", {.q_lens = {12}, .kv_lens = {5}}, Causal},
-    {"CausalTopLeft", {.q_lens = {9}, .kv_lens = {20}},
+    {"CausalTopLeft",
+     {.q_lens = {9}, .kv_lens = {20}},
      [](auto& r) {
        Causal(r);
        r.add_first_query_positions(0);
@@ -57,7 +58,8 @@ const Variant kVariants[] = {
      }},
     {"SymmetricSlidingWindow", kSelf, [](auto& r) { Window(r, 4, 4); }},
     {"WindowOfOneKey", kSelf, [](auto& r) { Window(r, 0, 0); }},
-    {"WindowWithSinkTokens", {.q_lens = {60}, .kv_lens = {60}},
+    {"WindowWithSinkTokens",
+     {.q_lens = {60}, .kv_lens = {60}},
      [](auto& r) {
        Causal(r);
        Window(r, 9, 0);
@@ -72,31 +74,44 @@ const Variant kVariants[] = {
     {"Alibi", kSelf,
      [](auto& r) {
        Causal(r);
-       *r.mutable_config()->mutable_alibi_slopes() =
-           MakeTensor(v1::DTYPE_FLOAT32, {4}, Slopes(4));
+       *r.mutable_config()->mutable_alibi_slopes() = MakeTensor(v1::DTYPE_FLOAT32, {4}, Slopes(4));
      }},
     {"BiasShared", kSelf,
-     [](auto& r) { *r.mutable_bias() = RandomTensor(v1::DTYPE_FLOAT32, {33, 33}, 7); }},
+     [](auto& r) {
+       *r.mutable_bias() = RandomTensor(v1::DTYPE_FLOAT32, {33, 33}, 7);
+     }},
     {"BiasOfEachHeadInTheRequestsType", kSelf,
-     [](auto& r) { *r.mutable_bias() = RandomTensor(r.q().dtype(), {4, 33, 33}, 7); }},
-    {"MaskShared", kSelf, [](auto& r) { *r.mutable_mask() = RandomMask({33, 33}, 9); }},
-    {"MaskOfEachHead", kSelf, [](auto& r) { *r.mutable_mask() = RandomMask({4, 33, 33}, 9); }},
+     [](auto& r) {
+       *r.mutable_bias() = RandomTensor(r.q().dtype(), {4, 33, 33}, 7);
+     }},
+    {"MaskShared", kSelf,
+     [](auto& r) {
+       *r.mutable_mask() = RandomMask({33, 33}, 9);
+     }},
+    {"MaskOfEachHead", kSelf,
+     [](auto& r) {
+       *r.mutable_mask() = RandomMask({4, 33, 33}, 9);
+     }},
     {"MaskSharedOverLeadingOnes", kSelf,
-     [](auto& r) { *r.mutable_mask() = RandomMask({1, 1, 33, 33}, 9); }},
+     [](auto& r) {
+       *r.mutable_mask() = RandomMask({1, 1, 33, 33}, 9);
+     }},
     {"MaskThatHidesEverything", kSelf,
-     [](auto& r) { *r.mutable_mask() = ZeroTensor(v1::DTYPE_BOOL, {33, 33}); }},
+     [](auto& r) {
+       *r.mutable_mask() = ZeroTensor(v1::DTYPE_BOOL, {33, 33});
+     }},
     {"OddDimensions", {.head_dim_qk = 37, .head_dim_v = 11}},
     {"LargestDimensions", {.head_dim_qk = 256, .head_dim_v = 256}},
     {"SmallestDimensions", {.head_dim_qk = 1, .head_dim_v = 1}},
-    {"Everything", {.num_q_heads = 8, .num_kv_heads = 2, .q_lens = {30}, .kv_lens = {75}},
+    {"Everything",
+     {.num_q_heads = 8, .num_kv_heads = 2, .q_lens = {30}, .kv_lens = {75}},
      [](auto& r) {
        Causal(r);
        Window(r, 40, 0);
        r.mutable_config()->set_sink_tokens(2);
        r.mutable_config()->set_soft_cap(8);
        *r.mutable_config()->mutable_sink_logits() = RandomTensor(v1::DTYPE_FLOAT32, {8}, 5);
-       *r.mutable_config()->mutable_alibi_slopes() =
-           MakeTensor(v1::DTYPE_FLOAT32, {8}, Slopes(8));
+       *r.mutable_config()->mutable_alibi_slopes() = MakeTensor(v1::DTYPE_FLOAT32, {8}, Slopes(8));
        *r.mutable_bias() = RandomTensor(v1::DTYPE_FLOAT32, {1, 30, 75}, 7);
        *r.mutable_mask() = RandomMask({8, 30, 75}, 9);
      }},
@@ -158,8 +173,7 @@ TEST_F(AttendTest, PackedMasksAndBiasesAreAsLongAsTheLongestSequence) {
 }
 
 TEST_F(AttendTest, PackedSequencesMayEachStandAtAPositionOfTheirOwn) {
-  v1::AttendRequest request =
-      MakeAttendRequest({.q_lens = {6, 6, 6}, .kv_lens = {10, 10, 10}});
+  v1::AttendRequest request = MakeAttendRequest({.q_lens = {6, 6, 6}, .kv_lens = {10, 10, 10}});
   Causal(request);
   for (const std::int64_t position : {-3, 0, 100}) request.add_first_query_positions(position);
   MustAttend(shared_server(), request);

@@ -37,30 +37,29 @@ TEST_P(PromptTest, WholeInChunksAndTokenByTokenAgreeBitwise) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Prompts, PromptTest,
-    ::testing::Values(
-        PromptCase{"Float32", v1::DTYPE_FLOAT32}, PromptCase{"Float16", v1::DTYPE_FLOAT16},
-        PromptCase{"BFloat16", v1::DTYPE_BFLOAT16},
-        PromptCase{"WindowWithSinks", v1::DTYPE_FLOAT32,
-                   [](auto& r) {
-                     r.mutable_config()->set_window_left(20);
-                     r.mutable_config()->set_sink_tokens(4);
-                   }},
-        PromptCase{"CapAlibiAndLearnedSinks", v1::DTYPE_BFLOAT16,
-                   [](auto& r) {
-                     r.mutable_config()->set_soft_cap(4);
-                     *r.mutable_config()->mutable_alibi_slopes() =
-                         RandomTensor(v1::DTYPE_FLOAT32, {4}, 3, 0.1f);
-                     *r.mutable_config()->mutable_sink_logits() =
-                         RandomTensor(v1::DTYPE_FLOAT32, {4}, 4);
-                   }}),
-    [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Prompts, PromptTest,
+                         ::testing::Values(PromptCase{"Float32", v1::DTYPE_FLOAT32},
+                                           PromptCase{"Float16", v1::DTYPE_FLOAT16},
+                                           PromptCase{"BFloat16", v1::DTYPE_BFLOAT16},
+                                           PromptCase{"WindowWithSinks", v1::DTYPE_FLOAT32,
+                                                      [](auto& r) {
+                                                        r.mutable_config()->set_window_left(20);
+                                                        r.mutable_config()->set_sink_tokens(4);
+                                                      }},
+                                           PromptCase{
+                                               "CapAlibiAndLearnedSinks", v1::DTYPE_BFLOAT16,
+                                               [](auto& r) {
+                                                 r.mutable_config()->set_soft_cap(4);
+                                                 *r.mutable_config()->mutable_alibi_slopes() =
+                                                     RandomTensor(v1::DTYPE_FLOAT32, {4}, 3, 0.1f);
+                                                 *r.mutable_config()->mutable_sink_logits() =
+                                                     RandomTensor(v1::DTYPE_FLOAT32, {4}, 4);
+                                               }}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(SessionTest, LayersHaveLengthsOfTheirOwnAndTheLeastIsCommitted) {
   constexpr int kLayers = 30;
-  const v1::SessionHandle handle =
-      MustCreate(shared_server(), {.num_layers = kLayers}).handle();
+  const v1::SessionHandle handle = MustCreate(shared_server(), {.num_layers = kLayers}).handle();
   v1::StepRequest request;
   std::vector<v1::AttendRequest> prompts;
   for (int layer = 0; layer < kLayers; ++layer) {
@@ -192,9 +191,8 @@ TEST_F(SessionTest, RangesOfTheCacheMergeByTheirLse) {
       tensors.emplace_back(client::DType::kFloat32, ShapeOf(*tensor), tensor->data());
     }
   }
-  const std::vector<client::Partial> parts = {{&tensors[0], &tensors[1]},
-                                              {&tensors[2], &tensors[3]},
-                                              {&tensors[4], &tensors[5]}};
+  const std::vector<client::Partial> parts = {
+      {&tensors[0], &tensors[1]}, {&tensors[2], &tensors[3]}, {&tensors[4], &tensors[5]}};
   const auto merged = client::MergePartials(parts);
   ASSERT_TRUE(merged.ok()) << merged.status();
   v1::AttendResponse response;
@@ -212,8 +210,7 @@ TEST_F(SessionTest, AStepAppliedBeforeIsReplayedWithTheSameBits) {
   const v1::SessionStep second = MakeStep(prompt, handle, 25, 40);
   const v1::SessionStepResult first_result = MustStep(shared_server(), first);
   const v1::SessionStepResult second_result = MustStep(shared_server(), second);
-  for (const auto& [step, result] :
-       {std::pair{&second, &second_result}, {&first, &first_result}}) {
+  for (const auto& [step, result] : {std::pair{&second, &second_result}, {&first, &first_result}}) {
     const v1::SessionStepResult replay = MustStep(shared_server(), *step);
     EXPECT_TRUE(replay.is_replay());
     EXPECT_EQ(replay.position(), 40);

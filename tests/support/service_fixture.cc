@@ -13,6 +13,12 @@
 #include "absl/strings/str_split.h"
 #include "attention/v1/errors.pb.h"
 
+namespace grpc {
+void PrintTo(const Status& status, std::ostream* out) {
+  *out << "code " << status.error_code() << " \"" << status.error_message() << "\"";
+}
+}  // namespace grpc
+
 namespace attention::testing {
 namespace {
 
@@ -33,21 +39,37 @@ absl::Duration ToAbsl(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
 
+std::unique_ptr<server::ServerApp> StartApp(const ConfigChange& change) {
+  spdlog::set_level(spdlog::level::err);
+  server::ServerConfig config = TestConfig();
+  if (change) change(config);
+  auto app = server::ServerApp::Start(config);
+  if (!app.ok()) {
+    std::fprintf(stderr, "the test server cannot start: %s\n", app.status().ToString().c_str());
+    std::abort();
+  }
+  return *std::move(app);
+}
+
 // One query head over many keys: little to send, much to compute for the reference.
 v1::AttendRequest SlowRequest(std::int64_t q_len) {
-  return MakeAttendRequest({.num_q_heads = 1, .num_kv_heads = 1, .head_dim_qk = 64,
-                            .head_dim_v = 64, .q_lens = {q_len}, .kv_lens = {2048}});
+  return MakeAttendRequest({.num_q_heads = 1,
+                            .num_kv_heads = 1,
+                            .head_dim_qk = 64,
+                            .head_dim_v = 64,
+                            .q_lens = {q_len},
+                            .kv_lens = {2048}});
 }
 
 // Queries that take about a second.
-std::int64_t SecondOfQueries(TestServer& server) {
+std::int64_t SecondOfQueries(ServerClient& server) {
   constexpr std::int64_t kProbe = 8;
   v1::AttendResponse response;
   const grpc::Status status = Attend(server, SlowRequest(kProbe), &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   const double seconds = absl::ToDoubleSeconds(ToAbsl(response.timing().compute()));
-  return std::clamp(static_cast<std::int64_t>(kProbe / std::max(seconds, 1e-5)),
-                    std::int64_t{16}, std::int64_t{8192});
+  return std::clamp(static_cast<std::int64_t>(kProbe / std::max(seconds, 1e-5)), std::int64_t{16},
+                    std::int64_t{8192});
 }
 
 }  // namespace
@@ -61,31 +83,21 @@ server::ServerConfig TestConfig() {
   return config;
 }
 
-TestServer::TestServer(const ConfigChange& change) {
-  spdlog::set_level(spdlog::level::err);
-  server::ServerConfig config = TestConfig();
-  if (change) change(config);
-  auto app = server::ServerApp::Start(config);
-  if (!app.ok()) {
-    std::fprintf(stderr, "the test server cannot start: %s\n", app.status().ToString().c_str());
-    std::abort();
-  }
-  app_ = *std::move(app);
+ServerClient::ServerClient(std::string address, std::string admin_address)
+    : address_(std::move(address)), admin_address_(std::move(admin_address)) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   // Servers of one binary come and go on recycled ports; a shared connection would mix them up.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  channel_ = grpc::CreateCustomChannel(address(), grpc::InsecureChannelCredentials(), arguments);
+  channel_ = grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments);
   attention_ = v1::AttentionService::NewStub(channel_);
   sessions_ = v1::SessionService::NewStub(channel_);
   info_ = v1::ServerService::NewStub(channel_);
 }
 
-TestServer::~TestServer() = default;
-
-std::shared_ptr<client::Client> TestServer::NewClient(const std::string& tenant) const {
+std::shared_ptr<client::Client> ServerClient::NewClient(const std::string& tenant) const {
   client::ClientOptions options;
-  options.targets = {address()};
+  options.targets = {address_};
   options.tenant = tenant;
   options.retry_policy = client::RetryPolicy::None();
   auto client = client::Client::Connect(options);
@@ -93,14 +105,16 @@ std::shared_ptr<client::Client> TestServer::NewClient(const std::string& tenant)
   return *std::move(client);
 }
 
-double TestServer::Metric(const std::string& sample) const {
-  httplib::Client http("http://" + admin_address());
-  const auto page = http.Get("/metrics");
-  if (!page) {
-    ADD_FAILURE() << "/metrics cannot be read";
-    return 0;
-  }
-  for (absl::string_view line : absl::StrSplit(page->body, '\n')) {
+ServerClient::Page ServerClient::Get(const std::string& path) const {
+  httplib::Client http("http://" + admin_address_);
+  const auto page = http.Get(path);
+  if (!page) return {};
+  return {page->status, page->body};
+}
+
+double ServerClient::Metric(const std::string& sample) const {
+  const std::string page = Get("/metrics").body;
+  for (absl::string_view line : absl::StrSplit(page, '\n')) {
     const auto space = line.rfind(' ');
     if (space == absl::string_view::npos || line.substr(0, space) != sample) continue;
     double value = 0;
@@ -111,34 +125,40 @@ double TestServer::Metric(const std::string& sample) const {
   return 0;
 }
 
+TestServer::TestServer(const ConfigChange& change) : TestServer(StartApp(change)) {}
+
+TestServer::TestServer(std::unique_ptr<server::ServerApp> app)
+    : ServerClient(app->addresses().front(), app->admin_address()), app_(std::move(app)) {}
+
 TestServer& ServiceFixture::shared_server() {
   if (SharedServer() == nullptr) SharedServer() = std::make_unique<TestServer>();
   return *SharedServer();
 }
 
-std::unique_ptr<grpc::ClientContext> NewContext(const std::string& tenant,
-                                                absl::Duration timeout) {
+std::unique_ptr<grpc::ClientContext> NewContext(const std::string& tenant, absl::Duration timeout) {
   auto context = std::make_unique<grpc::ClientContext>();
   context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout));
   if (!tenant.empty()) context->AddMetadata("attention-tenant", tenant);
   return context;
 }
 
-grpc::Status Attend(TestServer& server, const v1::AttendRequest& request,
+grpc::Status Attend(ServerClient& server, const v1::AttendRequest& request,
                     v1::AttendResponse* response) {
   const auto context = NewContext();
   return server.attention().Attend(context.get(), request, response);
 }
 
-v1::AttendResponse MustAttend(TestServer& server, const v1::AttendRequest& request) {
+v1::AttendResponse MustAttend(ServerClient& server, const v1::AttendRequest& request) {
   v1::AttendResponse response;
   const grpc::Status status = Attend(server, request, &response);
   EXPECT_TRUE(status.ok()) << status.error_code() << " " << status.error_message();
-  if (status.ok()) EXPECT_EQ(FindMismatch(request, response), "");
+  if (status.ok()) {
+    EXPECT_EQ(FindMismatch(request, response), "");
+  }
   return response;
 }
 
-void ExpectServes(TestServer& server) {
+void ExpectServes(ServerClient& server) {
   SCOPED_TRACE("the next good request");
   MustAttend(server, MakeAttendRequest({.q_lens = {2}, .kv_lens = {5}}));
 }
@@ -192,12 +212,11 @@ ConfigChange SlowBackend(const ConfigChange& change) {
   };
 }
 
-BusyWorker::BusyWorker(TestServer& server)
+BusyWorker::BusyWorker(ServerClient& server)
     : server_(server), request_(SlowRequest(SecondOfQueries(server))) {
   constexpr char kBatches[] = "attention_batch_requests_count";
   const double before = server_.Metric(kBatches);
-  call_ = std::async(std::launch::async,
-                     [this] { return Attend(server_, request_, &response_); });
+  call_ = std::async(std::launch::async, [this] { return Attend(server_, request_, &response_); });
   EXPECT_TRUE(WaitUntil([&] { return server_.Metric(kBatches) > before; }));
 }
 

@@ -23,6 +23,11 @@
 #include "server/server_app.h"
 #include "tests/support/wire_oracle.h"
 
+namespace grpc {
+// For GoogleTest, which would print bytes.
+void PrintTo(const Status& status, std::ostream* out);
+}  // namespace grpc
+
 namespace attention::testing {
 
 // Free ports, two compute threads, 64 MiB for KV pages.
@@ -30,16 +35,15 @@ server::ServerConfig TestConfig();
 
 using ConfigChange = std::function<void(server::ServerConfig&)>;
 
-class TestServer {
+// A server as its clients and its operator see it, wherever it runs.
+class ServerClient {
  public:
-  // Ends the process with the reason when the server cannot start.
-  explicit TestServer(const ConfigChange& change = nullptr);
-  ~TestServer();
-  TestServer(const TestServer&) = delete;
-  TestServer& operator=(const TestServer&) = delete;
+  ServerClient(std::string address, std::string admin_address);
+  ServerClient(const ServerClient&) = delete;
+  ServerClient& operator=(const ServerClient&) = delete;
 
-  const std::string& address() const { return app_->addresses().front(); }
-  const std::string& admin_address() const { return app_->admin_address(); }
+  const std::string& address() const { return address_; }
+  const std::string& admin_address() const { return admin_address_; }
 
   v1::AttentionService::Stub& attention() { return *attention_; }
   v1::SessionService::Stub& sessions() { return *sessions_; }
@@ -48,18 +52,37 @@ class TestServer {
   // An SDK client that does not retry, so that every refusal is seen.
   std::shared_ptr<client::Client> NewClient(const std::string& tenant = "default") const;
 
+  // A page of the admin port. Status 0: it cannot be reached.
+  struct Page {
+    int status = 0;
+    std::string body;
+  };
+  Page Get(const std::string& path) const;
   // A sample of /metrics by its full name, labels included; fails the test when it is not there.
   double Metric(const std::string& sample) const;
+
+ private:
+  const std::string address_;
+  const std::string admin_address_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::AttentionService::Stub> attention_;
+  std::unique_ptr<v1::SessionService::Stub> sessions_;
+  std::unique_ptr<v1::ServerService::Stub> info_;
+};
+
+// A server in this process. Stops with the object.
+class TestServer : public ServerClient {
+ public:
+  // Ends the process with the reason when the server cannot start.
+  explicit TestServer(const ConfigChange& change = nullptr);
 
   // As on SIGTERM.
   void DrainAndStop() { app_->DrainAndStop(); }
 
  private:
+  explicit TestServer(std::unique_ptr<server::ServerApp> app);
+
   std::unique_ptr<server::ServerApp> app_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::AttentionService::Stub> attention_;
-  std::unique_ptr<v1::SessionService::Stub> sessions_;
-  std::unique_ptr<v1::ServerService::Stub> info_;
 };
 
 // The server that the tests of a binary share; stopped when they are done.
@@ -75,18 +98,17 @@ inline constexpr absl::Duration kCallTimeout = absl::Seconds(60);
 std::unique_ptr<grpc::ClientContext> NewContext(const std::string& tenant = "",
                                                 absl::Duration timeout = kCallTimeout);
 
-grpc::Status Attend(TestServer& server, const v1::AttendRequest& request,
+grpc::Status Attend(ServerClient& server, const v1::AttendRequest& request,
                     v1::AttendResponse* response);
 
 // A good request, answered right. Shows that the server goes on.
-void ExpectServes(TestServer& server);
+void ExpectServes(ServerClient& server);
 
 // The answer of a good request; fails the test when the server refuses it or answers wrong.
-v1::AttendResponse MustAttend(TestServer& server, const v1::AttendRequest& request);
+v1::AttendResponse MustAttend(ServerClient& server, const v1::AttendRequest& request);
 
 // Polls until `condition` holds; false when it does not within `timeout`.
-bool WaitUntil(const std::function<bool()>& condition,
-               absl::Duration timeout = absl::Seconds(30));
+bool WaitUntil(const std::function<bool()>& condition, absl::Duration timeout = absl::Seconds(30));
 
 // What rides in a status beside code and message.
 struct ErrorDetails {
@@ -126,14 +148,14 @@ ConfigChange SlowBackend(const ConfigChange& change = nullptr);
 // about a second on this machine.
 class BusyWorker {
  public:
-  explicit BusyWorker(TestServer& server);
+  explicit BusyWorker(ServerClient& server);
   ~BusyWorker();
 
   // Waits for the answer, which is checked.
   void Finish();
 
  private:
-  TestServer& server_;
+  ServerClient& server_;
   v1::AttendRequest request_;
   v1::AttendResponse response_;
   std::future<grpc::Status> call_;

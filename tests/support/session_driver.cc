@@ -20,7 +20,7 @@ v1::CreateSessionRequest MakeCreateRequest(const SessionSpec& spec) {
   return request;
 }
 
-v1::Session MustCreate(TestServer& server, const SessionSpec& spec, const std::string& tenant) {
+v1::Session MustCreate(ServerClient& server, const SessionSpec& spec, const std::string& tenant) {
   v1::CreateSessionResponse response;
   const auto context = NewContext(tenant);
   const grpc::Status status =
@@ -29,17 +29,16 @@ v1::Session MustCreate(TestServer& server, const SessionSpec& spec, const std::s
   return response.session();
 }
 
-v1::Session MustGet(TestServer& server, const v1::SessionHandle& handle) {
+v1::Session MustGet(ServerClient& server, const v1::SessionHandle& handle) {
   v1::GetSessionRequest request;
   *request.mutable_handle() = handle;
   v1::GetSessionResponse response;
-  const grpc::Status status =
-      server.sessions().GetSession(NewContext().get(), request, &response);
+  const grpc::Status status = server.sessions().GetSession(NewContext().get(), request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   return response.session();
 }
 
-grpc::Status Delete(TestServer& server, const v1::SessionHandle& handle,
+grpc::Status Delete(ServerClient& server, const v1::SessionHandle& handle,
                     const std::string& tenant) {
   v1::DeleteSessionRequest request;
   *request.mutable_handle() = handle;
@@ -85,19 +84,18 @@ v1::SessionStep MakeStep(const v1::AttendRequest& prompt, const v1::SessionHandl
   return step;
 }
 
-v1::SessionStepResult RunStep(TestServer& server, const v1::SessionStep& step,
+v1::SessionStepResult RunStep(ServerClient& server, const v1::SessionStep& step,
                               const std::string& tenant) {
   v1::StepRequest request;
   *request.add_steps() = step;
   v1::StepResponse response;
-  const grpc::Status status =
-      server.sessions().Step(NewContext(tenant).get(), request, &response);
+  const grpc::Status status = server.sessions().Step(NewContext(tenant).get(), request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(response.results_size(), 1);
   return response.results_size() == 1 ? response.results(0) : v1::SessionStepResult();
 }
 
-v1::SessionStepResult MustStep(TestServer& server, const v1::SessionStep& step) {
+v1::SessionStepResult MustStep(ServerClient& server, const v1::SessionStep& step) {
   v1::SessionStepResult result = RunStep(server, step);
   EXPECT_FALSE(result.has_error()) << result.error().message();
   return result;
@@ -111,7 +109,7 @@ v1::AttendResponse AsResponse(const v1::SessionStepResult& result) {
   return response;
 }
 
-v1::AttendResponse Feed(TestServer& server, const v1::AttendRequest& prompt,
+v1::AttendResponse Feed(ServerClient& server, const v1::AttendRequest& prompt,
                         const v1::SessionHandle& handle, std::int64_t chunk, int layer) {
   v1::AttendResponse all;
   const std::int64_t length = prompt.q().shape(0);

@@ -21,13 +21,13 @@ struct SessionSpec {
 v1::CreateSessionRequest MakeCreateRequest(const SessionSpec& spec);
 
 // The session; fails the test when the server refuses.
-v1::Session MustCreate(TestServer& server, const SessionSpec& spec = {},
+v1::Session MustCreate(ServerClient& server, const SessionSpec& spec = {},
                        const std::string& tenant = "");
 
 // The session as the server has it now. Renews its lease.
-v1::Session MustGet(TestServer& server, const v1::SessionHandle& handle);
+v1::Session MustGet(ServerClient& server, const v1::SessionHandle& handle);
 
-grpc::Status Delete(TestServer& server, const v1::SessionHandle& handle,
+grpc::Status Delete(ServerClient& server, const v1::SessionHandle& handle,
                     const std::string& tenant = "");
 
 // A causal prompt of one sequence whose heads and dims are those of the default SessionSpec.
@@ -45,16 +45,16 @@ v1::SessionStep MakeAttend(const v1::AttendRequest& prompt, const v1::SessionHan
                            std::int64_t begin, std::int64_t end, int layer = 0);
 
 // One step in a call of its own. The call must succeed; the step may fail.
-v1::SessionStepResult RunStep(TestServer& server, const v1::SessionStep& step,
+v1::SessionStepResult RunStep(ServerClient& server, const v1::SessionStep& step,
                               const std::string& tenant = "");
 // The same, but the step must succeed too.
-v1::SessionStepResult MustStep(TestServer& server, const v1::SessionStep& step);
+v1::SessionStepResult MustStep(ServerClient& server, const v1::SessionStep& step);
 
 // A step's answer in the form of the stateless call's.
 v1::AttendResponse AsResponse(const v1::SessionStepResult& result);
 
 // Feeds the whole prompt `chunk` tokens at a time; the answers of all rows together.
-v1::AttendResponse Feed(TestServer& server, const v1::AttendRequest& prompt,
+v1::AttendResponse Feed(ServerClient& server, const v1::AttendRequest& prompt,
                         const v1::SessionHandle& handle, std::int64_t chunk, int layer = 0);
 
 // Output and lse have the same bits.

@@ -94,8 +94,8 @@ PlaneOffsets OffsetsOf(const v1::Tensor& plane, std::int64_t index) {
 // [rows of a sequence, heads, dim] inside a tensor.
 RowsView RowsAt(const v1::Tensor& tensor, std::int64_t row, std::int64_t heads, std::int64_t dim) {
   const DType dtype = FromWire(tensor.dtype());
-  const char* data = tensor.data().data() +
-                     row * heads * dim * static_cast<std::int64_t>(DTypeBytes(dtype));
+  const char* data =
+      tensor.data().data() + row * heads * dim * static_cast<std::int64_t>(DTypeBytes(dtype));
   return DenseRows(static_cast<const void*>(data), dtype, heads, dim);
 }
 
@@ -122,9 +122,9 @@ AttentionTask TaskAt(const v1::AttendRequest& request, const Layout& layout, std
   if (request.has_bias()) {
     const PlaneOffsets at = OffsetsOf(request.bias(), index);
     const DType dtype = FromWire(request.bias().dtype());
-    task.bias = {request.bias().data().data() +
-                     at.begin * static_cast<std::int64_t>(DTypeBytes(dtype)),
-                 dtype, at.head_stride, at.row_stride};
+    task.bias = {
+        request.bias().data().data() + at.begin * static_cast<std::int64_t>(DTypeBytes(dtype)),
+        dtype, at.head_stride, at.row_stride};
   }
   if (request.has_mask()) {
     const PlaneOffsets at = OffsetsOf(request.mask(), index);
@@ -179,7 +179,8 @@ std::string CheckForm(const char* name, const v1::Tensor& tensor, v1::DType dtyp
       tensor.data().size() == ZeroTensor(dtype, shape).data().size()) {
     return "";
   }
-  return std::string(name) + " has another type, shape or size: " + tensor.ShortDebugString().substr(0, 80);
+  return std::string(name) +
+         " has another type, shape or size: " + tensor.ShortDebugString().substr(0, 80);
 }
 
 std::string CheckForms(const v1::AttendRequest& request, const v1::AttendResponse& response,
@@ -214,15 +215,14 @@ std::string CompareSequence(const v1::AttendRequest& request, const v1::AttendRe
                             const Layout& layout, std::size_t i) {
   const AttentionTask task = TaskAt(request, layout, i);
   const AttentionParams& params = task.params;
-  const reference::ReferenceResult exact = reference::ReferenceAttention(
-      task, {.with_column_sums = request.returns().column_sums()});
+  const reference::ReferenceResult exact =
+      reference::ReferenceAttention(task, {.with_column_sums = request.returns().column_sums()});
   const std::int64_t heads = params.num_q_heads;
   const std::int64_t width = heads * params.head_dim_v;
   const double o_bound = EpsilonOf(params.dtype) * LargestMagnitude(exact.o) +
                          kFloat32Slack * LargestMagnitude(request.v());
-  std::string error =
-      CompareRows("output", response.output(), layout.QRow(i), width,
-                  Padded(exact.o, layout, layout.max_q_len, width, 0), o_bound);
+  std::string error = CompareRows("output", response.output(), layout.QRow(i), width,
+                                  Padded(exact.o, layout, layout.max_q_len, width, 0), o_bound);
   if (error.empty() && response.has_lse()) {
     error = CompareRows("lse", response.lse(), layout.QRow(i), heads,
                         Padded(exact.lse, layout, layout.max_q_len, heads, kNegInf),

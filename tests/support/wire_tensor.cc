@@ -39,8 +39,8 @@ v1::Tensor ZeroTensor(v1::DType dtype, const Shape& shape) {
   v1::Tensor tensor;
   tensor.set_dtype(dtype);
   tensor.mutable_shape()->Add(shape.begin(), shape.end());
-  tensor.mutable_data()->assign(
-      static_cast<std::size_t>(NumElements(tensor) * BytesOf(dtype)), '\0');
+  tensor.mutable_data()->assign(static_cast<std::size_t>(NumElements(tensor) * BytesOf(dtype)),
+                                '\0');
   return tensor;
 }
 
@@ -53,8 +53,7 @@ v1::Tensor MakeTensor(v1::DType dtype, const Shape& shape, std::span<const float
   return tensor;
 }
 
-v1::Tensor RandomTensor(v1::DType dtype, const Shape& shape, std::uint32_t seed,
-                        float deviation) {
+v1::Tensor RandomTensor(v1::DType dtype, const Shape& shape, std::uint32_t seed, float deviation) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0.0f, deviation);
   v1::Tensor tensor = ZeroTensor(dtype, shape);

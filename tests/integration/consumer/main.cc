@@ -1,5 +1,5 @@
-// A program outside of the tree that uses the installed SDK: every public header, one call that finds
-// no server, and arithmetic that needs none. Prints "consumer: OK".
+// A program outside of the tree that uses the installed SDK: every public header, one call that
+// finds no server, and arithmetic that needs none. Prints "consumer: OK".
 #include <attention/client/attention.h>
 #include <attention/client/client.h>
 #include <attention/client/connection.h>
@@ -20,8 +20,8 @@ using namespace attention::client;  // NOLINT(google-build-using-namespace)
 
 int main() {
   // Nothing listens on the discard port of this host.
-  const auto client = Client::Connect(
-      {.targets = {"127.0.0.1:9"}, .retry_policy = RetryPolicy{.max_attempts = 1}});
+  const auto client =
+      Client::Connect({.targets = {"127.0.0.1:9"}, .retry_policy = RetryPolicy{.max_attempts = 1}});
   if (!client.ok()) return 1;
   const std::vector<float> ones(4, 1.0f);
   const TensorView rows(ones, {1, 1, 4});

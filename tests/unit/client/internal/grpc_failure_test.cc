@@ -27,6 +27,8 @@ constexpr absl::Duration kSoon = absl::Milliseconds(30);
 
 class GrpcFailureTest : public testing::Test {
  protected:
+  ~GrpcFailureTest() override { timer_->Close(); }
+
   // A client whose retries wait on timer_.
   Client FakeTimeClient() {
     ClientOptions options;

@@ -24,6 +24,8 @@ constexpr double kNoJitter = 0.5;  // the random number that leaves a back-off a
 // Attempts that end as scripted, and what came of them.
 class RetryLoopTest : public testing::Test {
  protected:
+  ~RetryLoopTest() override { timer_->Close(); }
+
   void Run(std::deque<AttemptOutcome> script) {
     RunWithRetries(
         timer_, [this] { return random_; }, settings_,
@@ -126,6 +128,7 @@ TEST_F(RetryLoopTest, CancelledBeforeTheWaitEndsItAtOnce) {
   Run({Unavailable(), {absl::OkStatus()}});
   ASSERT_EQ(results_.size(), 1u);
   EXPECT_TRUE(absl::IsCancelled(results_[0]));
+  EXPECT_EQ(timer_->num_actions(), 0u);
 }
 
 TEST_F(RetryLoopTest, CancelAfterTheWaitIsTheAttemptsBusiness) {

@@ -179,6 +179,21 @@ TEST_F(SchedulerTest, DrainingRefusesNewWorkAndFinishesTheOld) {
   EXPECT_EQ(Completed(absl::StatusCode::kOk), 2);
 }
 
+TEST_F(SchedulerTest, AContinuationIsTakenWhileDrainingAndWhenFull) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Submit().ok());
+  scheduler_->BeginDrain();
+  EXPECT_EQ(scheduler_->CheckAccepting().code(), absl::StatusCode::kUnavailable);
+  auto continuation = Request();
+  continuation->is_continuation = true;
+  EXPECT_TRUE(scheduler_->Submit(continuation).ok());
+  executor_.Open();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 6);
+}
+
 TEST_F(SchedulerTest, DestructionCompletesWhatIsQueued) {
   executor_.Close();
   ASSERT_TRUE(Submit().ok());
