@@ -59,6 +59,8 @@ void Variants(Client& client_ref) {
   const TensorView k2 = kv2_tensor.view(), v2 = k2;
   const TensorView image_k = image_tensor.view(), image_v = image_k;
 
+  // The README breaks lines by sense.
+  // clang-format off
   // [variants]
   // Scaled dot-product attention: q [128, 1, 64], k and v [128, 1, 64].
   auto scaled = client->Attend({.q = q1, .k = k1, .v = v1});
@@ -76,6 +78,7 @@ void Variants(Client& client_ref) {
   // Grouped-query: 8 query heads on 2 KV heads, k2 and v2 [128, 2, 64].
   auto grouped = client->Attend({.q = q, .k = k2, .v = v2, .config = {.is_causal = true}});
   // [end]
+  // clang-format on
 
   Print("scaled dot-product", OrExit(std::move(scaled), "scaled").output);
   Print("multi-head", OrExit(std::move(multi_head), "multi-head").output);
@@ -95,6 +98,7 @@ absl::Status Decode(Client& client_ref) {
   const TensorView prompt_q = q_tensor.view(), prompt_k = kv_tensor.view(), prompt_v = prompt_k;
   const TensorView q = next_q_tensor.view(), k = next_kv_tensor.view(), v = k;
 
+  // clang-format off
   // [session]
   auto session = client->CreateSession({.geometry = {
       .num_layers = 32, .num_kv_heads = 2, .head_dim_qk = 64, .head_dim_v = 64}});
@@ -109,6 +113,7 @@ absl::Status Decode(Client& client_ref) {
     return token.status();
   }
   // [end]
+  // clang-format on
 
   Print("prompt", OrExit(std::move(prompt), "prompt").output);
   Print("token", token->output);

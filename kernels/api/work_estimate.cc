@@ -22,13 +22,13 @@ double VisiblePairs(const AttentionTask& task, std::int64_t first, std::int64_t 
   const double a = count(first);
   const double b = count(last);
   if (queries <= 2) return queries == 1 ? a : a + b;
+  const double slope = (b - a) / static_cast<double>(last - first);
+  const auto is_on_line = [&](std::int64_t query) {
+    return count(query) == a + slope * static_cast<double>(query - first);
+  };
   const std::int64_t middle = first + (queries - 1) / 2;
-  const double expected =
-      a + (b - a) * static_cast<double>(middle - first) / static_cast<double>(last - first);
-  const double at_quarter = count(first + (queries - 1) / 4);
-  const double expected_quarter =
-      a + (b - a) * static_cast<double>((queries - 1) / 4) / static_cast<double>(last - first);
-  if (count(middle) == expected && at_quarter == expected_quarter) {
+  const std::int64_t quarter = first + (queries - 1) / 4;
+  if (is_on_line(middle) && is_on_line(quarter)) {
     return (a + b) / 2 * static_cast<double>(queries);
   }
   return VisiblePairs(task, first, middle) + VisiblePairs(task, middle + 1, last);

@@ -50,6 +50,7 @@ absl::Status ReasonedError(absl::StatusCode code, ErrorReason reason, absl::stri
   metadata[kReasonKey] = std::string(ErrorReasonName(reason));
   if (retry_delay) metadata[kRetryKey] = absl::StrCat(absl::ToInt64Nanoseconds(*retry_delay));
   std::vector<std::string> lines;
+  lines.reserve(metadata.size());
   for (const auto& [key, value] : metadata) {
     lines.push_back(absl::StrCat(key, "=", absl::CEscape(value)));
   }
