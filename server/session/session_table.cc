@@ -95,8 +95,9 @@ absl::Status SessionTable::CheckQuota(const std::string& tenant) {
 }
 
 absl::StatusOr<SessionLease> SessionTable::Create(NewSession request) {
-  const absl::Duration ttl =
-      request.ttl == absl::ZeroDuration() ? limits_.default_ttl : request.ttl;
+  const absl::Duration ttl = request.ttl == absl::ZeroDuration()
+                                 ? std::min(limits_.default_ttl, limits_.max_ttl)
+                                 : request.ttl;
   if (ttl <= absl::ZeroDuration() || ttl > limits_.max_ttl) {
     return absl::InvalidArgumentError(absl::StrCat("ttl is ", absl::FormatDuration(ttl),
                                                    ", expected more than 0 and at most ",

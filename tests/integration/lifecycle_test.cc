@@ -1,6 +1,9 @@
 // The server as a process: how it starts, what it tells, how it ends.
 #include <signal.h>
 
+#include <algorithm>
+#include <atomic>
+#include <deque>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -263,55 +266,75 @@ TEST(LifecycleTest, AKilledServersSessionsAreLostAndItsSuccessorSaysSo) {
   ExpectServes(after.client());
 }
 
-using Stream = grpc::ClientReaderWriter<v1::AttendStreamRequest, v1::AttendStreamResponse>;
-
-// Reads until the stream ends; each message must be an answer or a refusal.
-grpc::Status ReadToTheEnd(Stream& stream) {
-  v1::AttendStreamResponse answer;
-  while (stream.Read(&answer)) {
-    if (answer.has_response()) continue;
-    EXPECT_THAT(answer.error(), FailsBecause(grpc::UNAVAILABLE, "DRAINING"));
-  }
-  return stream.Finish();
-}
-
 v1::AttendStreamRequest TinyRequest() {
   v1::AttendStreamRequest request;
   *request.mutable_request() = MakeAttendRequest({.q_lens = {1}, .kv_lens = {1}});
   return request;
 }
 
-// Waits for each answer before it sends on.
-void AskAndListen(ServerClient& client) {
-  const auto context = NewContext();
-  const auto stream = client.attention().AttendStream(context.get());
-  v1::AttendStreamResponse answer;
-  while (stream->Write(TinyRequest()) && stream->Read(&answer)) {
-  }
-  EXPECT_THAT(ReadToTheEnd(*stream), FailsBecause(grpc::UNAVAILABLE, "DRAINING"));
-}
+// Uses one stream for all it takes, until the server ends it. A message that comes back is an
+// answer or the refusal of a server that drains.
+class LoadClient {
+ public:
+  explicit LoadClient(ServerClient& client) : client_(client) {}
 
-// Never stops sending, so that a request is on its way whenever the server ends the stream. It may
-// miss the reason: a connection that closes on unread data takes along what it had still to say.
-void Flood(ServerClient& client) {
-  const auto context = NewContext();
-  const auto stream = client.attention().AttendStream(context.get());
-  const std::jthread writer([&] {
-    while (stream->Write(TinyRequest())) {
+  // Waits for each answer before it sends on.
+  void AskAndListen() {
+    const auto context = NewContext();
+    const auto stream = client_.attention().AttendStream(context.get());
+    while (stream->Write(TinyRequest()) && Read(*stream)) {
     }
-  });
-  EXPECT_FALSE(ReadToTheEnd(*stream).ok());
-}
+    while (Read(*stream)) {
+    }
+    EXPECT_THAT(stream->Finish(), FailsBecause(grpc::UNAVAILABLE, "DRAINING"));
+  }
+
+  // Never stops sending, so that a request is on its way whenever the server ends the stream. It
+  // may miss the reason: a connection that closes on unread data takes along what it still had to
+  // say.
+  void Flood() {
+    const auto context = NewContext();
+    const auto stream = client_.attention().AttendStream(context.get());
+    const std::jthread writer([&] {
+      while (stream->Write(TinyRequest())) {
+      }
+    });
+    while (Read(*stream)) {
+    }
+    EXPECT_FALSE(stream->Finish().ok());
+  }
+
+  int num_answers() const { return num_answers_; }
+
+ private:
+  bool Read(grpc::ClientReaderWriter<v1::AttendStreamRequest, v1::AttendStreamResponse>& stream) {
+    v1::AttendStreamResponse answer;
+    if (!stream.Read(&answer)) return false;
+    ++num_answers_;
+    if (answer.has_error()) {
+      EXPECT_THAT(answer.error(), FailsBecause(grpc::UNAVAILABLE, "DRAINING"));
+    }
+    return true;
+  }
+
+  ServerClient& client_;
+  std::atomic<int> num_answers_ = 0;
+};
 
 TEST(LifecycleTest, SigtermUnderLoadEndsEveryStreamAndTheServerWithZero) {
-  for (const auto load : {AskAndListen, AskAndListen, Flood, Flood}) {
+  for (const auto behave : {&LoadClient::AskAndListen, &LoadClient::AskAndListen,
+                            &LoadClient::Flood, &LoadClient::Flood}) {
     ServerProcess process;
-    ExpectServes(process.client());
-    std::vector<std::jthread> streams;
-    for (int i = 0; i < 12; ++i) streams.emplace_back([&] { load(process.client()); });
-    const double before = process.client().Metric("attention_batch_requests_sum");
-    EXPECT_TRUE(WaitUntil(
-        [&] { return process.client().Metric("attention_batch_requests_sum") > before + 100; }));
+    std::deque<LoadClient> clients;
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 12; ++i) {
+      LoadClient& client = clients.emplace_back(process.client());
+      threads.emplace_back([&client, behave] { (client.*behave)(); });
+    }
+    EXPECT_TRUE(WaitUntil([&] {
+      return std::all_of(clients.begin(), clients.end(),
+                         [](const LoadClient& client) { return client.num_answers() >= 5; });
+    }));
     process.Signal(SIGTERM);
     EXPECT_THAT(process.WaitForExit(), Optional(0)) << process.Log();
   }

@@ -165,8 +165,8 @@ TEST_F(SessionLifetimeTest, AnIdleSessionExpiresAndAUsedOneDoesNot) {
 TEST_F(SessionLifetimeTest, EachUseRenewsTheLease) {
   TestServer own;
   const v1::AttendRequest prompt = MakePrompt(400);
-  const v1::SessionHandle handle = MustCreate(own, {.ttl = absl::Milliseconds(1500)}).handle();
-  const absl::Time end = absl::Now() + absl::Milliseconds(2500);
+  const v1::SessionHandle handle = MustCreate(own, {.ttl = absl::Milliseconds(2500)}).handle();
+  const absl::Time end = absl::Now() + absl::Milliseconds(3500);
   std::int64_t position = 0;
   while (absl::Now() < end && position < 400) {
     MustStep(own, MakeStep(prompt, handle, position, position + 1));
@@ -216,10 +216,19 @@ TEST_F(SessionLifetimeTest, ASessionThatCouldNotHoldItsTokensIsRefusedAtOnce) {
   MustCreate(shared_server());
 }
 
+TEST_F(SessionLifetimeTest, TheDefaultTtlIsNeverOverTheLongest) {
+  TestServer own([](server::ServerConfig& config) {
+    config.session_ttl = absl::Minutes(15);
+    config.max_session_ttl = absl::Minutes(3);  // all that an operator may have set
+  });
+  EXPECT_EQ(MustCreate(own).ttl().seconds(), 180);
+}
+
 TEST_F(SessionLifetimeTest, TheServerTellsItsBoundsAndWhatIsLeft) {
   TestServer own([](server::ServerConfig& config) {
     config.worker_name = "worker-7";
     config.max_sessions = 5;
+    config.session_ttl = absl::Minutes(2);
     config.max_session_ttl = absl::Minutes(3);
   });
   const auto get_info = [&] {
