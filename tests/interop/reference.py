@@ -14,6 +14,7 @@ class Result:
     output: np.ndarray  # [q_len, num_q_heads, head_dim_v]
     lse: np.ndarray  # [q_len, num_q_heads]
     weights: np.ndarray  # [q_len, num_q_heads, kv_len]
+    largest_score: float  # magnitude, over visible keys
 
     @property
     def column_sums(self):  # [kv_len, num_q_heads]
@@ -33,22 +34,25 @@ def attend(q, k, v, precision=np.float64, **options):
     visible = _visible(scores.shape, options)
     weights, lse = _softmax(scores, visible, options.get("sink_logits"))
     return Result(
-        _matmul(weights, v).transpose(1, 0, 2), lse.transpose(1, 0), weights.transpose(1, 0, 2)
+        _matmul(weights, v).transpose(1, 0, 2),
+        lse.transpose(1, 0),
+        weights.transpose(1, 0, 2),
+        float(np.abs(scores[visible]).max(initial=0)),
     )
 
 
-def error_bound(exact, plain, epsilon):
+def error_bound(exact, plain, epsilon, least_error=0.0):
     """Twice the error of the plain computation, plus one epsilon at the largest magnitude.
 
-    In a tensor of few elements the plain computation may be lucky everywhere; rounding the result alone
-    may cost half an epsilon, so its error counts as no less than that.
+    In a tensor of few elements the plain computation may be lucky everywhere, so its error counts as
+    no less than half an epsilon, the rounding of the result alone, and no less than least_error.
     """
     finite = np.isfinite(exact)
     if not finite.any():
         return 0.0
     ulp = epsilon * np.abs(exact[finite]).max()
     error = np.abs(plain.astype(np.float64)[finite] - exact[finite]).max()
-    return 2 * max(error, ulp / 2) + ulp
+    return 2 * max(error, ulp / 2, least_error) + ulp
 
 
 def _matmul(a, b):
