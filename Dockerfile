@@ -16,7 +16,8 @@ COPY cmake cmake
 COPY proto proto
 COPY kernels kernels
 COPY server server
-RUN cmake --preset release -DATTENTION_BUILD_CLIENT=OFF -DATTENTION_BUILD_TESTS=OFF \
+ARG REVISION=unknown
+RUN cmake --preset release -DATTENTION_COMMIT="${REVISION}" -DATTENTION_BUILD_CLIENT=OFF -DATTENTION_BUILD_TESTS=OFF \
     && cmake --build --preset release --target attention-server
 
 COPY deploy/runtime-packages.sh deploy/

@@ -37,6 +37,8 @@ provide_base_image() {
   fi
 }
 
+revision() { git -C "$REPOSITORY_ROOT" rev-parse --short=12 HEAD 2>/dev/null || echo unknown; }
+
 # First as the machine is set up, then with the settings for a machine that is itself a container.
 choose_settings() {
   if podman_quiet run --rm "$BASE_IMAGE" true 2>"$CONTAINER_DIR/first.log"; then return 0; fi
@@ -50,10 +52,8 @@ choose_settings() {
 }
 
 build_image() {
-  local revision
-  revision=$(git -C "$REPOSITORY_ROOT" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
   # Podman's own format drops HEALTHCHECK.
-  if ! podman_quiet build --format docker --build-arg "REVISION=$revision" -t "$IMAGE" \
+  if ! podman_quiet build --format docker --build-arg "REVISION=$(revision)" -t "$IMAGE" \
     "$REPOSITORY_ROOT" >"$CONTAINER_DIR/build.log"; then
     tail -n 40 "$CONTAINER_DIR/build.log" >&2
     return 1
@@ -104,7 +104,9 @@ expect() {
 }
 
 check_identity() {
-  expect "user" 65532 "$(podman_quiet exec "$name" id -u)" &&
+  expect "commit" "$(revision)" \
+    "$(podman_quiet exec "$name" attention-server --version | sed -E 's/.*\((.*)\)/\1/')" &&
+    expect "user" 65532 "$(podman_quiet exec "$name" id -u)" &&
     expect "capabilities" 0000000000000000 \
       "$(podman_quiet exec "$name" sed -n 's/^CapEff:\t//p' /proc/1/status)" &&
     expect "a write to the root" refused \
