@@ -16,11 +16,11 @@ HWY_BEFORE_NAMESPACE();
 namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
-void ExpArray(const float* x, float* y, std::size_t count) {
+void Exp2Array(const float* x, float* y, std::size_t count) {
   const F32 d;
   std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) hn::StoreU(Exp(hn::LoadU(d, x + i)), d, y + i);
-  for (; i < count; ++i) y[i] = hn::GetLane(Exp(hn::Set(d, x[i])));
+  for (; i + kLanes <= count; i += kLanes) hn::StoreU(Exp2(hn::LoadU(d, x + i)), d, y + i);
+  for (; i < count; ++i) y[i] = hn::GetLane(Exp2(hn::Set(d, x[i])));
 }
 
 // Twelve chains hide a latency of four cycles at two or three multiply-adds a cycle and fit the 16
@@ -66,7 +66,7 @@ KernelTable MakeKernelTable() {
   KernelTable table;
   table.isa = hwy::TargetName(HWY_TARGET);
   table.pack = Pack;
-  table.exp = ExpArray;
+  table.exp2 = Exp2Array;
   table.multiply_add_loop = MultiplyAddLoop;
   table.read_loop = ReadLoop;
   return table;

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/api/attention_params.h"
+#include "kernels/cpu/ahead.h"
 #include "kernels/cpu/packed_layout.h"
 
 namespace attention::cpu {
@@ -37,6 +38,11 @@ struct PlannedTask {
   PackedLayout layout;
   void* const* pages = nullptr;
   float* lse = nullptr;  // the task's own or scratch; null if nobody needs it
+  // Weights are 2^(exponent_scale * score - maximum): one multiply-add does the softmax_scale, the
+  // change of base and the subtraction. Where a soft cap, ALiBi or a bias comes between, or the scale is
+  // not positive, scores are multiplied by softmax_scale first and exponent_scale is log2(e).
+  bool has_modifiers = false;
+  float exponent_scale = 0;
 };
 
 // Rows [row_begin, row_end) of one KV head over the ranges [range_begin, range_end).
@@ -54,8 +60,11 @@ struct WorkItem {
   double group_cost = 0;  // the largest cost among the items of this task and KV head
 };
 
-// A partial result: for one range and row, the maximum score, the sum of exponentials and the
-// unnormalised output [padded_dim_v]. Items store [ranges][rows] of them.
+inline int NumRowBlocks(const WorkItem& item) {
+  return static_cast<int>(CeilDiv<std::int64_t>(item.row_end - item.row_begin, kRowBlock));
+}
+
+// A partial result: for one range and row, the largest exponent, the sum of powers and the unnormalised output [padded_dim_v]. Items store [ranges][rows] of them.
 inline std::int64_t PartialFloats(const PackedLayout& layout) { return 2 + layout.padded_dim_v; }
 
 // What one query's row sees, see VisibleKeys.
@@ -65,8 +74,8 @@ struct RowSpan {
   VisibleKeys keys;
 };
 
-// The unnormalised result of a row block over some keys: for each row the maximum score, the sum
-// of exp(score - maximum), and the values weighted with those.
+// The unnormalised result of a row block over some keys: for each row the largest exponent, the
+// sum of 2^(exponent - maximum), and the values weighted with those.
 struct alignas(64) RangeState {
   float o[kRowBlock * kMaxHeadDim];  // [row][padded_dim_v]
   float max[kStateLanes];
@@ -75,7 +84,7 @@ struct alignas(64) RangeState {
 
 // Scratch of one thread. Arrays are [row block][...] where not said otherwise.
 struct alignas(64) TileScratch {
-  float scores[kRowBlock * kScoreStride];               // [row][key], later exp(score - max)
+  float scores[kRowBlock * kScoreStride];               // [row][key], later weights
   float q[kTileBlocks][(kMaxHeadDim + 4) * kRowBlock];  // [dim][12 rows]
   RangeState running[kTileBlocks];                      // merged over the ranges so far
   RangeState range;                                     // of the current range
@@ -83,16 +92,24 @@ struct alignas(64) TileScratch {
   std::uint32_t masked[kRowBlock];                      // entries of the range with masked keys
   std::uint8_t value_state[kRangeBlocks];               // ValueState of the blocks of the range
   RowSpan rows[kTileRows];
+  AheadList ahead;
+};
+
+// What a thread will compute after the present item; null: nothing that it knows of.
+struct NextItem {
+  const PlannedTask* task = nullptr;
+  const WorkItem* item = nullptr;
+  const KvAppendTask* append = nullptr;  // keys and values are packed first; null: they are
 };
 
 // The kernels for one element type of keys and values.
 struct AttentionKernels {
-  // Computes an item: finished rows or partial results.
-  void (*attend)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
-                 float* partials);
-  // Merges the partial results of rows, ranges in ascending order, and finishes them. `item` spans
-  // all ranges of its rows.
-  void (*merge)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
+  // Computes an item: finished rows or partial results. `next` is only prefetched.
+  void (*attend)(const PlannedTask& task, const WorkItem& item, const NextItem& next,
+                 TileScratch& scratch, float* partials);
+  // Merges the partial results of one row block, ranges in ascending order, and finishes its rows.
+  // `item` spans all ranges.
+  void (*merge)(const PlannedTask& task, const WorkItem& item, int row_block, TileScratch& scratch,
                 const float* partials);
   // Writes exp(s - lse) of the item's rows to weights [q_end - q_begin, num_q_heads, kv_len].
   void (*weights)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
@@ -108,8 +125,8 @@ struct KernelTable {
   // Packs tokens [token_begin, token_end) of one KV head.
   void (*pack)(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
                std::int64_t token_begin, std::int64_t token_end);
-  // y[i] = exp(x[i]), as the kernels compute it.
-  void (*exp)(const float* x, float* y, std::size_t count);
+  // y[i] = 2^x[i], as the kernels compute it.
+  void (*exp2)(const float* x, float* y, std::size_t count);
   // Runs `iterations` rounds of independent multiply-adds and returns their FLOP count.
   double (*multiply_add_loop)(std::int64_t iterations, float* sink);
   // Reads `bytes` (a multiple of 1024) and returns something that depends on them.

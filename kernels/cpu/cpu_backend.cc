@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <optional>
 #include <string>
@@ -32,6 +33,33 @@ std::string ProcessorName() {
   }
   return "unknown";
 }
+
+// Hands out the units of a plan in order.
+class UnitClaims {
+ public:
+  struct Next {
+    std::int64_t index;
+    bool is_claimed;
+  };
+
+  UnitClaims(std::int64_t count, int num_threads) : count_(count), num_threads_(num_threads) {}
+
+  std::int64_t count() const { return count_; }
+  std::int64_t Claim() { return next_.fetch_add(1, std::memory_order_relaxed); }
+
+  // What the caller will compute after its present unit. The last ones are held back from no thread,
+  // and the answer is a guess.
+  Next ClaimNext() {
+    const std::int64_t guess = next_.load(std::memory_order_relaxed);
+    if (guess + num_threads_ > count_) return {guess, false};
+    return {Claim(), true};
+  }
+
+ private:
+  const std::int64_t count_;
+  const int num_threads_;
+  std::atomic<std::int64_t> next_{0};
+};
 
 absl::Status ValidateAppend(const KvAppendTask& task) {
   const KvGeometry& geometry = task.geometry;
@@ -71,6 +99,7 @@ class CpuBackend final : public AttentionBackend {
       scratch_.push_back(std::make_unique<TileScratch>());
     }
     column_sums_.resize(num_threads);
+    unit_arenas_.resize(num_threads);
   }
 
   const BackendInfo& info() const override { return info_; }
@@ -121,6 +150,9 @@ class CpuBackend final : public AttentionBackend {
   absl::Status Prepare(CpuPlan& plan, bool is_serial);
   void PackAll(std::span<const KvAppendTask> appends, const std::vector<PackItem>& items,
                bool is_serial);
+  NextItem FirstItem(const CpuPlan& plan, std::int64_t unit_index) const;
+  void AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const NextItem& next, int thread);
+  void AttendClaimed(const CpuPlan& plan, UnitClaims& claims, int thread);
   void SumColumns(CpuPlan& plan, bool is_serial);
 
   const KernelTable& kernels_;
@@ -131,6 +163,7 @@ class CpuBackend final : public AttentionBackend {
   std::vector<std::unique_ptr<TileScratch>> scratch_;  // by thread
   std::vector<std::vector<double>> column_sums_;       // by thread
   HugePageBuffer arena_;                               // packed keys and values of one run
+  std::vector<HugePageBuffer> unit_arenas_;            // by thread: of one head of one unit
   HugePageBuffer partials_;
   HugePageBuffer lse_;
 };
@@ -152,8 +185,12 @@ void CpuBackend::PackAll(std::span<const KvAppendTask> appends, const std::vecto
 absl::Status CpuBackend::Prepare(CpuPlan& plan, bool is_serial) {
   const std::size_t partial_bytes = plan.partial_floats * sizeof(float);
   const std::size_t lse_bytes = plan.lse_floats * sizeof(float);
-  if (!arena_.Reserve(plan.arena_bytes) || !partials_.Reserve(partial_bytes) ||
-      !lse_.Reserve(lse_bytes)) {
+  bool has_memory = arena_.Reserve(plan.arena_bytes) && partials_.Reserve(partial_bytes) &&
+                    lse_.Reserve(lse_bytes);
+  for (HugePageBuffer& unit_arena : unit_arenas_) {
+    has_memory = has_memory && (plan.unit_arena_bytes == 0 || unit_arena.Reserve(kHugePageBytes));
+  }
+  if (!has_memory) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "no memory for a workspace of ", plan.arena_bytes + partial_bytes + lse_bytes, " bytes"));
   }
@@ -171,6 +208,45 @@ absl::Status CpuBackend::Prepare(CpuPlan& plan, bool is_serial) {
   }
   PackAll(plan.appends, plan.packs, is_serial);
   return absl::OkStatus();
+}
+
+NextItem CpuBackend::FirstItem(const CpuPlan& plan, std::int64_t unit_index) const {
+  if (unit_index >= static_cast<std::int64_t>(plan.units.size())) return {};
+  const WorkUnit& unit = plan.units[unit_index];
+  const WorkItem& item = plan.items[unit.item_begin];
+  return {.task = &plan.tasks[item.task],
+          .item = &item,
+          .append = unit.append < 0 ? nullptr : &plan.appends[unit.append]};
+}
+
+void CpuBackend::AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const NextItem& next,
+                            int thread) {
+  PlannedTask planned = plan.tasks[plan.items[unit.item_begin].task];
+  const int kv_head = plan.items[unit.item_begin].kv_head;
+  void* page = nullptr;
+  if (unit.append >= 0) {
+    // One head at the place that it would have in a page of all heads.
+    page = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(unit_arenas_[thread].data()) -
+                                   kv_head * planned.layout.head_bytes);
+    planned.pages = &page;
+    KvAppendTask append = plan.appends[unit.append];
+    append.destination.pages = &page;
+    kernels_.pack(append, planned.layout, kv_head, 0, append.num_tokens);
+  }
+  auto* partials = reinterpret_cast<float*>(partials_.data());
+  for (std::int64_t index = unit.item_begin; index < unit.item_end; ++index) {
+    const bool is_last = index + 1 == unit.item_end;
+    const NextItem following = is_last ? next : NextItem{&planned, &plan.items[index + 1], nullptr};
+    KernelsOf(planned).attend(planned, plan.items[index], following, *scratch_[thread], partials);
+  }
+}
+
+void CpuBackend::AttendClaimed(const CpuPlan& plan, UnitClaims& claims, int thread) {
+  for (std::int64_t index = claims.Claim(); index < claims.count();) {
+    const UnitClaims::Next next = claims.ClaimNext();
+    AttendUnit(plan, plan.units[index], FirstItem(plan, next.index), thread);
+    index = next.is_claimed ? next.index : claims.Claim();
+  }
 }
 
 void CpuBackend::SumColumns(CpuPlan& plan, bool is_serial) {
@@ -191,18 +267,16 @@ absl::Status CpuBackend::Run(AttentionPlan& base_plan) {
   auto& plan = static_cast<CpuPlan&>(base_plan);
   const bool is_serial = plan.flops < kSerialFlops;
   if (absl::Status status = Prepare(plan, is_serial); !status.ok()) return status;
-  auto* partials = reinterpret_cast<float*>(partials_.data());
-  ParallelFor(is_serial, static_cast<std::int64_t>(plan.items.size()),
-              [&](std::int64_t index, int thread) {
-                const WorkItem& item = plan.items[index];
-                const PlannedTask& planned = plan.tasks[item.task];
-                KernelsOf(planned).attend(planned, item, *scratch_[thread], partials);
-              });
+  UnitClaims claims(static_cast<std::int64_t>(plan.units.size()), pool_.num_threads());
+  // An index is a thread's whole share: it claims its units itself, to know the next one early.
+  ParallelFor(is_serial, is_serial ? 1 : pool_.num_threads(),
+              [&](std::int64_t, int thread) { AttendClaimed(plan, claims, thread); });
   ParallelFor(is_serial, static_cast<std::int64_t>(plan.merges.size()),
               [&](std::int64_t index, int thread) {
-                const WorkItem& item = plan.merges[index];
-                const PlannedTask& planned = plan.tasks[item.task];
-                KernelsOf(planned).merge(planned, item, *scratch_[thread], partials);
+                const MergeItem& merge = plan.merges[index];
+                const PlannedTask& planned = plan.tasks[merge.tile.task];
+                KernelsOf(planned).merge(planned, merge.tile, merge.row_block, *scratch_[thread],
+                                         reinterpret_cast<const float*>(partials_.data()));
               });
   SumColumns(plan, is_serial);
   return absl::OkStatus();

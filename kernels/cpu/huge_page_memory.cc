@@ -10,7 +10,6 @@
 namespace attention::cpu {
 namespace {
 
-constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 constexpr std::size_t kSmallAlign = 64;
 
 bool IsMapped(std::size_t bytes) { return bytes >= kHugePageBytes; }

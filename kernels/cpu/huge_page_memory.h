@@ -10,8 +10,10 @@
 
 namespace attention::cpu {
 
-// Thread-safe. Small blocks come from the heap, 64-byte aligned; large ones are mapped, 2 MiB
-// aligned.
+inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+
+// Thread-safe. Small blocks come from the heap, 64-byte aligned; those of a huge page or more are
+// mapped, aligned to one.
 class HugePageAllocator : public MemoryAllocator {
  public:
   void* Allocate(std::size_t bytes) override;

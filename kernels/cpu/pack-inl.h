@@ -6,8 +6,11 @@
 #define ATTENTION_CPU_PACK_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstring>
 
+#include "kernels/cpu/convert-inl.h"
+#include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -20,28 +23,30 @@ inline void ConvertRow(const void* from, DType from_type, DType to, int count, v
     std::memcpy(out, from, count * DTypeBytes(to));
     return;
   }
-  float wide[kMaxHeadDim];
-  if (from_type == DType::kFloat32) {
-    std::memcpy(wide, from, count * sizeof(float));
-  } else if (from_type == DType::kFloat16) {
-    for (int i = 0; i < count; ++i) wide[i] = LoadElement(from, DType::kFloat16, i);
-  } else {
-    for (int i = 0; i < count; ++i) wide[i] = LoadElement(from, DType::kBFloat16, i);
-  }
-  if (to == DType::kFloat32) {
-    std::memcpy(out, wide, count * sizeof(float));
-  } else if (to == DType::kFloat16) {
-    for (int i = 0; i < count; ++i) StoreElement(out, DType::kFloat16, i, wide[i]);
-  } else {
-    for (int i = 0; i < count; ++i) StoreElement(out, DType::kBFloat16, i, wide[i]);
-  }
+  alignas(64) float wide[kMaxHeadDim];
+  WidenRow(from, from_type, count, wide);
+  NarrowRow(wide, count, to, out);
 }
 
-inline const void* RowData(const RowsView& rows, std::int64_t row, int head) {
-  return static_cast<const char*>(rows.data) +
-         (row * rows.row_stride + head * rows.head_stride) *
-             static_cast<std::int64_t>(DTypeBytes(rows.dtype));
+// out[2 i] = even[i], out[2 i + 1] = odd[i].
+HWY_INLINE void InterleavePairs(const std::uint16_t* even, const std::uint16_t* odd, int count,
+                                std::uint16_t* HWY_RESTRICT out) {
+  int i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<std::uint16_t, 8> d;
+  for (; i + 8 <= count; i += 8) {
+    const auto a = hn::LoadU(d, even + i), b = hn::LoadU(d, odd + i);
+    hn::StoreU(hn::InterleaveLower(d, a, b), d, out + 2 * i);
+    hn::StoreU(hn::InterleaveUpper(d, a, b), d, out + 2 * i + 8);
+  }
+#endif
+  for (; i < count; ++i) {
+    out[2 * i] = even[i];
+    out[2 * i + 1] = odd[i];
+  }
 }
+// Only bfloat16 is stored in pairs.
+HWY_INLINE void InterleavePairs(const std::uint32_t*, const std::uint32_t*, int, std::uint32_t*) {}
 
 // One row of a key: a column of the block.
 template <typename Element>
@@ -72,34 +77,123 @@ HWY_INLINE void PackValueRow(const Element* HWY_RESTRICT row, const PackedLayout
 // Rows of one head lie a page apart when there are many heads, where no hardware prefetcher
 // follows.
 HWY_INLINE void PrefetchRow(const RowsView& rows, std::int64_t row, int head, int dim) {
-  const auto* data = static_cast<const char*>(RowData(rows, row, head));
+  const char* data = RowData(rows, row, head);
   const std::size_t bytes = dim * DTypeBytes(rows.dtype);
   for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(data + at);
+}
+
+// The rows of 16 tokens of one head in the cache's element type: where they lie, or converted.
+template <typename Element>
+struct BlockRows {
+  const Element* row[kBlockTokens];
+  alignas(64) Element converted[kBlockTokens][kMaxHeadDim];
+};
+
+template <typename Element>
+HWY_INLINE void FindBlockRows(const RowsView& rows, DType to, std::int64_t token, int head, int dim,
+                              BlockRows<Element>* out) {
+  for (int t = 0; t < kBlockTokens; ++t) {
+    const char* data = RowData(rows, token + t, head);
+    if (rows.dtype == to) {
+      out->row[t] = reinterpret_cast<const Element*>(data);
+    } else {
+      ConvertRow(data, rows.dtype, to, dim, out->converted[t]);
+      out->row[t] = out->converted[t];
+    }
+  }
+}
+
+// A whole key block is a transposition of units of 32 bits: dims of float32, pairs of bfloat16. Four
+// by four in registers it takes a third of the time of storing element by element.
+template <typename Element>
+HWY_INLINE void PackKeyBlock(const Element* const (&rows)[kBlockTokens], int dim_qk, bool is_paired,
+                             Element* HWY_RESTRICT block) {
+  constexpr int kUnit = sizeof(std::uint32_t) / sizeof(Element);
+  int dim = 0;
+  if (kUnit == 1 || is_paired) {
+    for (; dim + 4 * kUnit <= dim_qk; dim += 4 * kUnit) {
+      for (int t = 0; t < kBlockTokens; t += 4) {
+        const auto unit = [&](int i) {
+          return reinterpret_cast<const std::uint32_t*>(rows[t + i] + dim);
+        };
+        Transpose4x4(unit(0), unit(1), unit(2), unit(3),
+                     reinterpret_cast<std::uint32_t*>(block + dim * kBlockTokens) + t,
+                     kBlockTokens);
+      }
+    }
+  }
+  for (; dim < dim_qk; ++dim) {
+    for (int t = 0; t < kBlockTokens; ++t) block[KeyIndex(is_paired, t, dim)] = rows[t][dim];
+  }
+}
+
+template <typename Element>
+HWY_INLINE void PackValueBlock(const Element* const (&rows)[kBlockTokens],
+                               const PackedLayout& layout, bool is_paired,
+                               Element* HWY_RESTRICT block) {
+  for (int t = 0; t < kBlockTokens; ++t) {
+    if (!is_paired) {
+      std::memcpy(block + t * layout.padded_dim_v, rows[t], layout.dim_v * sizeof(Element));
+    } else if (t % 2 == 0) {
+      InterleavePairs(rows[t], rows[t + 1], layout.dim_v, block + t * layout.padded_dim_v);
+    }
+  }
+}
+
+// Where the tokens of one head go.
+template <typename Element>
+struct BlockAddress {
+  Element* keys;
+  Element* values;
+};
+
+template <typename Element>
+HWY_INLINE BlockAddress<Element> AddressOf(const KvAppendTask& task, const PackedLayout& layout,
+                                           int kv_head, std::int64_t block) {
+  const std::int64_t block_in_page = block % layout.blocks_per_page;
+  auto* page = static_cast<char*>(task.destination.pages[block / layout.blocks_per_page]);
+  return {reinterpret_cast<Element*>(page + layout.key_offset(kv_head, block_in_page)),
+          reinterpret_cast<Element*>(page + layout.value_offset(kv_head, block_in_page))};
+}
+
+template <typename Element>
+inline void PackToken(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
+                      std::int64_t i) {
+  const DType dtype = task.geometry.dtype;
+  const bool is_paired = dtype == DType::kBFloat16;
+  const std::int64_t position = task.position + i;
+  const int token = static_cast<int>(position % kBlockTokens);
+  const auto block = AddressOf<Element>(task, layout, kv_head, position / kBlockTokens);
+  alignas(64) Element row[kMaxHeadDim];
+  ConvertRow(RowData(task.k, i, kv_head), task.k.dtype, dtype, layout.dim_qk, row);
+  PackKeyRow(row, layout.dim_qk, is_paired, token, block.keys);
+  ConvertRow(RowData(task.v, i, kv_head), task.v.dtype, dtype, layout.dim_v, row);
+  PackValueRow(row, layout, is_paired, token, block.values);
 }
 
 template <typename Element>
 inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
                        std::int64_t token_begin, std::int64_t token_end) {
-  constexpr std::int64_t kPrefetchTokens = 8;
   const DType dtype = task.geometry.dtype;
   const bool is_paired = dtype == DType::kBFloat16;
-  alignas(64) Element row[kMaxHeadDim];
-  for (std::int64_t i = token_begin; i < token_end; ++i) {
-    if (i + kPrefetchTokens < token_end) {
-      PrefetchRow(task.k, i + kPrefetchTokens, kv_head, layout.dim_qk);
-      PrefetchRow(task.v, i + kPrefetchTokens, kv_head, layout.dim_v);
-    }
+  BlockRows<Element> rows;
+  for (std::int64_t i = token_begin; i < token_end;) {
     const std::int64_t position = task.position + i;
-    const std::int64_t block = position / kBlockTokens;
-    const int token = static_cast<int>(position % kBlockTokens);
-    const std::int64_t block_in_page = block % layout.blocks_per_page;
-    auto* page = static_cast<char*>(task.destination.pages[block / layout.blocks_per_page]);
-    ConvertRow(RowData(task.k, i, kv_head), task.k.dtype, dtype, layout.dim_qk, row);
-    PackKeyRow(row, layout.dim_qk, is_paired, token,
-               reinterpret_cast<Element*>(page + layout.key_offset(kv_head, block_in_page)));
-    ConvertRow(RowData(task.v, i, kv_head), task.v.dtype, dtype, layout.dim_v, row);
-    PackValueRow(row, layout, is_paired, token,
-                 reinterpret_cast<Element*>(page + layout.value_offset(kv_head, block_in_page)));
+    if (position % kBlockTokens != 0 || i + kBlockTokens > token_end) {
+      PackToken<Element>(task, layout, kv_head, i++);
+      continue;
+    }
+    const auto block = AddressOf<Element>(task, layout, kv_head, position / kBlockTokens);
+    const std::int64_t ahead_end = std::min(token_end, i + 2 * kBlockTokens);
+    for (std::int64_t ahead = i + kBlockTokens; ahead < ahead_end; ++ahead) {
+      PrefetchRow(task.k, ahead, kv_head, layout.dim_qk);
+      PrefetchRow(task.v, ahead, kv_head, layout.dim_v);
+    }
+    FindBlockRows(task.k, dtype, i, kv_head, layout.dim_qk, &rows);
+    PackKeyBlock(rows.row, layout.dim_qk, is_paired, block.keys);
+    FindBlockRows(task.v, dtype, i, kv_head, layout.dim_v, &rows);
+    PackValueBlock(rows.row, layout, is_paired, block.values);
+    i += kBlockTokens;
   }
 }
 

@@ -1,6 +1,9 @@
 #include "kernels/cpu/plan.h"
 
 #include <algorithm>
+#include <numbers>
+#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
@@ -61,6 +64,11 @@ void PlanTask(const AttentionTask& task, CpuPlan* plan) {
   PlannedTask planned{.task = task, .layout = {}, .pages = task.kv_pages.pages, .lse = task.lse};
   plan->arena_offsets.push_back(-1);
   plan->lse_offsets.push_back(-1);
+  planned.has_modifiers =
+      task.params.softmax_scale <= 0 || task.params.soft_cap > 0 ||
+      task.alibi_slopes != nullptr || task.bias.data != nullptr;
+  planned.exponent_scale = static_cast<float>(
+      (planned.has_modifiers ? 1.0 : task.params.softmax_scale) * std::numbers::log2e);
   const bool is_paged = task.kv_pages.pages != nullptr;
   const std::int64_t page_size =
       is_paged ? task.kv_pages.page_size
@@ -122,7 +130,7 @@ void SplitItem(const WorkItem& item, double target_cost, CpuPlan* plan,
   const std::int64_t floats_per_range = (item.row_end - item.row_begin) * PartialFloats(layout);
   WorkItem merge = item;
   merge.partial_offset = plan->partial_floats;
-  plan->merges.push_back(merge);
+  for (int block = 0; block < NumRowBlocks(item); ++block) plan->merges.push_back({merge, block});
   plan->partial_floats += ranges * floats_per_range;
   for (std::int64_t part = 0; part < parts; ++part) {
     WorkItem piece = item;
@@ -169,6 +177,63 @@ void PlanItems(int num_threads, CpuPlan* plan) {
                    });
 }
 
+// Whether a thread may pack the keys and values of one of the task's heads by itself.
+bool MayPackInUnit(const CpuPlan& plan, int task) {
+  return plan.arena_offsets[task] >= 0 && plan.tasks[task].task.column_sums == nullptr &&
+         plan.tasks[task].layout.head_bytes <= kMaxUnitHeadBytes;
+}
+
+// Heads that are packed by the unit that reads them, as (task, KV head).
+using HeadSet = std::set<std::pair<int, int>>;
+
+void AddUnits(int num_threads, CpuPlan* plan, HeadSet* packed_in_units) {
+  std::vector<int> append_of_task(plan->tasks.size(), -1);
+  for (std::size_t i = 0; i < plan->appends.size(); ++i) {
+    append_of_task[plan->append_tasks[i]] = static_cast<int>(i);
+  }
+  double total = 0;
+  for (const WorkItem& item : plan->items) total += item.cost;
+  // A unit runs on one thread. Large ones would leave others idle, and the last ones must level out.
+  const double max_unit_cost = num_threads == 1 ? total : total / (kItemsPerThread * num_threads);
+  const double last_costs = num_threads == 1 ? 0 : total / kItemsPerThread;
+  double cost_left = total;
+  const auto count = static_cast<std::int64_t>(plan->items.size());
+  for (std::int64_t begin = 0; begin < count;) {
+    const WorkItem& first = plan->items[begin];
+    std::int64_t end = begin;
+    double cost = 0;
+    bool is_split = false;
+    for (; end < count && plan->items[end].task == first.task &&
+           plan->items[end].kv_head == first.kv_head;
+         ++end) {
+      cost += plan->items[end].cost;
+      is_split = is_split || plan->items[end].partial_offset >= 0;
+    }
+    if (!is_split && MayPackInUnit(*plan, first.task) && cost <= 1.01 * max_unit_cost &&
+        cost_left > last_costs) {
+      plan->units.push_back({begin, end, append_of_task[first.task]});
+      plan->unit_arena_bytes =
+          std::max(plan->unit_arena_bytes, plan->tasks[first.task].layout.head_bytes);
+      packed_in_units->emplace(first.task, first.kv_head);
+    } else {
+      for (std::int64_t item = begin; item < end; ++item) {
+        plan->units.push_back({item, item + 1, -1});
+      }
+    }
+    cost_left -= cost;
+    begin = end;
+  }
+}
+
+// Units for the items; what they do not pack is left in plan->packs.
+void PlanUnits(int num_threads, CpuPlan* plan) {
+  HeadSet packed_in_units;
+  AddUnits(num_threads, plan, &packed_in_units);
+  std::erase_if(plan->packs, [&](const PackItem& pack) {
+    return packed_in_units.count({plan->append_tasks[pack.append], pack.kv_head}) > 0;
+  });
+}
+
 void PlanColumns(const AttentionTask& task, int index, CpuPlan* plan) {
   if (task.column_sums == nullptr) return;
   plan->max_column_group = std::max(plan->max_column_group, task.params.group_size());
@@ -209,6 +274,7 @@ absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTa
   }
   plan->arena_pages.resize(tasks.size());
   PlanItems(num_threads, plan.get());
+  PlanUnits(num_threads, plan.get());
   return plan;
 }
 

@@ -20,19 +20,35 @@ struct PackItem {
   std::int64_t token_end = 0;
 };
 
+// What a thread claims at once: an item, or all items of one KV head whose contiguous keys and values
+// it packs itself first, so that they are still in its L2 cache when they are read.
+struct WorkUnit {
+  std::int64_t item_begin = 0;
+  std::int64_t item_end = 0;
+  int append = -1;  // what to pack first; -1: nothing
+};
+
+// One row block of a tile whose ranges were split among items.
+struct MergeItem {
+  WorkItem tile;
+  int row_block = 0;
+};
+
 struct CpuPlan : AttentionPlan {
   std::vector<PlannedTask> tasks;
-  std::vector<WorkItem> items;         // in starting order
-  std::vector<WorkItem> merges;        // rows whose ranges were split among items
+  std::vector<WorkItem> items;
+  std::vector<WorkUnit> units;         // of the items, in starting order
+  std::vector<MergeItem> merges;       // rows whose ranges were split among items
   std::vector<WorkItem> column_items;  // second pass, for tasks that want column sums
   int max_column_group = 0;            // the largest group_size among them
   double flops = 0;
 
   // Contiguous keys and values are packed before anything else, each task into one page at
-  // arena_offsets[task] (-1: the task is paged).
+  // arena_offsets[task] (-1: the task is paged), but for the heads that a unit packs.
   std::vector<KvAppendTask> appends;
   std::vector<int> append_tasks;  // the task of each append
   std::vector<PackItem> packs;
+  std::size_t unit_arena_bytes = 0;  // the largest head that a unit packs
   std::vector<std::int64_t> arena_offsets;
   std::vector<void*> arena_pages;  // by task, set when the plan runs
   std::size_t arena_bytes = 0;
@@ -42,6 +58,10 @@ struct CpuPlan : AttentionPlan {
       lse_offsets;  // scratch of tasks that need an lse the caller did not ask for
   std::int64_t lse_floats = 0;
 };
+
+// A head of contiguous keys and values that a unit may pack: with this many bytes it stays in L2 beside
+// what else is read there.
+inline constexpr std::size_t kMaxUnitHeadBytes = 1024 * 1024;
 
 // INVALID_ARGUMENT names the task and the field.
 absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTask> tasks,

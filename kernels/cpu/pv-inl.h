@@ -24,7 +24,6 @@ struct ValueBlocks {
   int num_blocks = 0;
   int last_tokens = 0;
   int padded_dim_v = 0;
-  bool prefetch = false;  // nothing has read them yet
 
   int TokensOf(int block) const { return block + 1 == num_blocks ? last_tokens : kBlockTokens; }
 };
@@ -50,10 +49,11 @@ HWY_INLINE void AccumulateValues(const float* HWY_RESTRICT p,
   }
 }
 
-// kRows rows and kVecs vectors of channels, from `channel`. Writes o[row][channel].
-template <class Kv, int kRows, int kVecs, bool kPrefetch>
+// kRows rows and kVecs vectors of channels, from `channel`. Writes o[row][channel]. Asks for kAhead
+// lines a step.
+template <class Kv, int kRows, int kVecs, int kAhead>
 HWY_NOINLINE void ValueTile(const float* HWY_RESTRICT p, const ValueBlocks& values, int channel,
-                            float* HWY_RESTRICT o) {
+                            AheadList& ahead, float* HWY_RESTRICT o) {
   const std::size_t step = static_cast<std::size_t>(values.padded_dim_v) * Kv::kPack;
   Vec sum[kRows][kVecs];
   HWY_UNROLL(16)
@@ -61,26 +61,23 @@ HWY_NOINLINE void ValueTile(const float* HWY_RESTRICT p, const ValueBlocks& valu
     HWY_UNROLL(16)
     for (int v = 0; v < kVecs; ++v) sum[row][v] = hn::Zero(F32());
   }
+  AheadCursor cursor = ahead.cursor();
   for (int block = 0; block < values.num_blocks; ++block) {
     const auto* value =
         static_cast<const typename Kv::Element*>(values.blocks[block]) + channel * Kv::kPack;
     const float* weight = p + block * kBlockTokens;
     const int tokens = values.TokensOf(block);
-    const bool is_last = block + 1 == values.num_blocks;
-    const char* next = static_cast<const char*>(values.blocks[is_last ? block : block + 1]);
     for (int pack = tokens / Kv::kPack; pack != 0; --pack) {
       AccumulateValues<Kv, Kv::kPack, kRows, kVecs>(weight, value, sum);
       value += step;
       weight += Kv::kPack;
-      if constexpr (kPrefetch) {
-        // All channels, also those of later passes: memory is read in order then.
-        const char* next_end = next + step * sizeof(typename Kv::Element);
-        for (; next < next_end; next += 64) PrefetchFar(next);
-      }
+      HWY_UNROLL(16)
+      for (int i = 0; i < kAhead; ++i) cursor.Step();
     }
     // The second token of an odd last pair may never have been written.
     if (tokens % Kv::kPack != 0) AccumulateValues<Kv, 1, kRows, kVecs>(weight, value, sum);
   }
+  if constexpr (kAhead > 0) ahead.set_cursor(cursor);
   HWY_UNROLL(16)
   for (int row = 0; row < kRows; ++row) {
     HWY_UNROLL(16)
@@ -98,17 +95,15 @@ constexpr int ValueVecsPerTile() {
 
 template <class Kv, int kRows, int kVecs>
 HWY_INLINE void ValueChannels(const float* HWY_RESTRICT p, const ValueBlocks& values, int channel,
-                              float* HWY_RESTRICT o) {
-  if (channel == 0 && values.prefetch && kVecs * kLanes <= values.padded_dim_v) {
-    ValueTile<Kv, kRows, kVecs, true>(p, values, 0, o);
-    channel = kVecs * kLanes;
-  }
+                              AheadList& ahead, float* HWY_RESTRICT o) {
   for (; channel + kVecs * kLanes <= values.padded_dim_v; channel += kVecs * kLanes) {
-    ValueTile<Kv, kRows, kVecs, false>(p, values, channel, o);
+    WithAhead<kRows, kVecs>(ahead, [&]<int kAhead>() HWY_ATTR {
+      ValueTile<Kv, kRows, kVecs, kAhead>(p, values, channel, ahead, o);
+    });
   }
   if constexpr (kVecs > 1) {
     if (channel < values.padded_dim_v) {
-      ValueChannels<Kv, kRows, kVecs / 2>(p, values, channel, o);
+      ValueChannels<Kv, kRows, kVecs / 2>(p, values, channel, ahead, o);
     }
   }
 }
@@ -117,12 +112,13 @@ template <class Kv>
 struct ValueFunction {
   const float* p;  // [row][kScoreStride]
   const ValueBlocks& values;
+  AheadList& ahead;
   float* o;  // [row][padded_dim_v]
 
   template <int kRows>
   void Run(int row) const {
     ValueChannels<Kv, kRows, ValueVecsPerTile<kRows>()>(p + row * kScoreStride, values, 0,
-                                                        o + row * values.padded_dim_v);
+                                                        ahead, o + row * values.padded_dim_v);
   }
 };
 

@@ -1,4 +1,4 @@
-// Scores: softmax_scale * <q, k> of a few rows and a list of key blocks.
+// Scores: <q, k> of a few rows and a list of key blocks.
 //
 // A micro-kernel holds kRows x kBlocks blocks of scores in registers and walks down the dims: one
 // load per key vector, one broadcast per row, one multiply-add per pair. Every score is a single
@@ -42,19 +42,16 @@ HWY_INLINE void AccumulateScores(const float* HWY_RESTRICT q,
   }
 }
 
-// scores[row][16 * block] for kRows rows and kBlocks blocks. With kPrefetch, key_blocks goes on
-// with kBlocks more blocks, which will be needed next: the hardware follows a stream only to the
-// end of its 4 KiB page, and blocks lie pages apart.
-template <class Kv, int kRows, int kBlocks, bool kPrefetch>
+// scores[row][16 * block] for kRows rows and kBlocks blocks. Asks for kAhead lines a step.
+template <class Kv, int kRows, int kBlocks, int kAhead>
 HWY_NOINLINE void ScoreTile(const float* HWY_RESTRICT q, const void* const* HWY_RESTRICT key_blocks,
-                            std::size_t dim_qk, float scale, float* HWY_RESTRICT scores) {
+                            std::size_t dim_qk, AheadList& ahead,
+                            float* HWY_RESTRICT scores) {
   using Element = typename Kv::Element;
   constexpr int kVecs = kBlocks * kBlockVecs;
   const Element* keys[kBlocks];
-  const Element* next[kBlocks];
   for (int block = 0; block < kBlocks; ++block) {
     keys[block] = static_cast<const Element*>(key_blocks[block]);
-    if constexpr (kPrefetch) next[block] = static_cast<const Element*>(key_blocks[kBlocks + block]);
   }
   Vec sum[kRows][kVecs];
   HWY_UNROLL(16)
@@ -63,25 +60,21 @@ HWY_NOINLINE void ScoreTile(const float* HWY_RESTRICT q, const void* const* HWY_
     for (int v = 0; v < kVecs; ++v) sum[row][v] = hn::Zero(F32());
   }
   const std::size_t steps = dim_qk / Kv::kPack;
+  AheadCursor cursor = ahead.cursor();
   for (std::size_t step = 0; step < steps; ++step) {
     AccumulateScores<Kv, Kv::kPack, kRows, kBlocks>(q, keys, step, sum);
     q += Kv::kPack * kRowBlock;
-    if constexpr (kPrefetch) {
-      // One step is a cache line, or half of one in float16.
-      HWY_UNROLL(16)
-      for (int block = 0; block < kBlocks; ++block) {
-        PrefetchFar(next[block] + step * kBlockTokens * Kv::kPack);
-      }
-    }
+    HWY_UNROLL(16)
+    for (int i = 0; i < kAhead; ++i) cursor.Step();
   }
+  if constexpr (kAhead > 0) ahead.set_cursor(cursor);
   // The second dim of an odd last pair is padding.
   if (dim_qk % Kv::kPack != 0) AccumulateScores<Kv, 1, kRows, kBlocks>(q, keys, steps, sum);
-  const Vec scale_vec = hn::Set(F32(), scale);
   HWY_UNROLL(16)
   for (int row = 0; row < kRows; ++row) {
     HWY_UNROLL(16)
     for (int v = 0; v < kVecs; ++v) {
-      hn::StoreU(hn::Mul(sum[row][v], scale_vec), F32(), scores + row * kScoreStride + v * kLanes);
+      hn::StoreU(sum[row][v], F32(), scores + row * kScoreStride + v * kLanes);
     }
   }
 }
@@ -95,19 +88,34 @@ constexpr int ScoreBlocksPerTile() {
   return kRows >= 8 ? 2 : kRows == 4 ? 4 : 8;
 }
 
-template <class Kv, int kRows, int kBlocks, bool kPrefetch>
+// Calls function.template Tile<lines>() with the lines to ask for in each step: none, one if the
+// list is sparse, else as many as a step reads.
+template <int kRows, int kVecs, class Function>
+HWY_INLINE void WithAhead(const AheadList& ahead, const Function& function) {
+  if (ahead.empty()) {
+    function.template operator()<0>();
+  } else if (kRows >= 6 && ahead.is_sparse()) {
+    function.template operator()<1>();
+  } else {
+    function.template operator()<kVecs>();
+  }
+}
+
+template <class Kv, int kRows, int kBlocks>
 HWY_INLINE void ScoreBlocks(const float* HWY_RESTRICT q, const void* const* HWY_RESTRICT key_blocks,
-                            int num_blocks, std::size_t dim_qk, float scale,
+                            int num_blocks, std::size_t dim_qk, AheadList& ahead,
                             float* HWY_RESTRICT scores) {
   int block = 0;
   for (; block + kBlocks <= num_blocks; block += kBlocks) {
-    ScoreTile<Kv, kRows, kBlocks, kPrefetch>(q, key_blocks + block, dim_qk, scale,
-                                             scores + block * kBlockTokens);
+    WithAhead<kRows, kBlocks>(ahead, [&]<int kAhead>() HWY_ATTR {
+      ScoreTile<Kv, kRows, kBlocks, kAhead>(q, key_blocks + block, dim_qk, ahead,
+                                            scores + block * kBlockTokens);
+    });
   }
   if constexpr (kBlocks > 1) {
     if (block < num_blocks) {
-      ScoreBlocks<Kv, kRows, kBlocks / 2, kPrefetch>(q, key_blocks + block, num_blocks - block,
-                                                     dim_qk, scale, scores + block * kBlockTokens);
+      ScoreBlocks<Kv, kRows, kBlocks / 2>(q, key_blocks + block, num_blocks - block, dim_qk,
+                                          ahead, scores + block * kBlockTokens);
     }
   }
 }
@@ -147,22 +155,16 @@ HWY_INLINE void ForRowGroups(int rows, const Function& function) {
 template <class Kv>
 struct ScoreFunction {
   const float* q;                 // [dim][kRowBlock]
-  const void* const* key_blocks;  // [num_blocks], with prefetch [2 * num_blocks]
-  bool prefetch;
+  const void* const* key_blocks;  // [num_blocks]
   int num_blocks;
   std::size_t dim_qk;
-  float scale;
+  AheadList& ahead;
   float* scores;  // [row][kScoreStride]
 
   template <int kRows>
   void Run(int row) const {
-    constexpr int kBlocks = ScoreBlocksPerTile<kRows>();
-    if (prefetch && row == 0) {
-      ScoreBlocks<Kv, kRows, kBlocks, true>(q, key_blocks, num_blocks, dim_qk, scale, scores);
-    } else {
-      ScoreBlocks<Kv, kRows, kBlocks, false>(q + row, key_blocks, num_blocks, dim_qk, scale,
-                                             scores + row * kScoreStride);
-    }
+    ScoreBlocks<Kv, kRows, ScoreBlocksPerTile<kRows>()>(q + row, key_blocks, num_blocks, dim_qk,
+                                                        ahead, scores + row * kScoreStride);
   }
 };
 

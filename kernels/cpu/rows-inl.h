@@ -12,7 +12,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <numbers>
 
+#include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/simd-inl.h"
 #include "kernels/cpu/softmax-inl.h"
 
@@ -27,75 +30,83 @@ struct RowBlock {
   const RowSpan* spans = nullptr;
 };
 
-inline int NumRowBlocks(const WorkItem& item) {
-  return static_cast<int>(CeilDiv<std::int64_t>(item.row_end - item.row_begin, kRowBlock));
-}
-
 inline RowBlock RowBlockOf(const WorkItem& item, const TileScratch& scratch, int index) {
   const std::int64_t rows = item.row_end - item.row_begin - index * kRowBlock;
   return {index, static_cast<int>(std::min<std::int64_t>(rows, kRowBlock)),
           scratch.rows + index * kRowBlock};
 }
 
+inline RowSpan SpanOf(const PlannedTask& planned, const WorkItem& item, std::int64_t row) {
+  const int group = planned.task.params.group_size();
+  const std::int64_t query = row / group;
+  return {query, item.kv_head * group + static_cast<int>(row % group),
+          VisibleKeysOf(planned.task, planned.task.position(query))};
+}
+
 // Fills scratch.rows.
 inline void FindSpans(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch) {
   const int group = planned.task.params.group_size();
-  for (std::int64_t row = item.row_begin; row < item.row_end; ++row) {
-    RowSpan& span = scratch.rows[row - item.row_begin];
-    span.query = row / group;
-    span.q_head = item.kv_head * group + static_cast<int>(row % group);
-    span.keys = VisibleKeysOf(planned.task, planned.task.position(span.query));
+  const int first_head = item.kv_head * group;
+  std::int64_t query = item.row_begin / group;
+  int head = static_cast<int>(item.row_begin % group);
+  VisibleKeys keys = VisibleKeysOf(planned.task, planned.task.position(query));
+  const std::int64_t num_rows = item.row_end - item.row_begin;
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    scratch.rows[row].query = query;
+    scratch.rows[row].q_head = first_head + head;
+    scratch.rows[row].keys = keys;
+    if (++head < group) continue;
+    head = 0;
+    keys = VisibleKeysOf(planned.task, planned.task.position(++query));
   }
+}
+
+inline const char* RowData(const RowsView& rows, std::int64_t row, int head) {
+  return static_cast<const char*>(rows.data) +
+         (row * rows.row_stride + head * rows.head_stride) *
+             static_cast<std::int64_t>(DTypeBytes(rows.dtype));
 }
 
 inline const char* QueryData(const RowsView& q, const RowSpan& span) {
-  return static_cast<const char*>(q.data) +
-         (span.query * q.row_stride + span.q_head * q.head_stride) *
-             static_cast<std::int64_t>(DTypeBytes(q.dtype));
+  return RowData(q, span.query, span.q_head);
 }
 
-// Copies a row of q as float32 bits to out [kMaxHeadDim].
-inline void WidenQuery(const char* data, DType dtype, int dim_qk, std::uint32_t* out) {
-  if (dtype == DType::kFloat32) {
-    std::memcpy(out, data, dim_qk * sizeof(float));
-  } else if (dtype == DType::kBFloat16) {
-    for (int dim = 0; dim < dim_qk; ++dim) {
-      std::uint16_t bits;
-      std::memcpy(&bits, data + dim * sizeof(bits), sizeof(bits));
-      out[dim] = static_cast<std::uint32_t>(bits) << 16;
-    }
-  } else {
-    for (int dim = 0; dim < dim_qk; ++dim) {
-      out[dim] = std::bit_cast<std::uint32_t>(LoadElement(data, DType::kFloat16, dim));
+// Four rows of q as the bits of floats; those past the block's last are 0.
+struct WideRows {
+  alignas(64) float floats[4][kMaxHeadDim];
+  const std::uint32_t* bits[4];
+
+  HWY_INLINE void Load(const RowsView& q, const RowBlock& block, int first, int dim_qk) {
+    for (int i = 0; i < 4; ++i) {
+      bits[i] = reinterpret_cast<const std::uint32_t*>(floats[i]);
+      if (first + i >= block.rows) {
+        std::fill_n(floats[i], dim_qk, 0.0f);
+        continue;
+      }
+      const char* data = QueryData(q, block.spans[first + i]);
+      if (q.dtype == DType::kFloat32 && dim_qk % 4 == 0) {
+        bits[i] = reinterpret_cast<const std::uint32_t*>(data);
+      } else {
+        WidenRow(data, q.dtype, dim_qk, floats[i]);
+      }
     }
   }
-}
+};
 
 // Widens the rows of q to float, [dim][12 rows]; missing rows of the last block become 0.
 inline void LoadQueries(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch) {
   const RowsView& q = planned.task.q;
   const int dim_qk = planned.layout.dim_qk;
-  alignas(64) std::uint32_t wide[4][kMaxHeadDim];
-  const std::int64_t num_rows = item.row_end - item.row_begin;
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    const char* data = QueryData(q, scratch.rows[row]);
-    for (std::size_t at = 0; at < dim_qk * DTypeBytes(q.dtype); at += 64) PrefetchFar(data + at);
-  }
+  WideRows wide;
   for (int index = 0; index < NumRowBlocks(item); ++index) {
     const RowBlock block = RowBlockOf(item, scratch, index);
     auto* out = reinterpret_cast<std::uint32_t*>(scratch.q[index]);
-    for (int first = 0; first < kRowBlock; first += 4) {
-      for (int i = 0; i < 4; ++i) {
-        if (first + i < block.rows) {
-          WidenQuery(QueryData(q, block.spans[first + i]), q.dtype, dim_qk, wide[i]);
-        } else {
-          std::fill_n(wide[i], dim_qk, 0u);
-        }
-      }
+    for (int first = 0; first < block.rows; first += 4) {
+      wide.Load(q, block, first, dim_qk);
       // The last step may run over into dims that nobody reads; scratch.q has room for them.
       for (int dim = 0; dim < dim_qk; dim += 4) {
-        Transpose4x4(wide[0] + dim, wide[1] + dim, wide[2] + dim, wide[3] + dim,
-                     out + dim * kRowBlock + first, kRowBlock);
+        Transpose4x4(wide.bits[0] + dim, wide.bits[1] + dim, wide.bits[2] + dim,
+                     wide.bits[3] + dim, out + dim * kRowBlock + first, kRowBlock);
       }
     }
   }
@@ -152,17 +163,21 @@ inline void StoreScaled(const float* HWY_RESTRICT o, float factor, int dim_v, DT
                         char* HWY_RESTRICT out) {
   const F32 d;
   const Vec scale = hn::Set(d, factor);
-  alignas(64) float scaled[kMaxHeadDim];
-  for (int channel = 0; channel < dim_v; channel += kLanes) {
-    hn::Store(hn::MulAdd(hn::Load(d, o + channel), scale, hn::Zero(d)), d, scaled + channel);
-  }
-  if (dtype == DType::kFloat32) {
-    std::memcpy(out, scaled, dim_v * sizeof(float));
+  const auto scaled = [&](int channel) {
+    return hn::MulAdd(hn::Load(d, o + channel), scale, hn::Zero(d));
+  };
+  if (dtype == DType::kFloat32 && dim_v % kLanes == 0) {
+    auto* floats = reinterpret_cast<float*>(out);
+    for (int channel = 0; channel < dim_v; channel += kLanes) {
+      hn::StoreU(scaled(channel), d, floats + channel);
+    }
     return;
   }
-  for (int channel = 0; channel < dim_v; ++channel) {
-    StoreElement(out, dtype, channel, scaled[channel]);
+  alignas(64) float row[kMaxHeadDim];
+  for (int channel = 0; channel < dim_v; channel += kLanes) {
+    hn::Store(scaled(channel), d, row + channel);
   }
+  NarrowRow(row, dim_v, dtype, out);
 }
 
 inline char* OutputData(const MutableRowsView& o, const RowSpan& span) {
@@ -170,12 +185,90 @@ inline char* OutputData(const MutableRowsView& o, const RowSpan& span) {
                                           static_cast<std::int64_t>(DTypeBytes(o.dtype));
 }
 
+// Part of the bytes that a range reads, in the order of reading.
+struct RangePart {
+  std::size_t begin = 0;
+  std::size_t end = std::numeric_limits<std::size_t>::max();
+};
+
+// Lists the keys and values of a range that the rows between two spans see.
+inline void AddRange(const PlannedTask& planned, int kv_head, const RowSpan (&spans)[2],
+                     std::int64_t range, const RangePart& part, AheadList& ahead) {
+  RangeBlocks blocks;
+  FindBlocks(planned, kv_head, {.index = 0, .rows = 2, .spans = spans}, range, &blocks);
+  std::size_t at = 0;
+  for (int i = 0; i < 2 * blocks.count && at < part.end; ++i) {
+    const std::size_t bytes = i < blocks.count ? planned.layout.key_block_bytes
+                                               : planned.layout.value_block_bytes;
+    if (at >= part.begin) ahead.Add(blocks.blocks[i], bytes);
+    at += bytes;
+  }
+}
+
+// Lists what a range reads first, as far as should be there when it begins.
+inline void AddRangeStart(const PlannedTask& planned, const WorkItem& item, std::int64_t range,
+                          AheadList& ahead) {
+  const RowSpan spans[2] = {SpanOf(planned, item, item.row_begin),
+                            SpanOf(planned, item, item.row_end - 1)};
+  const RangePart start =
+      NumRowBlocks(item) == 1 ? RangePart{.end = kAheadBytes} : RangePart{};
+  AddRange(planned, item.kv_head, spans, range, start, ahead);
+}
+
+// Lists the rest of a range that is about to begin.
+inline void AddRangeRest(const PlannedTask& planned, const WorkItem& item, const RowSpan* rows,
+                         std::int64_t range, AheadList& ahead) {
+  if (NumRowBlocks(item) > 1) return;
+  const RowSpan spans[2] = {rows[0], rows[item.row_end - item.row_begin - 1]};
+  AddRange(planned, item.kv_head, spans, range, {.begin = kAheadBytes}, ahead);
+}
+
+// Lists the keys and values that are about to be packed.
+inline void AddSourceRows(const KvAppendTask& append, int kv_head, AheadList& ahead) {
+  const KvGeometry& geometry = append.geometry;
+  const std::size_t k_bytes = geometry.head_dim_qk * DTypeBytes(append.k.dtype);
+  const std::size_t v_bytes = geometry.head_dim_v * DTypeBytes(append.v.dtype);
+  const std::int64_t rows = std::min<std::int64_t>(append.num_tokens, AheadList::kMaxChunks);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    ahead.Add(RowData(append.k, row, kv_head), k_bytes);
+    ahead.Add(RowData(append.v, row, kv_head), v_bytes);
+  }
+}
+
+// Lists what the next item reads first: queries, keys and values. Not those of `range`, if it reads
+// them too: they are in the cache.
+inline void AddItem(const NextItem& next, const PlannedTask& planned, const WorkItem& item,
+                    std::int64_t range, AheadList& ahead) {
+  if (next.item == nullptr) return;
+  const AttentionTask& task = next.task->task;
+  const RowsView& q = task.q;
+  for (std::int64_t row = next.item->row_begin; row < next.item->row_end; ++row) {
+    ahead.Add(QueryData(q, SpanOf(*next.task, *next.item, row)),
+              task.params.head_dim_qk * DTypeBytes(q.dtype));
+  }
+  if (next.append != nullptr) return AddSourceRows(*next.append, next.item->kv_head, ahead);
+  const bool is_same = next.task->pages == planned.pages && next.item->kv_head == item.kv_head &&
+                       next.item->range_begin == range;
+  if (is_same || next.item->range_begin == next.item->range_end) return;
+  AddRangeStart(*next.task, *next.item, next.item->range_begin, ahead);
+}
+
+// Lists where the item's rows will be written.
+inline void AddOutputs(const PlannedTask& planned, const WorkItem& item, const RowSpan* spans,
+                       AheadList& ahead) {
+  const MutableRowsView& o = planned.task.o;
+  for (std::int64_t row = 0; row < item.row_end - item.row_begin; ++row) {
+    ahead.Add(OutputData(o, spans[row]), planned.layout.dim_v * DTypeBytes(o.dtype));
+  }
+}
+
 inline void FinishRow(const PlannedTask& planned, const RowSpan& span, float max, float sum,
                       const float* o) {
   const AttentionTask& task = planned.task;
   const bool is_empty = sum == 0.0f;
   if (planned.lse != nullptr) {
-    const double log_sum = std::log(static_cast<double>(sum)) + (max == kNegInf ? 0.0 : max);
+    const double log_sum =
+        std::log(static_cast<double>(sum)) + (max == kNegInf ? 0.0 : max * std::numbers::ln2);
     planned.lse[span.query * task.params.num_q_heads + span.q_head] =
         is_empty ? kNegInf : static_cast<float>(log_sum);
   }

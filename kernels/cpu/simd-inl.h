@@ -37,16 +37,6 @@ HWY_INLINE Vec MaxIgnoringNaN(Vec a, Vec b) {
   return hn::IfThenElse(hn::Gt(a, b), a, b);
 #endif
 }
-HWY_INLINE Vec MinIgnoringNaN(Vec a, Vec b) {
-#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
-  return hn::Min(a, b);
-#else
-  return hn::IfThenElse(hn::Lt(a, b), a, b);
-#endif
-}
-
-// Into L2: what is asked for is one tile ahead, and L1 is full of scores.
-HWY_INLINE void PrefetchFar(const void* p) { __builtin_prefetch(p, /*rw=*/0, /*locality=*/2); }
 
 // out[i * out_stride + j] = in_j[i] for 4 x 4 elements of 32 bits.
 HWY_INLINE void Transpose4x4(const std::uint32_t* in0, const std::uint32_t* in1,

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/exp-inl.h"
@@ -27,14 +28,21 @@ struct RangeBlocks {
   int count = 0;
   int last_tokens = 0;               // tokens of the last block up to the last visible key
   std::uint8_t index[kRangeBlocks];  // block within the range
-  // Key blocks, then value blocks: the order in which they are read, and so are prefetched.
-  const void* blocks[2 * kRangeBlocks];
+  const void* blocks[2 * kRangeBlocks];  // key blocks, then value blocks
 
   const void* const* keys() const { return blocks; }
   const void* const* values() const { return blocks + count; }
 
   std::int64_t KeyOf(int entry) const { return first_key + index[entry] * kBlockTokens; }
 };
+
+inline void ScaleScores(float scale, int count, float* HWY_RESTRICT scores) {
+  const F32 d;
+  const Vec factor = hn::Set(d, scale);
+  for (int i = 0; i < count * kBlockTokens; i += kLanes) {
+    hn::Store(hn::Mul(hn::Load(d, scores + i), factor), d, scores + i);
+  }
+}
 
 inline void ApplySoftCap(float soft_cap, int count, float* HWY_RESTRICT scores) {
   const F32 d;
@@ -107,12 +115,16 @@ inline std::uint32_t ApplySpan(const AttentionTask& task, const RowSpan& row,
   const auto is_full = [&keys](std::int64_t key) {
     return keys.begin <= key && key + kBlockTokens <= keys.end;
   };
-  if (is_full(blocks.KeyOf(0)) && is_full(blocks.KeyOf(blocks.count - 1))) return 0;
+  // Between the first and the last full block all are full.
+  int begin_full = 0, end_full = blocks.count;
+  while (begin_full < end_full && !is_full(blocks.KeyOf(begin_full))) ++begin_full;
+  while (begin_full < end_full && !is_full(blocks.KeyOf(end_full - 1))) --end_full;
   const Vec neg_inf = hn::Set(d, kNegInf);
   std::uint32_t changed = 0;
   for (int i = 0; i < blocks.count; ++i) {
+    if (i == begin_full) i = end_full;
+    if (i == blocks.count) break;
     const std::int64_t key = blocks.KeyOf(i);
-    if (is_full(key)) continue;
     const auto token = [key](std::int64_t at) {
       return hn::Set(F32(), static_cast<float>(std::clamp<std::int64_t>(at - key, 0, 16)));
     };
@@ -130,10 +142,11 @@ inline std::uint32_t ApplySpan(const AttentionTask& task, const RowSpan& row,
   return changed;
 }
 
-// Returns the entries in which keys were masked, as bits.
+// Returns the entries in which keys may have been masked, as bits.
 inline std::uint32_t ApplyModifiers(const PlannedTask& planned, const RowSpan& row,
                                     const RangeBlocks& blocks, float* HWY_RESTRICT scores) {
   const AttentionTask& task = planned.task;
+  if (planned.has_modifiers) ScaleScores(task.params.softmax_scale, blocks.count, scores);
   if (task.params.soft_cap > 0) ApplySoftCap(task.params.soft_cap, blocks.count, scores);
   if (task.alibi_slopes != nullptr) {
     AddAlibi(task.alibi_slopes[row.q_head], task.position(row.query), blocks, scores);
@@ -141,44 +154,30 @@ inline std::uint32_t ApplyModifiers(const PlannedTask& planned, const RowSpan& r
   if (task.bias.data != nullptr) AddBias(task, row, blocks, scores);
   if (task.mask.data != nullptr) ApplyMask(task, row, blocks, scores);
   const std::uint32_t changed = ApplySpan(task, row, blocks, scores);
-  return task.mask.data != nullptr ? ~0u : changed;
+  // A bias may mask with -inf.
+  return task.mask.data != nullptr || task.bias.data != nullptr ? ~0u : changed;
 }
 
-// The maximum of a row's scores, NaN left out. Entries whose bit is set are known to hold -inf;
-// *has_masked says whether any other does.
-HWY_INLINE float MaxScore(const float* HWY_RESTRICT scores, int count, std::uint32_t masked,
-                          bool* has_masked) {
+// The maximum of a row's scores, NaN left out.
+HWY_INLINE float MaxScore(const float* HWY_RESTRICT scores, int count) {
   const F32 d;
   // Two maxima in turn: the latency of one, not its throughput, is what this loop would wait for.
-  Vec max = hn::Set(d, kNegInf);
-  Vec other_max = max;
-  Vec min = hn::Set(d, -kNegInf);
-  for (int i = 0; i < count; ++i, masked >>= 1) {
-    const float* block = scores + i * kBlockTokens;
-    Vec block_max = hn::Set(d, kNegInf);
-    Vec block_min = hn::Set(d, -kNegInf);
+  Vec max[2] = {hn::Set(d, kNegInf), hn::Set(d, kNegInf)};
+  for (int i = 0; i < count; ++i) {
     HWY_UNROLL(16)
     for (int t = 0; t < kBlockTokens; t += kLanes) {
-      const Vec s = hn::Load(d, block + t);
-      block_max = MaxIgnoringNaN(s, block_max);
-      block_min = MinIgnoringNaN(s, block_min);
+      max[0] = MaxIgnoringNaN(hn::Load(d, scores + i * kBlockTokens + t), max[0]);
     }
-    const Vec next_max = MaxIgnoringNaN(block_max, other_max);
-    other_max = max;
-    max = next_max;
-    if ((masked & 1) == 0) min = MinIgnoringNaN(block_min, min);
+    std::swap(max[0], max[1]);
   }
-  *has_masked = hn::GetLane(hn::MinOfLanes(d, min)) == kNegInf;
-  return hn::GetLane(hn::MaxOfLanes(d, MaxIgnoringNaN(max, other_max)));
+  return hn::GetLane(hn::MaxOfLanes(d, MaxIgnoringNaN(max[0], max[1])));
 }
 
-// Bit t of visible[i] says whether score 16 i + t is not -inf, for the entries whose bit is set.
-inline void FindVisible(const float* HWY_RESTRICT scores, std::uint32_t entries,
-                        std::uint16_t* visible) {
+// Bit t of visible[i] says whether score 16 i + t is not -inf.
+inline void FindVisible(const float* HWY_RESTRICT scores, int count, std::uint16_t* visible) {
   const F32 d;
   const Vec neg_inf = hn::Set(d, kNegInf);
-  for (; entries != 0; entries &= entries - 1) {
-    const int i = std::countr_zero(entries);
+  for (int i = 0; i < count; ++i) {
     std::uint32_t masked = 0;
     for (int v = 0; v < kBlockVecs; ++v) {
       const Vec s = hn::Load(d, scores + i * kBlockTokens + v * kLanes);
@@ -190,11 +189,12 @@ inline void FindVisible(const float* HWY_RESTRICT scores, std::uint32_t entries,
   }
 }
 
-// Replaces scores by exp(score - max) and returns their sum. The sum is taken lane by lane over the
+// Replaces scores by 2^(scale * score - max) and returns their sum. The sum is taken lane by lane over the
 // blocks and then over the lanes in a fixed tree, so blocks that are masked (and add 0) leave no
 // trace in its bits.
-HWY_INLINE float Exponentiate(float max, int count, float* HWY_RESTRICT scores) {
+HWY_INLINE float Exponentiate(float scale, float max, int count, float* HWY_RESTRICT scores) {
   const F32 d;
+  const Vec factor = hn::Set(d, scale);
   const Vec shift = hn::Set(d, max == kNegInf ? 0.0f : max);
   Vec sum[kBlockVecs];
   HWY_UNROLL(16)
@@ -203,21 +203,18 @@ HWY_INLINE float Exponentiate(float max, int count, float* HWY_RESTRICT scores) 
     HWY_UNROLL(16)
     for (int v = 0; v < kBlockVecs; ++v) {
       float* s = scores + i * kBlockTokens + v * kLanes;
-      const Vec p = Exp(hn::Sub(hn::Load(d, s), shift));
+      const Vec p = Exp2(hn::MulSub(hn::Load(d, s), factor, shift));
       hn::Store(p, d, s);
       sum[v] = hn::Add(sum[v], p);
     }
   }
-  alignas(64) float lanes[kBlockTokens];
-  HWY_UNROLL(16)
-  for (int v = 0; v < kBlockVecs; ++v) hn::Store(sum[v], d, lanes + v * kLanes);
-  for (int half = kBlockTokens / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  for (int half = kBlockVecs / 2; half > 0; half /= 2) {
+    for (int v = 0; v < half; ++v) sum[v] = hn::Add(sum[v], sum[v + half]);
   }
-  return lanes[0];
+  return hn::GetLane(hn::SumOfLanes(d, sum[0]));
 }
 
-// merged = exp(old - new) * old + exp(range - new) * range for the rows of a block: updates max and
+// merged = 2^(old - new) * old + 2^(range - new) * range for the rows of a block: updates max and
 // sum and returns the two factors for the outputs. Where nothing was visible so far both are 1.
 inline void MergeFactors(const float* HWY_RESTRICT range_max, const float* HWY_RESTRICT range_sum,
                          float* HWY_RESTRICT max, float* HWY_RESTRICT sum,
@@ -230,8 +227,8 @@ inline void MergeFactors(const float* HWY_RESTRICT range_max, const float* HWY_R
     const Vec range = hn::Load(d, range_max + i);
     const Vec merged = MaxIgnoringNaN(range, old);
     const auto is_empty = hn::Eq(merged, neg_inf);
-    const Vec alpha = hn::IfThenElse(is_empty, one, Exp(hn::Sub(old, merged)));
-    const Vec beta = hn::IfThenElse(is_empty, one, Exp(hn::Sub(range, merged)));
+    const Vec alpha = hn::IfThenElse(is_empty, one, Exp2(hn::Sub(old, merged)));
+    const Vec beta = hn::IfThenElse(is_empty, one, Exp2(hn::Sub(range, merged)));
     const Vec scaled = hn::Mul(hn::Load(d, sum + i), alpha);
     hn::Store(hn::MulAdd(hn::Load(d, range_sum + i), beta, scaled), d, sum + i);
     hn::Store(merged, d, max + i);

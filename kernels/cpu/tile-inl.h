@@ -28,10 +28,9 @@ inline void ComputeScores(const PlannedTask& planned, const RowBlock& rows,
   ForRowGroups(rows.rows, ScoreFunction<Kv>{
                               .q = scratch.q[rows.index],
                               .key_blocks = blocks.keys(),
-                              .prefetch = rows.index == 0,
                               .num_blocks = blocks.count,
                               .dim_qk = static_cast<std::size_t>(planned.layout.dim_qk),
-                              .scale = planned.task.params.softmax_scale,
+                              .ahead = scratch.ahead,
                               .scores = scratch.scores,
                           });
   for (int row = 0; row < rows.rows; ++row) {
@@ -61,26 +60,21 @@ inline bool IsSafeBlock(const PackedLayout& layout, const RangeBlocks& blocks, i
 template <class Kv>
 inline bool ComputeWeights(const PlannedTask& planned, const RowBlock& rows,
                            const RangeBlocks& blocks, TileScratch& scratch, RangeState* state) {
-  constexpr std::uint32_t kAllTokens = (1u << kBlockTokens) - 1;
   const std::uint32_t all_entries = ~0u >> (kRangeBlocks - blocks.count);
   std::uint32_t masked_entries = 0;
+  for (int row = 0; row < rows.rows; ++row) masked_entries |= scratch.masked[row] & all_entries;
+  bool is_safe = true;
+  for (std::uint32_t left = masked_entries; left != 0 && is_safe; left &= left - 1) {
+    is_safe = IsSafeBlock<Kv>(planned.layout, blocks, std::countr_zero(left), scratch);
+  }
   for (int row = 0; row < rows.rows; ++row) {
     float* scores = scratch.scores + row * kScoreStride;
-    bool has_others = false;
-    const float max = MaxScore(scores, blocks.count, scratch.masked[row], &has_others);
-    const std::uint32_t entries = has_others ? all_entries : scratch.masked[row] & all_entries;
-    std::uint16_t* visible = scratch.visible[row];
-    std::fill_n(visible, kRangeBlocks, static_cast<std::uint16_t>(kAllTokens));
-    FindVisible(scores, entries, visible);
-    masked_entries |= entries;
-    state->max[row] = max;
-    state->sum[row] = Exponentiate(max, blocks.count, scores);
+    if (!is_safe) FindVisible(scores, blocks.count, scratch.visible[row]);
+    state->max[row] = MaxScore(scores, blocks.count) * planned.exponent_scale;
+    state->sum[row] =
+        Exponentiate(planned.exponent_scale, state->max[row], blocks.count, scores);
   }
-  for (; masked_entries != 0; masked_entries &= masked_entries - 1) {
-    const int entry = std::countr_zero(masked_entries);
-    if (!IsSafeBlock<Kv>(planned.layout, blocks, entry, scratch)) return false;
-  }
-  return true;
+  return is_safe;
 }
 
 // Fills `state` for a row block and range.
@@ -90,11 +84,12 @@ inline void AttendRange(const PlannedTask& planned, const RowBlock& rows, const 
   ComputeScores<Kv>(planned, rows, blocks, scratch);
   const bool is_safe = ComputeWeights<Kv>(planned, rows, blocks, scratch, state);
   const int padded_dim_v = planned.layout.padded_dim_v;
-  const ValueBlocks values{blocks.values(), blocks.count, blocks.last_tokens, padded_dim_v,
-                           /*prefetch=*/rows.index == 0};
+  const ValueBlocks values{blocks.values(), blocks.count, blocks.last_tokens, padded_dim_v};
   if (is_safe) {
-    ForRowGroups(rows.rows,
-                 ValueFunction<Kv>{.p = scratch.scores, .values = values, .o = state->o});
+    ForRowGroups(rows.rows, ValueFunction<Kv>{.p = scratch.scores,
+                                              .values = values,
+                                              .ahead = scratch.ahead,
+                                              .o = state->o});
     return;
   }
   for (int row = 0; row < rows.rows; ++row) {
@@ -135,7 +130,8 @@ inline void MergeSinks(const PlannedTask& planned, const RowBlock& rows, RangeSt
   alignas(64) float max[kStateLanes], sum[kStateLanes];
   alignas(64) float zeros[kMaxHeadDim] = {};
   for (int lane = 0; lane < kStateLanes; ++lane) {
-    const float sink = lane < rows.rows ? planned.task.sink_logits[rows.spans[lane].q_head] : 0.0f;
+    const float logit = lane < rows.rows ? planned.task.sink_logits[rows.spans[lane].q_head] : 0.0f;
+    const float sink = logit * kLog2e;
     // A NaN logit must not be taken for a maximum but reach the sum.
     max[lane] = std::isnan(sink) ? kNegInf : sink;
     sum[lane] = std::isnan(sink) ? sink : sink == kNegInf ? 0.0f : 1.0f;
@@ -144,11 +140,6 @@ inline void MergeSinks(const PlannedTask& planned, const RowBlock& rows, RangeSt
 }
 
 inline void FinishBlock(const PlannedTask& planned, const RowBlock& rows, RangeState* state) {
-  for (int row = 0; row < rows.rows; ++row) {
-    const char* out = OutputData(planned.task.o, rows.spans[row]);
-    const std::size_t bytes = planned.layout.dim_v * DTypeBytes(planned.task.o.dtype);
-    for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(out + at, /*rw=*/1);
-  }
   if (planned.task.sink_logits != nullptr) MergeSinks(planned, rows, state);
   for (int row = 0; row < rows.rows; ++row) {
     FinishRow(planned, rows.spans[row], state->max[row], state->sum[row],
@@ -194,12 +185,27 @@ inline std::int64_t NextRange(const PlannedTask& planned, const WorkItem& item,
   return std::max(range, oldest.begin / kRangeTokens);
 }
 
+// Before a range: forgets what was known of its values, and lists what comes after it.
+inline void BeginRange(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
+                       std::int64_t range, std::int64_t next_range, TileScratch& scratch) {
+  std::fill_n(scratch.value_state, kRangeBlocks, kUnknown);
+  AheadList& ahead = scratch.ahead;
+  ahead.Clear(/*is_sparse=*/NumRowBlocks(item) > 1);
+  AddRangeRest(planned, item, scratch.rows, range, ahead);
+  if (next_range < item.range_end) {
+    AddRangeStart(planned, item, next_range, ahead);
+  } else {
+    if (item.partial_offset < 0) AddOutputs(planned, item, scratch.rows, ahead);
+    AddItem(next, planned, item, range, ahead);
+  }
+}
+
 template <class Kv>
-void AttendSplit(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch,
-                 float* partials) {
+void AttendSplit(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
+                 TileScratch& scratch, float* partials) {
   const std::int64_t rows_per_range = item.row_end - item.row_begin;
   for (std::int64_t range = item.range_begin; range < item.range_end; ++range) {
-    std::fill_n(scratch.value_state, kRangeBlocks, kUnknown);
+    BeginRange(planned, item, next, range, range + 1, scratch);
     for (int index = 0; index < NumRowBlocks(item); ++index) {
       const RowBlock rows = RowBlockOf(item, scratch, index);
       RangeBlocks blocks;
@@ -217,17 +223,18 @@ void AttendSplit(const PlannedTask& planned, const WorkItem& item, TileScratch& 
 }
 
 template <class Kv>
-void Attend(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch,
-            float* partials) {
+void Attend(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
+            TileScratch& scratch, float* partials) {
   FindSpans(planned, item, scratch);
   LoadQueries(planned, item, scratch);
-  if (item.partial_offset >= 0) return AttendSplit<Kv>(planned, item, scratch, partials);
+  if (item.partial_offset >= 0) return AttendSplit<Kv>(planned, item, next, scratch, partials);
   const int num_blocks = NumRowBlocks(item);
   bool is_first[kTileBlocks];
   std::fill_n(is_first, kTileBlocks, true);
-  for (std::int64_t range = item.range_begin; range < item.range_end;
-       range = NextRange(planned, item, scratch, range)) {
-    std::fill_n(scratch.value_state, kRangeBlocks, kUnknown);
+  std::int64_t next_range = item.range_begin;
+  for (std::int64_t range = next_range; range < item.range_end; range = next_range) {
+    next_range = NextRange(planned, item, scratch, range);
+    BeginRange(planned, item, next, range, next_range, scratch);
     for (int index = 0; index < num_blocks; ++index) {
       const RowBlock rows = RowBlockOf(item, scratch, index);
       RangeBlocks blocks;
@@ -244,28 +251,26 @@ void Attend(const PlannedTask& planned, const WorkItem& item, TileScratch& scrat
   }
 }
 
-inline void MergePartials(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch,
-                          const float* partials) {
+inline void MergePartials(const PlannedTask& planned, const WorkItem& item, int row_block,
+                          TileScratch& scratch, const float* partials) {
   const std::int64_t stride = PartialFloats(planned.layout);
   const int padded_dim_v = planned.layout.padded_dim_v;
   FindSpans(planned, item, scratch);
-  for (int index = 0; index < NumRowBlocks(item); ++index) {
-    const RowBlock rows = RowBlockOf(item, scratch, index);
-    RangeState* running = &scratch.running[index];
-    ClearState(padded_dim_v, running);
-    for (std::int64_t range = item.range_begin; range < item.range_end; ++range) {
-      const std::int64_t row =
-          (range - item.range_begin) * (item.row_end - item.row_begin) + index * kRowBlock;
-      const float* partial = partials + item.partial_offset + row * stride;
-      RangeState* merged = &scratch.range;
-      for (int i = 0; i < rows.rows; ++i) {
-        merged->max[i] = partial[i * stride];
-        merged->sum[i] = partial[i * stride + 1];
-      }
-      MergeRange(rows.rows, padded_dim_v, merged->max, merged->sum, partial + 2, stride, running);
+  const RowBlock rows = RowBlockOf(item, scratch, row_block);
+  RangeState* running = &scratch.running[row_block];
+  ClearState(padded_dim_v, running);
+  for (std::int64_t range = item.range_begin; range < item.range_end; ++range) {
+    const std::int64_t row =
+        (range - item.range_begin) * (item.row_end - item.row_begin) + row_block * kRowBlock;
+    const float* partial = partials + item.partial_offset + row * stride;
+    RangeState* merged = &scratch.range;
+    for (int i = 0; i < rows.rows; ++i) {
+      merged->max[i] = partial[i * stride];
+      merged->sum[i] = partial[i * stride + 1];
     }
-    FinishBlock(planned, rows, running);
+    MergeRange(rows.rows, padded_dim_v, merged->max, merged->sum, partial + 2, stride, running);
   }
+  FinishBlock(planned, rows, running);
 }
 
 }  // namespace HWY_NAMESPACE

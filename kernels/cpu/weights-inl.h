@@ -15,16 +15,17 @@ HWY_BEFORE_NAMESPACE();
 namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
-// Replaces scores by exp(score - lse); 0 throughout when the row saw nothing.
-inline void WeightsFromLse(float lse, int count, float* HWY_RESTRICT scores) {
+// Replaces scores by 2^(scale * score - log2(e) * lse); 0 throughout when the row saw nothing.
+inline void WeightsFromLse(float scale, float lse, int count, float* HWY_RESTRICT scores) {
   const F32 d;
   if (lse == kNegInf) {
     std::fill_n(scores, count * kBlockTokens, 0.0f);
     return;
   }
-  const Vec shift = hn::Set(d, lse);
+  const Vec factor = hn::Set(d, scale);
+  const Vec shift = hn::Set(d, lse * kLog2e);
   for (int i = 0; i < count * kBlockTokens; i += kLanes) {
-    hn::Store(Exp(hn::Sub(hn::Load(d, scores + i), shift)), d, scores + i);
+    hn::Store(Exp2(hn::MulSub(hn::Load(d, scores + i), factor, shift)), d, scores + i);
   }
 }
 
@@ -38,6 +39,7 @@ void Weights(const PlannedTask& planned, const WorkItem& item, TileScratch& scra
   const AttentionTask& task = planned.task;
   FindSpans(planned, item, scratch);
   LoadQueries(planned, item, scratch);
+  scratch.ahead.Clear();
   for (int index = 0; index < NumRowBlocks(item); ++index) {
     const RowBlock rows = RowBlockOf(item, scratch, index);
     float* outputs[kRowBlock];
@@ -54,7 +56,7 @@ void Weights(const PlannedTask& planned, const WorkItem& item, TileScratch& scra
       ComputeScores<Kv>(planned, rows, blocks, scratch);
       for (int row = 0; row < rows.rows; ++row) {
         float* p = scratch.scores + row * kScoreStride;
-        WeightsFromLse(LseOf(planned, rows.spans[row]), blocks.count, p);
+        WeightsFromLse(planned.exponent_scale, LseOf(planned, rows.spans[row]), blocks.count, p);
         for (int i = 0; i < blocks.count; ++i) {
           const std::int64_t key = blocks.KeyOf(i);
           const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, task.kv_len - key);
@@ -71,6 +73,7 @@ void AddColumns(const PlannedTask& planned, const WorkItem& item, TileScratch& s
                 double* sums) {
   FindSpans(planned, item, scratch);
   LoadQueries(planned, item, scratch);
+  scratch.ahead.Clear();
   const int group = planned.task.params.group_size();
   for (int index = 0; index < NumRowBlocks(item); ++index) {
     const RowBlock rows = RowBlockOf(item, scratch, index);
@@ -80,7 +83,7 @@ void AddColumns(const PlannedTask& planned, const WorkItem& item, TileScratch& s
     ComputeScores<Kv>(planned, rows, blocks, scratch);
     for (int row = 0; row < rows.rows; ++row) {
       float* p = scratch.scores + row * kScoreStride;
-      WeightsFromLse(LseOf(planned, rows.spans[row]), blocks.count, p);
+      WeightsFromLse(planned.exponent_scale, LseOf(planned, rows.spans[row]), blocks.count, p);
       double* head_sums = sums + (rows.spans[row].q_head % group) * kRangeTokens;
       for (int i = 0; i < blocks.count; ++i) {
         double* block_sums = head_sums + blocks.index[i] * kBlockTokens;
