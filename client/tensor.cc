@@ -38,6 +38,7 @@ size_t ElementBytes(DType dtype) {
     case DType::kBFloat16:
       return 2;
     case DType::kBool:
+    case DType::kInt8:
       return 1;
   }
   return 0;
@@ -53,6 +54,8 @@ std::string_view DTypeName(DType dtype) {
       return "bfloat16";
     case DType::kBool:
       return "bool";
+    case DType::kInt8:
+      return "int8";
   }
   return "unknown";
 }
@@ -107,6 +110,8 @@ Tensor Tensor::FromFloats(std::span<const float> values, Shape shape, DType dtyp
     case DType::kBool:
       data = Pack<uint8_t>(values, [](float value) { return uint8_t{value != 0}; });
       break;
+    case DType::kInt8:
+      break;
   }
   return Tensor(dtype, std::move(shape), std::move(data));
 }
@@ -126,6 +131,7 @@ std::vector<float> Tensor::ToFloats() const {
     case DType::kBFloat16:
       return Widen(data_, internal::FromBFloat16);
     case DType::kBool:
+    case DType::kInt8:
       return {};
   }
   return {};

@@ -31,6 +31,8 @@ v1::DType ToProto(DType dtype) {
       return v1::DTYPE_BFLOAT16;
     case DType::kBool:
       return v1::DTYPE_BOOL;
+    case DType::kInt8:
+      return v1::DTYPE_INT8;
   }
   return v1::DTYPE_UNSPECIFIED;
 }
@@ -45,6 +47,8 @@ absl::StatusOr<DType> FromProto(v1::DType dtype) {
       return DType::kBFloat16;
     case v1::DTYPE_BOOL:
       return DType::kBool;
+    case v1::DTYPE_INT8:
+      return DType::kInt8;
     default:
       return absl::InternalError(
           absl::StrCat("the server sent a dtype unknown here: ", static_cast<int>(dtype)));

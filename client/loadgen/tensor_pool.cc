@@ -15,6 +15,8 @@ client::DType ToClientDType(DType dtype) {
       return client::DType::kFloat16;
     case DType::kBFloat16:
       return client::DType::kBFloat16;
+    case DType::kInt8:
+      return client::DType::kInt8;
   }
   return client::DType::kFloat32;
 }

@@ -13,9 +13,12 @@ enum class DType : std::uint8_t {
   kFloat32,
   kFloat16,   // IEEE 754 binary16
   kBFloat16,  // the upper half of a binary32
+  kInt8,      // of caches only: rows of 8-bit integers with a scale each (quantized_row.h)
 };
 
-constexpr std::size_t DTypeBytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+constexpr std::size_t DTypeBytes(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
+}
 
 constexpr std::string_view DTypeName(DType dtype) {
   switch (dtype) {
@@ -25,6 +28,8 @@ constexpr std::string_view DTypeName(DType dtype) {
       return "float16";
     case DType::kBFloat16:
       return "bfloat16";
+    case DType::kInt8:
+      return "int8";
   }
   return "unknown";
 }
@@ -54,7 +59,7 @@ inline std::uint16_t FloatToFloat16(float value) {
   return bits;
 }
 
-// Reads and writes one element at `index` of a possibly unaligned dense array.
+// Reads and writes one element, not of int8, at `index` of a possibly unaligned dense array.
 inline float LoadElement(const void* data, DType dtype, std::int64_t index) {
   const auto* bytes = static_cast<const std::uint8_t*>(data) + index * DTypeBytes(dtype);
   if (dtype == DType::kFloat32) {

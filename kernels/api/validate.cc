@@ -48,14 +48,23 @@ absl::Status ValidatePages(const AttentionTask& task) {
   return absl::OkStatus();
 }
 
+// Only caches hold int8.
+absl::Status ValidateRows(const char* field, DType dtype) {
+  if (dtype != DType::kInt8) return absl::OkStatus();
+  return Invalid(field, "rows of int8", "float32, float16 or bfloat16");
+}
+
 absl::Status ValidatePointers(const AttentionTask& task) {
   if (task.q_len == 0) return absl::OkStatus();
+  if (auto s = ValidateRows("q", task.q.dtype); !s.ok()) return s;
+  if (auto s = ValidateRows("o", task.o.dtype); !s.ok()) return s;
   if (task.q.data == nullptr) return Invalid("q", "missing", "a tensor");
   if (task.o.data == nullptr) return Invalid("o", "missing", "a buffer");
   if (task.kv_len == 0 || task.kv_pages.pages != nullptr) return absl::OkStatus();
   if (task.k.data == nullptr) return Invalid("k", "missing", "a tensor");
   if (task.v.data == nullptr) return Invalid("v", "missing", "a tensor");
-  return absl::OkStatus();
+  if (auto s = ValidateRows("k", task.k.dtype); !s.ok()) return s;
+  return ValidateRows("v", task.v.dtype);
 }
 
 }  // namespace

@@ -39,8 +39,9 @@ struct PlannedTask {
   void* const* pages = nullptr;
   float* lse = nullptr;  // the task's own or scratch; null if nobody needs it
   // Weights are 2^(exponent_scale * score - maximum): one multiply-add does the softmax_scale, the
-  // change of base and the subtraction. Where a soft cap, ALiBi or a bias comes between, or the scale is
-  // not positive, scores are multiplied by softmax_scale first and exponent_scale is log2(e).
+  // change of base and the subtraction. Where a soft cap, ALiBi or a bias comes between, or the
+  // scale is not positive, scores are multiplied by softmax_scale first and exponent_scale is
+  // log2(e).
   bool has_modifiers = false;
   float exponent_scale = 0;
 };
@@ -64,7 +65,8 @@ inline int NumRowBlocks(const WorkItem& item) {
   return static_cast<int>(CeilDiv<std::int64_t>(item.row_end - item.row_begin, kRowBlock));
 }
 
-// A partial result: for one range and row, the largest exponent, the sum of powers and the unnormalised output [padded_dim_v]. Items store [ranges][rows] of them.
+// A partial result: for one range and row, the largest exponent, the sum of powers and the
+// unnormalised output [padded_dim_v]. Items store [ranges][rows] of them.
 inline std::int64_t PartialFloats(const PackedLayout& layout) { return 2 + layout.padded_dim_v; }
 
 // What one query's row sees, see VisibleKeys.
@@ -121,7 +123,7 @@ struct AttentionKernels {
 
 struct KernelTable {
   const char* isa = "";
-  AttentionKernels attention[3];  // by DType of keys and values
+  AttentionKernels attention[4];  // by DType of keys and values
   // Packs tokens [token_begin, token_end) of one KV head.
   void (*pack)(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
                std::int64_t token_begin, std::int64_t token_end);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/api/quantized_row.h"
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/simd-inl.h"
@@ -103,8 +104,8 @@ HWY_INLINE void FindBlockRows(const RowsView& rows, DType to, std::int64_t token
   }
 }
 
-// A whole key block is a transposition of units of 32 bits: dims of float32, pairs of bfloat16. Four
-// by four in registers it takes a third of the time of storing element by element.
+// A whole key block is a transposition of units of 32 bits: dims of float32, pairs of bfloat16.
+// Four by four in registers it takes a third of the time of storing element by element.
 template <typename Element>
 HWY_INLINE void PackKeyBlock(const Element* const (&rows)[kBlockTokens], int dim_qk, bool is_paired,
                              Element* HWY_RESTRICT block) {
@@ -197,9 +198,53 @@ inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int
   }
 }
 
+// Widens a row and quantises it (quantized_row.h) to `out`, which has room for whole vectors.
+// Returns its scale.
+inline float QuantizeRow(const RowsView& rows, std::int64_t row, int head, int dim,
+                         std::int8_t* HWY_RESTRICT out) {
+  const F32 d;
+  alignas(64) float wide[kMaxHeadDim + kLanes];
+  WidenRow(RowData(rows, row, head), rows.dtype, dim, wide);
+  std::fill_n(wide + dim, kLanes, 0.0f);
+  Vec max = hn::Zero(d);
+  Vec poison = hn::Zero(d);  // stays 0 while all is finite
+  for (int i = 0; i < dim; i += kLanes) {
+    const Vec x = hn::Load(d, wide + i);
+    max = MaxIgnoringNaN(hn::Abs(x), max);
+    poison = hn::MulAdd(x, hn::Zero(d), poison);
+  }
+  const Vec largest = hn::Add(hn::MaxOfLanes(d, max), hn::SumOfLanes(d, poison));
+  const Int8Scale scale = Int8Scale::Of(hn::GetLane(largest));
+  const Vec reciprocal = hn::Set(d, scale.reciprocal);
+  for (int i = 0; i < dim; i += kLanes) {
+    const auto q = hn::NearestInt(hn::Mul(hn::Load(d, wide + i), reciprocal));
+    hn::StoreU(hn::DemoteTo(hn::Rebind<std::int8_t, F32>(), q), hn::Rebind<std::int8_t, F32>(),
+               out + i);
+  }
+  return scale.scale;
+}
+
+inline void PackInt8Tokens(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
+                           std::int64_t token_begin, std::int64_t token_end) {
+  alignas(64) std::int8_t row[kMaxHeadDim + kLanes];
+  for (std::int64_t i = token_begin; i < token_end; ++i) {
+    const std::int64_t position = task.position + i;
+    const int token = static_cast<int>(position % kBlockTokens);
+    const auto block = AddressOf<std::int8_t>(task, layout, kv_head, position / kBlockTokens);
+    const float key_scale = QuantizeRow(task.k, i, kv_head, layout.dim_qk, row);
+    std::memcpy(block.keys + token * sizeof(float), &key_scale, sizeof(float));
+    PackKeyRow(row, layout.dim_qk, /*is_paired=*/false, token, block.keys + kScaleBytes);
+    const float value_scale = QuantizeRow(task.v, i, kv_head, layout.dim_v, row);
+    std::memcpy(block.values + token * sizeof(float), &value_scale, sizeof(float));
+    PackValueRow(row, layout, /*is_paired=*/false, token, block.values + kScaleBytes);
+  }
+}
+
 inline void Pack(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
                  std::int64_t token_begin, std::int64_t token_end) {
-  if (task.geometry.dtype == DType::kFloat32) {
+  if (task.geometry.dtype == DType::kInt8) {
+    PackInt8Tokens(task, layout, kv_head, token_begin, token_end);
+  } else if (task.geometry.dtype == DType::kFloat32) {
     PackTokens<std::uint32_t>(task, layout, kv_head, token_begin, token_end);
   } else {
     PackTokens<std::uint16_t>(task, layout, kv_head, token_begin, token_end);

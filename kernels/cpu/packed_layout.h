@@ -4,6 +4,7 @@
 //                bfloat16:         [ceil(head_dim_qk / 2)][16 tokens][2 dims]
 //   value block  float32, float16: [16 tokens][padded_dim_v]
 //                bfloat16:         [8 token pairs][padded_dim_v][2 tokens]
+//   int8         [16 tokens] scales as float32, then as float32
 //   page         for each KV head: all its key blocks, then all its value blocks
 //
 // Sixteen tokens are one AVX-512 vector of float32 scores. Keys are stored transposed, so a score
@@ -23,6 +24,8 @@ namespace attention::cpu {
 
 inline constexpr int kBlockTokens = 16;
 static_assert(kPageGranularity % kBlockTokens == 0, "a page must never cut a block");
+
+inline constexpr std::size_t kScaleBytes = kBlockTokens * sizeof(float);
 
 struct PackedLayout {
   int dim_qk = 0;
@@ -52,8 +55,9 @@ inline PackedLayout MakePackedLayout(const KvGeometry& geometry, std::int64_t pa
   layout.dim_v = geometry.head_dim_v;
   layout.padded_dim_v = RoundUp(geometry.head_dim_v, 16);
   const std::size_t stored_dim_qk = is_paired ? RoundUp(layout.dim_qk, 2) : layout.dim_qk;
-  layout.key_block_bytes = RoundUp(stored_dim_qk * kBlockTokens * element, kAlign);
-  layout.value_block_bytes = layout.padded_dim_v * kBlockTokens * element;
+  const std::size_t header = geometry.dtype == DType::kInt8 ? kScaleBytes : 0;
+  layout.key_block_bytes = RoundUp(header + stored_dim_qk * kBlockTokens * element, kAlign);
+  layout.value_block_bytes = header + layout.padded_dim_v * kBlockTokens * element;
   layout.blocks_per_page = page_size / kBlockTokens;
   layout.head_bytes = layout.blocks_per_page * (layout.key_block_bytes + layout.value_block_bytes);
   layout.page_bytes = layout.head_bytes * geometry.num_kv_heads;

@@ -11,6 +11,9 @@
 #define ATTENTION_CPU_PV_INL_H_
 #endif
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/cpu/qk-inl.h"
 #include "kernels/cpu/simd-inl.h"
 
@@ -63,8 +66,7 @@ HWY_NOINLINE void ValueTile(const float* HWY_RESTRICT p, const ValueBlocks& valu
   }
   AheadCursor cursor = ahead.cursor();
   for (int block = 0; block < values.num_blocks; ++block) {
-    const auto* value =
-        static_cast<const typename Kv::Element*>(values.blocks[block]) + channel * Kv::kPack;
+    const auto* value = ElementsOf<Kv>(values.blocks[block]) + channel * Kv::kPack;
     const float* weight = p + block * kBlockTokens;
     const int tokens = values.TokensOf(block);
     for (int pack = tokens / Kv::kPack; pack != 0; --pack) {
@@ -97,7 +99,8 @@ template <class Kv, int kRows, int kVecs>
 HWY_INLINE void ValueChannels(const float* HWY_RESTRICT p, const ValueBlocks& values, int channel,
                               AheadList& ahead, float* HWY_RESTRICT o) {
   for (; channel + kVecs * kLanes <= values.padded_dim_v; channel += kVecs * kLanes) {
-    WithAhead<kRows, kVecs>(ahead, [&]<int kAhead>() HWY_ATTR {
+    constexpr std::size_t kStepBytes = kVecs * kLanes * Kv::kPack * sizeof(typename Kv::Element);
+    WithAhead<kRows, kStepBytes>(ahead, [&]<int kAhead>() HWY_ATTR {
       ValueTile<Kv, kRows, kVecs, kAhead>(p, values, channel, ahead, o);
     });
   }
@@ -117,8 +120,8 @@ struct ValueFunction {
 
   template <int kRows>
   void Run(int row) const {
-    ValueChannels<Kv, kRows, ValueVecsPerTile<kRows>()>(p + row * kScoreStride, values, 0,
-                                                        ahead, o + row * values.padded_dim_v);
+    ValueChannels<Kv, kRows, ValueVecsPerTile<kRows>()>(p + row * kScoreStride, values, 0, ahead,
+                                                        o + row * values.padded_dim_v);
   }
 };
 
@@ -129,6 +132,10 @@ HWY_NOINLINE bool IsFiniteBlock(const void* block, int tokens, int padded_dim_v,
   const F32 d;
   const Vec zero = hn::Zero(d);
   Vec sum = zero;
+  if constexpr (Kv::kHeader > 0) {
+    const float* scales = ScalesOf(block);
+    return std::all_of(scales, scales + tokens, [](float scale) { return std::isfinite(scale); });
+  }
   for (int token = 0; token < tokens; token += Kv::kPack) {
     const auto* row = static_cast<const Element*>(block) + token * padded_dim_v;
     for (int channel = 0; channel < dim_v; channel += kLanes) {
@@ -146,6 +153,17 @@ HWY_NOINLINE bool IsFiniteBlock(const void* block, int tokens, int padded_dim_v,
   return hn::AllTrue(d, hn::Eq(sum, zero));
 }
 
+// Lets the weights of one row take along the scales of the values that they multiply.
+inline void ScaleWeights(const ValueBlocks& values, float* HWY_RESTRICT p) {
+  const F32 d;
+  for (int block = 0; block < values.num_blocks; ++block, p += kBlockTokens) {
+    const float* scales = ScalesOf(values.blocks[block]);
+    for (int t = 0; t < kBlockTokens; t += kLanes) {
+      hn::Store(hn::Mul(hn::Load(d, p + t), hn::Load(d, scales + t)), d, p + t);
+    }
+  }
+}
+
 // The slow form for one row: only tokens whose bit is set in visible[block] are read.
 template <class Kv>
 HWY_NOINLINE void SumVisibleValues(const float* HWY_RESTRICT p, const std::uint16_t* visible,
@@ -154,7 +172,7 @@ HWY_NOINLINE void SumVisibleValues(const float* HWY_RESTRICT p, const std::uint1
   for (int channel = 0; channel < values.padded_dim_v; channel += kLanes) {
     Vec sum = hn::Zero(d);
     for (int block = 0; block < values.num_blocks; ++block) {
-      const auto* base = static_cast<const typename Kv::Element*>(values.blocks[block]);
+      const auto* base = ElementsOf<Kv>(values.blocks[block]);
       for (int token = 0; token < values.TokensOf(block); ++token) {
         if ((visible[block] >> token & 1) == 0) continue;
         Vec value[Kv::kPack];

@@ -45,13 +45,12 @@ HWY_INLINE void AccumulateScores(const float* HWY_RESTRICT q,
 // scores[row][16 * block] for kRows rows and kBlocks blocks. Asks for kAhead lines a step.
 template <class Kv, int kRows, int kBlocks, int kAhead>
 HWY_NOINLINE void ScoreTile(const float* HWY_RESTRICT q, const void* const* HWY_RESTRICT key_blocks,
-                            std::size_t dim_qk, AheadList& ahead,
-                            float* HWY_RESTRICT scores) {
+                            std::size_t dim_qk, AheadList& ahead, float* HWY_RESTRICT scores) {
   using Element = typename Kv::Element;
   constexpr int kVecs = kBlocks * kBlockVecs;
   const Element* keys[kBlocks];
   for (int block = 0; block < kBlocks; ++block) {
-    keys[block] = static_cast<const Element*>(key_blocks[block]);
+    keys[block] = ElementsOf<Kv>(key_blocks[block]);
   }
   Vec sum[kRows][kVecs];
   HWY_UNROLL(16)
@@ -70,6 +69,15 @@ HWY_NOINLINE void ScoreTile(const float* HWY_RESTRICT q, const void* const* HWY_
   if constexpr (kAhead > 0) ahead.set_cursor(cursor);
   // The second dim of an odd last pair is padding.
   if (dim_qk % Kv::kPack != 0) AccumulateScores<Kv, 1, kRows, kBlocks>(q, keys, steps, sum);
+  if constexpr (Kv::kHeader > 0) {
+    HWY_UNROLL(16)
+    for (int v = 0; v < kVecs; ++v) {
+      const float* scales = ScalesOf(key_blocks[v / kBlockVecs]) + v % kBlockVecs * kLanes;
+      const Vec scale = hn::Load(F32(), scales);
+      HWY_UNROLL(16)
+      for (int row = 0; row < kRows; ++row) sum[row][v] = hn::Mul(sum[row][v], scale);
+    }
+  }
   HWY_UNROLL(16)
   for (int row = 0; row < kRows; ++row) {
     HWY_UNROLL(16)
@@ -88,16 +96,16 @@ constexpr int ScoreBlocksPerTile() {
   return kRows >= 8 ? 2 : kRows == 4 ? 4 : 8;
 }
 
-// Calls function.template Tile<lines>() with the lines to ask for in each step: none, one if the
-// list is sparse, else as many as a step reads.
-template <int kRows, int kVecs, class Function>
+// Calls function.operator()<lines>() with the lines to ask for in each step: none, one if the list
+// is sparse, else as many as a step reads.
+template <int kRows, std::size_t kStepBytes, class Function>
 HWY_INLINE void WithAhead(const AheadList& ahead, const Function& function) {
   if (ahead.empty()) {
     function.template operator()<0>();
   } else if (kRows >= 6 && ahead.is_sparse()) {
     function.template operator()<1>();
   } else {
-    function.template operator()<kVecs>();
+    function.template operator()<static_cast<int>(CeilDiv(kStepBytes, kCacheLine))>();
   }
 }
 
@@ -107,15 +115,17 @@ HWY_INLINE void ScoreBlocks(const float* HWY_RESTRICT q, const void* const* HWY_
                             float* HWY_RESTRICT scores) {
   int block = 0;
   for (; block + kBlocks <= num_blocks; block += kBlocks) {
-    WithAhead<kRows, kBlocks>(ahead, [&]<int kAhead>() HWY_ATTR {
+    constexpr std::size_t kStepBytes =
+        kBlocks * kBlockTokens * Kv::kPack * sizeof(typename Kv::Element);
+    WithAhead<kRows, kStepBytes>(ahead, [&]<int kAhead>() HWY_ATTR {
       ScoreTile<Kv, kRows, kBlocks, kAhead>(q, key_blocks + block, dim_qk, ahead,
                                             scores + block * kBlockTokens);
     });
   }
   if constexpr (kBlocks > 1) {
     if (block < num_blocks) {
-      ScoreBlocks<Kv, kRows, kBlocks / 2>(q, key_blocks + block, num_blocks - block, dim_qk,
-                                          ahead, scores + block * kBlockTokens);
+      ScoreBlocks<Kv, kRows, kBlocks / 2>(q, key_blocks + block, num_blocks - block, dim_qk, ahead,
+                                          scores + block * kBlockTokens);
     }
   }
 }

@@ -105,8 +105,8 @@ inline void LoadQueries(const PlannedTask& planned, const WorkItem& item, TileSc
       wide.Load(q, block, first, dim_qk);
       // The last step may run over into dims that nobody reads; scratch.q has room for them.
       for (int dim = 0; dim < dim_qk; dim += 4) {
-        Transpose4x4(wide.bits[0] + dim, wide.bits[1] + dim, wide.bits[2] + dim,
-                     wide.bits[3] + dim, out + dim * kRowBlock + first, kRowBlock);
+        Transpose4x4(wide.bits[0] + dim, wide.bits[1] + dim, wide.bits[2] + dim, wide.bits[3] + dim,
+                     out + dim * kRowBlock + first, kRowBlock);
       }
     }
   }
@@ -198,8 +198,8 @@ inline void AddRange(const PlannedTask& planned, int kv_head, const RowSpan (&sp
   FindBlocks(planned, kv_head, {.index = 0, .rows = 2, .spans = spans}, range, &blocks);
   std::size_t at = 0;
   for (int i = 0; i < 2 * blocks.count && at < part.end; ++i) {
-    const std::size_t bytes = i < blocks.count ? planned.layout.key_block_bytes
-                                               : planned.layout.value_block_bytes;
+    const std::size_t bytes =
+        i < blocks.count ? planned.layout.key_block_bytes : planned.layout.value_block_bytes;
     if (at >= part.begin) ahead.Add(blocks.blocks[i], bytes);
     at += bytes;
   }
@@ -210,8 +210,7 @@ inline void AddRangeStart(const PlannedTask& planned, const WorkItem& item, std:
                           AheadList& ahead) {
   const RowSpan spans[2] = {SpanOf(planned, item, item.row_begin),
                             SpanOf(planned, item, item.row_end - 1)};
-  const RangePart start =
-      NumRowBlocks(item) == 1 ? RangePart{.end = kAheadBytes} : RangePart{};
+  const RangePart start = NumRowBlocks(item) == 1 ? RangePart{.end = kAheadBytes} : RangePart{};
   AddRange(planned, item.kv_head, spans, range, start, ahead);
 }
 
@@ -235,17 +234,26 @@ inline void AddSourceRows(const KvAppendTask& append, int kv_head, AheadList& ah
   }
 }
 
+inline void AddQueries(const AttentionTask& task, const WorkItem& item, AheadList& ahead) {
+  const int group = task.params.group_size();
+  const std::size_t bytes = task.params.head_dim_qk * DTypeBytes(task.q.dtype);
+  std::int64_t query = item.row_begin / group;
+  int head = static_cast<int>(item.row_begin % group);
+  for (std::int64_t row = item.row_begin; row < item.row_end; ++row) {
+    ahead.Add(RowData(task.q, query, item.kv_head * group + head), bytes);
+    if (++head == group) {
+      head = 0;
+      ++query;
+    }
+  }
+}
+
 // Lists what the next item reads first: queries, keys and values. Not those of `range`, if it reads
 // them too: they are in the cache.
 inline void AddItem(const NextItem& next, const PlannedTask& planned, const WorkItem& item,
                     std::int64_t range, AheadList& ahead) {
   if (next.item == nullptr) return;
-  const AttentionTask& task = next.task->task;
-  const RowsView& q = task.q;
-  for (std::int64_t row = next.item->row_begin; row < next.item->row_end; ++row) {
-    ahead.Add(QueryData(q, SpanOf(*next.task, *next.item, row)),
-              task.params.head_dim_qk * DTypeBytes(q.dtype));
-  }
+  AddQueries(next.task->task, *next.item, ahead);
   if (next.append != nullptr) return AddSourceRows(*next.append, next.item->kv_head, ahead);
   const bool is_same = next.task->pages == planned.pages && next.item->kv_head == item.kv_head &&
                        next.item->range_begin == range;

@@ -66,10 +66,12 @@ HWY_INLINE void Transpose4x4(const std::uint32_t* in0, const std::uint32_t* in1,
 }
 
 // How packed elements are read. kPack elements that are multiplied one after the other lie side by
-// side (dims of a key, tokens of a value); Load reads kLanes groups of kPack as floats.
+// side (dims of a key, tokens of a value); Load reads kLanes groups of kPack as floats. The
+// elements of a block come after kHeader bytes: the scales of its tokens, if it has them.
 struct Float32Kv {
   using Element = float;
   static constexpr int kPack = 1;
+  static constexpr std::size_t kHeader = 0;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
     out[0] = hn::LoadU(F32(), p);
   }
@@ -78,6 +80,7 @@ struct Float32Kv {
 struct Float16Kv {
   using Element = std::uint16_t;
   static constexpr int kPack = 1;
+  static constexpr std::size_t kHeader = 0;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SSE4
     // Highway 1.0.3 widens without F16C as if infinities and NaN were numbers. Here: put exponent
@@ -103,6 +106,7 @@ struct Float16Kv {
 struct BFloat16Kv {
   using Element = std::uint16_t;
   static constexpr int kPack = 2;
+  static constexpr std::size_t kHeader = 0;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
     const U32 u;
     const auto pair = hn::LoadU(u, reinterpret_cast<const std::uint32_t*>(p));
@@ -110,6 +114,25 @@ struct BFloat16Kv {
     out[1] = hn::BitCast(F32(), hn::And(pair, hn::Set(u, 0xffff0000u)));
   }
 };
+
+struct Int8Kv {
+  using Element = std::int8_t;
+  static constexpr int kPack = 1;
+  static constexpr std::size_t kHeader = kScaleBytes;
+  static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
+    const hn::RebindToSigned<F32> wide;
+    out[0] =
+        hn::ConvertTo(F32(), hn::PromoteTo(wide, hn::LoadU(hn::Rebind<std::int8_t, F32>(), p)));
+  }
+};
+
+template <class Kv>
+HWY_INLINE const typename Kv::Element* ElementsOf(const void* block) {
+  return reinterpret_cast<const typename Kv::Element*>(static_cast<const char*>(block) +
+                                                       Kv::kHeader);
+}
+
+inline const float* ScalesOf(const void* block) { return static_cast<const float*>(block); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace attention::cpu

@@ -71,8 +71,7 @@ inline bool ComputeWeights(const PlannedTask& planned, const RowBlock& rows,
     float* scores = scratch.scores + row * kScoreStride;
     if (!is_safe) FindVisible(scores, blocks.count, scratch.visible[row]);
     state->max[row] = MaxScore(scores, blocks.count) * planned.exponent_scale;
-    state->sum[row] =
-        Exponentiate(planned.exponent_scale, state->max[row], blocks.count, scores);
+    state->sum[row] = Exponentiate(planned.exponent_scale, state->max[row], blocks.count, scores);
   }
   return is_safe;
 }
@@ -85,11 +84,15 @@ inline void AttendRange(const PlannedTask& planned, const RowBlock& rows, const 
   const bool is_safe = ComputeWeights<Kv>(planned, rows, blocks, scratch, state);
   const int padded_dim_v = planned.layout.padded_dim_v;
   const ValueBlocks values{blocks.values(), blocks.count, blocks.last_tokens, padded_dim_v};
+  if constexpr (Kv::kHeader > 0) {
+    for (int row = 0; row < rows.rows; ++row) {
+      ScaleWeights(values, scratch.scores + row * kScoreStride);
+    }
+  }
   if (is_safe) {
-    ForRowGroups(rows.rows, ValueFunction<Kv>{.p = scratch.scores,
-                                              .values = values,
-                                              .ahead = scratch.ahead,
-                                              .o = state->o});
+    ForRowGroups(rows.rows,
+                 ValueFunction<Kv>{
+                     .p = scratch.scores, .values = values, .ahead = scratch.ahead, .o = state->o});
     return;
   }
   for (int row = 0; row < rows.rows; ++row) {

@@ -39,7 +39,7 @@ absl::StatusOr<AttentionTask> DecodeTask(const v1::ExplainRequest& wire) {
   ATTENTION_ASSIGN_OR_RETURN(params.dtype, DecodeDType("dtype", wire.dtype()));
   params.kv_dtype = params.dtype;
   if (wire.kv_dtype() != v1::DTYPE_UNSPECIFIED) {
-    ATTENTION_ASSIGN_OR_RETURN(params.kv_dtype, DecodeDType("kv_dtype", wire.kv_dtype()));
+    ATTENTION_ASSIGN_OR_RETURN(params.kv_dtype, DecodeKvDType("kv_dtype", wire.kv_dtype()));
   }
   ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.config(), &params));
   ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(wire.config(), &task));

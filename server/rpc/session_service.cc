@@ -30,7 +30,7 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
   session.geometry.head_dim_qk = geometry.head_dim_qk();
   session.geometry.head_dim_v = geometry.head_dim_v();
   ATTENTION_ASSIGN_OR_RETURN(session.geometry.dtype,
-                             DecodeDType("geometry.kv_dtype", geometry.kv_dtype()));
+                             DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
   session.expected_tokens = wire.expected_tokens();
   if (wire.has_ttl()) {
     session.ttl = absl::Seconds(wire.ttl().seconds()) + absl::Nanoseconds(wire.ttl().nanos());

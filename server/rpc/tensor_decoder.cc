@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kMaxRank = 8;
 
-// 0 for an unknown dtype.
+// 0 for what no tensor has.
 std::int64_t ElementBytes(v1::DType dtype) {
   switch (dtype) {
     case v1::DTYPE_FLOAT32:
@@ -24,7 +24,21 @@ std::int64_t ElementBytes(v1::DType dtype) {
   }
 }
 
+absl::Status BadDType(absl::string_view field, v1::DType dtype, absl::string_view expected) {
+  const std::string name = v1::DType_Name(dtype);
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", name.empty() ? absl::StrCat(static_cast<int>(dtype)) : name,
+                   ", expected ", expected));
+}
+
 }  // namespace
+
+absl::StatusOr<DType> DecodeKvDType(absl::string_view field, v1::DType dtype) {
+  if (dtype == v1::DTYPE_INT8) return DType::kInt8;
+  auto decoded = DecodeDType(field, dtype);
+  if (decoded.ok()) return decoded;
+  return BadDType(field, dtype, "DTYPE_FLOAT32, DTYPE_FLOAT16, DTYPE_BFLOAT16 or DTYPE_INT8");
+}
 
 absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype) {
   switch (dtype) {
@@ -35,12 +49,8 @@ absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype) {
     case v1::DTYPE_BFLOAT16:
       return DType::kBFloat16;
     default:
-      break;
+      return BadDType(field, dtype, "DTYPE_FLOAT32, DTYPE_FLOAT16 or DTYPE_BFLOAT16");
   }
-  const std::string name = v1::DType_Name(dtype);
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", name.empty() ? absl::StrCat(static_cast<int>(dtype)) : name,
-                   ", expected DTYPE_FLOAT32, DTYPE_FLOAT16 or DTYPE_BFLOAT16"));
 }
 
 v1::DType EncodeDType(DType dtype) {
@@ -51,6 +61,8 @@ v1::DType EncodeDType(DType dtype) {
       return v1::DTYPE_FLOAT16;
     case DType::kBFloat16:
       return v1::DTYPE_BFLOAT16;
+    case DType::kInt8:
+      return v1::DTYPE_INT8;
   }
   return v1::DTYPE_UNSPECIFIED;
 }
@@ -62,9 +74,8 @@ std::string ShapeText(const v1::Tensor& tensor) {
 absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor) {
   std::int64_t bytes = ElementBytes(tensor.dtype());
   if (bytes == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, ".dtype is ", static_cast<int>(tensor.dtype()),
-                     ", expected one of the DType values but DTYPE_UNSPECIFIED"));
+    return BadDType(absl::StrCat(field, ".dtype"), tensor.dtype(),
+                    "DTYPE_FLOAT32, DTYPE_FLOAT16, DTYPE_BFLOAT16 or DTYPE_BOOL");
   }
   if (tensor.shape_size() > kMaxRank) {
     return absl::InvalidArgumentError(absl::StrCat(field, ".shape has rank ", tensor.shape_size(),

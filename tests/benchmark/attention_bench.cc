@@ -67,6 +67,7 @@ class Bench {
     for (const char* name : {"fma", "bf16_dot", "memory_read"}) Report(name, records);
     for (const CaseSpec& spec : AllCases()) {
       for (DType dtype : {DType::kFloat32, DType::kBFloat16}) RunCase(spec, dtype, records);
+      if (spec.is_decode()) RunCase(spec, DType::kInt8, records);
     }
   }
 
@@ -96,8 +97,8 @@ class Bench {
     }
     ceiling.value = Median(values);
     if (ceiling.value == 0) return;
-    Print(name, "-", ceiling, ceiling.value, 5);
-    records->push_back(Record(name, "-", ceiling, ceiling.value, 5));
+    Print(name, "-", ceiling, ceiling.value, 0, 5);
+    records->push_back(Record(name, "-", ceiling, ceiling.value, 0, 5));
   }
 
   void RunCase(const CaseSpec& spec, DType dtype, Json* records) {
@@ -106,7 +107,7 @@ class Bench {
     std::string ceiling_name = spec.bound == Bound::kMemory ? "memory_read" : "fma";
     // What 16-bit arithmetic could do, whether or not the kernels use it. On some processors
     // (Emerald Rapids here) the dot product instruction is no faster than float32 multiply-adds.
-    if (spec.bound == Bound::kArithmetic && dtype == DType::kBFloat16 &&
+    if (spec.bound == Bound::kArithmetic && dtype != DType::kFloat32 &&
         Measure("bf16_dot").value > Measure("fma").value) {
       ceiling_name = "bf16_dot";
     }
@@ -130,20 +131,21 @@ class Bench {
     } while (cpu::WallSeconds() < end);
     ceiling.value = Median(ceilings);
     const double value = Median(rates);
-    Print(spec.name, dtype_name, ceiling, value, rates.size());
-    records->push_back(Record(spec.name, dtype_name, ceiling, value, rates.size()));
+    const double seconds = work / value * rate_factor_;
+    Print(spec.name, dtype_name, ceiling, value, seconds, rates.size());
+    records->push_back(Record(spec.name, dtype_name, ceiling, value, seconds, rates.size()));
   }
 
   void Print(const std::string& name, const std::string& dtype, const Ceiling& ceiling,
-             double value, std::size_t repetitions) const {
-    std::printf("%-12s %-9s %7d %9.1f %-8s %9.1f %-11s %6.1f %%  %zu\n", name.c_str(),
+             double value, double seconds, std::size_t repetitions) const {
+    std::printf("%-12s %-9s %7d %9.1f %-8s %9.1f %-11s %6.1f %% %11.1f %6zu\n", name.c_str(),
                 dtype.c_str(), threads_, value, ceiling.metric.c_str(), ceiling.value,
-                ceiling.name.c_str(), 100 * value / ceiling.value, repetitions);
+                ceiling.name.c_str(), 100 * value / ceiling.value, seconds * 1e6, repetitions);
     std::fflush(stdout);
   }
 
   Json Record(const std::string& name, const std::string& dtype, const Ceiling& ceiling,
-              double value, std::size_t repetitions) const {
+              double value, double seconds, std::size_t repetitions) const {
     return {{"name", name},
             {"dtype", dtype},
             {"threads", threads_},
@@ -152,6 +154,7 @@ class Bench {
             {"ceiling_name", ceiling.name},
             {"ceiling", ceiling.value},
             {"share", value / ceiling.value},
+            {"seconds", seconds},
             {"repetitions", repetitions}};
   }
 
@@ -192,8 +195,8 @@ int Main(int argc, char** argv) {
   std::fill_n(read_buffer.data(), kReadBytes, 1);
   Json records = Json::array();
   BackendInfo info;
-  std::printf("%-12s %-9s %7s %9s %-8s %9s %-11s %8s  %s\n", "case", "dtype", "threads", "value",
-              "metric", "ceiling", "", "share", "repetitions");
+  std::printf("%-12s %-9s %7s %9s %-8s %9s %-11s %8s %11s %6s\n", "case", "dtype", "threads",
+              "value", "metric", "ceiling", "", "share", "us", "runs");
   for (int threads : options.threads) {
     Bench bench(threads, read_buffer.data(), options);
     info = bench.info();

@@ -41,12 +41,17 @@ const std::vector<CaseSpec>& AllCases() {
       {"D3", 64, 32, 8, 1, 512, 128, true, -1, Bound::kMemory},
       {"D4", 1, 32, 1, 1, 8192, 128, true, -1, Bound::kArithmetic},
       {"D5", 16, 32, 32, 1, 1024, 128, true, -1, Bound::kMemory},
+      {"S1", 256, 8, 8, 64, 64, 64, false},
+      {"S2", 1, 8, 8, 1024, 1024, 64, false},
   };
   return *cases;
 }
 
-BenchCase::BenchCase(const CaseSpec& spec, DType dtype, AttentionBackend& backend)
-    : spec_(spec), dtype_(dtype), backend_(backend) {
+BenchCase::BenchCase(const CaseSpec& spec, DType kv_dtype, AttentionBackend& backend)
+    : spec_(spec),
+      kv_dtype_(kv_dtype),
+      dtype_(kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype),
+      backend_(backend) {
   AttentionTask task;
   MakeRows(&task);
   const WorkEstimate one = EstimateWork(task);
@@ -55,7 +60,7 @@ BenchCase::BenchCase(const CaseSpec& spec, DType dtype, AttentionBackend& backen
   if (spec.is_decode()) {
     MakePages(task);
   } else {
-    steps_.emplace_back(spec.batch_size, task);
+    MakeBatch(task);
   }
 }
 
@@ -68,16 +73,18 @@ void BenchCase::MakeRows(AttentionTask* task) {
   params.num_q_heads = spec_.num_q_heads;
   params.num_kv_heads = spec_.num_kv_heads;
   params.head_dim_qk = params.head_dim_v = spec_.head_dim;
-  params.dtype = params.kv_dtype = dtype_;
+  params.dtype = dtype_;
+  params.kv_dtype = kv_dtype_;
   params.softmax_scale = DefaultSoftmaxScale(spec_.head_dim);
   params.is_causal = spec_.is_causal;
   params.window_left = spec_.window_left;
   const std::int64_t q_elements = spec_.q_len * spec_.num_q_heads * spec_.head_dim;
   const std::int64_t kv_elements = spec_.kv_len * spec_.num_kv_heads * spec_.head_dim;
-  FillRandom(dtype_, q_elements, &q_);
-  FillRandom(dtype_, kv_elements, &k_);
-  FillRandom(dtype_, kv_elements, &v_);
-  o_.resize(q_elements * DTypeBytes(dtype_));
+  const int copies = spec_.is_decode() ? 1 : spec_.batch_size;
+  FillRandom(dtype_, q_elements * copies, &q_);
+  FillRandom(dtype_, kv_elements * copies, &k_);
+  FillRandom(dtype_, kv_elements * copies, &v_);
+  o_.resize(q_elements * spec_.batch_size * DTypeBytes(dtype_));
   task->q_len = spec_.q_len;
   task->kv_len = spec_.kv_len;
   task->first_query_position = spec_.kv_len - spec_.q_len;
@@ -88,6 +95,17 @@ void BenchCase::MakeRows(AttentionTask* task) {
   task->k = rows(k_, spec_.num_kv_heads);
   task->v = rows(v_, spec_.num_kv_heads);
   task->o = DenseRows(static_cast<void*>(o_.data()), dtype_, spec_.num_q_heads, spec_.head_dim);
+}
+
+// Sequences that lie one after the other.
+void BenchCase::MakeBatch(const AttentionTask& first) {
+  std::vector<AttentionTask>& tasks = steps_.emplace_back(spec_.batch_size, first);
+  for (int i = 0; i < spec_.batch_size; ++i) {
+    tasks[i].q.data = q_.data() + i * (q_.size() / spec_.batch_size);
+    tasks[i].k.data = k_.data() + i * (k_.size() / spec_.batch_size);
+    tasks[i].v.data = v_.data() + i * (v_.size() / spec_.batch_size);
+    tasks[i].o.data = o_.data() + i * (o_.size() / spec_.batch_size);
+  }
 }
 
 void BenchCase::MakePages(const AttentionTask& rows) {
@@ -115,6 +133,7 @@ void BenchCase::MakePages(const AttentionTask& rows) {
                               .v = rows.v};
     Check(backend_.AppendKv({&append, 1}));
     if (sequence % spec_.batch_size == 0) steps_.emplace_back();
+    task.o.data = o_.data() + sequence % spec_.batch_size * (o_.size() / spec_.batch_size);
     steps_.back().push_back(task);
   }
 }

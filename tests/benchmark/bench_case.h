@@ -27,7 +27,7 @@ struct CaseSpec {
   bool is_decode() const { return q_len == 1; }
 };
 
-// Prefill P1-P5 and decode D1-D5.
+// Prefill P1-P5, decode D1-D5, and many small requests (S1) beside one of equal work (S2).
 const std::vector<CaseSpec>& AllCases();
 
 // A case with its tensors. Prefill reads contiguous keys and values (packing is part of the time),
@@ -35,7 +35,8 @@ const std::vector<CaseSpec>& AllCases();
 // every repetition reads memory.
 class BenchCase {
  public:
-  BenchCase(const CaseSpec& spec, DType dtype, AttentionBackend& backend);
+  // Rows have the cache's type; beside a cache of int8 they are bfloat16.
+  BenchCase(const CaseSpec& spec, DType kv_dtype, AttentionBackend& backend);
   ~BenchCase();
   BenchCase(const BenchCase&) = delete;
 
@@ -46,13 +47,15 @@ class BenchCase {
 
  private:
   void MakeRows(AttentionTask* task);
+  void MakeBatch(const AttentionTask& first);
   void MakePages(const AttentionTask& rows);
 
   CaseSpec spec_;
+  DType kv_dtype_;
   DType dtype_;
   AttentionBackend& backend_;
   WorkEstimate work_;                              // of one repetition
-  std::vector<std::uint8_t> q_, k_, v_, o_;        // of one sequence; o of all
+  std::vector<std::uint8_t> q_, k_, v_, o_;        // of all sequences; decode shares one q, k and v
   std::vector<std::vector<AttentionTask>> steps_;  // [copy][batch]
   std::vector<std::vector<void*>> tables_;         // [copy * batch][page]
   void* pages_ = nullptr;

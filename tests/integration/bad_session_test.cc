@@ -94,6 +94,8 @@ INSTANTIATE_TEST_SUITE_P(
                   Reshape(s.mutable_q(), {5, 3, 32});
                 },
                 kInvalid, "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
+        BadStep{"Int8Rows", [](auto& s) { s.mutable_k()->set_dtype(v1::DTYPE_INT8); }, kInvalid,
+                "k.dtype is DTYPE_INT8, expected DTYPE_FLOAT32"},
         BadStep{"QueryDType", [](auto& s) { s.mutable_q()->set_dtype(v1::DTYPE_UNSPECIFIED); },
                 kInvalid, "q.dtype is DTYPE_UNSPECIFIED"},
         BadStep{"NaNScale",

@@ -277,6 +277,20 @@ TEST_F(SessionTest, RowsAreRoundedIntoTheCachesType) {
   }
 }
 
+TEST_F(SessionTest, ACacheOfInt8HoldsRowsWithAScaleEach) {
+  constexpr std::int64_t kLength = 70;
+  const v1::AttendRequest given = MakePrompt(kLength);
+  v1::AttendRequest stored = given;
+  for (v1::Tensor* tensor : {stored.mutable_k(), stored.mutable_v()}) *tensor = InInt8(*tensor);
+  const auto feed = [&](std::int64_t chunk) {
+    const SessionSpec spec{.kv_dtype = v1::DTYPE_INT8};
+    return Feed(shared_server(), given, MustCreate(shared_server(), spec).handle(), chunk);
+  };
+  const v1::AttendResponse whole = feed(kLength);
+  EXPECT_EQ(FindMismatch(stored, whole), "");
+  for (const std::int64_t chunk : {33, 1}) EXPECT_TRUE(SameAnswer(feed(chunk), whole));
+}
+
 TEST_F(SessionTest, AnEncodersKeysServeEveryStepOfADecoder) {
   const v1::AttendRequest encoder = MakeAttendRequest({.q_lens = {1}, .kv_lens = {77}});
   const v1::SessionHandle handle = MustCreate(shared_server()).handle();

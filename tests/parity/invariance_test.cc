@@ -14,6 +14,7 @@ namespace attention::testing {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
 
 // Different in every respect that a work item may depend on.
 std::vector<ProblemSpec> MixedSpecs(int count) {
@@ -25,7 +26,7 @@ std::vector<ProblemSpec> MixedSpecs(int count) {
     spec.head_dim_qk = 8 + i % 7 * 9;
     spec.head_dim_v = 5 + i % 4 * 16;
     spec.dtype = kDTypes[i % 3];
-    spec.kv_dtype = kDTypes[i / 3 % 3];
+    spec.kv_dtype = kKvDTypes[i / 3 % 4];
     spec.kv_len = 1 + i * 37 % 1300;
     spec.q_len = i % 2 == 0 ? 1 : 1 + i * 5 % 40;
     spec.is_causal = i % 4 != 0;

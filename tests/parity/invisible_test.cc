@@ -14,7 +14,7 @@
 namespace attention::testing {
 namespace {
 
-constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -47,7 +47,7 @@ bool SameBitsOutside(const TaskOutput& a, const TaskOutput& b,
 }
 
 TEST(InvisibleTest, BytesPastTheEndOfPagesNeverMatter) {
-  for (DType dtype : kDTypes) {
+  for (DType dtype : kKvDTypes) {
     for (std::int64_t kv_len : {1, 2, 15, 17, 33, 513}) {
       // Odd dims leave padding within pairs and vectors, poisoned like the rest.
       const AttentionProblem problem(
@@ -81,7 +81,7 @@ TEST(InvisibleTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
       {"capped", {.q_len = 30, .kv_len = 70, .is_causal = true, .soft_cap = 5, .has_alibi = true}},
   };
   for (const MaskedCase& masked : cases) {
-    for (DType dtype : kDTypes) {
+    for (DType dtype : kKvDTypes) {
       ProblemSpec spec = masked.spec;
       spec.kv_dtype = dtype;
       const AttentionProblem clean(spec);
@@ -196,7 +196,7 @@ TEST(InvisibleTest, APartOfBiasAndMaskPastTheLastKeyIsNotRead) {
 // Pages that no row of the task can see may be spilled or freed: they are made inaccessible here.
 TEST(InvisibleTest, PagesOutsideTheWindowAreNotRead) {
   const std::int64_t page_size = 64, num_pages = 40, kv_len = page_size * num_pages;
-  for (DType dtype : kDTypes) {
+  for (DType dtype : kKvDTypes) {
     const AttentionProblem problem({.kv_dtype = dtype,
                                     .q_len = 6,
                                     .kv_len = kv_len,

@@ -3,10 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <span>
 #include <sstream>
+
+#include "kernels/api/quantized_row.h"
 
 namespace attention::testing {
 namespace {
@@ -18,8 +22,25 @@ std::vector<float> RandomNormal(std::mt19937& random, std::size_t count, float d
   return values;
 }
 
-std::vector<float> RoundedCopy(std::vector<float> values, DType first, DType second) {
-  for (float& value : values) value = Rounded(second, Rounded(first, value));
+// What a cache of int8 holds of rows of `dim`.
+void QuantizeRows(int dim, std::vector<float>* values) {
+  for (std::size_t begin = 0; begin < values->size(); begin += dim) {
+    const std::span<float> row(values->data() + begin, dim);
+    float max = 0;
+    for (float x : row) max = std::max(max, std::abs(x));
+    const Int8Scale scale = Int8Scale::Of(max);
+    for (float& x : row) x = std::nearbyint(x * scale.reciprocal) * scale.scale;
+  }
+}
+
+// Rows as a cache of `second` holds them when they come as `first`.
+std::vector<float> RoundedCopy(std::vector<float> values, int dim, DType first, DType second) {
+  for (float& value : values) value = Rounded(first, value);
+  if (second == DType::kInt8) {
+    QuantizeRows(dim, &values);
+  } else {
+    for (float& value : values) value = Rounded(second, value);
+  }
   return values;
 }
 
@@ -35,8 +56,7 @@ std::string ProblemSpec::Describe() const {
   std::ostringstream out;
   out << "heads " << num_q_heads << "/" << num_kv_heads << " dims " << head_dim_qk << "/"
       << head_dim_v << " q_len " << q_len << " kv_len " << kv_len << " kv_begin " << kv_begin << " "
-      << DTypeName(dtype) << " kv " << DTypeName(kv_dtype) << " rows "
-      << DTypeName(kv_row_dtype.value_or(kv_dtype));
+      << DTypeName(dtype) << " kv " << DTypeName(kv_dtype) << " rows " << DTypeName(row_dtype());
   if (first_query_position) out << " first_query_position " << *first_query_position;
   if (is_causal) out << " causal";
   if (window_left >= 0 || window_right >= 0) {
@@ -88,7 +108,7 @@ void AttentionProblem::Store(ShiftedBytes* bytes, DType dtype, const std::vector
 
 AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
   std::mt19937 random(spec.seed);
-  const DType row_dtype = spec.kv_row_dtype.value_or(spec.kv_dtype);
+  const DType row_dtype = spec.row_dtype();
   const auto q =
       RandomNormal(random, spec.q_len * spec.num_q_heads * spec.head_dim_qk, spec.magnitude);
   const auto k =
@@ -97,8 +117,8 @@ AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
   Store(&q_, spec.dtype, q);
   Store(&k_, row_dtype, k);
   Store(&v_, row_dtype, v);
-  stored_k_ = RoundedCopy(k, row_dtype, spec.kv_dtype);
-  stored_v_ = RoundedCopy(v, row_dtype, spec.kv_dtype);
+  stored_k_ = RoundedCopy(k, spec.head_dim_qk, row_dtype, spec.kv_dtype);
+  stored_v_ = RoundedCopy(v, spec.head_dim_v, row_dtype, spec.kv_dtype);
 
   AttentionParams& params = task_.params;
   params.num_q_heads = spec.num_q_heads;

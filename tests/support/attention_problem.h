@@ -20,7 +20,7 @@ struct ProblemSpec {
   int head_dim_v = 32;
   DType dtype = DType::kFloat32;           // of q and o
   DType kv_dtype = DType::kFloat32;        // as stored
-  std::optional<DType> kv_row_dtype = {};  // as given; kv_dtype unless set
+  std::optional<DType> kv_row_dtype = {};  // as given; unless set kv_dtype, or float32 for int8
   std::int64_t q_len = 7;
   std::int64_t kv_len = 50;
   std::int64_t kv_begin = 0;
@@ -39,6 +39,9 @@ struct ProblemSpec {
   float magnitude = 1;         // standard deviation of q and k
   std::uint32_t seed = 1;
 
+  DType row_dtype() const {
+    return kv_row_dtype.value_or(kv_dtype == DType::kInt8 ? DType::kFloat32 : kv_dtype);
+  }
   std::string Describe() const;
 };
 

@@ -4,7 +4,9 @@
 // the output type, on the same inputs. A kernel sums in another order and has its own exp, so it
 // may err as much again: twice the plain error, plus one epsilon of the output type for its last
 // rounding. The plain error is the largest over the tensor, because at a single element it may be
-// zero by luck; the epsilon is scaled by the largest magnitude of the tensor for the same reason.
+// zero by luck; the epsilon is scaled by the largest magnitude of the tensor for the same reason. A
+// tensor of few elements may be lucky throughout: its plain error counts as no less than one
+// rounding of the largest score, times the largest value.
 #pragma once
 
 #include <cstdint>

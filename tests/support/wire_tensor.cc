@@ -1,10 +1,13 @@
 #include "tests/support/wire_tensor.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <numeric>
 #include <random>
 
+#include "kernels/api/quantized_row.h"
 #include "kernels/base/check.h"
 
 namespace attention::testing {
@@ -111,6 +114,22 @@ v1::Tensor Converted(const v1::Tensor& tensor, v1::DType dtype) {
     SetElement(&converted, i, ElementAt(tensor, i));
   }
   return converted;
+}
+
+v1::Tensor InInt8(const v1::Tensor& tensor) {
+  v1::Tensor stored = ZeroTensor(v1::DTYPE_FLOAT32, ShapeOf(tensor));
+  const std::int64_t dim = ShapeOf(tensor).back();
+  for (std::int64_t row = 0; row < NumElements(tensor); row += dim) {
+    float max = 0;
+    for (std::int64_t i = row; i < row + dim; ++i) {
+      max = std::max(max, std::abs(ElementAt(tensor, i)));
+    }
+    const Int8Scale scale = Int8Scale::Of(max);
+    for (std::int64_t i = row; i < row + dim; ++i) {
+      SetElement(&stored, i, std::nearbyint(ElementAt(tensor, i) * scale.reciprocal) * scale.scale);
+    }
+  }
+  return stored;
 }
 
 bool SameBits(const v1::Tensor& a, const v1::Tensor& b) {

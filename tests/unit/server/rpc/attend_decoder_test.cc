@@ -132,7 +132,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "q.dtype is 77"},
         BadRequest{"UnspecifiedDType",
                    [](auto& r) { r.mutable_k()->set_dtype(v1::DTYPE_UNSPECIFIED); },
-                   "k.dtype is 0"},
+                   "k.dtype is DTYPE_UNSPECIFIED"},
         BadRequest{"BoolData",
                    [](auto& r) {
                      Fill(r.mutable_q(), {5, 4, 8}, v1::DTYPE_BOOL);
