@@ -82,6 +82,7 @@ namespace attention::cpu {
 AttentionKernels ChooseFloat32Kernels();
 AttentionKernels ChooseFloat16Kernels();
 AttentionKernels ChooseBFloat16Kernels();
+AttentionKernels ChooseBFloat16DotKernels();
 AttentionKernels ChooseInt8Kernels();
 
 HWY_EXPORT(MakeKernelTable);
@@ -93,6 +94,7 @@ KernelTable MakeTableForChosenTarget() {
   table.attention[static_cast<int>(DType::kFloat32)] = ChooseFloat32Kernels();
   table.attention[static_cast<int>(DType::kFloat16)] = ChooseFloat16Kernels();
   table.attention[static_cast<int>(DType::kBFloat16)] = ChooseBFloat16Kernels();
+  table.bfloat16_dot = ChooseBFloat16DotKernels();
   table.attention[static_cast<int>(DType::kInt8)] = ChooseInt8Kernels();
   return table;
 }

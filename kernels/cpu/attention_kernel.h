@@ -84,6 +84,16 @@ struct alignas(64) RangeState {
   float sum[kStateLanes];
 };
 
+// The value blocks of one range. Tokens of the last block at or past last_tokens are not read.
+struct ValueBlocks {
+  const void* const* blocks = nullptr;
+  int num_blocks = 0;
+  int last_tokens = 0;
+  int padded_dim_v = 0;
+
+  int TokensOf(int block) const { return block + 1 == num_blocks ? last_tokens : kBlockTokens; }
+};
+
 // Scratch of one thread. Arrays are [row block][...] where not said otherwise.
 struct alignas(64) TileScratch {
   float scores[kRowBlock * kScoreStride];               // [row][key], later weights
@@ -108,22 +118,24 @@ struct NextItem {
 struct AttentionKernels {
   // Computes an item: finished rows or partial results. `next` is only prefetched.
   void (*attend)(const PlannedTask& task, const WorkItem& item, const NextItem& next,
-                 TileScratch& scratch, float* partials);
+                 TileScratch& scratch, float* partials) = nullptr;
   // Merges the partial results of one row block, ranges in ascending order, and finishes its rows.
   // `item` spans all ranges.
   void (*merge)(const PlannedTask& task, const WorkItem& item, int row_block, TileScratch& scratch,
-                const float* partials);
+                const float* partials) = nullptr;
   // Writes exp(s - lse) of the item's rows to weights [q_end - q_begin, num_q_heads, kv_len].
   void (*weights)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
-                  std::int64_t q_begin, float* weights);
+                  std::int64_t q_begin, float* weights) = nullptr;
   // Sums exp(s - lse) over all rows into task.column_sums, for the item's KV head and ranges.
   void (*column_sums)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
-                      double* sums /* [group_size][512] */);
+                      double* sums /* [group_size][512] */) = nullptr;
 };
 
 struct KernelTable {
   const char* isa = "";
   AttentionKernels attention[4];  // by DType of keys and values
+  // Keys, values and queries of bfloat16, by the dot product instruction; null without one.
+  AttentionKernels bfloat16_dot;
   // Packs tokens [token_begin, token_end) of one KV head.
   void (*pack)(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
                std::int64_t token_begin, std::int64_t token_end);

@@ -34,6 +34,14 @@ std::string ProcessorName() {
   return "unknown";
 }
 
+bool IsDotFaster() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd");
+#else
+  return false;
+#endif
+}
+
 // Hands out the units of a plan in order.
 class UnitClaims {
  public:
@@ -47,8 +55,8 @@ class UnitClaims {
   std::int64_t count() const { return count_; }
   std::int64_t Claim() { return next_.fetch_add(1, std::memory_order_relaxed); }
 
-  // What the caller will compute after its present unit. The last ones are held back from no thread,
-  // and the answer is a guess.
+  // What the caller will compute after its present unit. The last ones are held back from no
+  // thread, and the answer is a guess.
   Next ClaimNext() {
     const std::int64_t guess = next_.load(std::memory_order_relaxed);
     if (guess + num_threads_ > count_) return {guess, false};
@@ -88,8 +96,9 @@ absl::Status ValidateAppend(const KvAppendTask& task) {
 
 class CpuBackend final : public AttentionBackend {
  public:
-  CpuBackend(int num_threads, const KernelTable& kernels)
+  CpuBackend(int num_threads, const KernelTable& kernels, bool uses_dot)
       : kernels_(kernels),
+        uses_dot_(uses_dot),
         pool_(num_threads),
         info_{.name = "cpu",
               .device = ProcessorName(),
@@ -117,7 +126,8 @@ class CpuBackend final : public AttentionBackend {
   std::string KernelName(const AttentionTask& task) const override {
     const std::int64_t rows = task.q_len * task.params.group_size();
     return absl::StrCat("cpu/", kernels_.isa, "/", std::string(DTypeName(task.params.kv_dtype)),
-                        "/rows", std::min<std::int64_t>(rows, kRowBlock));
+                        UsesDot(task) ? "-dot" : "", "/rows",
+                        std::min<std::int64_t>(rows, kRowBlock));
   }
 
   const DeviceCeilings& Ceilings() override {
@@ -137,8 +147,16 @@ class CpuBackend final : public AttentionBackend {
   absl::Status RunWeights(const WeightsTask& task) override;
 
  private:
+  // By the request alone. Queries of other types could not be rounded to bfloat16 without loss.
+  bool UsesDot(const AttentionTask& task) const {
+    return uses_dot_ && task.params.kv_dtype == DType::kBFloat16 &&
+           task.q.dtype == DType::kBFloat16;
+  }
+
   const AttentionKernels& KernelsOf(const PlannedTask& planned) const {
-    return kernels_.attention[static_cast<int>(planned.task.params.kv_dtype)];
+    return UsesDot(planned.task)
+               ? kernels_.bfloat16_dot
+               : kernels_.attention[static_cast<int>(planned.task.params.kv_dtype)];
   }
 
   void ParallelFor(bool is_serial, std::int64_t count, const ThreadPool::Body& body) {
@@ -156,6 +174,7 @@ class CpuBackend final : public AttentionBackend {
   void SumColumns(CpuPlan& plan, bool is_serial);
 
   const KernelTable& kernels_;
+  const bool uses_dot_;
   HugePageAllocator allocator_;
   ThreadPool pool_;
   BackendInfo info_;
@@ -326,7 +345,14 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeCpuBackend(const CpuBacken
     return absl::UnimplementedError(
         absl::StrCat("Highway target 0x", absl::Hex(options.highway_target), " is not available"));
   }
-  return std::make_unique<CpuBackend>(num_threads, *kernels);
+  const bool has_dot = kernels->bfloat16_dot.attend != nullptr;
+  if (options.bfloat16_dot == BFloat16Dot::kAlways && !has_dot) {
+    return absl::UnimplementedError("the bfloat16 dot product is not available");
+  }
+  const bool uses_dot =
+      has_dot && (options.bfloat16_dot == BFloat16Dot::kAlways ||
+                  (options.bfloat16_dot == BFloat16Dot::kWhereFaster && IsDotFaster()));
+  return std::make_unique<CpuBackend>(num_threads, *kernels, uses_dot);
 }
 
 }  // namespace attention::cpu

@@ -12,6 +12,14 @@ namespace HWY_NAMESPACE {
 
 AttentionKernels MakeBFloat16Kernels() { return MakeKernels<BFloat16Kv>(); }
 
+#if HWY_TARGET == HWY_AVX3
+AttentionKernels MakeBFloat16DotKernels() {
+  return __builtin_cpu_supports("avx512bf16") ? MakeKernels<BFloat16DotKv>() : AttentionKernels();
+}
+#else
+AttentionKernels MakeBFloat16DotKernels() { return {}; }
+#endif
+
 }  // namespace HWY_NAMESPACE
 }  // namespace attention::cpu
 HWY_AFTER_NAMESPACE();
@@ -20,6 +28,12 @@ HWY_AFTER_NAMESPACE();
 namespace attention::cpu {
 
 HWY_EXPORT(MakeBFloat16Kernels);
+
+HWY_EXPORT(MakeBFloat16DotKernels);
+
+AttentionKernels ChooseBFloat16DotKernels() {
+  return HWY_DYNAMIC_DISPATCH(MakeBFloat16DotKernels)();
+}
 
 AttentionKernels ChooseBFloat16Kernels() { return HWY_DYNAMIC_DISPATCH(MakeBFloat16Kernels)(); }
 

@@ -21,16 +21,6 @@ HWY_BEFORE_NAMESPACE();
 namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
-// The value blocks of one range. Tokens of the last block at or past last_tokens are not read.
-struct ValueBlocks {
-  const void* const* blocks = nullptr;
-  int num_blocks = 0;
-  int last_tokens = 0;
-  int padded_dim_v = 0;
-
-  int TokensOf(int block) const { return block + 1 == num_blocks ? last_tokens : kBlockTokens; }
-};
-
 // Adds kTokens consecutive tokens, which lie side by side if there are two.
 template <class Kv, int kTokens, int kRows, int kVecs>
 HWY_INLINE void AccumulateValues(const float* HWY_RESTRICT p,
@@ -101,7 +91,11 @@ HWY_INLINE void ValueChannels(const float* HWY_RESTRICT p, const ValueBlocks& va
   for (; channel + kVecs * kLanes <= values.padded_dim_v; channel += kVecs * kLanes) {
     constexpr std::size_t kStepBytes = kVecs * kLanes * Kv::kPack * sizeof(typename Kv::Element);
     WithAhead<kRows, kStepBytes>(ahead, [&]<int kAhead>() HWY_ATTR {
-      ValueTile<Kv, kRows, kVecs, kAhead>(p, values, channel, ahead, o);
+      if constexpr (Kv::kIsDot) {
+        Kv::template ValueTile<kRows, kVecs, kAhead>(p, values, channel, ahead, o);
+      } else {
+        ValueTile<Kv, kRows, kVecs, kAhead>(p, values, channel, ahead, o);
+      }
     });
   }
   if constexpr (kVecs > 1) {
@@ -164,6 +158,19 @@ inline void ScaleWeights(const ValueBlocks& values, float* HWY_RESTRICT p) {
   }
 }
 
+// Brings weights into the form in which they meet the values.
+template <class Kv>
+inline void PrepareWeights(const ValueBlocks& values, bool is_safe, float* HWY_RESTRICT p) {
+  if constexpr (Kv::kHeader > 0) ScaleWeights(values, p);
+  if constexpr (Kv::kIsDot) {
+    if (is_safe) {
+      Kv::PairWeights(values.num_blocks, p);
+    } else {
+      Kv::RoundWeights(values.num_blocks, p);
+    }
+  }
+}
+
 // The slow form for one row: only tokens whose bit is set in visible[block] are read.
 template <class Kv>
 HWY_NOINLINE void SumVisibleValues(const float* HWY_RESTRICT p, const std::uint16_t* visible,
@@ -173,8 +180,10 @@ HWY_NOINLINE void SumVisibleValues(const float* HWY_RESTRICT p, const std::uint1
     Vec sum = hn::Zero(d);
     for (int block = 0; block < values.num_blocks; ++block) {
       const auto* base = ElementsOf<Kv>(values.blocks[block]);
-      for (int token = 0; token < values.TokensOf(block); ++token) {
-        if ((visible[block] >> token & 1) == 0) continue;
+      const int tokens = values.TokensOf(block);
+      for (int step = 0; step < tokens + tokens % 2; ++step) {
+        const int token = Kv::kIsDot ? step ^ 1 : step;  // the order of the dot product
+        if (token >= tokens || (visible[block] >> token & 1) == 0) continue;
         Vec value[Kv::kPack];
         const int pack = token / Kv::kPack;
         Kv::Load(base + (pack * values.padded_dim_v + channel) * Kv::kPack, value);

@@ -118,8 +118,12 @@ HWY_INLINE void ScoreBlocks(const float* HWY_RESTRICT q, const void* const* HWY_
     constexpr std::size_t kStepBytes =
         kBlocks * kBlockTokens * Kv::kPack * sizeof(typename Kv::Element);
     WithAhead<kRows, kStepBytes>(ahead, [&]<int kAhead>() HWY_ATTR {
-      ScoreTile<Kv, kRows, kBlocks, kAhead>(q, key_blocks + block, dim_qk, ahead,
-                                            scores + block * kBlockTokens);
+      float* tile = scores + block * kBlockTokens;
+      if constexpr (Kv::kIsDot) {
+        Kv::template ScoreTile<kRows, kBlocks, kAhead>(q, key_blocks + block, dim_qk, ahead, tile);
+      } else {
+        ScoreTile<Kv, kRows, kBlocks, kAhead>(q, key_blocks + block, dim_qk, ahead, tile);
+      }
     });
   }
   if constexpr (kBlocks > 1) {

@@ -94,6 +94,7 @@ struct WideRows {
 };
 
 // Widens the rows of q to float, [dim][12 rows]; missing rows of the last block become 0.
+template <class Kv>
 inline void LoadQueries(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch) {
   const RowsView& q = planned.task.q;
   const int dim_qk = planned.layout.dim_qk;
@@ -109,6 +110,7 @@ inline void LoadQueries(const PlannedTask& planned, const WorkItem& item, TileSc
                      out + dim * kRowBlock + first, kRowBlock);
       }
     }
+    if constexpr (Kv::kIsDot) Kv::PairQueries(dim_qk, scratch.q[index]);
   }
 }
 

@@ -67,11 +67,13 @@ HWY_INLINE void Transpose4x4(const std::uint32_t* in0, const std::uint32_t* in1,
 
 // How packed elements are read. kPack elements that are multiplied one after the other lie side by
 // side (dims of a key, tokens of a value); Load reads kLanes groups of kPack as floats. The
-// elements of a block come after kHeader bytes: the scales of its tokens, if it has them.
+// elements of a block come after kHeader bytes: the scales of its tokens, if it has them. kIsDot:
+// the micro-kernels of dot-inl.h multiply pairs as they are.
 struct Float32Kv {
   using Element = float;
   static constexpr int kPack = 1;
   static constexpr std::size_t kHeader = 0;
+  static constexpr bool kIsDot = false;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
     out[0] = hn::LoadU(F32(), p);
   }
@@ -81,6 +83,7 @@ struct Float16Kv {
   using Element = std::uint16_t;
   static constexpr int kPack = 1;
   static constexpr std::size_t kHeader = 0;
+  static constexpr bool kIsDot = false;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SSE4
     // Highway 1.0.3 widens without F16C as if infinities and NaN were numbers. Here: put exponent
@@ -107,6 +110,7 @@ struct BFloat16Kv {
   using Element = std::uint16_t;
   static constexpr int kPack = 2;
   static constexpr std::size_t kHeader = 0;
+  static constexpr bool kIsDot = false;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
     const U32 u;
     const auto pair = hn::LoadU(u, reinterpret_cast<const std::uint32_t*>(p));
@@ -119,6 +123,7 @@ struct Int8Kv {
   using Element = std::int8_t;
   static constexpr int kPack = 1;
   static constexpr std::size_t kHeader = kScaleBytes;
+  static constexpr bool kIsDot = false;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
     const hn::RebindToSigned<F32> wide;
     out[0] =

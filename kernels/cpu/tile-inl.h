@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/dot-inl.h"
 #include "kernels/cpu/pv-inl.h"
 #include "kernels/cpu/qk-inl.h"
 #include "kernels/cpu/rows-inl.h"
@@ -84,10 +85,8 @@ inline void AttendRange(const PlannedTask& planned, const RowBlock& rows, const 
   const bool is_safe = ComputeWeights<Kv>(planned, rows, blocks, scratch, state);
   const int padded_dim_v = planned.layout.padded_dim_v;
   const ValueBlocks values{blocks.values(), blocks.count, blocks.last_tokens, padded_dim_v};
-  if constexpr (Kv::kHeader > 0) {
-    for (int row = 0; row < rows.rows; ++row) {
-      ScaleWeights(values, scratch.scores + row * kScoreStride);
-    }
+  for (int row = 0; row < rows.rows; ++row) {
+    PrepareWeights<Kv>(values, is_safe, scratch.scores + row * kScoreStride);
   }
   if (is_safe) {
     ForRowGroups(rows.rows,
@@ -229,7 +228,7 @@ template <class Kv>
 void Attend(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
             TileScratch& scratch, float* partials) {
   FindSpans(planned, item, scratch);
-  LoadQueries(planned, item, scratch);
+  LoadQueries<Kv>(planned, item, scratch);
   if (item.partial_offset >= 0) return AttendSplit<Kv>(planned, item, next, scratch, partials);
   const int num_blocks = NumRowBlocks(item);
   bool is_first[kTileBlocks];

@@ -38,7 +38,7 @@ void Weights(const PlannedTask& planned, const WorkItem& item, TileScratch& scra
              std::int64_t q_begin, float* weights) {
   const AttentionTask& task = planned.task;
   FindSpans(planned, item, scratch);
-  LoadQueries(planned, item, scratch);
+  LoadQueries<Kv>(planned, item, scratch);
   scratch.ahead.Clear();
   for (int index = 0; index < NumRowBlocks(item); ++index) {
     const RowBlock rows = RowBlockOf(item, scratch, index);
@@ -72,7 +72,7 @@ template <class Kv>
 void AddColumns(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch,
                 double* sums) {
   FindSpans(planned, item, scratch);
-  LoadQueries(planned, item, scratch);
+  LoadQueries<Kv>(planned, item, scratch);
   scratch.ahead.Clear();
   const int group = planned.task.params.group_size();
   for (int index = 0; index < NumRowBlocks(item); ++index) {

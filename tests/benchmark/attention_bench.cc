@@ -6,11 +6,13 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -33,6 +35,7 @@ struct Options {
   double min_time = 1.0;
   std::vector<int> threads;
   std::string clock = "wall";
+  std::string bfloat16_dot = "auto";
 };
 
 struct Ceiling {
@@ -48,6 +51,16 @@ double Median(std::vector<double> values) {
   return *middle;
 }
 
+std::unique_ptr<AttentionBackend> MakeBackend(int threads, const Options& options) {
+  const auto dot = options.bfloat16_dot == "always"  ? cpu::BFloat16Dot::kAlways
+                   : options.bfloat16_dot == "never" ? cpu::BFloat16Dot::kNever
+                                                     : cpu::BFloat16Dot::kWhereFaster;
+  auto backend = cpu::MakeCpuBackend({.num_threads = threads, .bfloat16_dot = dot});
+  if (backend.ok()) return std::move(*backend);
+  std::fprintf(stderr, "%s\n", backend.status().ToString().c_str());
+  std::exit(1);
+}
+
 // Everything that is measured with one number of threads.
 class Bench {
  public:
@@ -59,7 +72,7 @@ class Bench {
         read_buffer_(read_buffer),
         kernels_(*cpu::ChooseKernels()),
         pool_(threads),
-        backend_(*cpu::MakeCpuBackend({.num_threads = threads})) {}
+        backend_(MakeBackend(threads, options)) {}
 
   const BackendInfo& info() const { return backend_->info(); }
 
@@ -178,6 +191,9 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "Numbers of threads, such as 1,2")
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
+  app.add_option("--bfloat16-dot", options.bfloat16_dot,
+                 "Whether bfloat16 uses the dot product instruction")
+      ->check(CLI::IsMember({"auto", "never", "always"}));
   app.add_option("--clock", options.clock,
                  "wall, or cpu: processor time, for machines that other work shares")
       ->check(CLI::IsMember({"wall", "cpu"}));
