@@ -2,8 +2,8 @@
 //
 // Hardware prefetchers stop at 4 KiB pages, and a decode's keys lie blocks and pages apart; and a
 // kernel that waits for memory in one phase and computes in the next reaches the sum of both times
-// instead of the larger. So the driver lists what will be read, and every step of every phase asks for
-// a line or a few of it.
+// instead of the larger. So the driver lists what will be read, and every step of every phase asks
+// for a line or a few of it.
 //
 // How far ahead: an item of one row block (decode) reads each byte once, and its list stays a fixed
 // distance ahead of what it reads, across ranges and items. An item of several row blocks reads its
@@ -17,9 +17,9 @@ namespace attention::cpu {
 
 inline constexpr std::size_t kCacheLine = 64;
 
-// Read bandwidth of one core by distance (Sapphire Rapids, prefetch into L2): 15.5 GB/s at 1 KiB, 16.7
-// from 4 to 64 KiB, 16.3 at 256 KiB, 15.1 at 512 KiB; 14.1 without. It must exceed what one micro-tile
-// reads, 32 KiB of 128 dims in float32.
+// Read bandwidth of one core by distance (Sapphire Rapids, prefetch into L2): 15.5 GB/s at 1
+// KiB, 16.7 from 4 to 64 KiB, 16.3 at 256 KiB, 15.1 at 512 KiB; 14.1 without. It must exceed what
+// one micro-tile reads, 32 KiB of 128 dims in float32.
 inline constexpr std::size_t kAheadBytes = 64 * 1024;
 
 struct AheadChunk {
@@ -60,8 +60,8 @@ class AheadList {
     cursor_ = {chunks_[0].begin, chunks_[0].end, chunks_};
   }
 
-  // Chunks that continue the one before become one with it; those that find no room are left out. To
-  // be called before the first Step.
+  // Chunks that continue the one before become one with it; those that find no room are left out.
+  // To be called before the first Step.
   void Add(const void* data, std::size_t bytes) {
     const auto* begin = static_cast<const char*>(data);
     const char* end = begin + bytes;

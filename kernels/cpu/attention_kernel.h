@@ -136,9 +136,10 @@ struct KernelTable {
   AttentionKernels attention[4];  // by DType of keys and values
   // Keys, values and queries of bfloat16, by the dot product instruction; null without one.
   AttentionKernels bfloat16_dot;
-  // Packs tokens [token_begin, token_end) of one KV head.
+  // Packs tokens [token_begin, token_end) of one KV head. is_prefetched: their rows are in the
+  // cache.
   void (*pack)(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
-               std::int64_t token_begin, std::int64_t token_end);
+               std::int64_t token_begin, std::int64_t token_end, bool is_prefetched);
   // y[i] = 2^x[i], as the kernels compute it.
   void (*exp2)(const float* x, float* y, std::size_t count);
   // Runs `iterations` rounds of independent multiply-adds and returns their FLOP count.

@@ -197,7 +197,7 @@ void CpuBackend::PackAll(std::span<const KvAppendTask> appends, const std::vecto
   ParallelFor(is_serial, static_cast<std::int64_t>(items.size()), [&](std::int64_t index, int) {
     const PackItem& item = items[index];
     kernels_.pack(appends[item.append], layouts[item.append], item.kv_head, item.token_begin,
-                  item.token_end);
+                  item.token_end, /*is_prefetched=*/false);
   });
 }
 
@@ -250,7 +250,8 @@ void CpuBackend::AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const Nex
     planned.pages = &page;
     KvAppendTask append = plan.appends[unit.append];
     append.destination.pages = &page;
-    kernels_.pack(append, planned.layout, kv_head, 0, append.num_tokens);
+    // The unit before listed the rows, but for those of a thread's first.
+    kernels_.pack(append, planned.layout, kv_head, 0, append.num_tokens, /*is_prefetched=*/true);
   }
   auto* partials = reinterpret_cast<float*>(partials_.data());
   for (std::int64_t index = unit.item_begin; index < unit.item_end; ++index) {

@@ -1,11 +1,12 @@
 // 2^x for softmax: at most 1.5 ulp for results that are normal numbers, exactly 1 at 0, exactly 0
 // below -126 (where results become subnormal) and at -inf, NaN for NaN. Arguments stay below 127.
 //
-// The base is 2 and not e because scores are multiplied by softmax_scale anyway, which takes log2(e)
-// along: what is left is x = n + r and 2^r as 1 + r q(r), q of degree 5 fitted to least maximal
-// relative error (2.0e-9, a thirtieth of an ulp; degree 4 would add 1.4 ulp). AVX-512 has one
-// instruction for r = x - floor(x) and one for y 2^floor(x), so r is in [0, 1) there; elsewhere n is
-// the nearest integer, found by adding 1.5 * 2^23, and r in [-1/2, 1/2]. 11 or 14 operations a vector.
+// The base is 2 and not e because scores are multiplied by softmax_scale anyway, which takes
+// log2(e) along: what is left is x = n + r and 2^r as 1 + r q(r), q of degree 5 fitted to least
+// maximal relative error (2.0e-9, a thirtieth of an ulp; degree 4 would add 1.4 ulp). AVX-512 has
+// one instruction for r = x - floor(x) and one for y 2^floor(x), so r is in [0, 1) there; elsewhere
+// n is the nearest integer, found by adding 1.5 * 2^23, and r in [-1/2, 1/2]. 11 or 14 operations a
+// vector.
 #if defined(ATTENTION_CPU_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_CPU_EXP_INL_H_
 #undef ATTENTION_CPU_EXP_INL_H_

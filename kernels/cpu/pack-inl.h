@@ -128,13 +128,23 @@ HWY_INLINE void PackKeyBlock(const Element* const (&rows)[kBlockTokens], int dim
   }
 }
 
+// Calls of memcpy took half of the time of packing rows of 64.
+template <typename Element>
+HWY_INLINE void CopyRow(const Element* HWY_RESTRICT from, int count, Element* HWY_RESTRICT to) {
+  const hn::ScalableTag<Element> d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  int i = 0;
+  for (; i + lanes <= count; i += lanes) hn::StoreU(hn::LoadU(d, from + i), d, to + i);
+  for (; i < count; ++i) to[i] = from[i];
+}
+
 template <typename Element>
 HWY_INLINE void PackValueBlock(const Element* const (&rows)[kBlockTokens],
                                const PackedLayout& layout, bool is_paired,
                                Element* HWY_RESTRICT block) {
   for (int t = 0; t < kBlockTokens; ++t) {
     if (!is_paired) {
-      std::memcpy(block + t * layout.padded_dim_v, rows[t], layout.dim_v * sizeof(Element));
+      CopyRow(rows[t], layout.dim_v, block + t * layout.padded_dim_v);
     } else if (t % 2 == 0) {
       InterleavePairs(rows[t], rows[t + 1], layout.dim_v, block + t * layout.padded_dim_v);
     }
@@ -174,7 +184,7 @@ inline void PackToken(const KvAppendTask& task, const PackedLayout& layout, int 
 
 template <typename Element>
 inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
-                       std::int64_t token_begin, std::int64_t token_end) {
+                       std::int64_t token_begin, std::int64_t token_end, bool is_prefetched) {
   const DType dtype = task.geometry.dtype;
   const bool is_paired = dtype == DType::kBFloat16;
   BlockRows<Element> rows;
@@ -185,7 +195,7 @@ inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int
       continue;
     }
     const auto block = AddressOf<Element>(task, layout, kv_head, position / kBlockTokens);
-    const std::int64_t ahead_end = std::min(token_end, i + 2 * kBlockTokens);
+    const std::int64_t ahead_end = is_prefetched ? 0 : std::min(token_end, i + 2 * kBlockTokens);
     for (std::int64_t ahead = i + kBlockTokens; ahead < ahead_end; ++ahead) {
       PrefetchRow(task.k, ahead, kv_head, layout.dim_qk);
       PrefetchRow(task.v, ahead, kv_head, layout.dim_v);
@@ -241,13 +251,13 @@ inline void PackInt8Tokens(const KvAppendTask& task, const PackedLayout& layout,
 }
 
 inline void Pack(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
-                 std::int64_t token_begin, std::int64_t token_end) {
+                 std::int64_t token_begin, std::int64_t token_end, bool is_prefetched) {
   if (task.geometry.dtype == DType::kInt8) {
     PackInt8Tokens(task, layout, kv_head, token_begin, token_end);
   } else if (task.geometry.dtype == DType::kFloat32) {
-    PackTokens<std::uint32_t>(task, layout, kv_head, token_begin, token_end);
+    PackTokens<std::uint32_t>(task, layout, kv_head, token_begin, token_end, is_prefetched);
   } else {
-    PackTokens<std::uint16_t>(task, layout, kv_head, token_begin, token_end);
+    PackTokens<std::uint16_t>(task, layout, kv_head, token_begin, token_end, is_prefetched);
   }
 }
 

@@ -64,9 +64,8 @@ void PlanTask(const AttentionTask& task, CpuPlan* plan) {
   PlannedTask planned{.task = task, .layout = {}, .pages = task.kv_pages.pages, .lse = task.lse};
   plan->arena_offsets.push_back(-1);
   plan->lse_offsets.push_back(-1);
-  planned.has_modifiers =
-      task.params.softmax_scale <= 0 || task.params.soft_cap > 0 ||
-      task.alibi_slopes != nullptr || task.bias.data != nullptr;
+  planned.has_modifiers = task.params.softmax_scale <= 0 || task.params.soft_cap > 0 ||
+                          task.alibi_slopes != nullptr || task.bias.data != nullptr;
   planned.exponent_scale = static_cast<float>(
       (planned.has_modifiers ? 1.0 : task.params.softmax_scale) * std::numbers::log2e);
   const bool is_paged = task.kv_pages.pages != nullptr;
@@ -193,7 +192,8 @@ void AddUnits(int num_threads, CpuPlan* plan, HeadSet* packed_in_units) {
   }
   double total = 0;
   for (const WorkItem& item : plan->items) total += item.cost;
-  // A unit runs on one thread. Large ones would leave others idle, and the last ones must level out.
+  // A unit runs on one thread. Large ones would leave others idle, and the last ones must level
+  // out.
   const double max_unit_cost = num_threads == 1 ? total : total / (kItemsPerThread * num_threads);
   const double last_costs = num_threads == 1 ? 0 : total / kItemsPerThread;
   double cost_left = total;

@@ -20,8 +20,8 @@ struct PackItem {
   std::int64_t token_end = 0;
 };
 
-// What a thread claims at once: an item, or all items of one KV head whose contiguous keys and values
-// it packs itself first, so that they are still in its L2 cache when they are read.
+// What a thread claims at once: an item, or all items of one KV head whose contiguous keys and
+// values it packs itself first, so that they are still in its L2 cache when they are read.
 struct WorkUnit {
   std::int64_t item_begin = 0;
   std::int64_t item_end = 0;
@@ -59,8 +59,8 @@ struct CpuPlan : AttentionPlan {
   std::int64_t lse_floats = 0;
 };
 
-// A head of contiguous keys and values that a unit may pack: with this many bytes it stays in L2 beside
-// what else is read there.
+// A head of contiguous keys and values that a unit may pack: with this many bytes it stays in L2
+// beside what else is read there.
 inline constexpr std::size_t kMaxUnitHeadBytes = 1024 * 1024;
 
 // INVALID_ARGUMENT names the task and the field.

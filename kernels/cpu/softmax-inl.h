@@ -26,8 +26,8 @@ namespace HWY_NAMESPACE {
 struct RangeBlocks {
   std::int64_t first_key = 0;  // of the range
   int count = 0;
-  int last_tokens = 0;               // tokens of the last block up to the last visible key
-  std::uint8_t index[kRangeBlocks];  // block within the range
+  int last_tokens = 0;                   // tokens of the last block up to the last visible key
+  std::uint8_t index[kRangeBlocks];      // block within the range
   const void* blocks[2 * kRangeBlocks];  // key blocks, then value blocks
 
   const void* const* keys() const { return blocks; }
@@ -189,9 +189,9 @@ inline void FindVisible(const float* HWY_RESTRICT scores, int count, std::uint16
   }
 }
 
-// Replaces scores by 2^(scale * score - max) and returns their sum. The sum is taken lane by lane over the
-// blocks and then over the lanes in a fixed tree, so blocks that are masked (and add 0) leave no
-// trace in its bits.
+// Replaces scores by 2^(scale * score - max) and returns their sum. The sum is taken lane by lane
+// over the blocks and then over the lanes in a fixed tree, so blocks that are masked (and add 0)
+// leave no trace in its bits.
 HWY_INLINE float Exponentiate(float scale, float max, int count, float* HWY_RESTRICT scores) {
   const F32 d;
   const Vec factor = hn::Set(d, scale);

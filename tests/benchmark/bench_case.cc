@@ -20,10 +20,10 @@ void Check(const absl::Status& status) {
   std::exit(1);
 }
 
-void FillRandom(DType dtype, std::int64_t count, std::vector<std::uint8_t>* out) {
+void FillRandom(DType dtype, std::int64_t count, BenchCase::Bytes* out) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  out->resize(count * DTypeBytes(dtype));
+  out->Resize(count * DTypeBytes(dtype));
   for (std::int64_t i = 0; i < count; ++i) StoreElement(out->data(), dtype, i, normal(random));
 }
 
@@ -84,11 +84,11 @@ void BenchCase::MakeRows(AttentionTask* task) {
   FillRandom(dtype_, q_elements * copies, &q_);
   FillRandom(dtype_, kv_elements * copies, &k_);
   FillRandom(dtype_, kv_elements * copies, &v_);
-  o_.resize(q_elements * spec_.batch_size * DTypeBytes(dtype_));
+  o_.Resize(q_elements * spec_.batch_size * DTypeBytes(dtype_));
   task->q_len = spec_.q_len;
   task->kv_len = spec_.kv_len;
   task->first_query_position = spec_.kv_len - spec_.q_len;
-  const auto rows = [&](const std::vector<std::uint8_t>& bytes, int heads) {
+  const auto rows = [&](const Bytes& bytes, int heads) {
     return DenseRows(static_cast<const void*>(bytes.data()), dtype_, heads, spec_.head_dim);
   };
   task->q = rows(q_, spec_.num_q_heads);
@@ -101,10 +101,10 @@ void BenchCase::MakeRows(AttentionTask* task) {
 void BenchCase::MakeBatch(const AttentionTask& first) {
   std::vector<AttentionTask>& tasks = steps_.emplace_back(spec_.batch_size, first);
   for (int i = 0; i < spec_.batch_size; ++i) {
-    tasks[i].q.data = q_.data() + i * (q_.size() / spec_.batch_size);
-    tasks[i].k.data = k_.data() + i * (k_.size() / spec_.batch_size);
-    tasks[i].v.data = v_.data() + i * (v_.size() / spec_.batch_size);
-    tasks[i].o.data = o_.data() + i * (o_.size() / spec_.batch_size);
+    tasks[i].q.data = q_.data() + i * (q_.size / spec_.batch_size);
+    tasks[i].k.data = k_.data() + i * (k_.size / spec_.batch_size);
+    tasks[i].v.data = v_.data() + i * (v_.size / spec_.batch_size);
+    tasks[i].o.data = o_.data() + i * (o_.size / spec_.batch_size);
   }
 }
 
@@ -133,7 +133,7 @@ void BenchCase::MakePages(const AttentionTask& rows) {
                               .v = rows.v};
     Check(backend_.AppendKv({&append, 1}));
     if (sequence % spec_.batch_size == 0) steps_.emplace_back();
-    task.o.data = o_.data() + sequence % spec_.batch_size * (o_.size() / spec_.batch_size);
+    task.o.data = o_.data() + sequence % spec_.batch_size * (o_.size / spec_.batch_size);
     steps_.back().push_back(task);
   }
 }

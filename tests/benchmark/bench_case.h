@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "kernels/api/attention_backend.h"
+#include "kernels/base/aligned_buffer.h"
 
 namespace attention::bench {
 
@@ -35,6 +37,19 @@ const std::vector<CaseSpec>& AllCases();
 // every repetition reads memory.
 class BenchCase {
  public:
+  // Aligned as the server's tensors are.
+  struct Bytes {
+    AlignedBuffer<std::uint8_t> buffer;
+    std::size_t size = 0;
+
+    void Resize(std::size_t bytes) {
+      std::memset(buffer.Reserve(bytes), 0, bytes);
+      size = bytes;
+    }
+    std::uint8_t* data() { return buffer.data(); }
+    const std::uint8_t* data() const { return buffer.data(); }
+  };
+
   // Rows have the cache's type; beside a cache of int8 they are bfloat16.
   BenchCase(const CaseSpec& spec, DType kv_dtype, AttentionBackend& backend);
   ~BenchCase();
@@ -55,7 +70,7 @@ class BenchCase {
   DType dtype_;
   AttentionBackend& backend_;
   WorkEstimate work_;                              // of one repetition
-  std::vector<std::uint8_t> q_, k_, v_, o_;        // of all sequences; decode shares one q, k and v
+  Bytes q_, k_, v_, o_;                            // of all sequences; decode shares one q, k and v
   std::vector<std::vector<AttentionTask>> steps_;  // [copy][batch]
   std::vector<std::vector<void*>> tables_;         // [copy * batch][page]
   void* pages_ = nullptr;

@@ -66,7 +66,8 @@ TEST(PackTest, EveryInstructionSetWritesTheLayoutAsDocumented) {
           .num_tokens = kTokens,
           .k = DenseRows(static_cast<const void*>(k.data()), DType::kFloat32, kHeads, kDimQk),
           .v = DenseRows(static_cast<const void*>(v.data()), DType::kFloat32, kHeads, kDimV)};
-      for (int head = 0; head < kHeads; ++head) kernels->pack(append, layout, head, 0, kTokens);
+      for (int head = 0; head < kHeads; ++head)
+        kernels->pack(append, layout, head, 0, kTokens, false);
       const bool is_paired = dtype == DType::kBFloat16;
       for (int token = 0; token < kTokens; ++token) {
         const int position = token + 3;
