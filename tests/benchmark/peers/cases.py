@@ -12,6 +12,20 @@ TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 SLICE_ROWS = 12
 
 
+def aligned_empty(shape, dtype):
+    """An array that begins at a cache line, as tensors of the server and of the peers do."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    return room[begin : begin + size].view(dtype).reshape(shape)
+
+
+def aligned(values):
+    copy = aligned_empty(values.shape, values.dtype)
+    copy[...] = values
+    return copy
+
+
 def to_bfloat16(values):
     """float32 to its nearest bfloat16, as uint16. Finite values only."""
     bits = values.view(np.uint32)
@@ -51,7 +65,7 @@ class Case:
         def tensor(tokens, heads):
             values = random.standard_normal(
                 (self.shape.batch_size, tokens, heads, self.shape.head_dim), np.float32)
-            return to_bfloat16(values) if self.dtype == "bfloat16" else values
+            return aligned(to_bfloat16(values) if self.dtype == "bfloat16" else values)
 
         self.q = tensor(self.shape.q_len, self.shape.num_q_heads)
         self.k = tensor(self.shape.kv_len, self.shape.num_kv_heads)
@@ -70,7 +84,7 @@ class Case:
 
     def _copies_of(self, rows):
         by_head = rows.swapaxes(1, 2)
-        out = np.empty((self.copies, *by_head.shape), rows.dtype)
+        out = aligned_empty((self.copies, *by_head.shape), rows.dtype)
         out[:] = by_head
         return out
 
@@ -79,7 +93,7 @@ class Case:
         other = object.__new__(Case)
         other.__dict__.update(self.__dict__, dtype="float16", _cold=None)
         for name in ("q", "k", "v"):
-            setattr(other, name, to_float32(getattr(self, name)).astype(np.float16))
+            setattr(other, name, aligned(to_float32(getattr(self, name)).astype(np.float16)))
         return other
 
     def visible_keys(self, row):

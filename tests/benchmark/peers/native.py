@@ -5,6 +5,8 @@ import statistics
 
 import numpy as np
 
+from cases import aligned_empty
+
 
 class _Shape(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("batch_size", ctypes.c_int64),
@@ -79,7 +81,7 @@ class _NativeCase:
 
     def __init__(self, library, prefix, case, arrays, *numbers):
         self._library = library
-        self.out = np.zeros(arrays[0].shape, arrays[0].dtype)
+        self.out = aligned_empty(arrays[0].shape, arrays[0].dtype)
         self._arrays = (*arrays, self.out)
         tensors = _Tensors(*(array.ctypes.data for array in self._arrays),
                            is_bfloat16=case.dtype == "bfloat16")
