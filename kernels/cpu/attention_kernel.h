@@ -112,6 +112,7 @@ struct NextItem {
   const PlannedTask* task = nullptr;
   const WorkItem* item = nullptr;
   const KvAppendTask* append = nullptr;  // keys and values are packed first; null: they are
+  bool is_listed = false;                // TileScratch::ahead holds what is next already
 };
 
 // The kernels for one element type of keys and values.

@@ -42,6 +42,37 @@ bool IsDotFaster() {
 #endif
 }
 
+// Lists rows of all heads.
+void ListRows(const void* data, DType dtype, std::int64_t row_stride, std::int64_t head_stride,
+              std::int64_t count, int heads, int dim, AheadList* ahead) {
+  const auto bytes = static_cast<std::int64_t>(DTypeBytes(dtype));
+  const bool is_dense = head_stride == dim;  // its heads are one chunk
+  for (std::int64_t row = 0; row < count; ++row) {
+    for (int head = 0; head < (is_dense ? 1 : heads); ++head) {
+      ahead->Add(static_cast<const char*>(data) + (row * row_stride + head * head_stride) * bytes,
+                 (is_dense ? heads : 1) * dim * bytes);
+    }
+  }
+}
+
+// Begins a list with where the task's outputs go.
+void ListOutputs(const AttentionTask& task, AheadList* ahead) {
+  ahead->Clear(/*is_sparse=*/true);
+  ListRows(task.o.data, task.o.dtype, task.o.row_stride, task.o.head_stride, task.q_len,
+           task.params.num_q_heads, task.params.head_dim_v, ahead);
+}
+
+// Lists the tensors of a task that the thread comes to next.
+void ListInputs(const AttentionTask& task, const KvAppendTask& append, AheadList* ahead) {
+  const AttentionParams& params = task.params;
+  const auto list = [&](const RowsView& rows, std::int64_t count, int heads, int dim) {
+    ListRows(rows.data, rows.dtype, rows.row_stride, rows.head_stride, count, heads, dim, ahead);
+  };
+  list(append.k, append.num_tokens, params.num_kv_heads, params.head_dim_qk);
+  list(append.v, append.num_tokens, params.num_kv_heads, params.head_dim_v);
+  list(task.q, task.q_len, params.num_q_heads, params.head_dim_qk);
+}
+
 // Hands out the units of a plan in order.
 class UnitClaims {
  public:
@@ -168,8 +199,10 @@ class CpuBackend final : public AttentionBackend {
   absl::Status Prepare(CpuPlan& plan, bool is_serial);
   void PackAll(std::span<const KvAppendTask> appends, const std::vector<PackItem>& items,
                bool is_serial);
-  NextItem FirstItem(const CpuPlan& plan, std::int64_t unit_index) const;
-  void AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const NextItem& next, int thread);
+  NextItem FirstItem(const CpuPlan& plan, const WorkUnit* unit) const;
+  // `next` is what the thread does after this; null: nothing that it knows of.
+  void AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const WorkUnit* next, int thread);
+  void AttendTask(const CpuPlan& plan, const WorkUnit& unit, const WorkUnit* next, int thread);
   void AttendClaimed(const CpuPlan& plan, UnitClaims& claims, int thread);
   void SumColumns(CpuPlan& plan, bool is_serial);
 
@@ -207,7 +240,7 @@ absl::Status CpuBackend::Prepare(CpuPlan& plan, bool is_serial) {
   bool has_memory = arena_.Reserve(plan.arena_bytes) && partials_.Reserve(partial_bytes) &&
                     lse_.Reserve(lse_bytes);
   for (HugePageBuffer& unit_arena : unit_arenas_) {
-    has_memory = has_memory && (plan.unit_arena_bytes == 0 || unit_arena.Reserve(kHugePageBytes));
+    has_memory = has_memory && (!plan.has_packing_units || unit_arena.Reserve(kHugePageBytes));
   }
   if (!has_memory) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -229,17 +262,17 @@ absl::Status CpuBackend::Prepare(CpuPlan& plan, bool is_serial) {
   return absl::OkStatus();
 }
 
-NextItem CpuBackend::FirstItem(const CpuPlan& plan, std::int64_t unit_index) const {
-  if (unit_index >= static_cast<std::int64_t>(plan.units.size())) return {};
-  const WorkUnit& unit = plan.units[unit_index];
-  const WorkItem& item = plan.items[unit.item_begin];
+NextItem CpuBackend::FirstItem(const CpuPlan& plan, const WorkUnit* unit) const {
+  if (unit == nullptr) return {};
+  const WorkItem& item = plan.items[unit->item_begin];
   return {.task = &plan.tasks[item.task],
           .item = &item,
-          .append = unit.append < 0 ? nullptr : &plan.appends[unit.append]};
+          .append = unit->append < 0 ? nullptr : &plan.appends[unit->append]};
 }
 
-void CpuBackend::AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const NextItem& next,
+void CpuBackend::AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const WorkUnit* next,
                             int thread) {
+  if (unit.is_whole_task) return AttendTask(plan, unit, next, thread);
   PlannedTask planned = plan.tasks[plan.items[unit.item_begin].task];
   const int kv_head = plan.items[unit.item_begin].kv_head;
   void* page = nullptr;
@@ -256,15 +289,38 @@ void CpuBackend::AttendUnit(const CpuPlan& plan, const WorkUnit& unit, const Nex
   auto* partials = reinterpret_cast<float*>(partials_.data());
   for (std::int64_t index = unit.item_begin; index < unit.item_end; ++index) {
     const bool is_last = index + 1 == unit.item_end;
-    const NextItem following = is_last ? next : NextItem{&planned, &plan.items[index + 1], nullptr};
+    const NextItem following = is_last ? FirstItem(plan, next)
+                                       : NextItem{.task = &planned, .item = &plan.items[index + 1]};
     KernelsOf(planned).attend(planned, plan.items[index], following, *scratch_[thread], partials);
+  }
+}
+
+void CpuBackend::AttendTask(const CpuPlan& plan, const WorkUnit& unit, const WorkUnit* next,
+                            int thread) {
+  PlannedTask planned = plan.tasks[plan.items[unit.item_begin].task];
+  void* page = unit_arenas_[thread].data();
+  planned.pages = &page;
+  KvAppendTask append = plan.appends[unit.append];
+  append.destination.pages = &page;
+  for (int kv_head = 0; kv_head < planned.task.params.num_kv_heads; ++kv_head) {
+    kernels_.pack(append, planned.layout, kv_head, 0, append.num_tokens, /*is_prefetched=*/true);
+  }
+  TileScratch& scratch = *scratch_[thread];
+  ListOutputs(planned.task, &scratch.ahead);
+  if (next != nullptr && next->append >= 0) {
+    ListInputs(plan.tasks[plan.items[next->item_begin].task].task, plan.appends[next->append],
+               &scratch.ahead);
+  }
+  for (std::int64_t index = unit.item_begin; index < unit.item_end; ++index) {
+    KernelsOf(planned).attend(planned, plan.items[index], {.is_listed = true}, scratch, nullptr);
   }
 }
 
 void CpuBackend::AttendClaimed(const CpuPlan& plan, UnitClaims& claims, int thread) {
   for (std::int64_t index = claims.Claim(); index < claims.count();) {
     const UnitClaims::Next next = claims.ClaimNext();
-    AttendUnit(plan, plan.units[index], FirstItem(plan, next.index), thread);
+    const WorkUnit* next_unit = next.index < claims.count() ? &plan.units[next.index] : nullptr;
+    AttendUnit(plan, plan.units[index], next_unit, thread);
     index = next.is_claimed ? next.index : claims.Claim();
   }
 }

@@ -176,63 +176,88 @@ void PlanItems(int num_threads, CpuPlan* plan) {
                    });
 }
 
-// Whether a thread may pack the keys and values of one of the task's heads by itself.
-bool MayPackInUnit(const CpuPlan& plan, int task) {
-  return plan.arena_offsets[task] >= 0 && plan.tasks[task].task.column_sums == nullptr &&
-         plan.tasks[task].layout.head_bytes <= kMaxUnitHeadBytes;
-}
-
-// Heads that are packed by the unit that reads them, as (task, KV head).
-using HeadSet = std::set<std::pair<int, int>>;
-
-void AddUnits(int num_threads, CpuPlan* plan, HeadSet* packed_in_units) {
-  std::vector<int> append_of_task(plan->tasks.size(), -1);
-  for (std::size_t i = 0; i < plan->appends.size(); ++i) {
-    append_of_task[plan->append_tasks[i]] = static_cast<int>(i);
+// Cuts the items into units. A unit runs on one thread: large ones would leave others idle. The
+// last heads, one for each thread, are left in items that level out.
+class UnitPlanner {
+ public:
+  UnitPlanner(int num_threads, CpuPlan* plan)
+      : num_threads_(num_threads), plan_(*plan), append_of_task_(plan->tasks.size(), -1) {
+    for (std::size_t i = 0; i < plan_.appends.size(); ++i) {
+      append_of_task_[plan_.append_tasks[i]] = static_cast<int>(i);
+    }
+    for (const WorkItem& item : plan_.items) cost_left_ += item.cost;
+    max_cost_ = num_threads == 1 ? cost_left_ : 1.01 * cost_left_ / (kItemsPerThread * num_threads);
   }
-  double total = 0;
-  for (const WorkItem& item : plan->items) total += item.cost;
-  // A unit runs on one thread. Large ones would leave others idle, and the last ones must level
-  // out.
-  const double max_unit_cost = num_threads == 1 ? total : total / (kItemsPerThread * num_threads);
-  const double last_costs = num_threads == 1 ? 0 : total / kItemsPerThread;
-  double cost_left = total;
-  const auto count = static_cast<std::int64_t>(plan->items.size());
-  for (std::int64_t begin = 0; begin < count;) {
-    const WorkItem& first = plan->items[begin];
-    std::int64_t end = begin;
-    double cost = 0;
+
+  void AddUnits() {
+    const auto count = static_cast<std::int64_t>(plan_.items.size());
+    for (std::int64_t begin = 0; begin < count;) {
+      const Run task = FindRun(begin, /*is_whole_task=*/true);
+      const Run run = MayPack(task) ? task : FindRun(begin, /*is_whole_task=*/false);
+      AddRun(run, MayPack(run));
+      cost_left_ -= run.cost;
+      begin = run.end;
+    }
+    std::erase_if(plan_.packs, [this](const PackItem& pack) {
+      const int task = plan_.append_tasks[pack.append];
+      return packed_.count({task, kAllHeads}) > 0 || packed_.count({task, pack.kv_head}) > 0;
+    });
+    plan_.has_packing_units = !packed_.empty();
+  }
+
+ private:
+  static constexpr int kAllHeads = -1;
+
+  // Consecutive items of one KV head or of one task.
+  struct Run {
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+    bool is_whole_task = false;
     bool is_split = false;
-    for (; end < count && plan->items[end].task == first.task &&
-           plan->items[end].kv_head == first.kv_head;
-         ++end) {
-      cost += plan->items[end].cost;
-      is_split = is_split || plan->items[end].partial_offset >= 0;
-    }
-    if (!is_split && MayPackInUnit(*plan, first.task) && cost <= 1.01 * max_unit_cost &&
-        cost_left > last_costs) {
-      plan->units.push_back({begin, end, append_of_task[first.task]});
-      plan->unit_arena_bytes =
-          std::max(plan->unit_arena_bytes, plan->tasks[first.task].layout.head_bytes);
-      packed_in_units->emplace(first.task, first.kv_head);
-    } else {
-      for (std::int64_t item = begin; item < end; ++item) {
-        plan->units.push_back({item, item + 1, -1});
-      }
-    }
-    cost_left -= cost;
-    begin = end;
-  }
-}
+    double cost = 0;
+  };
 
-// Units for the items; what they do not pack is left in plan->packs.
-void PlanUnits(int num_threads, CpuPlan* plan) {
-  HeadSet packed_in_units;
-  AddUnits(num_threads, plan, &packed_in_units);
-  std::erase_if(plan->packs, [&](const PackItem& pack) {
-    return packed_in_units.count({plan->append_tasks[pack.append], pack.kv_head}) > 0;
-  });
-}
+  Run FindRun(std::int64_t begin, bool is_whole_task) const {
+    Run run{.begin = begin, .end = begin, .is_whole_task = is_whole_task};
+    const WorkItem& first = plan_.items[begin];
+    for (; run.end < static_cast<std::int64_t>(plan_.items.size()); ++run.end) {
+      const WorkItem& item = plan_.items[run.end];
+      if (item.task != first.task || (!is_whole_task && item.kv_head != first.kv_head)) break;
+      run.cost += item.cost;
+      run.is_split = run.is_split || item.partial_offset >= 0;
+    }
+    return run;
+  }
+
+  bool MayPack(const Run& run) const {
+    const int task = plan_.items[run.begin].task;
+    const PlannedTask& planned = plan_.tasks[task];
+    if (plan_.arena_offsets[task] < 0 || planned.task.column_sums != nullptr) return false;
+    const bool is_small = run.is_whole_task ? planned.layout.page_bytes <= kMaxUnitTaskBytes
+                                            : planned.layout.head_bytes <= kMaxUnitHeadBytes;
+    return is_small && !run.is_split && run.cost <= max_cost_ &&
+           (num_threads_ == 1 || cost_left_ > num_threads_ * run.cost);
+  }
+
+  void AddRun(const Run& run, bool is_packed) {
+    const WorkItem& first = plan_.items[run.begin];
+    if (is_packed) {
+      plan_.units.push_back({run.begin, run.end, append_of_task_[first.task], run.is_whole_task});
+      packed_.emplace(first.task, run.is_whole_task ? kAllHeads : first.kv_head);
+      return;
+    }
+    for (std::int64_t item = run.begin; item < run.end; ++item) {
+      plan_.units.push_back({item, item + 1});
+    }
+  }
+
+  const int num_threads_;
+  CpuPlan& plan_;
+  std::vector<int> append_of_task_;
+  std::set<std::pair<int, int>> packed_;  // (task, KV head)
+  double cost_left_ = 0;
+  double max_cost_ = 0;
+};
 
 void PlanColumns(const AttentionTask& task, int index, CpuPlan* plan) {
   if (task.column_sums == nullptr) return;
@@ -274,7 +299,7 @@ absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTa
   }
   plan->arena_pages.resize(tasks.size());
   PlanItems(num_threads, plan.get());
-  PlanUnits(num_threads, plan.get());
+  UnitPlanner(num_threads, plan.get()).AddUnits();
   return plan;
 }
 

@@ -20,12 +20,14 @@ struct PackItem {
   std::int64_t token_end = 0;
 };
 
-// What a thread claims at once: an item, or all items of one KV head whose contiguous keys and
-// values it packs itself first, so that they are still in its L2 cache when they are read.
+// What a thread claims at once: an item, or all items of one KV head, or of a small task, whose
+// contiguous keys and values it packs itself first, so that they are still in its L2 cache when
+// they are read.
 struct WorkUnit {
   std::int64_t item_begin = 0;
   std::int64_t item_end = 0;
-  int append = -1;  // what to pack first; -1: nothing
+  int append = -1;             // what to pack first; -1: nothing
+  bool is_whole_task = false;  // all its heads
 };
 
 // One row block of a tile whose ranges were split among items.
@@ -48,7 +50,7 @@ struct CpuPlan : AttentionPlan {
   std::vector<KvAppendTask> appends;
   std::vector<int> append_tasks;  // the task of each append
   std::vector<PackItem> packs;
-  std::size_t unit_arena_bytes = 0;  // the largest head that a unit packs
+  bool has_packing_units = false;
   std::vector<std::int64_t> arena_offsets;
   std::vector<void*> arena_pages;  // by task, set when the plan runs
   std::size_t arena_bytes = 0;
@@ -62,6 +64,8 @@ struct CpuPlan : AttentionPlan {
 // A head of contiguous keys and values that a unit may pack: with this many bytes it stays in L2
 // beside what else is read there.
 inline constexpr std::size_t kMaxUnitHeadBytes = 1024 * 1024;
+// The same for a task: its queries and outputs and all of the next task's tensors come beside it.
+inline constexpr std::size_t kMaxUnitTaskBytes = 256 * 1024;
 
 // INVALID_ARGUMENT names the task and the field.
 absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTask> tasks,

@@ -191,6 +191,7 @@ inline std::int64_t NextRange(const PlannedTask& planned, const WorkItem& item,
 inline void BeginRange(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
                        std::int64_t range, std::int64_t next_range, TileScratch& scratch) {
   std::fill_n(scratch.value_state, kRangeBlocks, kUnknown);
+  if (next.is_listed) return;
   AheadList& ahead = scratch.ahead;
   ahead.Clear(/*is_sparse=*/NumRowBlocks(item) > 1);
   AddRangeRest(planned, item, scratch.rows, range, ahead);
