@@ -236,7 +236,7 @@ class UnitPlanner {
     const bool is_small = run.is_whole_task ? planned.layout.page_bytes <= kMaxUnitTaskBytes
                                             : planned.layout.head_bytes <= kMaxUnitHeadBytes;
     return is_small && !run.is_split && run.cost <= max_cost_ &&
-           (num_threads_ == 1 || cost_left_ > num_threads_ * run.cost);
+           (num_threads_ == 1 || cost_left_ > 1.01 * num_threads_ * run.cost);
   }
 
   void AddRun(const Run& run, bool is_packed) {
