@@ -192,8 +192,9 @@ class UnitPlanner {
   void AddUnits() {
     const auto count = static_cast<std::int64_t>(plan_.items.size());
     for (std::int64_t begin = 0; begin < count;) {
-      const Run task = FindRun(begin, /*is_whole_task=*/true);
-      const Run run = MayPack(task) ? task : FindRun(begin, /*is_whole_task=*/false);
+      const bool begins_task = begin == 0 || plan_.items[begin - 1].task != plan_.items[begin].task;
+      Run run = FindRun(begin, /*is_whole_task=*/begins_task);
+      if (begins_task && !MayPack(run)) run = FindRun(begin, /*is_whole_task=*/false);
       AddRun(run, MayPack(run));
       cost_left_ -= run.cost;
       begin = run.end;

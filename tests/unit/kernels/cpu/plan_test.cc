@@ -71,8 +71,13 @@ std::map<std::pair<int, int>, std::int64_t> PackedTokens(const CpuPlan& plan) {
   for (const WorkUnit& unit : plan.units) {
     if (unit.append < 0) continue;
     std::set<std::pair<int, int>> heads;
-    for (std::int64_t i = unit.item_begin; i < unit.item_end; ++i) {
-      heads.emplace(plan.items[i].task, plan.items[i].kv_head);
+    const int task = plan.items[unit.item_begin].task;
+    if (unit.is_whole_task) {
+      for (int head = 0; head < plan.tasks[task].task.params.num_kv_heads; ++head) {
+        heads.emplace(task, head);
+      }
+    } else {
+      heads.emplace(task, plan.items[unit.item_begin].kv_head);
     }
     for (const auto& head : heads) tokens[head] += plan.appends[unit.append].num_tokens;
   }
