@@ -30,7 +30,9 @@ HWY_INLINE void WidenRow(const void* HWY_RESTRICT from, DType dtype, int count,
   const F32 d;
   const auto* bits = static_cast<const std::uint16_t*>(from);
   int i = 0;
-  if (dtype == DType::kFloat16) {
+  if (kLanes == 1) {
+    // Highway's scalar loads and stores want alignment.
+  } else if (dtype == DType::kFloat16) {
     for (; i + kLanes <= count; i += kLanes) {
       Vec wide;
       Float16Kv::Load(bits + i, &wide);
@@ -67,7 +69,9 @@ HWY_INLINE void NarrowRow(const float* HWY_RESTRICT from, int count, DType dtype
   const F32 d;
   auto* bits = static_cast<std::uint16_t*>(out);
   int i = 0;
-  if (dtype == DType::kBFloat16) {
+  if (kLanes == 1) {
+    // As above.
+  } else if (dtype == DType::kBFloat16) {
     const hn::Rebind<std::uint16_t, F32> half;
     for (; i + kLanes <= count; i += kLanes) {
       hn::StoreU(hn::DemoteTo(half, BFloat16Bits(hn::LoadU(d, from + i))), half, bits + i);

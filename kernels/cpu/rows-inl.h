@@ -168,7 +168,7 @@ inline void StoreScaled(const float* HWY_RESTRICT o, float factor, int dim_v, DT
   const auto scaled = [&](int channel) {
     return hn::MulAdd(hn::Load(d, o + channel), scale, hn::Zero(d));
   };
-  if (dtype == DType::kFloat32 && dim_v % kLanes == 0) {
+  if (kLanes > 1 && dtype == DType::kFloat32 && dim_v % kLanes == 0) {
     auto* floats = reinterpret_cast<float*>(out);
     for (int channel = 0; channel < dim_v; channel += kLanes) {
       hn::StoreU(scaled(channel), d, floats + channel);

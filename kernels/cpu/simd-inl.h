@@ -6,6 +6,7 @@
 #define ATTENTION_CPU_SIMD_INL_H_
 #endif
 
+#include <cstring>
 #include <limits>
 
 #include "hwy/highway.h"
@@ -38,16 +39,24 @@ HWY_INLINE Vec MaxIgnoringNaN(Vec a, Vec b) {
 #endif
 }
 
-// out[i * out_stride + j] = in_j[i] for 4 x 4 elements of 32 bits.
+// Callers' rows need not be aligned to their elements.
+template <typename T>
+HWY_INLINE T LoadUnaligned(const T* p) {
+  T value;
+  std::memcpy(&value, p, sizeof(value));
+  return value;
+}
+
+// out[i * out_stride + j] = in_j[i] for 4 x 4 elements of 32 bits. `in` need not be aligned.
 HWY_INLINE void Transpose4x4(const std::uint32_t* in0, const std::uint32_t* in1,
                              const std::uint32_t* in2, const std::uint32_t* in3,
                              std::uint32_t* HWY_RESTRICT out, std::size_t out_stride) {
 #if HWY_TARGET == HWY_SCALAR
   for (int i = 0; i < 4; ++i) {
-    out[i * out_stride] = in0[i];
-    out[i * out_stride + 1] = in1[i];
-    out[i * out_stride + 2] = in2[i];
-    out[i * out_stride + 3] = in3[i];
+    out[i * out_stride] = LoadUnaligned(in0 + i);
+    out[i * out_stride + 1] = LoadUnaligned(in1 + i);
+    out[i * out_stride + 2] = LoadUnaligned(in2 + i);
+    out[i * out_stride + 3] = LoadUnaligned(in3 + i);
   }
 #else
   const hn::FixedTag<std::uint32_t, 4> d;
