@@ -25,6 +25,9 @@
 namespace attention::server {
 namespace {
 
+// Of tensors' buffers between calls: as much as a few of the largest common requests.
+constexpr std::size_t kMaxIdleBufferBytes = std::size_t{256} << 20;
+
 std::size_t KvCapacity(const ServerConfig& config) {
   if (config.kv_capacity_bytes > 0) return static_cast<std::size_t>(config.kv_capacity_bytes);
   const auto memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
@@ -70,6 +73,7 @@ class ServerAppImpl final : public ServerApp {
   ServerAppImpl(const ServerConfig& config, std::unique_ptr<AttentionBackend> backend)
       : config_(config),
         backend_(std::move(backend)),
+        buffers_(backend_->memory(), kMaxIdleBufferBytes),
         pool_(backend_->memory(), KvCapacity(config)),
         caches_(*backend_, pool_, config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
@@ -89,7 +93,7 @@ class ServerAppImpl final : public ServerApp {
   absl::Status Start() {
     const ServiceContext services{
         scheduler_, sessions_, pool_,     *backend_,        ceilings_,
-        clock_,     metrics_,  call_log_, calls_in_flight_, WireLimits(config_)};
+        clock_,     metrics_,  call_log_, calls_in_flight_, buffers_, WireLimits(config_)};
     RouteGrpcLog([](GrpcLogSeverity severity, const char* message) {
       spdlog::log(severity == GrpcLogSeverity::kError ? spdlog::level::warn : spdlog::level::debug,
                   "grpc: {}", message);
@@ -155,6 +159,7 @@ class ServerAppImpl final : public ServerApp {
   SpdlogCallLog call_log_;
   CallsInFlight calls_in_flight_;
   std::unique_ptr<AttentionBackend> backend_;
+  BufferPool buffers_;
   PagePool pool_;
   KvCacheFactory caches_;
   SessionTable sessions_;

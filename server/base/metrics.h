@@ -59,6 +59,9 @@ struct ServerMetrics {
   Counter flops;  // estimated, of computed work
   Counter input_bytes;
   Counter output_bytes;
+  Counter copied_bytes;  // of tensors, between the wire and the kernels
+  Histogram wire_in_seconds{1e-6};
+  Histogram wire_out_seconds{1e-6};
   Histogram queue_seconds{1e-6};
   Histogram batch_formation_seconds{1e-6};
   Histogram compute_seconds{1e-6};

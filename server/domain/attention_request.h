@@ -65,6 +65,7 @@ struct RequestTiming {
   absl::Duration batch_formation;
   absl::Duration compute;
   int batch_size = 0;
+  absl::Time computed;  // when the computation ended
 };
 
 struct AttentionResult {

@@ -21,6 +21,7 @@ void Worker::Execute(Batch batch) {
       if (result.status.ok()) result.status = status;
     }
   }
+  timing.computed = clock_.Now();
   metrics_.tokens_appended.Add(assembly.tokens_appended());
   metrics_.batch_formation_seconds.Observe(absl::ToDoubleSeconds(timing.batch_formation));
   metrics_.compute_seconds.Observe(absl::ToDoubleSeconds(timing.compute));

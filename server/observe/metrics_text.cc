@@ -75,6 +75,10 @@ std::vector<MetricFamily> Histograms(const ServerMetrics& metrics) {
       HistogramFamily("batch_formation_seconds", "Forming and planning a batch",
                       metrics.batch_formation_seconds),
       HistogramFamily("compute_seconds", "Computing a batch", metrics.compute_seconds),
+      HistogramFamily("wire_in_seconds", "Decoding a request and copying its tensors",
+                      metrics.wire_in_seconds),
+      HistogramFamily("wire_out_seconds", "From computed until handed to the transport",
+                      metrics.wire_out_seconds),
       HistogramFamily("batch_requests", "Requests of a batch", metrics.batch_requests),
   };
 }
@@ -94,6 +98,8 @@ std::vector<MetricFamily> Counters(const ServerMetrics& metrics) {
       CounterFamily("flops_total", "Estimated arithmetic of computed requests", metrics.flops),
       CounterFamily("input_bytes_total", "Tensor bytes received", metrics.input_bytes),
       CounterFamily("output_bytes_total", "Output bytes sent", metrics.output_bytes),
+      CounterFamily("copied_bytes_total", "Bytes of tensors copied between the wire and the kernels",
+                    metrics.copied_bytes),
   };
 }
 

@@ -33,16 +33,16 @@ absl::Status InvalidShape(absl::string_view field, const v1::Tensor& tensor,
       absl::StrCat(field, ".shape is ", ShapeText(tensor), ", expected ", expected));
 }
 
-absl::Status CheckPresence(const v1::AttendRequest& request) {
+absl::Status CheckPresence(const v1::AttendRequest& request, const RequestTensors& tensors) {
   const auto missing = [](absl::string_view field) {
     return absl::InvalidArgumentError(absl::StrCat(field, " is missing, expected a tensor"));
   };
   if (!request.has_q()) return missing("q");
   if (!request.has_k()) return missing("k");
   if (!request.has_v()) return missing("v");
-  ATTENTION_RETURN_IF_ERROR(CheckTensor("q", request.q()));
-  ATTENTION_RETURN_IF_ERROR(CheckTensor("k", request.k()));
-  return CheckTensor("v", request.v());
+  ATTENTION_RETURN_IF_ERROR(CheckTensor("q", request.q(), tensors));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor("k", request.k(), tensors));
+  return CheckTensor("v", request.v(), tensors);
 }
 
 absl::Status CheckDTypes(const v1::AttendRequest& request, DType* dtype) {
@@ -194,34 +194,36 @@ absl::StatusOr<Sequences> DecodeSequences(const v1::AttendRequest& request) {
   return sequences;
 }
 
-// Sizes a response tensor of [rows..., heads(, last)] in the form of the request.
+// Gets a response tensor of [rows..., heads(, last)] in the form of the request.
 absl::Status AllocateRows(absl::string_view field, v1::DType dtype, const v1::Tensor& rows_like,
                           std::int64_t heads, std::optional<std::int64_t> last,
-                          std::int64_t max_bytes, v1::Tensor* tensor) {
+                          const ResponseAllocator& allocator, ResponseTensor* tensor) {
   const std::int64_t a = rows_like.shape(0);
   if (rows_like.shape_size() == 3) {
-    return last ? AllocateTensor(field, dtype, {a, heads, *last}, max_bytes, tensor)
-                : AllocateTensor(field, dtype, {a, heads}, max_bytes, tensor);
+    return last ? tensor->Allocate(field, dtype, {a, heads, *last}, allocator)
+                : tensor->Allocate(field, dtype, {a, heads}, allocator);
   }
   const std::int64_t b = rows_like.shape(1);
-  return last ? AllocateTensor(field, dtype, {a, b, heads, *last}, max_bytes, tensor)
-              : AllocateTensor(field, dtype, {a, b, heads}, max_bytes, tensor);
+  return last ? tensor->Allocate(field, dtype, {a, b, heads, *last}, allocator)
+              : tensor->Allocate(field, dtype, {a, b, heads}, allocator);
 }
 
 absl::Status AllocateResponse(const v1::AttendRequest& request, const AttentionParams& params,
-                              const AttendLimits& limits, v1::AttendResponse* response) {
-  ATTENTION_RETURN_IF_ERROR(AllocateRows("output", request.q().dtype(), request.q(),
-                                         params.num_q_heads, params.head_dim_v,
-                                         limits.max_output_bytes, response->mutable_output()));
+                              const ResponseAllocator& allocator, bool is_dense,
+                              DecodedAttend* decoded) {
+  const int heads = params.num_q_heads;
+  ATTENTION_RETURN_IF_ERROR(AllocateRows("output", request.q().dtype(), request.q(), heads,
+                                         params.head_dim_v, allocator, &decoded->output));
+  // Rows behind a sequence's length stay zero.
+  if (is_dense) decoded->output.FillWithZeros();
   if (request.returns().lse()) {
-    ATTENTION_RETURN_IF_ERROR(AllocateRows("lse", v1::DTYPE_FLOAT32, request.q(),
-                                           params.num_q_heads, std::nullopt,
-                                           limits.max_output_bytes, response->mutable_lse()));
+    ATTENTION_RETURN_IF_ERROR(AllocateRows("lse", v1::DTYPE_FLOAT32, request.q(), heads,
+                                           std::nullopt, allocator, &decoded->lse));
   }
   if (request.returns().column_sums()) {
-    ATTENTION_RETURN_IF_ERROR(
-        AllocateRows("column_sums", v1::DTYPE_FLOAT32, request.k(), params.num_q_heads,
-                     std::nullopt, limits.max_output_bytes, response->mutable_column_sums()));
+    ATTENTION_RETURN_IF_ERROR(AllocateRows("column_sums", v1::DTYPE_FLOAT32, request.k(), heads,
+                                           std::nullopt, allocator, &decoded->column_sums));
+    decoded->column_sums.FillWithZeros();
   }
   return absl::OkStatus();
 }
@@ -240,33 +242,34 @@ absl::Status CheckReturns(const v1::AttendRequest& request, const AttentionParam
                                                  limits.max_output_bytes));
 }
 
-float* FloatData(v1::Tensor* tensor) {
-  return reinterpret_cast<float*>(tensor->mutable_data()->data());
-}
-
 // Builds the task of each sequence from the first one, whose shared fields are set.
 class TaskBuilder {
  public:
   TaskBuilder(const v1::AttendRequest& request, const Sequences& sequences,
-              const AttentionTask& shared, v1::AttendResponse* response, float* lse)
-      : request_(request), sequences_(sequences), shared_(shared), lse_(lse) {
-    output_ = response->mutable_output()->mutable_data()->data();
-    if (request.returns().column_sums()) {
-      column_sums_ = FloatData(response->mutable_column_sums());
-    }
-  }
+              const AttentionTask& shared, RequestTensors& tensors, float* lse,
+              DecodedAttend& decoded)
+      : request_(request),
+        sequences_(sequences),
+        shared_(shared),
+        tensors_(tensors),
+        q_(tensors.Place(request.q())),
+        k_(tensors.Place(request.k())),
+        v_(tensors.Place(request.v())),
+        output_(decoded.output.data()),
+        lse_(lse),
+        column_sums_(decoded.column_sums.floats()) {}
 
   absl::Status DecodePlanes() {
     const PlaneLimits limits{static_cast<std::int64_t>(sequences_.q_lens.size()),
                              shared_.params.num_q_heads, sequences_.padded_q_len,
                              sequences_.padded_kv_len};
     if (request_.has_bias()) {
-      ATTENTION_ASSIGN_OR_RETURN(bias_,
-                                 DecodePlane("bias", request_.bias(), PlaneKind::kBias, limits));
+      ATTENTION_ASSIGN_OR_RETURN(
+          bias_, DecodePlane("bias", request_.bias(), PlaneKind::kBias, limits, tensors_));
     }
     if (request_.has_mask()) {
-      ATTENTION_ASSIGN_OR_RETURN(mask_,
-                                 DecodePlane("mask", request_.mask(), PlaneKind::kMask, limits));
+      ATTENTION_ASSIGN_OR_RETURN(
+          mask_, DecodePlane("mask", request_.mask(), PlaneKind::kMask, limits, tensors_));
     }
     return absl::OkStatus();
   }
@@ -291,19 +294,16 @@ class TaskBuilder {
   void SetRows(AttentionTask* task) const {
     const AttentionParams& p = shared_.params;
     const auto bytes = static_cast<std::int64_t>(DTypeBytes(p.dtype));
-    const auto at = [&](const std::string& data, std::int64_t row, std::int64_t width) {
-      return data.data() + row * width * bytes;
+    const auto at = [&](const char* data, std::int64_t row, std::int64_t width) {
+      return data + row * width * bytes;
     };
     const std::int64_t q_width = std::int64_t{p.num_q_heads} * p.head_dim_qk;
     const std::int64_t k_width = std::int64_t{p.num_kv_heads} * p.head_dim_qk;
     const std::int64_t v_width = std::int64_t{p.num_kv_heads} * p.head_dim_v;
     const std::int64_t o_width = std::int64_t{p.num_q_heads} * p.head_dim_v;
-    task->q =
-        DenseRows(at(request_.q().data(), q_row_, q_width), p.dtype, p.num_q_heads, p.head_dim_qk);
-    task->k = DenseRows(at(request_.k().data(), kv_row_, k_width), p.dtype, p.num_kv_heads,
-                        p.head_dim_qk);
-    task->v =
-        DenseRows(at(request_.v().data(), kv_row_, v_width), p.dtype, p.num_kv_heads, p.head_dim_v);
+    task->q = DenseRows(at(q_, q_row_, q_width), p.dtype, p.num_q_heads, p.head_dim_qk);
+    task->k = DenseRows(at(k_, kv_row_, k_width), p.dtype, p.num_kv_heads, p.head_dim_qk);
+    task->v = DenseRows(at(v_, kv_row_, v_width), p.dtype, p.num_kv_heads, p.head_dim_v);
     task->o = DenseRows(static_cast<void*>(output_ + q_row_ * o_width * bytes), p.dtype,
                         p.num_q_heads, p.head_dim_v);
     if (lse_ != nullptr) task->lse = lse_ + q_row_ * p.num_q_heads;
@@ -313,9 +313,13 @@ class TaskBuilder {
   const v1::AttendRequest& request_;
   const Sequences& sequences_;
   const AttentionTask shared_;
-  char* output_ = nullptr;
-  float* lse_ = nullptr;
-  float* column_sums_ = nullptr;
+  RequestTensors& tensors_;
+  const char* const q_;
+  const char* const k_;
+  const char* const v_;
+  char* const output_;
+  float* const lse_;          // may be null
+  float* const column_sums_;  // may be null
   std::optional<DecodedPlane> bias_;
   std::optional<DecodedPlane> mask_;
   int next_ = 0;
@@ -325,15 +329,13 @@ class TaskBuilder {
 
 // Where the lse of every row goes; rows behind a sequence's length in the dense form keep -inf.
 float* PrepareLse(const v1::AttendRequest& request, const AttentionParams& params,
-                  v1::AttendResponse* response, DecodedAttend* decoded) {
+                  DecodedAttend* decoded) {
   const std::int64_t rows = request.q().shape_size() == 3
                                 ? request.q().shape(0)
                                 : request.q().shape(0) * request.q().shape(1);
   const auto count = static_cast<std::size_t>(rows * params.num_q_heads);
-  float* lse = nullptr;
-  if (request.returns().lse()) {
-    lse = FloatData(response->mutable_lse());
-  } else if (request.returns().weights()) {
+  float* lse = decoded->lse.floats();
+  if (request.returns().weights()) {
     decoded->lse_for_weights.resize(count);
     lse = decoded->lse_for_weights.data();
   }
@@ -343,10 +345,15 @@ float* PrepareLse(const v1::AttendRequest& request, const AttentionParams& param
 
 }  // namespace
 
+void DecodedAttend::CopyLse() {
+  if (!lse.has_value()) return;
+  std::copy(lse_for_weights.begin(), lse_for_weights.end(), lse.floats());
+}
+
 absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
-                                           const AttendLimits& limits,
-                                           v1::AttendResponse* response) {
-  ATTENTION_RETURN_IF_ERROR(CheckPresence(request));
+                                           const AttendLimits& limits, RequestTensors& tensors,
+                                           BufferPool& pool) {
+  ATTENTION_RETURN_IF_ERROR(CheckPresence(request, tensors));
   AttentionTask shared;
   AttentionParams& params = shared.params;
   ATTENTION_RETURN_IF_ERROR(CheckDTypes(request, &params.dtype));
@@ -354,14 +361,15 @@ absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
   ATTENTION_RETURN_IF_ERROR(CheckShapes(request));
   ATTENTION_RETURN_IF_ERROR(DecodeHeads(request, &params));
   ATTENTION_RETURN_IF_ERROR(DecodeConfig(request.config(), &params));
-  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(request.config(), &shared));
+  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(request.config(), tensors, &shared));
   ATTENTION_ASSIGN_OR_RETURN(const Sequences sequences, DecodeSequences(request));
   ATTENTION_RETURN_IF_ERROR(CheckReturns(request, params, sequences, limits));
-  ATTENTION_RETURN_IF_ERROR(AllocateResponse(request, params, limits, response));
 
   DecodedAttend decoded;
-  float* lse = PrepareLse(request, params, response, &decoded);
-  TaskBuilder builder(request, sequences, shared, response, lse);
+  ATTENTION_RETURN_IF_ERROR(AllocateResponse(request, params, {pool, limits.max_output_bytes},
+                                             sequences.is_dense, &decoded));
+  float* lse = PrepareLse(request, params, &decoded);
+  TaskBuilder builder(request, sequences, shared, tensors, lse, decoded);
   ATTENTION_RETURN_IF_ERROR(builder.DecodePlanes());
   decoded.tasks.reserve(sequences.q_lens.size());
   for (std::size_t i = 0; i < sequences.q_lens.size(); ++i) {

@@ -1,4 +1,4 @@
-// AttendRequest to tasks whose results land in an AttendResponse.
+// AttendRequest to tasks whose results land in the tensors of an AttendResponse.
 #pragma once
 
 #include <cstdint>
@@ -7,15 +7,22 @@
 #include "absl/status/statusor.h"
 #include "attention/v1/attention_service.pb.h"
 #include "kernels/api/attention_params.h"
+#include "server/rpc/request_tensors.h"
+#include "server/rpc/response_tensors.h"
 
 namespace attention::server {
 
 struct DecodedAttend {
-  std::vector<AttentionTask> tasks;  // one a sequence; point into the request and the response
-  // Set when weights are wanted: what the second pass needs, whether the client asked for the lse
-  // or not. [rows of q, num_q_heads]
+  std::vector<AttentionTask> tasks;  // one a sequence; point into the tensors
+  ResponseTensor output;
+  ResponseTensor lse;
+  ResponseTensor column_sums;
+  // Set when weights are wanted: what the second pass needs, when the response has left. The tasks
+  // write here, and CopyLse copies to `lse` if the client asked for it. [rows of q, num_q_heads]
   std::vector<float> lse_for_weights;
   double flops = 0;
+
+  void CopyLse();
 };
 
 struct AttendLimits {
@@ -23,10 +30,10 @@ struct AttendLimits {
   bool allows_weights = false;
 };
 
-// Checks the request, sizes the response's tensors and builds the tasks. Both messages must stay
-// where they are until the tasks have run. INVALID_ARGUMENT names the field.
+// Checks the request, places its tensors, gets memory for those of the response and builds the
+// tasks. INVALID_ARGUMENT names the field. Throws std::bad_alloc when memory is out.
 absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
-                                           const AttendLimits& limits,
-                                           v1::AttendResponse* response);
+                                           const AttendLimits& limits, RequestTensors& tensors,
+                                           BufferPool& pool);
 
 }  // namespace attention::server

@@ -2,27 +2,32 @@
 #pragma once
 
 #include "attention/v1/attention_service.grpc.pb.h"
+#include "server/rpc/pipelined_stream.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/stream_registry.h"
+#include "server/rpc/unary_call.h"
 
 namespace attention::server {
 
-class AttentionServiceImpl final : public v1::AttentionService::CallbackService {
+// Its methods carry tensors, so their messages are received and sent as bytes (proto/codec).
+using RawAttentionService = v1::AttentionService::WithRawMethod_Attend<
+    v1::AttentionService::WithRawMethod_AttendStream<v1::AttentionService::Service>>;
+
+class AttentionServiceImpl final : public RawAttentionService {
  public:
   // The references must outlive the service.
-  AttentionServiceImpl(const ServiceContext& services, StreamRegistry& registry)
-      : services_(services), registry_(registry) {}
+  AttentionServiceImpl(const ServiceContext& services, StreamRegistry& registry);
 
-  grpc::ServerUnaryReactor* Attend(grpc::CallbackServerContext* context,
-                                   const v1::AttendRequest* request,
-                                   v1::AttendResponse* response) override;
-
-  grpc::ServerBidiReactor<v1::AttendStreamRequest, v1::AttendStreamResponse>* AttendStream(
-      grpc::CallbackServerContext* context) override;
+  // Takes calls from now on; the server must have started.
+  void Listen(grpc::ServerCompletionQueue& queue);
 
  private:
+  void Attend(UnaryCall& call);
+
   const ServiceContext& services_;
-  StreamRegistry& registry_;
+  grpc::ServerCompletionQueue* queue_ = nullptr;
+  const UnaryMethod attend_;
+  const StreamMethod attend_stream_;
 };
 
 }  // namespace attention::server

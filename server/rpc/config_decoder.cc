@@ -53,25 +53,28 @@ absl::Status DecodeConfig(const v1::AttentionConfig& config, AttentionParams* pa
   return ValidateParams(*params);
 }
 
-absl::Status DecodeHeadVectors(const v1::AttentionConfig& config, AttentionTask* task) {
+absl::Status DecodeHeadVectors(const v1::AttentionConfig& config, RequestTensors& tensors,
+                               AttentionTask* task) {
   const std::int64_t num_q_heads = task->params.num_q_heads;
   if (config.has_alibi_slopes()) {
     ATTENTION_RETURN_IF_ERROR(
-        CheckVector("config.alibi_slopes", config.alibi_slopes(), num_q_heads));
-    task->alibi_slopes = reinterpret_cast<const float*>(config.alibi_slopes().data().data());
+        CheckVector("config.alibi_slopes", config.alibi_slopes(), num_q_heads, tensors));
+    task->alibi_slopes = reinterpret_cast<const float*>(tensors.Place(config.alibi_slopes()));
   }
   if (config.has_sink_logits()) {
-    ATTENTION_RETURN_IF_ERROR(CheckVector("config.sink_logits", config.sink_logits(), num_q_heads));
-    task->sink_logits = reinterpret_cast<const float*>(config.sink_logits().data().data());
+    ATTENTION_RETURN_IF_ERROR(
+        CheckVector("config.sink_logits", config.sink_logits(), num_q_heads, tensors));
+    task->sink_logits = reinterpret_cast<const float*>(tensors.Place(config.sink_logits()));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<DecodedPlane> DecodePlane(absl::string_view field, const v1::Tensor& tensor,
-                                         PlaneKind kind, const PlaneLimits& limits) {
+                                         PlaneKind kind, const PlaneLimits& limits,
+                                         RequestTensors& tensors) {
   DecodedPlane plane;
   ATTENTION_RETURN_IF_ERROR(CheckPlaneDType(field, tensor, kind, &plane.dtype));
-  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
   const int rank = tensor.shape_size();
   const int max_rank = limits.num_sequences > 1 ? 4 : 3;
   if (rank < 2 || rank > 4) {
@@ -94,7 +97,7 @@ absl::StatusOr<DecodedPlane> DecodePlane(absl::string_view field, const v1::Tens
   const std::int64_t plane_size = plane.shape.q_len * plane.shape.kv_len;
   plane.head_stride = plane.shape.num_heads == 1 ? 0 : plane_size;
   plane.batch_stride = batch == 1 ? 0 : plane_size * plane.shape.num_heads;
-  plane.data = tensor.data().data();
+  plane.data = tensors.Place(tensor);
   return plane;
 }
 

@@ -10,14 +10,16 @@
 #include "attention/v1/attention_config.pb.h"
 #include "kernels/api/attention_params.h"
 #include "server/domain/attention_request.h"
+#include "server/rpc/request_tensors.h"
 
 namespace attention::server {
 
 // Fills in everything but heads, dims and dtypes, which must be set, and checks the whole.
 absl::Status DecodeConfig(const v1::AttentionConfig& config, AttentionParams* params);
 
-// Per-head vectors, float32 [num_q_heads]. The pointers are into `config`.
-absl::Status DecodeHeadVectors(const v1::AttentionConfig& config, AttentionTask* task);
+// Per-head vectors, float32 [num_q_heads].
+absl::Status DecodeHeadVectors(const v1::AttentionConfig& config, RequestTensors& tensors,
+                               AttentionTask* task);
 
 // A bias or mask as [batch, heads, q_len, kv_len], its leading dimensions filled up with 1. `heads`
 // and `batch` are 1 or the full count. Strides are in elements and 0 along shared dimensions.
@@ -39,7 +41,8 @@ struct PlaneLimits {
 enum class PlaneKind { kBias, kMask };
 
 absl::StatusOr<DecodedPlane> DecodePlane(absl::string_view field, const v1::Tensor& tensor,
-                                         PlaneKind kind, const PlaneLimits& limits);
+                                         PlaneKind kind, const PlaneLimits& limits,
+                                         RequestTensors& tensors);
 
 // Points the task at sequence `index` of the plane.
 void SetBias(const DecodedPlane& plane, std::int64_t index, AttentionTask* task);

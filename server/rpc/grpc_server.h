@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/rpc/attention_service.h"
+#include "server/rpc/completion_threads.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/session_service.h"
 #include "server/rpc/stream_registry.h"
@@ -43,6 +44,7 @@ class GrpcServer {
   AttentionServiceImpl attention_;
   SessionServiceImpl session_;
   ServerServiceImpl server_info_;
+  std::unique_ptr<CompletionThreads> threads_;
   std::unique_ptr<grpc::Server> server_;
   std::vector<std::string> addresses_;
 };

@@ -29,7 +29,7 @@ absl::Status CheckLength(absl::string_view field, std::int64_t value) {
 }
 
 // A task without data: what Supports, KernelName and EstimateWork look at.
-absl::StatusOr<AttentionTask> DecodeTask(const v1::ExplainRequest& wire) {
+absl::StatusOr<AttentionTask> DecodeTask(const v1::ExplainRequest& wire, RequestTensors& tensors) {
   AttentionTask task;
   AttentionParams& params = task.params;
   params.num_q_heads = wire.num_q_heads();
@@ -42,7 +42,7 @@ absl::StatusOr<AttentionTask> DecodeTask(const v1::ExplainRequest& wire) {
     ATTENTION_ASSIGN_OR_RETURN(params.kv_dtype, DecodeKvDType("kv_dtype", wire.kv_dtype()));
   }
   ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.config(), &params));
-  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(wire.config(), &task));
+  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(wire.config(), tensors, &task));
   ATTENTION_RETURN_IF_ERROR(CheckLength("q_len", wire.q_len()));
   ATTENTION_RETURN_IF_ERROR(CheckLength("kv_len", wire.kv_len()));
   task.q_len = wire.q_len();
@@ -76,37 +76,43 @@ void EncodeExplanation(const ServiceContext& services, const AttentionTask& task
 }  // namespace
 
 grpc::ServerUnaryReactor* ServerServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
-                                                           const v1::GetServerInfoRequest*,
-                                                           v1::GetServerInfoResponse* response) {
-  return AnswerNow(services_, "ServerService/GetServerInfo", *context, [&](const CallFrame&) {
-    response->set_version(kVersion);
-    response->set_commit(kCommit);
-    response->set_worker(services_.sessions.worker());
-    response->set_worker_epoch(services_.sessions.worker_epoch());
-    const BackendInfo& info = services_.backend.info();
-    v1::Device* device = response->add_devices();
-    device->set_backend(info.name);
-    device->set_name(info.device);
-    device->set_isa(info.isa);
-    device->set_num_threads(info.num_threads);
-    device->set_is_used(true);
-    EncodeLimits(services_.limits, services_.pool, response->mutable_limits());
-    v1::Capacity* capacity = response->mutable_capacity();
-    capacity->set_kv_free_bytes(static_cast<std::int64_t>(services_.pool.free_bytes()));
-    capacity->set_num_sessions(services_.sessions.num_sessions());
-    capacity->set_queued_requests(services_.scheduler.queued_requests());
-    return absl::OkStatus();
-  });
+                                                           const grpc::ByteBuffer* request_bytes,
+                                                           grpc::ByteBuffer* response_bytes) {
+  return AnswerNow<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
+      services_, "ServerService/GetServerInfo", *context, request_bytes, response_bytes,
+      [&](const CallFrame&, const auto&, auto* response) {
+        response->set_version(kVersion);
+        response->set_commit(kCommit);
+        response->set_worker(services_.sessions.worker());
+        response->set_worker_epoch(services_.sessions.worker_epoch());
+        const BackendInfo& info = services_.backend.info();
+        v1::Device* device = response->add_devices();
+        device->set_backend(info.name);
+        device->set_name(info.device);
+        device->set_isa(info.isa);
+        device->set_num_threads(info.num_threads);
+        device->set_is_used(true);
+        EncodeLimits(services_.limits, services_.pool, response->mutable_limits());
+        v1::Capacity* capacity = response->mutable_capacity();
+        capacity->set_kv_free_bytes(static_cast<std::int64_t>(services_.pool.free_bytes()));
+        capacity->set_num_sessions(services_.sessions.num_sessions());
+        capacity->set_queued_requests(services_.scheduler.queued_requests());
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* ServerServiceImpl::Explain(grpc::CallbackServerContext* context,
-                                                     const v1::ExplainRequest* request,
-                                                     v1::ExplainResponse* response) {
-  return AnswerNow(services_, "ServerService/Explain", *context, [&](const CallFrame&) {
-    const absl::StatusOr<AttentionTask> task = DecodeTask(*request);
-    if (task.ok()) EncodeExplanation(services_, *task, response);
-    return task.status();
-  });
+                                                     const grpc::ByteBuffer* request_bytes,
+                                                     grpc::ByteBuffer* response_bytes) {
+  return AnswerNow<v1::ExplainRequest, v1::ExplainResponse>(
+      services_, "ServerService/Explain", *context, request_bytes, response_bytes,
+      [&](const CallFrame&, const auto& request, auto* response) {
+        const codec::ReceivedMessage none;  // the tensors are in the message
+        RequestTensors tensors(none, services_.buffers);
+        const absl::StatusOr<AttentionTask> task = DecodeTask(request, tensors);
+        if (task.ok()) EncodeExplanation(services_, *task, response);
+        return task.status();
+      });
 }
 
 }  // namespace attention::server

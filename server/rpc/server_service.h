@@ -6,17 +6,21 @@
 
 namespace attention::server {
 
-class ServerServiceImpl final : public v1::ServerService::CallbackService {
+// Messages as bytes, so that bytes that are no message get an error that says so.
+using RawServerService = v1::ServerService::WithRawCallbackMethod_GetServerInfo<
+    v1::ServerService::WithRawCallbackMethod_Explain<v1::ServerService::Service>>;
+
+class ServerServiceImpl final : public RawServerService {
  public:
   // `services` must outlive the service.
   explicit ServerServiceImpl(const ServiceContext& services) : services_(services) {}
 
   grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
-                                          const v1::GetServerInfoRequest* request,
-                                          v1::GetServerInfoResponse* response) override;
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Explain(grpc::CallbackServerContext* context,
-                                    const v1::ExplainRequest* request,
-                                    v1::ExplainResponse* response) override;
+                                    const grpc::ByteBuffer* request,
+                                    grpc::ByteBuffer* response) override;
 
  private:
   const ServiceContext& services_;

@@ -1,5 +1,7 @@
 #include "server/rpc/service_context.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 
 namespace attention::server {
@@ -10,7 +12,7 @@ constexpr char kRequestIdKey[] = "x-request-id";
 constexpr char kDefaultTenant[] = "default";
 constexpr std::size_t kMaxMetadataBytes = 128;
 
-absl::Status ReadMetadata(const grpc::CallbackServerContext& context, const char* key,
+absl::Status ReadMetadata(const grpc::ServerContextBase& context, const char* key,
                           std::string* value) {
   const auto it = context.client_metadata().find(key);
   if (it == context.client_metadata().end()) return absl::OkStatus();
@@ -25,13 +27,14 @@ absl::Status ReadMetadata(const grpc::CallbackServerContext& context, const char
 }  // namespace
 
 CallFrame::CallFrame(const ServiceContext& services, const char* rpc,
-                     const grpc::CallbackServerContext& context)
+                     const grpc::ServerContextBase& context, CancelFlag is_cancelled)
     : services_(services),
       rpc_(rpc),
       tenant_(kDefaultTenant),
       peer_(context.peer()),
       arrival_(services.clock.Now()),
-      deadline_(absl::FromChrono(context.deadline())) {
+      deadline_(absl::FromChrono(context.deadline())),
+      is_cancelled_(std::move(is_cancelled)) {
   services_.calls_in_flight.Add();
   status_ = ReadMetadata(context, kTenantKey, &tenant_);
   status_.Update(ReadMetadata(context, kRequestIdKey, &request_id_));

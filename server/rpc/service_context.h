@@ -15,6 +15,7 @@
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
+#include "server/rpc/buffer_pool.h"
 #include "server/scheduler/scheduler.h"
 #include "server/session/session_table.h"
 
@@ -68,15 +69,20 @@ struct ServiceContext {
   ServerMetrics& metrics;
   CallLog& call_log;
   CallsInFlight& calls_in_flight;
+  BufferPool& buffers;
   ServiceLimits limits;
 };
 
-// One call, from arrival to its end. Lives in the call's reactor.
+// Set when a call's client has gone; the call's requests carry it.
+using CancelFlag = std::shared_ptr<std::atomic<bool>>;
+inline CancelFlag MakeCancelFlag() { return std::make_shared<std::atomic<bool>>(false); }
+
+// One call, from arrival to its end.
 class CallFrame {
  public:
   // INVALID_ARGUMENT from status() when the metadata is not usable.
-  CallFrame(const ServiceContext& services, const char* rpc,
-            const grpc::CallbackServerContext& context);
+  CallFrame(const ServiceContext& services, const char* rpc, const grpc::ServerContextBase& context,
+            CancelFlag is_cancelled = MakeCancelFlag());
   ~CallFrame() { services_.calls_in_flight.Remove(); }
   CallFrame(const CallFrame&) = delete;
   CallFrame& operator=(const CallFrame&) = delete;
@@ -84,10 +90,6 @@ class CallFrame {
   const absl::Status& status() const { return status_; }
   const std::string& tenant() const { return tenant_; }
   absl::Time deadline() const { return deadline_; }
-
-  // Set when the client has gone; requests carry it.
-  void Cancel() { is_cancelled_->store(true, std::memory_order_relaxed); }
-  const std::shared_ptr<std::atomic<bool>>& is_cancelled() const { return is_cancelled_; }
 
   // A request that belongs to this call, arriving now.
   std::unique_ptr<AttentionRequest> MakeRequest() const;
@@ -104,7 +106,7 @@ class CallFrame {
   absl::Time arrival_;
   absl::Time deadline_;
   absl::Status status_;
-  std::shared_ptr<std::atomic<bool>> is_cancelled_ = std::make_shared<std::atomic<bool>>(false);
+  const CancelFlag is_cancelled_;
 };
 
 }  // namespace attention::server

@@ -5,11 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
-#include "server/rpc/pipelined_stream.h"
+#include "server/rpc/status_mapping.h"
 #include "server/rpc/step_call.h"
 #include "server/rpc/tensor_decoder.h"
 #include "server/rpc/timing_encoder.h"
-#include "server/rpc/unary_call.h"
 
 namespace attention::server {
 namespace {
@@ -68,137 +67,162 @@ void EncodeSession(const SessionTable& table, const Session& session, v1::Sessio
   EncodeTime(session.expire_time(), wire->mutable_expire_time());
 }
 
-using StepStreamBase = PipelinedStream<v1::StepStreamRequest, v1::StepStreamResponse>;
+// One StepRequest, from arrival to its answer.
+template <typename Wire>
+struct StepExchange {
+  explicit StepExchange(const ServiceContext& services) : call(services, received) {}
 
-class StepStreamReactor final : public StepStreamBase {
- public:
-  using StepStreamBase::StepStreamBase;
-
- private:
-  struct Exchange {
-    std::unique_ptr<v1::StepStreamRequest> request;
-    std::unique_ptr<v1::StepStreamResponse> response = std::make_unique<v1::StepStreamResponse>();
-    StepCall call;
-  };
-
-  void OnRequest(std::unique_ptr<v1::StepStreamRequest> wire) override {
-    auto exchange = std::make_shared<Exchange>();
-    exchange->request = std::move(wire);
-    exchange->response->set_request_id(exchange->request->request_id());
-    std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
-    request->completion = [self = Self(), exchange](std::unique_ptr<AttentionRequest>,
-                                                    AttentionResult result) {
-      exchange->call.Complete(self->services(), result);
-      self->Answer(*exchange, result.status);
-    };
-    absl::Status status =
-        exchange->call.Begin(services(), frame(), exchange->request->request(),
-                             exchange->response->mutable_response(), request.get());
-    if (status.ok()) status = services().scheduler.Submit(request);
-    if (!status.ok()) Answer(*exchange, status);
-  }
-
-  void Answer(Exchange& exchange, const absl::Status& status) {
-    if (!status.ok()) *exchange.response->mutable_error() = ToStreamError(status);
-    exchange.request.reset();
-    Send(std::move(exchange.response), /*is_last=*/true);
-  }
-
-  std::shared_ptr<StepStreamReactor> Self() {
-    return std::static_pointer_cast<StepStreamReactor>(shared_from_this());
-  }
+  codec::ReceivedMessage received;
+  Wire wire;
+  StepCall call;
 };
 
-// A unary Step: the reactor that also holds the call's leases.
-class StepReactor final : public UnaryCall {
+class StepStreamCall final : public PipelinedStream {
  public:
-  using UnaryCall::UnaryCall;
-  StepCall step;
+  using PipelinedStream::PipelinedStream;
+
+ private:
+  using Exchange = StepExchange<v1::StepStreamRequest>;
+
+  absl::Status OnRequest(const grpc::ByteBuffer& bytes) override {
+    auto exchange = std::make_shared<Exchange>(services());
+    std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
+    ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
+    absl::Status status = exchange->call.Begin(frame(), exchange->wire.request(), request.get());
+    exchange->received.Release();
+    request->completion = [self = Self(), exchange](std::unique_ptr<AttentionRequest>,
+                                                    AttentionResult result) {
+      self->OnComputed(*exchange, result);
+    };
+    if (status.ok()) status = services().scheduler.Submit(request);
+    if (!status.ok()) SendError(*exchange, status);
+    return absl::OkStatus();
+  }
+
+  void OnComputed(Exchange& exchange, AttentionResult& result) {
+    if (!result.status.ok()) {
+      SendError(exchange, result.status);
+      return;
+    }
+    v1::StepStreamResponse small_fields;
+    small_fields.set_request_id(exchange.wire.request_id());
+    codec::OutgoingMessage response(small_fields);
+    response.Add(v1::StepStreamResponse::kResponseFieldNumber, exchange.call.Complete(result));
+    Send(std::move(response).Serialize(), /*is_last=*/true);
+  }
+
+  void SendError(const Exchange& exchange, const absl::Status& status) {
+    v1::StepStreamResponse response;
+    response.set_request_id(exchange.wire.request_id());
+    *response.mutable_error() = ToStreamError(status);
+    Send(codec::OutgoingMessage(response).Serialize(), /*is_last=*/true);
+  }
+
+  std::shared_ptr<StepStreamCall> Self() {
+    return std::static_pointer_cast<StepStreamCall>(shared_from_this());
+  }
 };
 
 }  // namespace
 
+SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamRegistry& registry)
+    : services_(services),
+      step_{services, "SessionService/Step",
+            [this](auto* context, auto* request, auto* responder, void* tag) {
+              RequestStep(context, request, responder, queue_, queue_, tag);
+            },
+            [this](UnaryCall& call) { Step(call); }},
+      step_stream_{
+          services, "SessionService/StepStream", registry,
+          [this](auto* context, auto* channel, void* tag) {
+            RequestStepStream(context, channel, queue_, queue_, tag);
+          },
+          [](const StreamMethod& method) { return std::make_shared<StepStreamCall>(method); }} {}
+
+void SessionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
+  queue_ = &queue;
+  UnaryCall::Listen(step_);
+  PipelinedStream::Listen(step_stream_);
+}
+
 grpc::ServerUnaryReactor* SessionServiceImpl::CreateSession(grpc::CallbackServerContext* context,
-                                                            const v1::CreateSessionRequest* request,
-                                                            v1::CreateSessionResponse* response) {
-  return AnswerNow(services_, "SessionService/CreateSession", *context,
-                   [&](const CallFrame& frame) {
-                     if (absl::Status status = services_.scheduler.CheckAccepting(); !status.ok())
-                       return status;
-                     auto decoded = DecodeNewSession(*request, frame.tenant());
-                     if (!decoded.ok()) return std::move(decoded).status();
-                     auto session = services_.sessions.Create(*std::move(decoded));
-                     if (!session.ok()) return std::move(session).status();
-                     EncodeSession(services_.sessions, **session, response->mutable_session());
-                     return absl::OkStatus();
-                   });
-}
-
-grpc::ServerUnaryReactor* SessionServiceImpl::GetSession(grpc::CallbackServerContext* context,
-                                                         const v1::GetSessionRequest* request,
-                                                         v1::GetSessionResponse* response) {
-  return AnswerNow(services_, "SessionService/GetSession", *context, [&](const CallFrame& frame) {
-    auto session = services_.sessions.Acquire(DecodeHandle(request->handle()), frame.tenant());
-    if (!session.ok()) return std::move(session).status();
-    EncodeSession(services_.sessions, **session, response->mutable_session());
-    return absl::OkStatus();
-  });
-}
-
-grpc::ServerUnaryReactor* SessionServiceImpl::ListSessions(grpc::CallbackServerContext* context,
-                                                           const v1::ListSessionsRequest* request,
-                                                           v1::ListSessionsResponse* response) {
-  return AnswerNow(services_, "SessionService/ListSessions", *context, [&](const CallFrame& frame) {
-    const int page_size = request->page_size() == 0 ? kDefaultListPageSize : request->page_size();
-    if (page_size < 0 || page_size > kMaxListPageSize) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("page_size is ", page_size, ", expected 0 to ", kMaxListPageSize));
-    }
-    const auto sessions = services_.sessions.List(frame.tenant(), request->page_token(),
-                                                  static_cast<std::size_t>(page_size) + 1);
-    for (std::size_t i = 0; i < sessions.size() && i < static_cast<std::size_t>(page_size); ++i) {
-      EncodeSession(services_.sessions, *sessions[i], response->add_sessions());
-    }
-    if (sessions.size() > static_cast<std::size_t>(page_size)) {
-      response->set_next_page_token(sessions[page_size - 1]->session_id);
-    }
-    return absl::OkStatus();
-  });
-}
-
-grpc::ServerUnaryReactor* SessionServiceImpl::DeleteSession(grpc::CallbackServerContext* context,
-                                                            const v1::DeleteSessionRequest* request,
-                                                            v1::DeleteSessionResponse*) {
-  return AnswerNow(
-      services_, "SessionService/DeleteSession", *context, [&](const CallFrame& frame) {
-        return services_.sessions.Delete(DecodeHandle(request->handle()), frame.tenant());
+                                                            const grpc::ByteBuffer* request_bytes,
+                                                            grpc::ByteBuffer* response_bytes) {
+  return AnswerNow<v1::CreateSessionRequest, v1::CreateSessionResponse>(
+      services_, "SessionService/CreateSession", *context, request_bytes, response_bytes,
+      [&](const CallFrame& frame, const auto& request, auto* response) {
+        ATTENTION_RETURN_IF_ERROR(services_.scheduler.CheckAccepting());
+        ATTENTION_ASSIGN_OR_RETURN(SessionTable::NewSession decoded,
+                                   DecodeNewSession(request, frame.tenant()));
+        ATTENTION_ASSIGN_OR_RETURN(const SessionLease session,
+                                   services_.sessions.Create(std::move(decoded)));
+        EncodeSession(services_.sessions, *session, response->mutable_session());
+        return absl::OkStatus();
       });
 }
 
-grpc::ServerUnaryReactor* SessionServiceImpl::Step(grpc::CallbackServerContext* context,
-                                                   const v1::StepRequest* wire,
-                                                   v1::StepResponse* response) {
-  auto* call = new StepReactor(services_, "SessionService/Step", *context);
-  std::unique_ptr<AttentionRequest> request = call->frame().MakeRequest();
-  request->completion = [this, call](std::unique_ptr<AttentionRequest>, AttentionResult result) {
-    call->step.Complete(services_, result);
-    call->Finish(result.status);
-  };
-  absl::Status status = call->frame().status();
-  if (status.ok()) {
-    status = call->step.Begin(services_, call->frame(), *wire, response, request.get());
-  }
-  if (status.ok()) status = services_.scheduler.Submit(request);
-  if (!status.ok()) call->Finish(status);
-  return call;
+grpc::ServerUnaryReactor* SessionServiceImpl::GetSession(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer* request_bytes,
+                                                         grpc::ByteBuffer* response_bytes) {
+  return AnswerNow<v1::GetSessionRequest, v1::GetSessionResponse>(
+      services_, "SessionService/GetSession", *context, request_bytes, response_bytes,
+      [&](const CallFrame& frame, const auto& request, auto* response) {
+        ATTENTION_ASSIGN_OR_RETURN(
+            const SessionLease session,
+            services_.sessions.Acquire(DecodeHandle(request.handle()), frame.tenant()));
+        EncodeSession(services_.sessions, *session, response->mutable_session());
+        return absl::OkStatus();
+      });
 }
 
-grpc::ServerBidiReactor<v1::StepStreamRequest, v1::StepStreamResponse>*
-SessionServiceImpl::StepStream(grpc::CallbackServerContext* context) {
-  auto stream =
-      std::make_shared<StepStreamReactor>(services_, "SessionService/StepStream", *context);
-  stream->Start(registry_);
-  return stream.get();
+grpc::ServerUnaryReactor* SessionServiceImpl::ListSessions(grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer* request_bytes,
+                                                           grpc::ByteBuffer* response_bytes) {
+  return AnswerNow<v1::ListSessionsRequest, v1::ListSessionsResponse>(
+      services_, "SessionService/ListSessions", *context, request_bytes, response_bytes,
+      [&](const CallFrame& frame, const auto& request, auto* response) {
+        const int page_size = request.page_size() == 0 ? kDefaultListPageSize : request.page_size();
+        if (page_size < 0 || page_size > kMaxListPageSize) {
+          return absl::InvalidArgumentError(
+              absl::StrCat("page_size is ", page_size, ", expected 0 to ", kMaxListPageSize));
+        }
+        const auto limit = static_cast<std::size_t>(page_size);
+        const auto sessions =
+            services_.sessions.List(frame.tenant(), request.page_token(), limit + 1);
+        for (std::size_t i = 0; i < sessions.size() && i < limit; ++i) {
+          EncodeSession(services_.sessions, *sessions[i], response->add_sessions());
+        }
+        if (sessions.size() > limit) {
+          response->set_next_page_token(sessions[limit - 1]->session_id);
+        }
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* SessionServiceImpl::DeleteSession(grpc::CallbackServerContext* context,
+                                                            const grpc::ByteBuffer* request_bytes,
+                                                            grpc::ByteBuffer* response_bytes) {
+  return AnswerNow<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
+      services_, "SessionService/DeleteSession", *context, request_bytes, response_bytes,
+      [&](const CallFrame& frame, const auto& request, auto*) {
+        return services_.sessions.Delete(DecodeHandle(request.handle()), frame.tenant());
+      });
+}
+
+void SessionServiceImpl::Step(UnaryCall& call) {
+  auto exchange = std::make_shared<StepExchange<v1::StepRequest>>(services_);
+  std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
+  absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
+  if (status.ok()) status = exchange->call.Begin(call.frame(), exchange->wire, request.get());
+  exchange->received.Release();
+  call.ReleaseRequest();
+  request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
+                                          AttentionResult result) {
+    if (!result.status.ok()) return call.Finish(result.status);
+    call.Finish(exchange->call.Complete(result).Serialize());
+  };
+  if (status.ok()) status = services_.scheduler.Submit(request);
+  if (!status.ok()) call.Finish(status);
 }
 
 }  // namespace attention::server

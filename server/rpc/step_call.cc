@@ -1,12 +1,12 @@
 #include "server/rpc/step_call.h"
 
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/step_decoder.h"
-#include "server/rpc/tensor_decoder.h"
 #include "server/rpc/timing_encoder.h"
 
 namespace attention::server {
@@ -15,20 +15,16 @@ namespace {
 // As many as sequences in an AttendRequest, for the same reason.
 constexpr int kMaxSteps = 16384;
 
-void EncodeColumnSums(const StepOutcome& outcome, v1::Tensor* wire) {
-  const auto count = static_cast<std::int64_t>(outcome.column_sums.size());
-  const std::int64_t heads = outcome.kv_len == 0 ? 0 : count / outcome.kv_len;
-  wire->set_dtype(v1::DTYPE_FLOAT32);
-  wire->add_shape(outcome.kv_len);
-  wire->add_shape(heads);
-  wire->mutable_data()->assign(reinterpret_cast<const char*>(outcome.column_sums.data()),
-                               outcome.column_sums.size() * sizeof(float));
+codec::OutgoingMessage FailedStep(const absl::Status& status, v1::SessionStepResult result = {}) {
+  *result.mutable_error() = ToStreamError(status);
+  return codec::OutgoingMessage(result);
 }
 
-void FailStep(const absl::Status& status, v1::SessionStepResult* result) {
-  result->clear_output();
-  result->clear_lse();
-  *result->mutable_error() = ToStreamError(status);
+ResponseTensor ColumnSums(StepOutcome& outcome) {
+  if (outcome.column_sums.empty()) return {};
+  const auto count = static_cast<std::int64_t>(outcome.column_sums.size());
+  return ResponseTensor::Adopt({outcome.kv_len, count / outcome.kv_len},
+                               std::move(outcome.column_sums));
 }
 
 }  // namespace
@@ -37,58 +33,75 @@ SessionHandle DecodeHandle(const v1::SessionHandle& wire) {
   return {wire.worker(), wire.worker_epoch(), wire.session_id()};
 }
 
-absl::Status StepCall::Begin(const ServiceContext& services, const CallFrame& frame,
-                             const v1::StepRequest& wire, v1::StepResponse* response,
+absl::Status StepCall::Begin(const CallFrame& frame, const v1::StepRequest& wire,
                              AttentionRequest* request) {
   if (wire.steps_size() < 1 || wire.steps_size() > kMaxSteps) {
     return absl::InvalidArgumentError(
         absl::StrCat("steps has ", wire.steps_size(), " entries, expected 1 to ", kMaxSteps));
   }
-  response_ = response;
-  for (int i = 0; i < wire.steps_size(); ++i) {
-    response->add_results();
+  try {
+    ATTENTION_RETURN_IF_ERROR(BeginSteps(frame, wire, request));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory for the tensors of the request");
   }
-  for (int i = 0; i < wire.steps_size(); ++i) {
-    v1::SessionStepResult* result = response->mutable_results(i);
-    const absl::Status status = BeginStep(services, frame, wire.steps(i), result, request);
-    if (!status.ok()) FailStep(status, result);
-  }
-  request->bytes = static_cast<std::int64_t>(wire.ByteSizeLong() + response->ByteSizeLong());
-  services.metrics.input_bytes.Add(static_cast<std::int64_t>(wire.ByteSizeLong()));
+  services_.metrics.input_bytes.Add(tensors_.copied_bytes());
+  wire_in_ = BeginQueueing(services_, request);
   return absl::OkStatus();
 }
 
-absl::Status StepCall::BeginStep(const ServiceContext& services, const CallFrame& frame,
-                                 const v1::SessionStep& wire, v1::SessionStepResult* result,
+absl::Status StepCall::BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
+                                  AttentionRequest* request) {
+  entries_.resize(static_cast<std::size_t>(wire.steps_size()));
+  for (int i = 0; i < wire.steps_size(); ++i) {
+    Entry& entry = entries_[i];
+    entry.status = BeginStep(frame, wire.steps(i), &entry, request);
+    request->bytes += static_cast<std::int64_t>(entry.output.size() + entry.lse.size());
+  }
+  request->bytes += tensors_.copied_bytes();
+  return absl::OkStatus();
+}
+
+absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& wire, Entry* entry,
                                  AttentionRequest* request) {
   ATTENTION_ASSIGN_OR_RETURN(
-      SessionLease lease, services.sessions.Acquire(DecodeHandle(wire.handle()), frame.tenant()));
-  ATTENTION_ASSIGN_OR_RETURN(DecodedStep decoded,
-                             DecodeStep(wire, *lease, services.limits.max_message_bytes, result));
-  services.metrics.query_rows.Add(decoded.step.attend.q_len);
+      SessionLease lease, services_.sessions.Acquire(DecodeHandle(wire.handle()), frame.tenant()));
+  ATTENTION_ASSIGN_OR_RETURN(
+      DecodedStep decoded,
+      DecodeStep(wire, *lease, tensors_, {services_.buffers, services_.limits.max_message_bytes}));
+  services_.metrics.query_rows.Add(decoded.step.attend.q_len);
   request->flops += decoded.flops;
   request->steps.push_back(std::move(decoded.step));
-  leases_.push_back(std::move(lease));
-  results_.push_back(result);
+  entry->lease = std::move(lease);
+  entry->output = std::move(decoded.output);
+  entry->lse = std::move(decoded.lse);
   return absl::OkStatus();
 }
 
-void StepCall::Complete(const ServiceContext& services, AttentionResult& result) {
-  leases_.clear();
-  if (!result.status.ok()) return;
-  EncodeTiming(result.timing, response_->mutable_timing());
-  for (std::size_t i = 0; i < result.steps.size(); ++i) {
-    const StepOutcome& outcome = result.steps[i];
-    v1::SessionStepResult* wire = results_[i];
-    wire->set_position(outcome.position);
-    wire->set_is_replay(outcome.is_replay);
-    if (!outcome.status.ok()) {
-      FailStep(outcome.status, wire);
-      continue;
-    }
-    services.metrics.output_bytes.Add(static_cast<std::int64_t>(wire->output().data().size()));
-    if (!outcome.column_sums.empty()) EncodeColumnSums(outcome, wire->mutable_column_sums());
+codec::OutgoingMessage StepCall::Complete(AttentionResult& result) {
+  v1::StepResponse small_fields;
+  EncodeTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
+               small_fields.mutable_timing());
+  codec::OutgoingMessage response(small_fields);
+  std::size_t next = 0;  // of the steps that took part
+  for (Entry& entry : entries_) {
+    response.Add(
+        v1::StepResponse::kResultsFieldNumber,
+        entry.status.ok() ? CompleteStep(entry, result.steps[next++]) : FailedStep(entry.status));
   }
+  return response;
+}
+
+codec::OutgoingMessage StepCall::CompleteStep(Entry& entry, StepOutcome& outcome) const {
+  v1::SessionStepResult result;
+  result.set_position(outcome.position);
+  result.set_is_replay(outcome.is_replay);
+  if (!outcome.status.ok()) return FailedStep(outcome.status, std::move(result));
+  services_.metrics.output_bytes.Add(static_cast<std::int64_t>(entry.output.size()));
+  codec::OutgoingMessage message(result);
+  entry.output.MoveTo(v1::SessionStepResult::kOutputFieldNumber, message);
+  entry.lse.MoveTo(v1::SessionStepResult::kLseFieldNumber, message);
+  ColumnSums(outcome).MoveTo(v1::SessionStepResult::kColumnSumsFieldNumber, message);
+  return message;
 }
 
 }  // namespace attention::server

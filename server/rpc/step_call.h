@@ -1,34 +1,51 @@
 // The part that Step and StepStream share: one StepRequest, from decoding to its response.
 #pragma once
 
-#include <memory>
 #include <vector>
 
 #include "attention/v1/session_service.pb.h"
+#include "proto/codec/outgoing_message.h"
+#include "proto/codec/received_message.h"
+#include "server/rpc/request_tensors.h"
+#include "server/rpc/response_tensors.h"
 #include "server/rpc/service_context.h"
 
 namespace attention::server {
 
 class StepCall {
  public:
-  // Decodes the steps into `request`. Steps that cannot run get their error in `response` and take
-  // no part; both messages must outlive the work. INVALID_ARGUMENT when the request as a whole is
-  // wrong.
-  absl::Status Begin(const ServiceContext& services, const CallFrame& frame,
-                     const v1::StepRequest& wire, v1::StepResponse* response,
+  // The references must outlive the call.
+  StepCall(const ServiceContext& services, const codec::ReceivedMessage& received)
+      : services_(services), tensors_(received, services.buffers) {}
+
+  // Decodes the steps of `wire`, a message within the received one, into `request`, whose tensors
+  // live in this. Steps that cannot run keep their error for the response and take no part.
+  // INVALID_ARGUMENT when the request as a whole is wrong, RESOURCE_EXHAUSTED when memory is out.
+  absl::Status Begin(const CallFrame& frame, const v1::StepRequest& wire,
                      AttentionRequest* request);
 
-  // Writes outcomes and timing into the response and ends the leases.
-  void Complete(const ServiceContext& services, AttentionResult& result);
+  // The StepResponse of a request that was computed. Once.
+  codec::OutgoingMessage Complete(AttentionResult& result);
 
  private:
-  absl::Status BeginStep(const ServiceContext& services, const CallFrame& frame,
-                         const v1::SessionStep& wire, v1::SessionStepResult* result,
-                         AttentionRequest* request);
+  // One step of the request and what becomes of it.
+  struct Entry {
+    absl::Status status;  // why it took no part
+    SessionLease lease;
+    ResponseTensor output;
+    ResponseTensor lse;
+  };
 
-  v1::StepResponse* response_ = nullptr;
-  std::vector<SessionLease> leases_;
-  std::vector<v1::SessionStepResult*> results_;  // of the steps that take part
+  absl::Status BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
+                          AttentionRequest* request);
+  absl::Status BeginStep(const CallFrame& frame, const v1::SessionStep& wire, Entry* entry,
+                         AttentionRequest* request);
+  codec::OutgoingMessage CompleteStep(Entry& entry, StepOutcome& outcome) const;
+
+  const ServiceContext& services_;
+  RequestTensors tensors_;
+  std::vector<Entry> entries_;
+  absl::Duration wire_in_;
 };
 
 // A SessionHandle from the wire.

@@ -50,26 +50,26 @@ absl::Status CheckPresence(const v1::SessionStep& wire) {
 
 // [num_tokens, heads, head_dim] rows of k or v.
 absl::Status DecodeRows(absl::string_view field, const v1::Tensor& tensor, std::int64_t heads,
-                        std::int64_t head_dim, RowsView* rows) {
+                        std::int64_t head_dim, RequestTensors& tensors, RowsView* rows) {
   ATTENTION_ASSIGN_OR_RETURN(const DType dtype,
                              DecodeDType(absl::StrCat(field, ".dtype"), tensor.dtype()));
-  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
   if (tensor.shape_size() != 3 || tensor.shape(1) != heads || tensor.shape(2) != head_dim) {
     return absl::InvalidArgumentError(absl::StrCat(field, ".shape is ", ShapeText(tensor),
                                                    ", expected [num_tokens, ", heads, ", ",
                                                    head_dim, "] of the session's geometry"));
   }
-  *rows = DenseRows(static_cast<const void*>(tensor.data().data()), dtype, heads, head_dim);
+  *rows = DenseRows(static_cast<const void*>(tensors.Place(tensor)), dtype, heads, head_dim);
   return absl::OkStatus();
 }
 
 absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometry,
-                          SessionStep* step) {
+                          RequestTensors& tensors, SessionStep* step) {
   if (!wire.has_k()) return absl::OkStatus();
   ATTENTION_RETURN_IF_ERROR(
-      DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk, &step->k));
+      DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk, tensors, &step->k));
   ATTENTION_RETURN_IF_ERROR(
-      DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v, &step->v));
+      DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v, tensors, &step->v));
   if (wire.v().shape(0) != wire.k().shape(0)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "v.shape is ", ShapeText(wire.v()), ", expected ", wire.k().shape(0), " tokens, as k"));
@@ -80,11 +80,11 @@ absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometr
 }
 
 absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry,
-                         SessionStep* step) {
+                         RequestTensors& tensors, SessionStep* step) {
   AttentionTask& task = step->attend;
   const v1::Tensor& q = wire.q();
   ATTENTION_ASSIGN_OR_RETURN(task.params.dtype, DecodeDType("q.dtype", q.dtype()));
-  ATTENTION_RETURN_IF_ERROR(CheckTensor("q", q));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor("q", q, tensors));
   if (q.shape_size() != 3 || q.shape(2) != geometry.head_dim_qk || q.shape(1) < 1 ||
       q.shape(1) > std::numeric_limits<int>::max()) {
     return absl::InvalidArgumentError(absl::StrCat("q.shape is ", ShapeText(q),
@@ -97,47 +97,46 @@ absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry
   task.params.head_dim_v = geometry.head_dim_v;
   task.params.kv_dtype = geometry.dtype;
   task.q_len = q.shape(0);
-  task.q = DenseRows(static_cast<const void*>(q.data().data()), task.params.dtype,
+  task.q = DenseRows(static_cast<const void*>(tensors.Place(q)), task.params.dtype,
                      task.params.num_q_heads, task.params.head_dim_qk);
   step->has_attend = true;
   ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.config(), &task.params));
-  return DecodeHeadVectors(wire.config(), &task);
+  return DecodeHeadVectors(wire.config(), tensors, &task);
 }
 
-absl::Status DecodePlanes(const v1::SessionStep& wire, SessionStep* step) {
+absl::Status DecodePlanes(const v1::SessionStep& wire, RequestTensors& tensors, SessionStep* step) {
   AttentionTask& task = step->attend;
   const PlaneLimits limits{1, task.params.num_q_heads, task.q_len, std::nullopt};
   if (wire.has_bias()) {
     ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
-                               DecodePlane("bias", wire.bias(), PlaneKind::kBias, limits));
+                               DecodePlane("bias", wire.bias(), PlaneKind::kBias, limits, tensors));
     SetBias(plane, 0, &task);
     step->bias_shape = plane.shape;
   }
   if (wire.has_mask()) {
     ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
-                               DecodePlane("mask", wire.mask(), PlaneKind::kMask, limits));
+                               DecodePlane("mask", wire.mask(), PlaneKind::kMask, limits, tensors));
     SetMask(plane, 0, &task);
     step->mask_shape = plane.shape;
   }
   return absl::OkStatus();
 }
 
-absl::Status AllocateResult(const v1::SessionStep& wire, std::int64_t max_bytes, SessionStep* step,
-                            v1::SessionStepResult* result) {
-  AttentionTask& task = step->attend;
+absl::Status AllocateResult(const v1::SessionStep& wire, const ResponseAllocator& allocator,
+                            DecodedStep* decoded) {
+  AttentionTask& task = decoded->step.attend;
   const std::int64_t heads = task.params.num_q_heads;
-  ATTENTION_RETURN_IF_ERROR(AllocateTensor("output", wire.q().dtype(),
-                                           {task.q_len, heads, task.params.head_dim_v}, max_bytes,
-                                           result->mutable_output()));
-  task.o = DenseRows(static_cast<void*>(result->mutable_output()->mutable_data()->data()),
-                     task.params.dtype, heads, task.params.head_dim_v);
+  ATTENTION_RETURN_IF_ERROR(decoded->output.Allocate(
+      "output", wire.q().dtype(), {task.q_len, heads, task.params.head_dim_v}, allocator));
+  task.o = DenseRows(static_cast<void*>(decoded->output.data()), task.params.dtype, heads,
+                     task.params.head_dim_v);
   if (wire.returns().lse()) {
-    ATTENTION_RETURN_IF_ERROR(AllocateTensor("lse", v1::DTYPE_FLOAT32, {task.q_len, heads},
-                                             max_bytes, result->mutable_lse()));
-    task.lse = reinterpret_cast<float*>(result->mutable_lse()->mutable_data()->data());
+    ATTENTION_RETURN_IF_ERROR(
+        decoded->lse.Allocate("lse", v1::DTYPE_FLOAT32, {task.q_len, heads}, allocator));
+    task.lse = decoded->lse.floats();
   }
-  step->wants_column_sums = wire.returns().column_sums();
-  step->max_column_sum_bytes = max_bytes;
+  decoded->step.wants_column_sums = wire.returns().column_sums();
+  decoded->step.max_column_sum_bytes = allocator.max_bytes;
   return absl::OkStatus();
 }
 
@@ -152,8 +151,8 @@ double EstimateFlops(const SessionStep& step) {
 }  // namespace
 
 absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Session& session,
-                                       std::int64_t max_output_bytes,
-                                       v1::SessionStepResult* result) {
+                                       RequestTensors& tensors,
+                                       const ResponseAllocator& allocator) {
   const KvCache& cache = *session.cache;
   DecodedStep decoded;
   SessionStep& step = decoded.step;
@@ -173,11 +172,11 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Sessio
     return absl::InvalidArgumentError(
         "returns.weights is true, expected false: weights are streamed by AttendStream only");
   }
-  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, cache.geometry(), &step));
+  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, cache.geometry(), tensors, &step));
   if (wire.has_q()) {
-    ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), &step));
-    ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, &step));
-    ATTENTION_RETURN_IF_ERROR(AllocateResult(wire, max_output_bytes, &step, result));
+    ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), tensors, &step));
+    ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, tensors, &step));
+    ATTENTION_RETURN_IF_ERROR(AllocateResult(wire, allocator, &decoded));
   }
   if (!step.expected_position) {
     // Attend-only over everything there is: for the estimate the present length will do.

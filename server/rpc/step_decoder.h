@@ -1,23 +1,25 @@
-// SessionStep to the domain's step, whose result lands in a SessionStepResult.
+// SessionStep to the domain's step, whose result lands in the tensors of a SessionStepResult.
 #pragma once
-
-#include <cstdint>
 
 #include "absl/status/statusor.h"
 #include "attention/v1/session_service.pb.h"
 #include "server/domain/attention_request.h"
+#include "server/rpc/request_tensors.h"
+#include "server/rpc/response_tensors.h"
 #include "server/session/session_table.h"
 
 namespace attention::server {
 
 struct DecodedStep {
-  SessionStep step;  // points into the message and the result
+  SessionStep step;  // points into the tensors
+  ResponseTensor output;
+  ResponseTensor lse;
   double flops = 0;  // estimated with the session's present length
 };
 
-// Both messages must stay where they are until the step has run. INVALID_ARGUMENT names the field.
+// Checks the step, places its tensors and gets memory for those of its result. INVALID_ARGUMENT
+// names the field. Throws std::bad_alloc when memory is out.
 absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Session& session,
-                                       std::int64_t max_output_bytes,
-                                       v1::SessionStepResult* result);
+                                       RequestTensors& tensors, const ResponseAllocator& allocator);
 
 }  // namespace attention::server

@@ -9,7 +9,15 @@ namespace {
 
 constexpr int kMaxRank = 8;
 
-// 0 for what no tensor has.
+absl::Status BadDType(absl::string_view field, v1::DType dtype, absl::string_view expected) {
+  const std::string name = v1::DType_Name(dtype);
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", name.empty() ? absl::StrCat(static_cast<int>(dtype)) : name,
+                   ", expected ", expected));
+}
+
+}  // namespace
+
 std::int64_t ElementBytes(v1::DType dtype) {
   switch (dtype) {
     case v1::DTYPE_FLOAT32:
@@ -23,15 +31,6 @@ std::int64_t ElementBytes(v1::DType dtype) {
       return 0;
   }
 }
-
-absl::Status BadDType(absl::string_view field, v1::DType dtype, absl::string_view expected) {
-  const std::string name = v1::DType_Name(dtype);
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", name.empty() ? absl::StrCat(static_cast<int>(dtype)) : name,
-                   ", expected ", expected));
-}
-
-}  // namespace
 
 absl::StatusOr<DType> DecodeKvDType(absl::string_view field, v1::DType dtype) {
   if (dtype == v1::DTYPE_INT8) return DType::kInt8;
@@ -71,7 +70,8 @@ std::string ShapeText(const v1::Tensor& tensor) {
   return absl::StrCat("[", absl::StrJoin(tensor.shape(), ", "), "]");
 }
 
-absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor) {
+absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
+                         const RequestTensors& tensors) {
   std::int64_t bytes = ElementBytes(tensor.dtype());
   if (bytes == 0) {
     return BadDType(absl::StrCat(field, ".dtype"), tensor.dtype(),
@@ -92,16 +92,18 @@ absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor) {
                                                      ", whose size in bytes overflows 64 bits"));
     }
   }
-  if (static_cast<std::uint64_t>(bytes) != tensor.data().size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, ".data has ", tensor.data().size(), " bytes, expected ", bytes,
-                     " for shape ", ShapeText(tensor), " of ", v1::DType_Name(tensor.dtype())));
+  const std::size_t size = tensors.Size(tensor);
+  if (static_cast<std::uint64_t>(bytes) != size) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".data has ", size, " bytes, expected ",
+                                                   bytes, " for shape ", ShapeText(tensor), " of ",
+                                                   v1::DType_Name(tensor.dtype())));
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count) {
-  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor));
+absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count,
+                         const RequestTensors& tensors) {
+  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
   if (tensor.dtype() != v1::DTYPE_FLOAT32) {
     return absl::InvalidArgumentError(absl::StrCat(
         field, ".dtype is ", v1::DType_Name(tensor.dtype()), ", expected DTYPE_FLOAT32"));
@@ -110,25 +112,6 @@ absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std:
     return absl::InvalidArgumentError(absl::StrCat(field, ".shape is ", ShapeText(tensor),
                                                    ", expected [", count, "], one a query head"));
   }
-  return absl::OkStatus();
-}
-
-absl::Status AllocateTensor(absl::string_view field, v1::DType dtype,
-                            std::initializer_list<std::int64_t> shape, std::int64_t max_bytes,
-                            v1::Tensor* tensor) {
-  tensor->set_dtype(dtype);
-  std::int64_t bytes = ElementBytes(dtype);
-  bool is_too_large = false;
-  for (const std::int64_t dimension : shape) {
-    tensor->add_shape(dimension);
-    is_too_large |= __builtin_mul_overflow(bytes, dimension, &bytes);
-  }
-  if (is_too_large || bytes > max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(field, " would have shape ", ShapeText(*tensor),
-                                                   " of ", v1::DType_Name(dtype),
-                                                   ", expected at most ", max_bytes, " bytes"));
-  }
-  tensor->mutable_data()->resize(static_cast<std::size_t>(bytes));
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "attention/v1/tensor.pb.h"
 #include "kernels/api/dtype.h"
+#include "server/rpc/request_tensors.h"
 
 namespace attention::server {
 
@@ -21,17 +22,16 @@ v1::DType EncodeDType(DType dtype);
 // "[2, 3, 4]"
 std::string ShapeText(const v1::Tensor& tensor);
 
+// 0 for what no tensor has.
+std::int64_t ElementBytes(v1::DType dtype);
+
 // That the dtype is known, dimensions are not negative, and the data has exactly the bytes that
 // dtype and shape say, without overflow.
-absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor);
+absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
+                         const RequestTensors& tensors);
 
 // CheckTensor, and that the tensor is float32 with shape [count].
-absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count);
-
-// Sets dtype and shape and sizes the data; its bytes are zero. INVALID_ARGUMENT when it would
-// exceed max_bytes.
-absl::Status AllocateTensor(absl::string_view field, v1::DType dtype,
-                            std::initializer_list<std::int64_t> shape, std::int64_t max_bytes,
-                            v1::Tensor* tensor);
+absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count,
+                         const RequestTensors& tensors);
 
 }  // namespace attention::server

@@ -1,22 +1,21 @@
-// RequestTiming to its wire form.
+// The times of a request: taken where rpc works on it, and on their way to the client.
 #pragma once
 
+#include "absl/time/time.h"
 #include "attention/v1/timing.pb.h"
 #include "server/domain/attention_request.h"
+#include "server/rpc/service_context.h"
 
 namespace attention::server {
 
-inline void EncodeDuration(absl::Duration duration, google::protobuf::Duration* wire) {
-  const timespec time = absl::ToTimespec(duration);
-  wire->set_seconds(time.tv_sec);
-  wire->set_nanos(static_cast<int>(time.tv_nsec));
-}
+void EncodeDuration(absl::Duration duration, google::protobuf::Duration* wire);
 
-inline void EncodeTiming(const RequestTiming& timing, v1::Timing* wire) {
-  EncodeDuration(timing.queue, wire->mutable_queue());
-  EncodeDuration(timing.batch_formation, wire->mutable_batch_formation());
-  EncodeDuration(timing.compute, wire->mutable_compute());
-  wire->set_batch_size(timing.batch_size);
-}
+// Ends the time of a request's decoding, which is returned, and begins that of its queueing.
+absl::Duration BeginQueueing(const ServiceContext& services, AttentionRequest* request);
+
+// Fills in the timing of a computed request and observes its wire times, now being the end of the
+// second. `copied_bytes`: of tensors, in and out.
+void EncodeTiming(const ServiceContext& services, const RequestTiming& timing,
+                  absl::Duration wire_in, std::int64_t copied_bytes, v1::Timing* wire);
 
 }  // namespace attention::server

@@ -1,18 +1,93 @@
-// The reactor of a unary call: owns the call's frame and ends it once.
+// Unary calls: of methods that carry tensors, on completion queues; of the others, answered at
+// once.
 #pragma once
 
+#include <google/protobuf/message.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/async_unary_call.h>
 #include <grpcpp/support/server_callback.h>
 
-#include "absl/strings/string_view.h"
+#include <atomic>
+#include <functional>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "proto/codec/outgoing_message.h"
+#include "proto/codec/received_message.h"
+#include "server/rpc/completion_threads.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/status_mapping.h"
 
 namespace attention::server {
 
-class UnaryCall : public grpc::ServerUnaryReactor {
+class UnaryCall;
+
+// A unary method that carries tensors. Outlives its calls.
+struct UnaryMethod {
+  using Responder = grpc::ServerAsyncResponseWriter<grpc::ByteBuffer>;
+
+  const ServiceContext& services;
+  const char* rpc;  // for logs
+  // The generated Request method: asks gRPC for the next call.
+  std::function<void(grpc::ServerContext*, grpc::ByteBuffer*, Responder*, void* tag)> request_next;
+  // Must lead, now or later and on any thread, to exactly one Finish of the call.
+  std::function<void(UnaryCall&)> handle;
+};
+
+// One call: waits for a client, is handled, and deletes itself when gRPC is done with it.
+class UnaryCall {
  public:
-  UnaryCall(const ServiceContext& services, const char* rpc,
-            const grpc::CallbackServerContext& context)
+  // Offers gRPC one more call of the method.
+  static void Listen(const UnaryMethod& method) { new UnaryCall(method); }
+
+  UnaryCall(const UnaryCall&) = delete;
+  UnaryCall& operator=(const UnaryCall&) = delete;
+
+  CallFrame& frame() { return *frame_; }
+  const grpc::ByteBuffer& request() const { return request_; }
+  // Lets the received bytes go.
+  void ReleaseRequest() { request_.Clear(); }
+
+  // The call may be gone when these return.
+  void Finish(const absl::Status& status);
+  void Finish(grpc::ByteBuffer response);
+
+ private:
+  explicit UnaryCall(const UnaryMethod& method);
+
+  void OnArrived(bool ok);
+  void OnDone(bool ok);
+  void OnFinished(bool ok);
+  void Release();
+
+  const UnaryMethod& method_;
+  grpc::ServerContext context_;
+  grpc::ByteBuffer request_;
+  UnaryMethod::Responder responder_{&context_};
+  // Not the frame's: the client may have gone before the call's arrival is handled.
+  const CancelFlag is_cancelled_ = MakeCancelFlag();
+  std::optional<CallFrame> frame_;
+  std::atomic<int> pending_events_{3};  // arrived, done and finished
+  EventOf<UnaryCall, &UnaryCall::OnArrived> arrived_{this};
+  EventOf<UnaryCall, &UnaryCall::OnDone> done_{this};
+  EventOf<UnaryCall, &UnaryCall::OnFinished> finished_{this};
+};
+
+// Parses a message whose tensors, if any, are small. INVALID_ARGUMENT says where the bytes stop
+// being a message.
+template <typename Message>
+absl::Status ParseSmall(const grpc::ByteBuffer& bytes, Message* message) {
+  codec::ReceivedMessage received;
+  const absl::Status status = received.Parse(bytes, message);
+  if (status.ok()) received.FillInData();
+  return status;
+}
+
+// The reactor of a call that is answered at once.
+class ImmediateCall final : public grpc::ServerUnaryReactor {
+ public:
+  ImmediateCall(const ServiceContext& services, const char* rpc,
+                const grpc::CallbackServerContext& context)
       : frame_(services, rpc, context) {}
 
   CallFrame& frame() { return frame_; }
@@ -23,20 +98,25 @@ class UnaryCall : public grpc::ServerUnaryReactor {
     grpc::ServerUnaryReactor::Finish(ToGrpcStatus(status));
   }
 
-  void OnCancel() override { frame_.Cancel(); }
   void OnDone() override { delete this; }
 
  private:
   CallFrame frame_;
 };
 
-// A call that is answered at once: `handle` returns the status.
-template <typename Handle>
+// Answers a call at once: `handle(frame, request, &response)` returns the status.
+template <typename Request, typename Response, typename Handle>
 grpc::ServerUnaryReactor* AnswerNow(const ServiceContext& services, const char* rpc,
-                                    const grpc::CallbackServerContext& context, Handle handle) {
-  auto* call = new UnaryCall(services, rpc, context);
+                                    const grpc::CallbackServerContext& context,
+                                    const grpc::ByteBuffer* request_bytes,
+                                    grpc::ByteBuffer* response_bytes, Handle handle) {
+  auto* call = new ImmediateCall(services, rpc, context);
+  Request request;
+  Response response;
   absl::Status status = call->frame().status();
-  if (status.ok()) status = handle(call->frame());
+  if (status.ok()) status = ParseSmall(*request_bytes, &request);
+  if (status.ok()) status = handle(call->frame(), request, &response);
+  if (status.ok()) *response_bytes = codec::OutgoingMessage(response).Serialize();
   call->Finish(status);
   return call;
 }

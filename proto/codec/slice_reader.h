@@ -1,0 +1,39 @@
+// Reads protobuf's wire format from the slices of a received message.
+#pragma once
+
+#include <grpcpp/support/slice.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "proto/codec/tensor_bytes.h"
+
+namespace attention::codec {
+
+// A position in the slices, which must outlive it. Methods that return false have met the end, or a
+// varint that is none, and leave the position anywhere.
+class SliceReader {
+ public:
+  explicit SliceReader(std::span<const grpc::Slice> slices);
+
+  std::size_t remaining() const { return remaining_; }
+
+  // At most ten bytes (protobuf's encoding document, "base 128 varints").
+  bool ReadVarint(std::uint64_t* value);
+  bool AppendTo(std::size_t size, std::string* out);
+  bool View(std::size_t size, TensorBytes* bytes);
+
+ private:
+  // Calls visit(piece) over the next bytes, which must be there.
+  template <typename Visit>
+  void Take(std::size_t size, Visit visit);
+  bool ReadByte(std::uint8_t* byte);
+
+  std::span<const grpc::Slice> slices_;  // the present one and what follows
+  std::size_t offset_ = 0;               // in the present one
+  std::size_t remaining_ = 0;
+};
+
+}  // namespace attention::codec

@@ -1,0 +1,54 @@
+// The threads that serve the calls that carry tensors.
+//
+// These calls use completion queues, not gRPC's callback API: in gRPC 1.51 a callback runs on a
+// thread of gRPC's own that is woken for it, which costs 20-30 us of the 100 us of a small call.
+// Calls without tensors, where that does not matter, use the callback API.
+#pragma once
+
+#include <grpcpp/completion_queue.h>
+
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace attention::server {
+
+// What a completion queue hands back: the tag of an operation. Called once for each operation that
+// was begun with it.
+class Event {
+ public:
+  virtual ~Event() = default;
+  // ok is false when the operation did not succeed: the peer has gone, or the server shuts down.
+  virtual void OnEvent(bool ok) = 0;
+};
+
+// An event that calls a member function.
+template <typename Owner, void (Owner::*kMethod)(bool ok)>
+class EventOf final : public Event {
+ public:
+  explicit EventOf(Owner* owner) : owner_(owner) {}
+  void OnEvent(bool ok) override { (owner_->*kMethod)(ok); }
+
+ private:
+  Owner* const owner_;
+};
+
+class CompletionThreads {
+ public:
+  // Serves `queue`, whose tags must all be Events.
+  CompletionThreads(std::unique_ptr<grpc::ServerCompletionQueue> queue, int num_threads);
+  // Serves what is left in the queue, then ends. The server must have been shut down.
+  ~CompletionThreads();
+  CompletionThreads(const CompletionThreads&) = delete;
+  CompletionThreads& operator=(const CompletionThreads&) = delete;
+
+  grpc::ServerCompletionQueue& queue() { return *queue_; }
+
+ private:
+  void Serve();
+
+  std::unique_ptr<grpc::ServerCompletionQueue> queue_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace attention::server
