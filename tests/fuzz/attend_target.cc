@@ -24,9 +24,9 @@ void RunWeights(server::DecodedAttend& decoded) {
   }
 }
 
-void Execute(const v1::AttendRequest& wire) {
-  v1::AttendResponse response;
-  auto decoded = server::DecodeAttend(wire, {1 << 20, /*allows_weights=*/true}, &response);
+void Execute(const codec::ReceivedMessage& received, const v1::AttendRequest& wire) {
+  server::RequestTensors tensors(received, Buffers());
+  auto decoded = server::DecodeAttend(wire, {1 << 20, /*allows_weights=*/true}, tensors, Buffers());
   if (!decoded.ok() || decoded->flops > kMaxFlops) return;
   auto request = std::make_unique<server::AttentionRequest>();
   request->tasks = decoded->tasks;
@@ -86,9 +86,10 @@ const Progress& progress() { return the_progress; }
 }  // namespace attention::fuzz
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  attention::codec::ReceivedMessage received;
   attention::v1::AttendRequest request;
-  if (!request.ParseFromArray(data, static_cast<int>(size))) return 0;
+  if (!received.Parse(attention::fuzz::Receive(data, size), &request).ok()) return 0;
   ++attention::fuzz::the_progress.parsed;
-  attention::fuzz::Execute(request);
+  attention::fuzz::Execute(received, request);
   return 0;
 }

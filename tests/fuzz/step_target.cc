@@ -1,6 +1,7 @@
 // StepRequest from arbitrary bytes, against a session that holds tokens already: decoded, resolved
 // and computed as the service does.
 #include <algorithm>
+#include <vector>
 
 #include "attention/v1/session_service.pb.h"
 #include "kernels/base/check.h"
@@ -28,22 +29,23 @@ v1::SessionStep MakeStep(std::int64_t position, std::int64_t tokens, int layer, 
 }
 
 // The request's steps in one batch, as far as they decode; how many of them ran.
-std::int64_t Execute(const server::Session& session, const v1::StepRequest& wire) {
-  v1::StepResponse response;
-  // Results must not move once a step points into them.
-  for (int i = 0; i < wire.steps_size(); ++i) response.add_results();
+std::int64_t Execute(const server::Session& session, const codec::ReceivedMessage& received,
+                     const v1::StepRequest& wire) {
+  server::RequestTensors tensors(received, Buffers());
+  std::vector<server::DecodedStep> steps;
   auto request = std::make_unique<server::AttentionRequest>();
   for (int i = 0; i < wire.steps_size(); ++i) {
-    auto decoded = server::DecodeStep(wire.steps(i), session, 1 << 20, response.mutable_results(i));
+    auto decoded = server::DecodeStep(wire.steps(i), session, tensors, {Buffers(), 1 << 20});
     if (!decoded.ok() || decoded->flops > kMaxFlops) continue;
     request->steps.push_back(decoded->step);
+    steps.push_back(*std::move(decoded));  // keeps the outputs
   }
   const server::AttentionResult result = Run(std::move(request));
   return std::count_if(result.steps.begin(), result.steps.end(),
                        [](const server::StepOutcome& outcome) { return outcome.status.ok(); });
 }
 
-void RunOnNewSession(const v1::StepRequest& wire) {
+void RunOnNewSession(const codec::ReceivedMessage& received, const v1::StepRequest& wire) {
   server::PagePool pool(Backend().memory(), std::size_t{1} << 20, std::size_t{1} << 18);
   const server::KvCacheFactory caches(Backend(), pool, /*page_size=*/16);
   server::Session session;
@@ -52,9 +54,9 @@ void RunOnNewSession(const v1::StepRequest& wire) {
   session.cache = *std::move(cache);
   v1::StepRequest prefill;
   *prefill.add_steps() = MakeStep(0, kTokens, 0, v1::DTYPE_FLOAT32);
-  ATTENTION_CHECK(Execute(session, prefill) == 1);
+  ATTENTION_CHECK(Execute(session, codec::ReceivedMessage(), prefill) == 1);
   ATTENTION_CHECK(session.cache->length(0) == kTokens);
-  the_progress.computed += Execute(session, wire);
+  the_progress.computed += Execute(session, received, wire);
 }
 
 }  // namespace
@@ -92,9 +94,10 @@ const Progress& progress() { return the_progress; }
 }  // namespace attention::fuzz
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  attention::codec::ReceivedMessage received;
   attention::v1::StepRequest request;
-  if (!request.ParseFromArray(data, static_cast<int>(size))) return 0;
+  if (!received.Parse(attention::fuzz::Receive(data, size), &request).ok()) return 0;
   ++attention::fuzz::the_progress.parsed;
-  attention::fuzz::RunOnNewSession(request);
+  attention::fuzz::RunOnNewSession(received, request);
   return 0;
 }

@@ -245,6 +245,21 @@ TEST_F(AttendTest, TimingSaysWhereTheTimeWent) {
   EXPECT_TRUE(response.timing().has_queue());
   EXPECT_TRUE(response.timing().has_batch_formation());
   EXPECT_GT(response.timing().compute().nanos(), 0);
+  EXPECT_GT(response.timing().wire_in().nanos(), 0);
+  EXPECT_GT(response.timing().wire_out().nanos(), 0);
+}
+
+TEST_F(AttendTest, TensorsAreCopiedOnceOnTheWayInAndNeverOnTheWayOut) {
+  // Large, so that the message arrives in many pieces and the answer leaves in some.
+  v1::AttendRequest request = MakeAttendRequest({.q_lens = {2000}, .kv_lens = {500}});
+  *request.mutable_mask() = RandomMask({2000, 500}, 1);
+  const double before = shared_server().Metric("attention_copied_bytes_total");
+  const v1::AttendResponse response = MustAttend(shared_server(), request);
+  const std::size_t bytes = request.q().data().size() + request.k().data().size() +
+                            request.v().data().size() + request.mask().data().size();
+  EXPECT_EQ(response.timing().copied_bytes(), static_cast<std::int64_t>(bytes));
+  EXPECT_EQ(shared_server().Metric("attention_copied_bytes_total") - before,
+            static_cast<double>(bytes));
 }
 
 TEST_F(AttendTest, TheSdkGivesTheSameBits) {

@@ -217,22 +217,38 @@ const std::vector<std::string>& Garbage() {
   return garbage;
 }
 
-// gRPC parses messages before the server sees them, and its callback API answers UNIMPLEMENTED to
-// what it cannot parse.
-MATCHER(IsRefusedAsGarbage, "") {
-  *result_listener << "which has code " << arg.error_code() << ": " << arg.error_message();
-  return arg.error_code() == grpc::INVALID_ARGUMENT || arg.error_code() == grpc::INTERNAL ||
-         arg.error_code() == grpc::UNIMPLEMENTED;
-}
-
 TEST_F(BadCallTest, BytesThatAreNoMessageAreRefused) {
   for (const std::string& bytes : Garbage()) {
     for (const char* method :
          {"/attention.v1.AttentionService/Attend", "/attention.v1.SessionService/CreateSession",
           "/attention.v1.SessionService/Step", "/attention.v1.ServerService/Explain"}) {
       SCOPED_TRACE(method);
-      EXPECT_THAT(CallRaw(shared_server().channel(), method, bytes), IsRefusedAsGarbage());
+      EXPECT_THAT(CallRaw(shared_server().channel(), method, bytes),
+                  FailsWith(grpc::INVALID_ARGUMENT, "is malformed: "));
     }
+  }
+  ExpectServes(shared_server());
+}
+
+TEST_F(BadCallTest, ALengthBeyondTheMessageIsNamedWithItsField) {
+  // q { data: 2^31 - 1 bytes } in a message of seven bytes.
+  const std::string bytes("\x0a\x06\x1a\xff\xff\xff\xff\x07", 8);
+  EXPECT_THAT(CallRaw(shared_server().channel(), "/attention.v1.AttentionService/Attend", bytes),
+              FailsWith(grpc::INVALID_ARGUMENT,
+                        "q.data is malformed: its length is 2147483647, expected at most the 0"));
+}
+
+TEST_F(BadCallTest, BytesThatAreNoMessageEndAStreamWithAnError) {
+  v1::AttendStreamRequest good;
+  good.set_request_id(7);
+  *good.mutable_request() = MakeAttendRequest({});
+  for (const std::string& bytes : Garbage()) {
+    int answers = 0;
+    const grpc::Status status =
+        StreamRaw(shared_server().channel(), "/attention.v1.AttentionService/AttendStream",
+                  {good.SerializeAsString(), bytes}, [&](const std::string&) { ++answers; });
+    EXPECT_THAT(status, FailsWith(grpc::INVALID_ARGUMENT, "is malformed: "));
+    EXPECT_EQ(answers, 1) << "what came before the bytes is answered";
   }
   ExpectServes(shared_server());
 }

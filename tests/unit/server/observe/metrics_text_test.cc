@@ -35,15 +35,16 @@ TEST(MetricsTextTest, TheNamesAreAContract) {
     std::string hash, type, name;
     if (words >> hash >> type >> name && hash == "#" && type == "TYPE") names.insert(name);
   }
-  EXPECT_EQ(
-      names,
-      (std::set<std::string>{
-          "attention_batch_formation_seconds", "attention_batch_requests", "attention_call_seconds",
-          "attention_calls_total", "attention_compute_seconds", "attention_dropped_requests_total",
-          "attention_flops_total", "attention_input_bytes_total", "attention_output_bytes_total",
-          "attention_query_rows_total", "attention_queue_seconds",
-          "attention_rejected_queue_full_total", "attention_sessions_created_total",
-          "attention_sessions_expired_total", "attention_tokens_appended_total"}));
+  EXPECT_EQ(names, (std::set<std::string>{
+                       "attention_batch_formation_seconds", "attention_batch_requests",
+                       "attention_call_seconds", "attention_calls_total",
+                       "attention_compute_seconds", "attention_copied_bytes_total",
+                       "attention_dropped_requests_total", "attention_flops_total",
+                       "attention_input_bytes_total", "attention_output_bytes_total",
+                       "attention_query_rows_total", "attention_queue_seconds",
+                       "attention_rejected_queue_full_total", "attention_sessions_created_total",
+                       "attention_sessions_expired_total", "attention_tokens_appended_total",
+                       "attention_wire_in_seconds", "attention_wire_out_seconds"}));
 }
 
 }  // namespace

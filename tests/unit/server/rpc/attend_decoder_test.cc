@@ -6,6 +6,9 @@
 #include <functional>
 #include <limits>
 
+#include "kernels/reference/reference_backend.h"
+#include "tests/support/decoding.h"
+
 namespace attention::server {
 namespace {
 
@@ -44,60 +47,71 @@ v1::AttendRequest Dense() {
   return request;
 }
 
-TEST(AttendDecoderTest, PackedSequencesFollowEachOther) {
+class AttendDecoderTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<DecodedAttend> Decode(const v1::AttendRequest& request) {
+    return DecodeAttend(request, kLimits, decoding_.tensors(), decoding_.pool());
+  }
+
+  std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
+  testing::Decoding decoding_{backend_->memory()};
+};
+
+std::int64_t BytesBetween(const void* from, const void* to) {
+  return static_cast<const char*>(to) - static_cast<const char*>(from);
+}
+
+TEST_F(AttendDecoderTest, PackedSequencesFollowEachOther) {
   v1::AttendRequest request = Packed();
   request.mutable_returns()->set_lse(true);
   request.mutable_returns()->set_column_sums(true);
-  v1::AttendResponse response;
-  const auto decoded = DecodeAttend(request, kLimits, &response);
+  auto decoded = Decode(request);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   ASSERT_EQ(decoded->tasks.size(), 2u);
+  const AttentionTask& first = decoded->tasks[0];
   const AttentionTask& second = decoded->tasks[1];
   EXPECT_EQ(second.q_len, 3);
   EXPECT_EQ(second.kv_len, 1);
   EXPECT_EQ(second.first_query_position, -2);
-  EXPECT_EQ(second.q.data, request.q().data().data() + 2 * 4 * 8 * 4);
-  EXPECT_EQ(second.k.data, request.k().data().data() + 4 * 2 * 8 * 4);
-  EXPECT_EQ(second.v.data, request.v().data().data() + 4 * 2 * 6 * 4);
-  EXPECT_EQ(second.o.data, response.output().data().data() + 2 * 4 * 6 * 4);
-  EXPECT_EQ(second.lse, reinterpret_cast<const float*>(response.lse().data().data()) + 2 * 4);
-  EXPECT_EQ(second.column_sums,
-            reinterpret_cast<const float*>(response.column_sums().data().data()) + 4 * 4);
-  EXPECT_EQ(response.output().shape().size(), 3);
-  EXPECT_EQ(response.output().shape(2), 6);
-  EXPECT_EQ(response.column_sums().shape(0), 5);
+  EXPECT_EQ(BytesBetween(first.q.data, second.q.data), 2 * 4 * 8 * 4);
+  EXPECT_EQ(BytesBetween(first.k.data, second.k.data), 4 * 2 * 8 * 4);
+  EXPECT_EQ(BytesBetween(first.v.data, second.v.data), 4 * 2 * 6 * 4);
+  EXPECT_EQ(BytesBetween(decoded->output.data(), second.o.data), 2 * 4 * 6 * 4);
+  EXPECT_EQ(second.lse, decoded->lse.floats() + 2 * 4);
+  EXPECT_EQ(second.column_sums, decoded->column_sums.floats() + 4 * 4);
+  EXPECT_EQ(decoded->output.header().shape().size(), 3);
+  EXPECT_EQ(decoded->output.header().shape(2), 6);
+  EXPECT_EQ(decoded->column_sums.header().shape(0), 5);
   EXPECT_FLOAT_EQ(second.params.softmax_scale, 1.0f / std::sqrt(8.0f));
 }
 
-TEST(AttendDecoderTest, DenseSequencesKeepTheirPaddingOut) {
+TEST_F(AttendDecoderTest, DenseSequencesKeepTheirPaddingOut) {
   v1::AttendRequest request = Dense();
   for (const int length : {3, 1}) request.add_q_lens(length);
   for (const int length : {5, 2}) request.add_kv_lens(length);
   request.mutable_returns()->set_lse(true);
-  v1::AttendResponse response;
-  const auto decoded = DecodeAttend(request, kLimits, &response);
+  auto decoded = Decode(request);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   const AttentionTask& second = decoded->tasks[1];
   EXPECT_EQ(second.q_len, 1);
   EXPECT_EQ(second.kv_len, 2);
-  EXPECT_EQ(second.k.data, request.k().data().data() + 5 * 2 * 8 * 4);
-  EXPECT_EQ(second.o.data, response.output().data().data() + 3 * 4 * 6 * 4);
-  const auto* lse = reinterpret_cast<const float*>(response.lse().data().data());
-  EXPECT_EQ(lse[5 * 4], -std::numeric_limits<float>::infinity());
+  EXPECT_EQ(BytesBetween(decoded->tasks[0].k.data, second.k.data), 5 * 2 * 8 * 4);
+  EXPECT_EQ(BytesBetween(decoded->output.data(), second.o.data), 3 * 4 * 6 * 4);
+  EXPECT_EQ(decoded->lse.floats()[5 * 4], -std::numeric_limits<float>::infinity());
+  const auto* output = reinterpret_cast<const float*>(decoded->output.data());
+  EXPECT_EQ(output[5 * 4 * 6], 0.0f);
 }
 
-TEST(AttendDecoderTest, MasksBroadcastOverHeadsAndSequences) {
+TEST_F(AttendDecoderTest, MasksBroadcastOverHeadsAndSequences) {
   v1::AttendRequest request = Dense();
-  v1::AttendResponse response;
   Fill(request.mutable_mask(), {2, 1, 3, 5}, v1::DTYPE_BOOL);
-  auto decoded = DecodeAttend(request, kLimits, &response);
+  auto decoded = Decode(request);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(decoded->tasks[1].mask.data - decoded->tasks[0].mask.data, 15);
   EXPECT_EQ(decoded->tasks[0].mask.head_stride, 0);
   EXPECT_EQ(decoded->tasks[0].mask.row_stride, 5);
   Fill(request.mutable_mask(), {4, 3, 5}, v1::DTYPE_BOOL);
-  response.Clear();
-  decoded = DecodeAttend(request, kLimits, &response);
+  decoded = Decode(request);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(decoded->tasks[1].mask.data, decoded->tasks[0].mask.data);
   EXPECT_EQ(decoded->tasks[0].mask.head_stride, 15);
@@ -109,13 +123,12 @@ struct BadRequest {
   const char* message;
 };
 
-class BadPackedTest : public ::testing::TestWithParam<BadRequest> {};
+class BadPackedTest : public AttendDecoderTest, public ::testing::WithParamInterface<BadRequest> {};
 
 TEST_P(BadPackedTest, NamesTheFieldWithActualAndExpected) {
   v1::AttendRequest request = Packed();
   GetParam().spoil(request);
-  v1::AttendResponse response;
-  const absl::Status status = DecodeAttend(request, kLimits, &response).status();
+  const absl::Status status = Decode(request).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
 }
@@ -263,41 +276,50 @@ INSTANTIATE_TEST_SUITE_P(
                    "returns.weights is true, expected false"}),
     [](const auto& info) { return std::string(info.param.name); });
 
-TEST(AttendDecoderTest, AnOutputBeyondTheLimitIsRefusedBeforeItIsAllocated) {
+TEST_F(AttendDecoderTest, AnOutputBeyondTheLimitIsRefusedBeforeItIsAllocated) {
   v1::AttendRequest request;
   Fill(request.mutable_q(), {1, 60000, 1});
   Fill(request.mutable_k(), {1, 1, 1});
   Fill(request.mutable_v(), {1, 1, 256});
-  v1::AttendResponse response;
-  const absl::Status status = DecodeAttend(request, kLimits, &response).status();
+  const absl::Status status = Decode(request).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("output would have shape [1, 60000, 256]"));
-  EXPECT_TRUE(response.output().data().empty());
+  EXPECT_EQ(decoding_.pool().used_bytes(), 0u);
 }
 
-TEST(AttendDecoderTest, AMillionEmptySequencesAreRefused) {
+TEST_F(AttendDecoderTest, AMillionEmptySequencesAreRefused) {
   v1::AttendRequest request = Packed();
   for (int i = 0; i < 20000; ++i) {
     request.add_q_lens(0);
     request.add_kv_lens(0);
   }
-  v1::AttendResponse response;
-  EXPECT_THAT(std::string(DecodeAttend(request, kLimits, &response).status().message()),
+  EXPECT_THAT(std::string(Decode(request).status().message()),
               HasSubstr("q_lens has 20002 sequences, expected at most 16384"));
 }
 
-TEST(AttendDecoderTest, EmptySequencesAreLegal) {
+TEST_F(AttendDecoderTest, TensorsArePlacedOnCacheLinesAndCopiedOnce) {
+  const v1::AttendRequest request = Packed();
+  const auto decoded = Decode(request);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  const AttentionTask& first = decoded->tasks[0];
+  for (const void* data : {first.q.data, first.k.data, first.v.data}) {
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(data) % 64, 0u);
+  }
+  EXPECT_EQ(decoding_.tensors().copied_bytes(),
+            static_cast<std::int64_t>(request.q().data().size() + request.k().data().size() +
+                                      request.v().data().size()));
+}
+
+TEST_F(AttendDecoderTest, EmptySequencesAreLegal) {
   v1::AttendRequest request;
   Fill(request.mutable_q(), {0, 4, 8});
   Fill(request.mutable_k(), {0, 2, 8});
   Fill(request.mutable_v(), {0, 2, 6});
-  v1::AttendResponse response;
-  EXPECT_TRUE(DecodeAttend(request, kLimits, &response).ok());
+  EXPECT_TRUE(Decode(request).ok());
   request = Dense();
   Fill(request.mutable_q(), {0, 3, 4, 8});
   Fill(request.mutable_k(), {0, 5, 2, 8});
   Fill(request.mutable_v(), {0, 5, 2, 6});
-  response.Clear();
-  EXPECT_TRUE(DecodeAttend(request, kLimits, &response).ok());
+  EXPECT_TRUE(Decode(request).ok());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "kernels/reference/reference_backend.h"
+#include "tests/support/decoding.h"
 #include "tests/support/fake_clock.h"
 
 namespace attention::server {
@@ -37,28 +38,30 @@ class StepDecoderTest : public ::testing::Test {
     return wire;
   }
   absl::StatusOr<DecodedStep> Decode(const v1::SessionStep& wire) {
-    result_.Clear();
-    return DecodeStep(wire, session_, 1 << 20, &result_);
+    return DecodeStep(wire, session_, decoding_.tensors(), decoding_.allocator());
   }
 
   std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
   PagePool pool_{backend_->memory(), std::size_t{4} << 20};
   KvCacheFactory caches_{*backend_, pool_, 16};
   Session session_;
-  v1::SessionStepResult result_;
+  testing::Decoding decoding_{backend_->memory()};
 
   void SetUp() override { session_.cache = *caches_.Create({2, 8, 6, DType::kBFloat16}, 2, 0); }
 };
 
-TEST_F(StepDecoderTest, RowsPointIntoTheMessageAndTheOutputIntoTheResult) {
-  const v1::SessionStep wire = Wire();
-  const auto decoded = Decode(wire);
+TEST_F(StepDecoderTest, RowsArePlacedAndTheOutputIsTheResults) {
+  v1::SessionStep wire = Wire();
+  wire.mutable_k()->mutable_data()->assign(3 * 2 * 8 * 4, 'k');
+  auto decoded = Decode(wire);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   const SessionStep& step = decoded->step;
   EXPECT_EQ(step.layer, 1);
   EXPECT_EQ(step.num_tokens, 3);
-  EXPECT_EQ(step.k.data, wire.k().data().data());
-  EXPECT_EQ(step.attend.o.data, result_.output().data().data());
+  EXPECT_EQ(absl::string_view(static_cast<const char*>(step.k.data), wire.k().data().size()),
+            wire.k().data());
+  EXPECT_EQ(step.attend.o.data, decoded->output.data());
+  EXPECT_EQ(decoded->output.size(), 3u * 4 * 6 * 4);
   EXPECT_EQ(step.attend.params.kv_dtype, DType::kBFloat16);
   EXPECT_EQ(step.attend.params.dtype, DType::kFloat32);
   EXPECT_GT(decoded->flops, 0);

@@ -1,0 +1,31 @@
+// What the wire decoders need beside a message, for tests that call them without a server.
+#pragma once
+
+#include <cstddef>
+
+#include "proto/codec/received_message.h"
+#include "server/rpc/buffer_pool.h"
+#include "server/rpc/request_tensors.h"
+#include "server/rpc/response_tensors.h"
+
+namespace attention::testing {
+
+// Messages made in memory: their tensors' bytes are in their own fields.
+class Decoding {
+ public:
+  // `memory` must outlive what is decoded.
+  explicit Decoding(MemoryAllocator& memory, std::int64_t max_bytes = 1 << 20)
+      : pool_(memory, std::size_t{16} << 20), max_bytes_(max_bytes) {}
+
+  server::BufferPool& pool() { return pool_; }
+  server::RequestTensors& tensors() { return tensors_; }
+  server::ResponseAllocator allocator() { return {pool_, max_bytes_}; }
+
+ private:
+  server::BufferPool pool_;
+  const std::int64_t max_bytes_;
+  codec::ReceivedMessage received_;
+  server::RequestTensors tensors_{received_, pool_};
+};
+
+}  // namespace attention::testing
