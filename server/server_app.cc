@@ -98,7 +98,12 @@ class ServerAppImpl final : public ServerApp {
       spdlog::log(severity == GrpcLogSeverity::kError ? spdlog::level::warn : spdlog::level::debug,
                   "grpc: {}", message);
     });
-    ATTENTION_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(config_.listen, services));
+    std::vector<Listener> listeners;
+    for (const std::string& text : config_.listen) {
+      ATTENTION_ASSIGN_OR_RETURN(Listener listener, ParseListener(text));
+      listeners.push_back(std::move(listener));
+    }
+    ATTENTION_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(listeners, services));
     addresses_ = grpc_->addresses();
     if (!config_.admin_listen.empty()) {
       ATTENTION_ASSIGN_OR_RETURN(admin_, AdminServer::Start(config_.admin_listen, AdminPages()));

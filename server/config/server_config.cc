@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "server/base/listener.h"
 #include "server/base/version.h"
 
 namespace attention::server {
@@ -44,16 +45,9 @@ CLI::Validator PageSizeCheck() {
       "TOKENS", "page size");
 }
 
-// Empty, or what is wrong. gRPC takes a port modulo 65536, so it is checked here.
-std::string CheckAddress(const std::string& address) {
-  if (absl::StartsWith(address, "unix:") && address.size() > 5) return {};
-  const auto colon = address.rfind(':');
-  int port = -1;
-  if (colon != std::string::npos && colon > 0 &&
-      absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 && port <= 65535) {
-    return {};
-  }
-  return "is '" + address + "', expected host:port with a port of 0 to 65535, or unix:path";
+// Empty, or what is wrong.
+std::string CheckListener(const std::string& text) {
+  return std::string(ParseListener(text).status().message());
 }
 
 std::vector<std::string> Split(const std::string& list) { return absl::StrSplit(list, ','); }
@@ -62,7 +56,7 @@ CLI::Validator ListenCheck() {
   return CLI::Validator(
       [](std::string& text) -> std::string {
         for (const std::string& address : Split(text)) {
-          if (std::string error = CheckAddress(address); !error.empty()) return error;
+          if (std::string error = CheckListener(address); !error.empty()) return error;
         }
         return {};
       },
@@ -73,8 +67,10 @@ CLI::Validator AdminListenCheck() {
   return CLI::Validator(
       [](std::string& text) -> std::string {
         if (text.empty()) return {};
-        if (absl::StartsWith(text, "unix:")) return "is '" + text + "', expected host:port";
-        return CheckAddress(text);
+        if (absl::StartsWith(text, "unix:") || absl::StrContains(text, '?')) {
+          return "is '" + text + "', expected host:port";
+        }
+        return CheckListener(text);
       },
       "ADDRESS", "address");
 }
@@ -133,7 +129,9 @@ class Parser {
     app_.allow_config_extras(CLI::config_extras_mode::error);
     app_.set_config("--config", "", "Read keys from this TOML file")->envname("ATTENTION_CONFIG");
     // One value, not CLI11's list, so that --print-config writes what the file can hold.
-    Add("--listen", listen_, "Addresses for gRPC: host:port or unix:path; port 0 picks one")
+    Add("--listen", listen_,
+        "Addresses for gRPC: host:port or unix:path, each with ?key=value settings; port 0 picks "
+        "one")
         ->check(ListenCheck());
     Add("--admin-listen", config_.admin_listen,
         "host:port for /metrics, /healthz and /readyz; empty: none")

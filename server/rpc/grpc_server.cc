@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <limits>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/base/status_macros.h"
+#include "server/rpc/listening.h"
 
 namespace attention::server {
 namespace {
@@ -22,14 +22,13 @@ constexpr int kMaxFrameBytes = 16777215;
 // copies tensors.
 constexpr int kCompletionThreads = 2;
 
+// A client that is gone without a word (its machine lost power) is noticed after at most 80 s.
+constexpr int kKeepaliveTimeMs = 60'000;
+constexpr int kKeepaliveTimeoutMs = 20'000;
+constexpr int kMinPingIntervalMs = 10'000;
+
 // After the last of our calls is done: time for its answer to leave before connections are closed.
 constexpr absl::Duration kClosingGrace = absl::Milliseconds(250);
-
-// "127.0.0.1:0" and 50051 give "127.0.0.1:50051".
-std::string WithPort(const std::string& address, int port) {
-  if (absl::StartsWith(address, "unix:")) return address;
-  return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
-}
 
 }  // namespace
 
@@ -44,20 +43,18 @@ GrpcServer::~GrpcServer() {
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const std::vector<std::string>& addresses, const ServiceContext& services) {
+    const std::vector<Listener>& listeners, const ServiceContext& services) {
   std::unique_ptr<GrpcServer> server(new GrpcServer(services));
-  if (absl::Status status = server->Listen(addresses); !status.ok()) return status;
+  if (absl::Status status = server->Listen(listeners); !status.ok()) return status;
   return server;
 }
 
-absl::Status GrpcServer::Listen(const std::vector<std::string>& addresses) {
+absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  std::vector<int> ports(addresses.size(), -1);
-  for (std::size_t i = 0; i < addresses.size(); ++i) {
-    builder.AddListeningPort(addresses[i], grpc::InsecureServerCredentials(), &ports[i]);
-  }
+  Listening listening(listeners);
+  ATTENTION_RETURN_IF_ERROR(listening.AddTo(builder));
   builder.RegisterService(&attention_);
   builder.RegisterService(&session_);
   builder.RegisterService(&server_info_);
@@ -66,18 +63,19 @@ absl::Status GrpcServer::Listen(const std::vector<std::string>& addresses) {
   builder.SetMaxReceiveMessageSize(max_bytes);
   builder.SetMaxSendMessageSize(-1);  // what a request may ask for is bounded when it is decoded
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
+  // Clients may look for a dead server with pings as often as the SDK does; the server looks for
+  // dead clients itself, whose streams hold sessions and answers.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kMinPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   // A second server on the same port would otherwise share it in silence.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
   server_ = builder.BuildAndStart();
-  for (std::size_t i = 0; i < addresses.size(); ++i) {
-    if (server_ != nullptr && ports[i] > 0) {
-      addresses_.push_back(WithPort(addresses[i], ports[i]));
-      continue;
-    }
-    return absl::UnavailableError(absl::StrCat("listen: cannot bind ", addresses[i],
-                                               ", expected a free host:port or unix:path"));
-  }
+  ATTENTION_RETURN_IF_ERROR(listening.Finish(server_ != nullptr));
+  addresses_ = listening.addresses();
   threads_ = std::make_unique<CompletionThreads>(std::move(queue), kCompletionThreads);
   attention_.Listen(threads_->queue());
   session_.Listen(threads_->queue());

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/base/listener.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/completion_threads.h"
 #include "server/rpc/server_service.h"
@@ -21,10 +22,10 @@ namespace attention::server {
 
 class GrpcServer {
  public:
-  // Listens on each address ("host:port", port 0 picks one; "unix:path"). UNAVAILABLE names the
-  // address that cannot be bound. Health is SERVING when it returns.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
-      const std::vector<std::string>& addresses, const ServiceContext& services);
+  // Takes calls at each listener. UNAVAILABLE names the address that cannot be bound. Health is
+  // SERVING when it returns.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const std::vector<Listener>& listeners,
+                                                           const ServiceContext& services);
   ~GrpcServer();
 
   // With the ports that were picked.
@@ -37,7 +38,7 @@ class GrpcServer {
 
  private:
   explicit GrpcServer(const ServiceContext& services);
-  absl::Status Listen(const std::vector<std::string>& addresses);
+  absl::Status Listen(const std::vector<Listener>& listeners);
 
   const ServiceContext services_;
   StreamRegistry streams_;

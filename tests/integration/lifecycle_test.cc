@@ -5,6 +5,7 @@
 #include <atomic>
 #include <deque>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -234,6 +235,48 @@ TEST(LifecycleTest, AUnixSocketListensBesideTcp) {
     ExpectServes(local);
   }
   std::filesystem::remove(path);
+}
+
+TEST(LifecycleTest, AUnixSocketHasTheModeOfItsListener) {
+  const std::string path = ::testing::TempDir() + "mode-" + std::to_string(getpid()) + ".sock";
+  {
+    ServerProcess process({"--listen=127.0.0.1:0,unix:" + path + "?mode=0600"});
+    ServerClient local("unix:" + path, process.client().admin_address());
+    ExpectServes(local);
+    EXPECT_EQ(std::filesystem::status(path).permissions(),
+              std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  }
+  std::filesystem::remove(path);
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(LifecycleTest, OneListenerMayHaveTlsAndTheNextNone) {
+  const std::string files = std::string(ATTENTION_FIXTURES) + "/tls/";
+  ServerProcess process({"--listen=127.0.0.1:0,localhost:0?tls-cert=" + files +
+                         "server.pem&tls-key=" + files + "server.key"});
+  ExpectServes(process.client());
+  const std::string& secure = process.addresses()[1];
+  grpc::SslCredentialsOptions options;
+  options.pem_root_certs = ReadFile(files + "server.pem");
+  const auto stub =
+      v1::AttentionService::NewStub(grpc::CreateChannel(secure, grpc::SslCredentials(options)));
+  v1::AttendResponse response;
+  const grpc::Status status = stub->Attend(NewContext().get(), MakeAttendRequest({}), &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  const auto plain = v1::AttentionService::NewStub(
+      grpc::CreateChannel(secure, grpc::InsecureChannelCredentials()));
+  EXPECT_THAT(plain->Attend(NewContext().get(), MakeAttendRequest({}), &response),
+              FailsWith(grpc::UNAVAILABLE, ""));
+}
+
+TEST(LifecycleTest, ACertificateThatCannotBeReadIsNamed) {
+  ServerProcess process({"--listen=localhost:0?tls-cert=/nowhere.pem&tls-key=/nowhere.key"});
+  EXPECT_THAT(process.WaitForExit(), Optional(1));
+  EXPECT_THAT(process.Log(), HasSubstr("tls-cert is '/nowhere.pem'"));
 }
 
 TEST(LifecycleTest, AWrongFlagIsNamedAndEndsWithTwo) {
