@@ -21,6 +21,7 @@
 #include "server/observe/metrics_text.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
+#include "server/rpc/shared_memory_lane.h"
 
 namespace attention::server {
 namespace {
@@ -80,7 +81,8 @@ class ServerAppImpl final : public ServerApp {
                   SessionLimits(config), caches_, clock_, metrics_),
         ceilings_(backend_->Ceilings()),
         worker_(*backend_, clock_, metrics_),
-        scheduler_(worker_, SchedulerLimits(config), clock_, metrics_) {}
+        scheduler_(worker_, SchedulerLimits(config), clock_, metrics_),
+        regions_({config.max_shared_bytes_per_tenant, config.max_shared_regions_per_tenant}) {}
 
   ~ServerAppImpl() override {
     if (grpc_ != nullptr) DrainAndStop();
@@ -91,9 +93,20 @@ class ServerAppImpl final : public ServerApp {
   }
 
   absl::Status Start() {
-    const ServiceContext services{
-        scheduler_, sessions_, pool_,     *backend_,        ceilings_,
-        clock_,     metrics_,  call_log_, calls_in_flight_, buffers_, WireLimits(config_)};
+    ATTENTION_RETURN_IF_ERROR(StartLane());
+    const ServiceContext services{scheduler_,
+                                  sessions_,
+                                  pool_,
+                                  *backend_,
+                                  ceilings_,
+                                  clock_,
+                                  metrics_,
+                                  call_log_,
+                                  calls_in_flight_,
+                                  buffers_,
+                                  lane_ == nullptr ? nullptr : &regions_,
+                                  lane_ == nullptr ? "" : lane_->path(),
+                                  WireLimits(config_)};
     RouteGrpcLog([](GrpcLogSeverity severity, const char* message) {
       spdlog::log(severity == GrpcLogSeverity::kError ? spdlog::level::warn : spdlog::level::debug,
                   "grpc: {}", message);
@@ -135,6 +148,15 @@ class ServerAppImpl final : public ServerApp {
   }
 
  private:
+  absl::Status StartLane() {
+    if (config_.shared_memory_listen.empty()) return absl::OkStatus();
+    ATTENTION_ASSIGN_OR_RETURN(const Listener listener,
+                               ParseListener(config_.shared_memory_listen));
+    ATTENTION_ASSIGN_OR_RETURN(
+        lane_, SharedMemoryLane::Start(listener, config_.max_shared_connections, regions_));
+    return absl::OkStatus();
+  }
+
   AdminServer::Pages AdminPages() {
     std::vector<Gauge> gauges = {
         {"kv_capacity_bytes", "Bytes for KV pages",
@@ -143,6 +165,10 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(pool_.used_bytes()); }},
         {"sessions", "Live sessions",
          [this] { return static_cast<double>(sessions_.num_sessions()); }},
+        {"shared_memory_bytes", "Shared memory that clients have registered",
+         [this] { return static_cast<double>(regions_.bytes()); }},
+        {"shared_memory_regions", "Regions of shared memory",
+         [this] { return static_cast<double>(regions_.num_regions()); }},
         {"queued_requests", "Requests waiting for a worker",
          [this] { return static_cast<double>(scheduler_.queued_requests()); }},
     };
@@ -174,6 +200,8 @@ class ServerAppImpl final : public ServerApp {
   std::atomic<bool> is_ready_{true};
   absl::Notification stop_reaper_;
   std::thread reaper_;
+  RegionTable regions_;
+  std::unique_ptr<SharedMemoryLane> lane_;  // null: shared memory is not offered
   std::unique_ptr<GrpcServer> grpc_;
   std::unique_ptr<AdminServer> admin_;
   std::vector<std::string> addresses_;

@@ -40,6 +40,8 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "SESSION_MOVED";
     case ErrorReason::kPositionMismatch:
       return "POSITION_MISMATCH";
+    case ErrorReason::kRegionNotFound:
+      return "REGION_NOT_FOUND";
   }
   return "UNSPECIFIED";
 }

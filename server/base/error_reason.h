@@ -23,6 +23,7 @@ enum class ErrorReason {
   kSessionLost,
   kSessionMoved,
   kPositionMismatch,
+  kRegionNotFound,
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);

@@ -75,6 +75,17 @@ CLI::Validator AdminListenCheck() {
       "ADDRESS", "address");
 }
 
+CLI::Validator SharedMemoryListenCheck() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        if (text.empty()) return {};
+        const auto listener = ParseListener(text);
+        if (listener.ok() && listener->is_unix()) return {};
+        return "is '" + text + "', expected unix:path";
+      },
+      "ADDRESS", "unix socket");
+}
+
 class Parser {
  public:
   explicit Parser(ServerConfig& config) : config_(config) {
@@ -136,6 +147,18 @@ class Parser {
     Add("--admin-listen", config_.admin_listen,
         "host:port for /metrics, /healthz and /readyz; empty: none")
         ->check(AdminListenCheck());
+    Add("--shared-memory-listen", config_.shared_memory_listen,
+        "unix:path where clients on this host register shared memory; empty: not offered")
+        ->check(SharedMemoryListenCheck());
+    Add("--max-shared-bytes-per-tenant", config_.max_shared_bytes_per_tenant,
+        "Shared memory of one tenant")
+        ->check(CLI::PositiveNumber);
+    Add("--max-shared-regions-per-tenant", config_.max_shared_regions_per_tenant,
+        "Regions of shared memory of one tenant")
+        ->check(CLI::PositiveNumber);
+    Add("--max-shared-connections", config_.max_shared_connections,
+        "Clients with shared memory; more wait")
+        ->check(CLI::Range(1, 65536));
     Add("--port-file", config_.port_file, "Write the addresses, as JSON, to this file when ready");
     Add("--max-message-bytes", config_.max_message_bytes, "Largest request message")
         ->check(CLI::Range(std::int64_t{1} << 10, (std::int64_t{1} << 31) - 1));

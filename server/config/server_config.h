@@ -19,6 +19,11 @@ struct ServerConfig {
   std::string admin_listen = "127.0.0.1:7071";  // empty: none
   std::string port_file;
 
+  std::string shared_memory_listen;  // "unix:path"; empty: shared memory is not offered
+  std::int64_t max_shared_bytes_per_tenant = std::int64_t{1} << 30;
+  std::int64_t max_shared_regions_per_tenant = 64;
+  int max_shared_connections = 256;
+
   std::string worker_name = "worker-0";
   std::string backend = "cpu";
   int threads = 0;  // 0: one a core

@@ -98,7 +98,8 @@ std::vector<MetricFamily> Counters(const ServerMetrics& metrics) {
       CounterFamily("flops_total", "Estimated arithmetic of computed requests", metrics.flops),
       CounterFamily("input_bytes_total", "Tensor bytes received", metrics.input_bytes),
       CounterFamily("output_bytes_total", "Output bytes sent", metrics.output_bytes),
-      CounterFamily("copied_bytes_total", "Bytes of tensors copied between the wire and the kernels",
+      CounterFamily("copied_bytes_total",
+                    "Bytes of tensors copied between the wire and the kernels",
                     metrics.copied_bytes),
   };
 }

@@ -14,8 +14,10 @@ namespace attention::server {
 class AttendCall {
  public:
   // The references must outlive the call.
-  AttendCall(const ServiceContext& services, const codec::ReceivedMessage& received)
-      : services_(services), tensors_(received, services.buffers) {}
+  AttendCall(const ServiceContext& services, const CallFrame& frame,
+             const codec::ReceivedMessage& received)
+      : services_(services),
+        tensors_(received, services.buffers, services.regions, frame.tenant()) {}
 
   // Decodes `wire`, a message within the received one, into `request`, whose tensors live in this.
   // INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED when memory is out. The received buffers

@@ -33,7 +33,7 @@ absl::Status InvalidShape(absl::string_view field, const v1::Tensor& tensor,
       absl::StrCat(field, ".shape is ", ShapeText(tensor), ", expected ", expected));
 }
 
-absl::Status CheckPresence(const v1::AttendRequest& request, const RequestTensors& tensors) {
+absl::Status CheckPresence(const v1::AttendRequest& request, RequestTensors& tensors) {
   const auto missing = [](absl::string_view field) {
     return absl::InvalidArgumentError(absl::StrCat(field, " is missing, expected a tensor"));
   };
@@ -208,12 +208,30 @@ absl::Status AllocateRows(absl::string_view field, v1::DType dtype, const v1::Te
               : tensor->Allocate(field, dtype, {a, b, heads}, allocator);
 }
 
+// Gets the output [rows..., heads, head_dim_v] in the form of the request: where the client wants
+// it.
+absl::Status AllocateOutput(const v1::AttendRequest& request, const AttentionParams& params,
+                            const ResponseAllocator& allocator, RequestTensors& tensors,
+                            ResponseTensor* output) {
+  const v1::Tensor& q = request.q();
+  const std::int64_t heads = params.num_q_heads;
+  const std::int64_t last = params.head_dim_v;
+  if (!request.has_output_to()) {
+    return AllocateRows("output", q.dtype(), q, heads, last, allocator, output);
+  }
+  const v1::SharedMemoryRef& place = request.output_to();
+  return q.shape_size() == 3
+             ? output->AllocateShared("output", q.dtype(), {q.shape(0), heads, last}, place,
+                                      tensors)
+             : output->AllocateShared("output", q.dtype(), {q.shape(0), q.shape(1), heads, last},
+                                      place, tensors);
+}
+
 absl::Status AllocateResponse(const v1::AttendRequest& request, const AttentionParams& params,
-                              const ResponseAllocator& allocator, bool is_dense,
-                              DecodedAttend* decoded) {
+                              const ResponseAllocator& allocator, RequestTensors& tensors,
+                              bool is_dense, DecodedAttend* decoded) {
   const int heads = params.num_q_heads;
-  ATTENTION_RETURN_IF_ERROR(AllocateRows("output", request.q().dtype(), request.q(), heads,
-                                         params.head_dim_v, allocator, &decoded->output));
+  ATTENTION_RETURN_IF_ERROR(AllocateOutput(request, params, allocator, tensors, &decoded->output));
   // Rows behind a sequence's length stay zero.
   if (is_dense) decoded->output.FillWithZeros();
   if (request.returns().lse()) {
@@ -367,7 +385,7 @@ absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
 
   DecodedAttend decoded;
   ATTENTION_RETURN_IF_ERROR(AllocateResponse(request, params, {pool, limits.max_output_bytes},
-                                             sequences.is_dense, &decoded));
+                                             tensors, sequences.is_dense, &decoded));
   float* lse = PrepareLse(request, params, &decoded);
   TaskBuilder builder(request, sequences, shared, tensors, lse, decoded);
   ATTENTION_RETURN_IF_ERROR(builder.DecodePlanes());

@@ -24,7 +24,8 @@ class AttendStreamCall final : public PipelinedStream {
  private:
   // One request of the stream, from arrival to its last answer.
   struct Exchange {
-    explicit Exchange(const ServiceContext& services) : call(services, received) {}
+    Exchange(const ServiceContext& services, const CallFrame& frame)
+        : call(services, frame, received) {}
 
     codec::ReceivedMessage received;
     v1::AttendStreamRequest wire;
@@ -40,7 +41,7 @@ class AttendStreamCall final : public PipelinedStream {
   }
 
   absl::Status OnRequest(const grpc::ByteBuffer& bytes) override {
-    auto exchange = std::make_shared<Exchange>(services());
+    auto exchange = std::make_shared<Exchange>(services(), frame());
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
     const absl::Status status =
@@ -158,7 +159,8 @@ class AttendStreamCall final : public PipelinedStream {
 
 // A unary Attend, from arrival to its answer.
 struct AttendExchange {
-  explicit AttendExchange(const ServiceContext& services) : call(services, received) {}
+  AttendExchange(const ServiceContext& services, const CallFrame& frame)
+      : call(services, frame, received) {}
 
   codec::ReceivedMessage received;
   v1::AttendRequest wire;
@@ -188,7 +190,7 @@ void AttentionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
 }
 
 void AttentionServiceImpl::Attend(UnaryCall& call) {
-  auto exchange = std::make_shared<AttendExchange>(services_);
+  auto exchange = std::make_shared<AttendExchange>(services_, call.frame());
   std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
   absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
   if (status.ok()) {

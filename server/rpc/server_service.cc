@@ -93,6 +93,7 @@ grpc::ServerUnaryReactor* ServerServiceImpl::GetServerInfo(grpc::CallbackServerC
         device->set_num_threads(info.num_threads);
         device->set_is_used(true);
         EncodeLimits(services_.limits, services_.pool, response->mutable_limits());
+        response->set_shared_memory_socket(services_.shared_memory_socket);
         v1::Capacity* capacity = response->mutable_capacity();
         capacity->set_kv_free_bytes(static_cast<std::int64_t>(services_.pool.free_bytes()));
         capacity->set_num_sessions(services_.sessions.num_sessions());

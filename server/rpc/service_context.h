@@ -18,6 +18,7 @@
 #include "server/rpc/buffer_pool.h"
 #include "server/scheduler/scheduler.h"
 #include "server/session/session_table.h"
+#include "server/shared_memory/region_table.h"
 
 namespace attention::server {
 
@@ -70,6 +71,8 @@ struct ServiceContext {
   CallLog& call_log;
   CallsInFlight& calls_in_flight;
   BufferPool& buffers;
+  const RegionTable* regions;        // null: shared memory is not offered
+  std::string shared_memory_socket;  // its path
   ServiceLimits limits;
 };
 

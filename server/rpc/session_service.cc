@@ -70,7 +70,8 @@ void EncodeSession(const SessionTable& table, const Session& session, v1::Sessio
 // One StepRequest, from arrival to its answer.
 template <typename Wire>
 struct StepExchange {
-  explicit StepExchange(const ServiceContext& services) : call(services, received) {}
+  StepExchange(const ServiceContext& services, const CallFrame& frame)
+      : call(services, frame, received) {}
 
   codec::ReceivedMessage received;
   Wire wire;
@@ -85,7 +86,7 @@ class StepStreamCall final : public PipelinedStream {
   using Exchange = StepExchange<v1::StepStreamRequest>;
 
   absl::Status OnRequest(const grpc::ByteBuffer& bytes) override {
-    auto exchange = std::make_shared<Exchange>(services());
+    auto exchange = std::make_shared<Exchange>(services(), frame());
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
     absl::Status status = exchange->call.Begin(frame(), exchange->wire.request(), request.get());
@@ -210,7 +211,7 @@ grpc::ServerUnaryReactor* SessionServiceImpl::DeleteSession(grpc::CallbackServer
 }
 
 void SessionServiceImpl::Step(UnaryCall& call) {
-  auto exchange = std::make_shared<StepExchange<v1::StepRequest>>(services_);
+  auto exchange = std::make_shared<StepExchange<v1::StepRequest>>(services_, call.frame());
   std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
   absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
   if (status.ok()) status = exchange->call.Begin(call.frame(), exchange->wire, request.get());

@@ -15,8 +15,10 @@ namespace attention::server {
 class StepCall {
  public:
   // The references must outlive the call.
-  StepCall(const ServiceContext& services, const codec::ReceivedMessage& received)
-      : services_(services), tensors_(received, services.buffers) {}
+  StepCall(const ServiceContext& services, const CallFrame& frame,
+           const codec::ReceivedMessage& received)
+      : services_(services),
+        tensors_(received, services.buffers, services.regions, frame.tenant()) {}
 
   // Decodes the steps of `wire`, a message within the received one, into `request`, whose tensors
   // live in this. Steps that cannot run keep their error for the response and take no part.

@@ -123,11 +123,15 @@ absl::Status DecodePlanes(const v1::SessionStep& wire, RequestTensors& tensors, 
 }
 
 absl::Status AllocateResult(const v1::SessionStep& wire, const ResponseAllocator& allocator,
-                            DecodedStep* decoded) {
+                            RequestTensors& tensors, DecodedStep* decoded) {
   AttentionTask& task = decoded->step.attend;
   const std::int64_t heads = task.params.num_q_heads;
-  ATTENTION_RETURN_IF_ERROR(decoded->output.Allocate(
-      "output", wire.q().dtype(), {task.q_len, heads, task.params.head_dim_v}, allocator));
+  const std::initializer_list<std::int64_t> shape = {task.q_len, heads, task.params.head_dim_v};
+  ATTENTION_RETURN_IF_ERROR(
+      wire.has_output_to()
+          ? decoded->output.AllocateShared("output", wire.q().dtype(), shape, wire.output_to(),
+                                           tensors)
+          : decoded->output.Allocate("output", wire.q().dtype(), shape, allocator));
   task.o = DenseRows(static_cast<void*>(decoded->output.data()), task.params.dtype, heads,
                      task.params.head_dim_v);
   if (wire.returns().lse()) {
@@ -176,7 +180,7 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Sessio
   if (wire.has_q()) {
     ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), tensors, &step));
     ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, tensors, &step));
-    ATTENTION_RETURN_IF_ERROR(AllocateResult(wire, allocator, &decoded));
+    ATTENTION_RETURN_IF_ERROR(AllocateResult(wire, allocator, tensors, &decoded));
   }
   if (!step.expected_position) {
     // Attend-only over everything there is: for the estimate the present length will do.

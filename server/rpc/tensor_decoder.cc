@@ -71,7 +71,7 @@ std::string ShapeText(const v1::Tensor& tensor) {
 }
 
 absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
-                         const RequestTensors& tensors) {
+                         RequestTensors& tensors) {
   std::int64_t bytes = ElementBytes(tensor.dtype());
   if (bytes == 0) {
     return BadDType(absl::StrCat(field, ".dtype"), tensor.dtype(),
@@ -92,6 +92,7 @@ absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
                                                      ", whose size in bytes overflows 64 bits"));
     }
   }
+  if (tensor.has_shared_memory()) return tensors.ResolveTensor(field, tensor, bytes);
   const std::size_t size = tensors.Size(tensor);
   if (static_cast<std::uint64_t>(bytes) != size) {
     return absl::InvalidArgumentError(absl::StrCat(field, ".data has ", size, " bytes, expected ",
@@ -102,7 +103,7 @@ absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
 }
 
 absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count,
-                         const RequestTensors& tensors) {
+                         RequestTensors& tensors) {
   ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
   if (tensor.dtype() != v1::DTYPE_FLOAT32) {
     return absl::InvalidArgumentError(absl::StrCat(

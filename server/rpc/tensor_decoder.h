@@ -26,12 +26,12 @@ std::string ShapeText(const v1::Tensor& tensor);
 std::int64_t ElementBytes(v1::DType dtype);
 
 // That the dtype is known, dimensions are not negative, and the data has exactly the bytes that
-// dtype and shape say, without overflow.
+// dtype and shape say, without overflow, or lies within a region of shared memory. Before Place.
 absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
-                         const RequestTensors& tensors);
+                         RequestTensors& tensors);
 
 // CheckTensor, and that the tensor is float32 with shape [count].
 absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count,
-                         const RequestTensors& tensors);
+                         RequestTensors& tensors);
 
 }  // namespace attention::server

@@ -1,14 +1,12 @@
 #include "server/session/session_table.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "server/base/error_reason.h"
+#include "server/base/random_id.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -28,15 +26,7 @@ absl::Status CheckHandleField(absl::string_view field, const std::string& value)
 
 }  // namespace
 
-std::string MakeSessionId() {
-  char bytes[16];
-  std::size_t filled = 0;
-  while (filled < sizeof(bytes)) {
-    const ssize_t count = getrandom(bytes + filled, sizeof(bytes) - filled, 0);
-    if (count > 0) filled += static_cast<std::size_t>(count);
-  }
-  return absl::BytesToHexString(absl::string_view(bytes, sizeof(bytes)));
-}
+std::string MakeSessionId() { return MakeRandomId(); }
 
 absl::Time Session::expire_time() const {
   return absl::FromUnixNanos(last_used_ns.load(std::memory_order_relaxed)) + ttl;

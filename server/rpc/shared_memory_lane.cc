@@ -1,0 +1,243 @@
+#include "server/rpc/shared_memory_lane.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "attention/v1/shared_memory.pb.h"
+#include "server/base/error_reason.h"
+
+namespace attention::server {
+namespace {
+
+// Packets hold an id or a tenant's name.
+constexpr std::size_t kMaxPacketBytes = 4096;
+
+absl::Status SocketError(const std::string& path, absl::string_view what) {
+  return absl::UnavailableError(absl::StrCat("shared-memory-listen: cannot ", what, " unix:", path,
+                                             ": ", std::strerror(errno)));
+}
+
+// Whether somebody answers at a socket that exists already.
+bool IsServed(const sockaddr_un& address) {
+  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const bool is_served =
+      connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  close(fd);
+  return is_served;
+}
+
+absl::StatusOr<int> Bind(const Listener& listener) {
+  const std::string path = listener.socket_path();
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) {
+    errno = ENAMETOOLONG;
+    return SocketError(path, "bind");
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  if (IsServed(address)) {
+    errno = EADDRINUSE;
+    return SocketError(path, "bind");
+  }
+  unlink(path.c_str());
+  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return SocketError(path, "open");
+  if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+      (listener.mode && chmod(path.c_str(), *listener.mode) != 0) || listen(fd, SOMAXCONN) != 0) {
+    const absl::Status status = SocketError(path, "bind");
+    close(fd);
+    return status;
+  }
+  return fd;
+}
+
+// A packet and the descriptors that came with it, which are closed unless they are taken.
+class Packet {
+ public:
+  Packet() = default;
+  ~Packet() {
+    for (const int fd : fds_) close(fd);
+  }
+  Packet(const Packet&) = delete;
+  Packet& operator=(const Packet&) = delete;
+
+  // False when the connection has ended.
+  bool Receive(int socket) {
+    iovec buffer{bytes_, sizeof(bytes_)};
+    alignas(cmsghdr) char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+    msghdr message{};
+    message.msg_iov = &buffer;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    const ssize_t size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (size <= 0) return size < 0 && (errno == EAGAIN || errno == EINTR);
+    size_ = static_cast<std::size_t>(size);
+    is_whole_ = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0;
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+         header = CMSG_NXTHDR(&message, header)) {
+      if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+      const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      for (std::size_t i = 0; i < count; ++i) {
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+        fds_.push_back(fd);
+      }
+    }
+    return true;
+  }
+
+  bool is_empty() const { return size_ == 0; }
+  bool Parse(v1::LaneRequest* request) const {
+    return is_whole_ && request->ParseFromArray(bytes_, static_cast<int>(size_));
+  }
+  // The packet's only descriptor, or INVALID_ARGUMENT.
+  absl::StatusOr<int> TakeFd() {
+    if (fds_.size() != 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("register came with ", fds_.size(), " descriptors, expected the memory's"));
+    }
+    const int fd = fds_[0];
+    fds_.clear();
+    return fd;
+  }
+
+ private:
+  static constexpr std::size_t kMaxFds = 4;
+
+  char bytes_[kMaxPacketBytes];
+  std::size_t size_ = 0;
+  bool is_whole_ = false;
+  std::vector<int> fds_;
+};
+
+v1::LaneResponse Refusal(const absl::Status& status) {
+  v1::LaneResponse response;
+  v1::LaneError* error = response.mutable_error();
+  error->set_code(static_cast<int>(status.code()));
+  error->set_message(std::string(status.message()));
+  if (const auto detail = GetErrorDetail(status)) error->set_reason(detail->reason);
+  return response;
+}
+
+v1::LaneResponse Register(const v1::RegisterRegionRequest& request, Packet& packet,
+                          RegionTable& regions, std::set<std::string>& ids) {
+  const absl::StatusOr<int> fd = packet.TakeFd();
+  if (!fd.ok()) return Refusal(fd.status());
+  const std::string tenant = request.tenant().empty() ? "default" : request.tenant();
+  const absl::StatusOr<std::string> id = regions.Register(tenant, *fd);
+  if (!id.ok()) return Refusal(id.status());
+  ids.insert(*id);
+  v1::LaneResponse response;
+  response.mutable_register_()->set_region_id(*id);
+  if (const auto region = regions.Find(*id, tenant); region.ok()) {
+    response.mutable_register_()->set_size_bytes((*region)->size());
+  }
+  return response;
+}
+
+v1::LaneResponse Release(const v1::ReleaseRegionRequest& request, RegionTable& regions,
+                         std::set<std::string>& ids) {
+  if (ids.erase(request.region_id()) == 0) {
+    return Refusal(absl::InvalidArgumentError(
+        absl::StrCat("region_id is '", request.region_id(), "', expected one of this connection")));
+  }
+  regions.Release(request.region_id());
+  v1::LaneResponse response;
+  response.mutable_release();
+  return response;
+}
+
+v1::LaneResponse Answer(Packet& packet, RegionTable& regions, std::set<std::string>& ids) {
+  v1::LaneRequest request;
+  if (!packet.Parse(&request)) {
+    return Refusal(absl::InvalidArgumentError("the packet is malformed, expected a LaneRequest"));
+  }
+  if (request.has_register_()) return Register(request.register_(), packet, regions, ids);
+  if (request.has_release()) return Release(request.release(), regions, ids);
+  return Refusal(absl::InvalidArgumentError("request is missing, expected register or release"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(const Listener& listener,
+                                                                          int max_connections,
+                                                                          RegionTable& regions) {
+  const absl::StatusOr<int> listen_fd = Bind(listener);
+  if (!listen_fd.ok()) return listen_fd.status();
+  const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (stop_fd < 0) {
+    close(*listen_fd);
+    return SocketError(listener.socket_path(), "watch");
+  }
+  return std::unique_ptr<SharedMemoryLane>(
+      new SharedMemoryLane(listener.socket_path(), *listen_fd, stop_fd, max_connections, regions));
+}
+
+SharedMemoryLane::SharedMemoryLane(std::string path, int listen_fd, int stop_fd,
+                                   int max_connections, RegionTable& regions)
+    : path_(std::move(path)),
+      listen_fd_(listen_fd),
+      stop_fd_(stop_fd),
+      max_connections_(static_cast<std::size_t>(max_connections)),
+      regions_(regions),
+      thread_([this] { Serve(); }) {}
+
+SharedMemoryLane::~SharedMemoryLane() {
+  eventfd_write(stop_fd_, 1);
+  thread_.join();
+  while (!connections_.empty()) Close(connections_.begin()->first);
+  close(listen_fd_);
+  close(stop_fd_);
+  unlink(path_.c_str());
+}
+
+void SharedMemoryLane::Serve() {
+  for (;;) {
+    std::vector<pollfd> polled = {{stop_fd_, POLLIN, 0}};
+    // At the limit, who wants to connect waits in the socket's backlog.
+    const bool accepts = connections_.size() < max_connections_;
+    polled.push_back({accepts ? listen_fd_ : -1, POLLIN, 0});
+    for (const auto& [fd, ids] : connections_) polled.push_back({fd, POLLIN, 0});
+    if (poll(polled.data(), polled.size(), -1) < 0) continue;
+    if (polled[0].revents != 0) return;
+    for (std::size_t i = 2; i < polled.size(); ++i) {
+      if (polled[i].revents != 0 && !HandlePacket(polled[i].fd)) Close(polled[i].fd);
+    }
+    if (polled[1].revents != 0) Accept();
+  }
+}
+
+void SharedMemoryLane::Accept() {
+  const int fd = accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd >= 0) connections_[fd];
+}
+
+bool SharedMemoryLane::HandlePacket(int fd) {
+  Packet packet;
+  if (!packet.Receive(fd)) return false;
+  if (packet.is_empty()) return true;
+  const std::string answer = Answer(packet, regions_, connections_[fd]).SerializeAsString();
+  // A client that does not read its answers loses its lease.
+  return send(fd, answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT) ==
+         static_cast<ssize_t>(answer.size());
+}
+
+void SharedMemoryLane::Close(int fd) {
+  for (const std::string& id : connections_[fd]) regions_.Release(id);
+  connections_.erase(fd);
+  close(fd);
+}
+
+}  // namespace attention::server

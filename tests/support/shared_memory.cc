@@ -1,0 +1,87 @@
+#include "tests/support/shared_memory.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "kernels/base/check.h"
+
+namespace attention::testing {
+
+SharedMemory::SharedMemory(std::size_t bytes, bool is_sealed)
+    : fd_(memfd_create("attention-test", MFD_CLOEXEC | MFD_ALLOW_SEALING)), size_(bytes) {
+  ATTENTION_CHECK(fd_ >= 0);
+  ATTENTION_CHECK(ftruncate(fd_, static_cast<off_t>(bytes)) == 0);
+  if (is_sealed) ATTENTION_CHECK(fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+  data_ = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
+  ATTENTION_CHECK(data_ != MAP_FAILED);
+}
+
+SharedMemory::~SharedMemory() {
+  munmap(data_, size_);
+  close(fd_);
+}
+
+LaneConnection::LaneConnection(const std::string& path)
+    : fd_(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  ATTENTION_CHECK(path.size() < sizeof(address.sun_path));
+  std::memcpy(address.sun_path, path.data(), path.size());
+  EXPECT_EQ(connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0)
+      << path << ": " << std::strerror(errno);
+}
+
+LaneConnection::~LaneConnection() { close(fd_); }
+
+v1::LaneResponse LaneConnection::Call(const std::string& packet, const std::vector<int>& fds) {
+  std::string bytes = packet;
+  iovec buffer{bytes.data(), bytes.size()};
+  std::vector<char> control(CMSG_SPACE(fds.size() * sizeof(int)));
+  msghdr message{};
+  message.msg_iov = &buffer;
+  message.msg_iovlen = 1;
+  if (!fds.empty()) {
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
+  }
+  EXPECT_GE(sendmsg(fd_, &message, MSG_NOSIGNAL), 0) << std::strerror(errno);
+  v1::LaneResponse response;
+  char answer[4096];
+  const ssize_t size = recv(fd_, answer, sizeof(answer), 0);
+  if (size > 0) EXPECT_TRUE(response.ParseFromArray(answer, static_cast<int>(size)));
+  return response;
+}
+
+v1::LaneResponse LaneConnection::Register(const SharedMemory& memory, const std::string& tenant) {
+  v1::LaneRequest request;
+  request.mutable_register_()->set_tenant(tenant);
+  return Call(request.SerializeAsString(), {memory.fd()});
+}
+
+v1::LaneResponse LaneConnection::Release(const std::string& region_id) {
+  v1::LaneRequest request;
+  request.mutable_release()->set_region_id(region_id);
+  return Call(request.SerializeAsString(), {});
+}
+
+void MoveToSharedMemory(const SharedMemory& memory, const std::string& region_id,
+                        std::size_t offset, v1::Tensor* tensor) {
+  ATTENTION_CHECK(offset + tensor->data().size() <= memory.size());
+  std::memcpy(memory.data() + offset, tensor->data().data(), tensor->data().size());
+  tensor->clear_data();
+  tensor->mutable_shared_memory()->set_region_id(region_id);
+  tensor->mutable_shared_memory()->set_offset(static_cast<std::int64_t>(offset));
+}
+
+}  // namespace attention::testing
