@@ -9,6 +9,7 @@
 // Explain may be called from others.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,11 +38,24 @@ class MemoryAllocator {
   virtual void Free(void* memory, std::size_t bytes) = 0;
 };
 
+// Whether a run has come to its end, or stopped on the way to be continued.
+enum class RunState { kDone, kYielded };
+
+// Estimated arithmetic (work_estimate.h) of a plan. `flops_done` grows from one Run of a yielding
+// plan to the next and equals `flops` when Run answers kDone. Packing and the second pass for
+// column sums count nothing, as in the estimate.
+struct PlanProgress {
+  double flops = 0;
+  double flops_done = 0;
+};
+
 // What Plan decided; opaque to callers. It keeps the tasks it was made from: their pointers must
-// stay valid until Run has returned.
+// stay valid until Run has answered kDone or an error, or the plan is destroyed.
 class AttentionPlan {
  public:
   virtual ~AttentionPlan() = default;
+  // To be asked between runs, by the thread that calls Run.
+  virtual PlanProgress progress() const = 0;
 };
 
 class AttentionBackend {
@@ -68,9 +82,23 @@ class AttentionBackend {
       std::span<const AttentionTask> tasks) = 0;
 
   // Computes every task of the plan and blocks until done. Tasks may differ in everything.
-  virtual absl::Status Run(AttentionPlan& plan) = 0;
+  //
+  // `should_yield` may be null: never yields. It may be set by any thread at any time; each thread
+  // of the backend then stops after its present unit of work, and Run answers kYielded unless all
+  // is done. A run does at least one unit, so a flag that stays set delays but does not stall. The
+  // same plan is given to Run again to go on where it stopped, with any flag; other plans, AppendKv
+  // and RunWeights may run in between, but not on pages that the plan reads. Results are complete
+  // only with kDone, and their bits do not depend on where a run yielded. A yielded plan may be
+  // destroyed; what it has written of its results stays. After kDone or an error Run begins anew.
+  virtual absl::StatusOr<RunState> Run(AttentionPlan& plan,
+                                       const std::atomic<bool>* should_yield) = 0;
 
-  // Writes keys and values into pages. Two tasks of one call must not share a page.
+  // The same without yielding.
+  absl::Status Run(AttentionPlan& plan) { return Run(plan, nullptr).status(); }
+
+  // Writes keys and values into pages. Two tasks of one call must not share a page. It does not
+  // yield: callers cut long appends by tokens, at positions that are multiples of kPageGranularity
+  // for the best speed. INVALID_ARGUMENT names the task and the field; nothing is written then.
   virtual absl::Status AppendKv(std::span<const KvAppendTask> tasks) = 0;
 
   // Recomputes rows of attention weights, p = exp(s - lse), from a finished task.

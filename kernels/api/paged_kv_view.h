@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/api/dtype.h"
 #include "kernels/api/tensor_view.h"
@@ -47,6 +48,10 @@ struct KvAppendTask {
   std::int64_t num_tokens = 0;
   RowsView k;  // [num_tokens, num_kv_heads, head_dim_qk], converted to geometry.dtype if it differs
   RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]
+  // Where the rows lie instead of `k` or `v`, if not empty: the first piece begins at row 0, the
+  // others in ascending order. Those of k and v are cut independently. No row straddles pieces.
+  std::span<const RowsPiece> k_pieces = {};
+  std::span<const RowsPiece> v_pieces = {};
 };
 
 }  // namespace attention

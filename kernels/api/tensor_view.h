@@ -16,6 +16,14 @@ struct RowsView {
   std::int64_t head_stride = 0;
 };
 
+// Rows of a tensor that lies scattered in memory: a list of pieces holds them in order, and a piece
+// ends where the next one begins. Row begin_row is the first of `rows`, which may begin at any
+// byte.
+struct RowsPiece {
+  std::int64_t begin_row = 0;
+  RowsView rows;
+};
+
 // The same for results.
 struct MutableRowsView {
   void* data = nullptr;

@@ -34,12 +34,15 @@ absl::Status ValidateLengths(const AttentionTask& task) {
   return CheckRange("first_query_position", task.first_query_position, -kMaxPosition, kMaxPosition);
 }
 
+absl::Status ValidatePageSize(std::int64_t page_size) {
+  if (page_size >= kPageGranularity && page_size % kPageGranularity == 0) return absl::OkStatus();
+  return Invalid("page_size", absl::StrCat(page_size),
+                 absl::StrCat("a positive multiple of ", kPageGranularity));
+}
+
 absl::Status ValidatePages(const AttentionTask& task) {
   const PagedKvView& kv = task.kv_pages;
-  if (kv.page_size < kPageGranularity || kv.page_size % kPageGranularity != 0) {
-    return Invalid("page_size", absl::StrCat(kv.page_size),
-                   absl::StrCat("a positive multiple of ", kPageGranularity));
-  }
+  if (auto s = ValidatePageSize(kv.page_size); !s.ok()) return s;
   if (kv.num_pages * kv.page_size < task.kv_len) {
     return Invalid(
         "kv_len", absl::StrCat(task.kv_len),
@@ -67,6 +70,29 @@ absl::Status ValidatePointers(const AttentionTask& task) {
   return ValidateRows("v", task.v.dtype);
 }
 
+absl::Status ValidateAppendRows(const std::string& field, const RowsView& rows,
+                                std::span<const RowsPiece> pieces, std::int64_t num_tokens) {
+  if (pieces.empty()) {
+    if (rows.data == nullptr) return absl::InvalidArgumentError(absl::StrCat(field, " is missing"));
+    return ValidateRows(field.c_str(), rows.dtype);
+  }
+  std::int64_t least = 0;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const std::string piece = absl::StrCat(field, "_pieces[", i, "]");
+    const std::int64_t begin = pieces[i].begin_row;
+    if (i == 0 ? begin != 0 : begin < least || begin >= num_tokens) {
+      return Invalid(absl::StrCat(piece, ".begin_row").c_str(), absl::StrCat(begin),
+                     i == 0 ? "0" : absl::StrCat(least, " to ", num_tokens - 1));
+    }
+    least = begin + 1;
+    if (pieces[i].rows.data == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(piece, " is missing"));
+    }
+    if (auto s = ValidateRows(piece.c_str(), pieces[i].rows.dtype); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateParams(const AttentionParams& params) {
@@ -89,6 +115,27 @@ absl::Status ValidateTask(const AttentionTask& task) {
     if (auto s = ValidatePages(task); !s.ok()) return s;
   }
   return ValidatePointers(task);
+}
+
+absl::Status ValidateAppend(const KvAppendTask& task) {
+  const KvGeometry& geometry = task.geometry;
+  const PagedKvView& pages = task.destination;
+  AttentionParams params;
+  params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
+  params.head_dim_qk = geometry.head_dim_qk;
+  params.head_dim_v = geometry.head_dim_v;
+  if (auto s = ValidateParams(params); !s.ok()) return s;
+  if (auto s = ValidatePageSize(pages.page_size); !s.ok()) return s;
+  if (task.position < 0 || task.num_tokens < 0 ||
+      task.num_tokens > pages.num_pages * pages.page_size - task.position) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokens are [", task.position, ", ", task.position, " + ", task.num_tokens,
+                     "), expected a part of [0, ", pages.num_pages * pages.page_size, ")"));
+  }
+  if (task.num_tokens == 0) return absl::OkStatus();
+  if (pages.pages == nullptr) return absl::InvalidArgumentError("pages are missing");
+  if (auto s = ValidateAppendRows("k", task.k, task.k_pieces, task.num_tokens); !s.ok()) return s;
+  return ValidateAppendRows("v", task.v, task.v_pieces, task.num_tokens);
 }
 
 }  // namespace attention

@@ -12,4 +12,7 @@ absl::Status ValidateParams(const AttentionParams& params);
 // Also checks lengths, positions, that pointers are there and that pages suffice for kv_len.
 absl::Status ValidateTask(const AttentionTask& task);
 
+// Also checks that the pages hold the tokens, that rows are there, and the order of pieces.
+absl::Status ValidateAppend(const KvAppendTask& task);
+
 }  // namespace attention

@@ -100,31 +100,6 @@ class UnitClaims {
   std::atomic<std::int64_t> next_{0};
 };
 
-absl::Status ValidateAppend(const KvAppendTask& task) {
-  const KvGeometry& geometry = task.geometry;
-  const PagedKvView& pages = task.destination;
-  AttentionParams params;
-  params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
-  params.head_dim_qk = geometry.head_dim_qk;
-  params.head_dim_v = geometry.head_dim_v;
-  if (absl::Status status = ValidateParams(params); !status.ok()) return status;
-  if (pages.page_size < kPageGranularity || pages.page_size % kPageGranularity != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "page_size is ", pages.page_size, ", expected a positive multiple of ", kPageGranularity));
-  }
-  if (task.position < 0 || task.num_tokens < 0 ||
-      task.num_tokens > pages.num_pages * pages.page_size - task.position) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokens are [", task.position, ", ", task.position, " + ", task.num_tokens,
-                     "), expected a part of [0, ", pages.num_pages * pages.page_size, ")"));
-  }
-  if (task.num_tokens == 0) return absl::OkStatus();
-  if (pages.pages == nullptr) return absl::InvalidArgumentError("pages are missing");
-  if (task.k.data == nullptr) return absl::InvalidArgumentError("k is missing");
-  if (task.v.data == nullptr) return absl::InvalidArgumentError("v is missing");
-  return absl::OkStatus();
-}
-
 class CpuBackend final : public AttentionBackend {
  public:
   CpuBackend(int num_threads, const KernelTable& kernels, bool uses_dot)
@@ -173,7 +148,7 @@ class CpuBackend final : public AttentionBackend {
     return std::unique_ptr<AttentionPlan>(std::move(*plan));
   }
 
-  absl::Status Run(AttentionPlan& plan) override;
+  absl::StatusOr<RunState> Run(AttentionPlan& plan, const std::atomic<bool>* should_yield) override;
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
   absl::Status RunWeights(const WeightsTask& task) override;
 
@@ -339,7 +314,8 @@ void CpuBackend::SumColumns(CpuPlan& plan, bool is_serial) {
               });
 }
 
-absl::Status CpuBackend::Run(AttentionPlan& base_plan) {
+absl::StatusOr<RunState> CpuBackend::Run(AttentionPlan& base_plan,
+                                         const std::atomic<bool>* /*should_yield*/) {
   auto& plan = static_cast<CpuPlan&>(base_plan);
   const bool is_serial = plan.flops < kSerialFlops;
   if (absl::Status status = Prepare(plan, is_serial); !status.ok()) return status;
@@ -355,7 +331,8 @@ absl::Status CpuBackend::Run(AttentionPlan& base_plan) {
                                          reinterpret_cast<const float*>(partials_.data()));
               });
   SumColumns(plan, is_serial);
-  return absl::OkStatus();
+  plan.flops_done = plan.flops;
+  return RunState::kDone;
 }
 
 absl::Status CpuBackend::AppendKv(std::span<const KvAppendTask> tasks) {

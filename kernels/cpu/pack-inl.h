@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "kernels/api/quantized_row.h"
+#include "kernels/api/rows_cursor.h"
 #include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/simd-inl.h"
@@ -77,9 +78,9 @@ HWY_INLINE void PackValueRow(const Element* HWY_RESTRICT row, const PackedLayout
 
 // Rows of one head lie a page apart when there are many heads, where no hardware prefetcher
 // follows.
-HWY_INLINE void PrefetchRow(const RowsView& rows, std::int64_t row, int head, int dim) {
-  const char* data = RowData(rows, row, head);
-  const std::size_t bytes = dim * DTypeBytes(rows.dtype);
+HWY_INLINE void PrefetchRow(RowsCursor& rows, std::int64_t row, int head, int dim) {
+  const char* data = rows.At(row, head);
+  const std::size_t bytes = dim * DTypeBytes(rows.dtype());
   for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(data + at);
 }
 
@@ -91,14 +92,14 @@ struct BlockRows {
 };
 
 template <typename Element>
-HWY_INLINE void FindBlockRows(const RowsView& rows, DType to, std::int64_t token, int head, int dim,
+HWY_INLINE void FindBlockRows(RowsCursor& rows, DType to, std::int64_t token, int head, int dim,
                               BlockRows<Element>* out) {
   for (int t = 0; t < kBlockTokens; ++t) {
-    const char* data = RowData(rows, token + t, head);
-    if (rows.dtype == to) {
+    const char* data = rows.At(token + t, head);
+    if (rows.dtype() == to) {
       out->row[t] = reinterpret_cast<const Element*>(data);
     } else {
-      ConvertRow(data, rows.dtype, to, dim, out->converted[t]);
+      ConvertRow(data, rows.dtype(), to, dim, out->converted[t]);
       out->row[t] = out->converted[t];
     }
   }
@@ -170,18 +171,29 @@ HWY_INLINE BlockAddress<Element> AddressOf(const KvAppendTask& task, const Packe
           reinterpret_cast<Element*>(page + layout.value_offset(kv_head, block_in_page))};
 }
 
+// The rows of keys and values of an append.
+struct AppendRows {
+  RowsCursor k;
+  RowsCursor v;
+
+  AppendRows(const KvAppendTask& task, std::int64_t first_row)
+      : k(task.k, task.k_pieces, first_row), v(task.v, task.v_pieces, first_row) {}
+};
+
 template <typename Element>
 inline void PackToken(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
-                      std::int64_t i) {
+                      std::int64_t i, AppendRows& from) {
   const DType dtype = task.geometry.dtype;
   const bool is_paired = dtype == DType::kBFloat16;
   const std::int64_t position = task.position + i;
   const int token = static_cast<int>(position % kBlockTokens);
   const auto block = AddressOf<Element>(task, layout, kv_head, position / kBlockTokens);
   alignas(64) Element row[kMaxHeadDim];
-  ConvertRow(RowData(task.k, i, kv_head), task.k.dtype, dtype, layout.dim_qk, row);
+  const char* key = from.k.At(i, kv_head);
+  ConvertRow(key, from.k.dtype(), dtype, layout.dim_qk, row);
   PackKeyRow(row, layout.dim_qk, is_paired, token, block.keys);
-  ConvertRow(RowData(task.v, i, kv_head), task.v.dtype, dtype, layout.dim_v, row);
+  const char* value = from.v.At(i, kv_head);
+  ConvertRow(value, from.v.dtype(), dtype, layout.dim_v, row);
   PackValueRow(row, layout, is_paired, token, block.values);
 }
 
@@ -191,21 +203,23 @@ inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int
   const DType dtype = task.geometry.dtype;
   const bool is_paired = dtype == DType::kBFloat16;
   BlockRows<Element> rows;
+  AppendRows from(task, token_begin);
+  AppendRows ahead_from = from;
   for (std::int64_t i = token_begin; i < token_end;) {
     const std::int64_t position = task.position + i;
     if (position % kBlockTokens != 0 || i + kBlockTokens > token_end) {
-      PackToken<Element>(task, layout, kv_head, i++);
+      PackToken<Element>(task, layout, kv_head, i++, from);
       continue;
     }
     const auto block = AddressOf<Element>(task, layout, kv_head, position / kBlockTokens);
     const std::int64_t ahead_end = is_prefetched ? 0 : std::min(token_end, i + 2 * kBlockTokens);
     for (std::int64_t ahead = i + kBlockTokens; ahead < ahead_end; ++ahead) {
-      PrefetchRow(task.k, ahead, kv_head, layout.dim_qk);
-      PrefetchRow(task.v, ahead, kv_head, layout.dim_v);
+      PrefetchRow(ahead_from.k, ahead, kv_head, layout.dim_qk);
+      PrefetchRow(ahead_from.v, ahead, kv_head, layout.dim_v);
     }
-    FindBlockRows(task.k, dtype, i, kv_head, layout.dim_qk, &rows);
+    FindBlockRows(from.k, dtype, i, kv_head, layout.dim_qk, &rows);
     PackKeyBlock(rows.row, layout.dim_qk, is_paired, block.keys);
-    FindBlockRows(task.v, dtype, i, kv_head, layout.dim_v, &rows);
+    FindBlockRows(from.v, dtype, i, kv_head, layout.dim_v, &rows);
     PackValueBlock(rows.row, layout, is_paired, block.values);
     i += kBlockTokens;
   }
@@ -213,11 +227,12 @@ inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int
 
 // Widens a row and quantises it (quantized_row.h) to `out`, which has room for whole vectors.
 // Returns its scale.
-inline float QuantizeRow(const RowsView& rows, std::int64_t row, int head, int dim,
+inline float QuantizeRow(RowsCursor& rows, std::int64_t row, int head, int dim,
                          std::int8_t* HWY_RESTRICT out) {
   const F32 d;
   alignas(64) float wide[kMaxHeadDim + kLanes];
-  WidenRow(RowData(rows, row, head), rows.dtype, dim, wide);
+  const char* data = rows.At(row, head);
+  WidenRow(data, rows.dtype(), dim, wide);
   std::fill_n(wide + dim, kLanes, 0.0f);
   Vec max = hn::Zero(d);
   Vec poison = hn::Zero(d);  // stays 0 while all is finite
@@ -240,14 +255,15 @@ inline float QuantizeRow(const RowsView& rows, std::int64_t row, int head, int d
 inline void PackInt8Tokens(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
                            std::int64_t token_begin, std::int64_t token_end) {
   alignas(64) std::int8_t row[kMaxHeadDim + kLanes];
+  AppendRows from(task, token_begin);
   for (std::int64_t i = token_begin; i < token_end; ++i) {
     const std::int64_t position = task.position + i;
     const int token = static_cast<int>(position % kBlockTokens);
     const auto block = AddressOf<std::int8_t>(task, layout, kv_head, position / kBlockTokens);
-    const float key_scale = QuantizeRow(task.k, i, kv_head, layout.dim_qk, row);
+    const float key_scale = QuantizeRow(from.k, i, kv_head, layout.dim_qk, row);
     std::memcpy(block.keys + token * sizeof(float), &key_scale, sizeof(float));
     PackKeyRow(row, layout.dim_qk, /*is_paired=*/false, token, block.keys + kScaleBytes);
-    const float value_scale = QuantizeRow(task.v, i, kv_head, layout.dim_v, row);
+    const float value_scale = QuantizeRow(from.v, i, kv_head, layout.dim_v, row);
     std::memcpy(block.values + token * sizeof(float), &value_scale, sizeof(float));
     PackValueRow(row, layout, /*is_paired=*/false, token, block.values + kScaleBytes);
   }

@@ -44,6 +44,9 @@ struct CpuPlan : AttentionPlan {
   std::vector<WorkItem> column_items;  // second pass, for tasks that want column sums
   int max_column_group = 0;            // the largest group_size among them
   double flops = 0;
+  double flops_done = 0;
+
+  PlanProgress progress() const override { return {flops, flops_done}; }
 
   // Contiguous keys and values are packed before anything else, each task into one page at
   // arena_offsets[task] (-1: the task is paged), but for the heads that a unit packs.

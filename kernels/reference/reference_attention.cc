@@ -68,7 +68,10 @@ double Score(const AttentionTask& task, int head, std::int64_t query, std::int64
   return s;
 }
 
-void AttendRow(const AttentionTask& task, int head, std::int64_t query, ReferenceResult* result) {
+}  // namespace
+
+void AddReferenceRow(const AttentionTask& task, std::int64_t query, int head,
+                     ReferenceResult* result) {
   const AttentionParams& params = task.params;
   const std::int64_t row = query * params.num_q_heads + head;
   std::vector<double> p(task.kv_len, kNegInf);
@@ -100,8 +103,6 @@ void AttendRow(const AttentionTask& task, int head, std::int64_t query, Referenc
   }
 }
 
-}  // namespace
-
 std::size_t ReferencePage::bytes() const {
   return static_cast<std::size_t>(page_size) * geometry.num_kv_heads *
          (geometry.head_dim_qk + geometry.head_dim_v) * DTypeBytes(geometry.dtype);
@@ -116,7 +117,7 @@ std::int64_t ReferencePage::ValueIndex(std::int64_t token, int head, int channel
          (token * geometry.num_kv_heads + head) * geometry.head_dim_v + channel;
 }
 
-ReferenceResult ReferenceAttention(const AttentionTask& task, const ReferenceOptions& options) {
+ReferenceResult BeginReference(const AttentionTask& task, const ReferenceOptions& options) {
   const AttentionParams& params = task.params;
   const std::int64_t rows = task.q_len * params.num_q_heads;
   ReferenceResult result;
@@ -126,8 +127,15 @@ ReferenceResult ReferenceAttention(const AttentionTask& task, const ReferenceOpt
   if (options.with_column_sums) {
     result.column_sums.assign(task.kv_len * params.num_q_heads, 0.0);
   }
+  return result;
+}
+
+ReferenceResult ReferenceAttention(const AttentionTask& task, const ReferenceOptions& options) {
+  ReferenceResult result = BeginReference(task, options);
   for (std::int64_t query = 0; query < task.q_len; ++query) {
-    for (int head = 0; head < params.num_q_heads; ++head) AttendRow(task, head, query, &result);
+    for (int head = 0; head < task.params.num_q_heads; ++head) {
+      AddReferenceRow(task, query, head, &result);
+    }
   }
   return result;
 }

@@ -24,6 +24,12 @@ struct ReferenceOptions {
 // contiguous or in pages of this backend's layout (ReferencePage). Thread-safe.
 ReferenceResult ReferenceAttention(const AttentionTask& task, const ReferenceOptions& options = {});
 
+// The same row by row, in ascending order of queries and, within them, heads: a result that has
+// seen no row yet, and the step that adds one.
+ReferenceResult BeginReference(const AttentionTask& task, const ReferenceOptions& options = {});
+void AddReferenceRow(const AttentionTask& task, std::int64_t query, int head,
+                     ReferenceResult* result);
+
 // A page of the reference backend: keys [page_size, num_kv_heads, head_dim_qk], then values
 // [page_size, num_kv_heads, head_dim_v], both dense in the KV's type.
 struct ReferencePage {

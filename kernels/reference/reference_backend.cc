@@ -1,10 +1,12 @@
 #include "kernels/reference/reference_backend.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/api/rows_cursor.h"
 #include "kernels/api/validate.h"
 #include "kernels/base/aligned_buffer.h"
 #include "kernels/base/divide.h"
@@ -23,12 +25,25 @@ class HeapAllocator final : public MemoryAllocator {
 
 struct ReferencePlan final : AttentionPlan {
   std::vector<AttentionTask> tasks;
+  double flops = 0;
+
+  // How far a run has come: the rows of tasks[task] before `row` are in `result`.
+  std::size_t task = 0;
+  std::int64_t row = 0;
+  ReferenceResult result;
+  double flops_done = 0;  // of the tasks before; of all after a run has come to its end
+
+  std::int64_t num_rows() const { return tasks[task].q_len * tasks[task].params.num_q_heads; }
+
+  PlanProgress progress() const override {
+    if (row == 0) return {flops, flops_done};
+    const double share = static_cast<double>(row) / static_cast<double>(num_rows());
+    return {flops, flops_done + EstimateWork(tasks[task]).flops * share};
+  }
 };
 
-void RunTask(const AttentionTask& task) {
+void StoreResult(const AttentionTask& task, const ReferenceResult& result) {
   const AttentionParams& params = task.params;
-  const bool with_column_sums = task.column_sums != nullptr;
-  const ReferenceResult result = ReferenceAttention(task, {.with_column_sums = with_column_sums});
   for (std::int64_t query = 0; query < task.q_len; ++query) {
     for (int head = 0; head < params.num_q_heads; ++head) {
       const std::int64_t row = query * params.num_q_heads + head;
@@ -45,22 +60,47 @@ void RunTask(const AttentionTask& task) {
   }
 }
 
+// Computes a row of the present task.
+void RunRow(ReferencePlan& plan) {
+  const AttentionTask& task = plan.tasks[plan.task];
+  if (plan.row == 0) {
+    plan.result = BeginReference(task, {.with_column_sums = task.column_sums != nullptr});
+  }
+  const int num_heads = task.params.num_q_heads;
+  AddReferenceRow(task, plan.row / num_heads, static_cast<int>(plan.row % num_heads), &plan.result);
+  ++plan.row;
+}
+
+// Stores the present task's results and goes on to the next.
+void FinishTask(ReferencePlan& plan) {
+  const AttentionTask& task = plan.tasks[plan.task];
+  if (plan.num_rows() == 0) {
+    plan.result = BeginReference(task, {.with_column_sums = task.column_sums != nullptr});
+  }
+  StoreResult(task, plan.result);
+  plan.flops_done += EstimateWork(task).flops;
+  plan.row = 0;
+  ++plan.task;
+}
+
 void AppendTask(const KvAppendTask& task) {
+  RowsCursor k(task.k, task.k_pieces, /*first_row=*/0);
+  RowsCursor v(task.v, task.v_pieces, /*first_row=*/0);
   const ReferencePage layout{task.geometry, task.destination.page_size};
   for (std::int64_t i = 0; i < task.num_tokens; ++i) {
     const std::int64_t position = task.position + i;
     void* page = task.destination.pages[position / layout.page_size];
     const std::int64_t token = position % layout.page_size;
     for (int head = 0; head < task.geometry.num_kv_heads; ++head) {
+      const char* key = k.At(i, head);
       for (int dim = 0; dim < task.geometry.head_dim_qk; ++dim) {
         StoreElement(page, task.geometry.dtype, layout.KeyIndex(token, head, dim),
-                     LoadElement(task.k.data, task.k.dtype,
-                                 i * task.k.row_stride + head * task.k.head_stride + dim));
+                     LoadElement(key, k.dtype(), dim));
       }
+      const char* value = v.At(i, head);
       for (int channel = 0; channel < task.geometry.head_dim_v; ++channel) {
         StoreElement(page, task.geometry.dtype, layout.ValueIndex(token, head, channel),
-                     LoadElement(task.v.data, task.v.dtype,
-                                 i * task.v.row_stride + head * task.v.head_stride + channel));
+                     LoadElement(value, v.dtype(), channel));
       }
     }
   }
@@ -93,16 +133,36 @@ class ReferenceBackend final : public AttentionBackend {
         return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
       }
       plan->tasks.push_back(tasks[i]);
+      plan->flops += EstimateWork(tasks[i]).flops;
     }
     return std::unique_ptr<AttentionPlan>(std::move(plan));
   }
 
-  absl::Status Run(AttentionPlan& plan) override {
-    for (const AttentionTask& task : static_cast<ReferencePlan&>(plan).tasks) RunTask(task);
-    return absl::OkStatus();
+  // A unit of work is a row of one head.
+  absl::StatusOr<RunState> Run(AttentionPlan& base_plan,
+                               const std::atomic<bool>* should_yield) override {
+    auto& plan = static_cast<ReferencePlan&>(base_plan);
+    if (plan.task == 0 && plan.row == 0) plan.flops_done = 0;
+    bool has_progressed = false;
+    while (plan.task < plan.tasks.size()) {
+      if (plan.row == plan.num_rows()) {
+        FinishTask(plan);
+        continue;
+      }
+      if (has_progressed && should_yield != nullptr && *should_yield) return RunState::kYielded;
+      RunRow(plan);
+      has_progressed = true;
+    }
+    plan.task = 0;
+    return RunState::kDone;
   }
 
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
+    for (std::size_t i = 0; i < tasks.size(); ++i) {
+      if (absl::Status status = ValidateAppend(tasks[i]); !status.ok()) {
+        return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
+      }
+    }
     for (const KvAppendTask& task : tasks) AppendTask(task);
     return absl::OkStatus();
   }

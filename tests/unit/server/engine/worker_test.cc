@@ -34,9 +34,11 @@ class FaultyBackend final : public AttentionBackend {
       std::span<const AttentionTask> tasks) override {
     return real_->Plan(tasks);
   }
-  absl::Status Run(AttentionPlan& plan) override {
+  absl::StatusOr<RunState> Run(AttentionPlan& plan,
+                               const std::atomic<bool>* should_yield) override {
     if (throws) throw std::bad_alloc();
-    return run_status.ok() ? real_->Run(plan) : run_status;
+    if (!run_status.ok()) return run_status;
+    return real_->Run(plan, should_yield);
   }
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
     append_calls.push_back(tasks.size());
