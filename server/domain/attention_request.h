@@ -40,6 +40,9 @@ struct SessionStep {
   bool has_append = false;
   RowsView k;  // [num_tokens, num_kv_heads, head_dim_qk]
   RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]
+  // Where the rows lie instead, if not empty: in the pieces in which they were received.
+  std::vector<RowsPiece> k_pieces;
+  std::vector<RowsPiece> v_pieces;
 
   bool has_attend = false;
   AttentionTask attend;  // kv_len, kv_begin, kv_pages and first_query_position are filled in later

@@ -77,6 +77,8 @@ std::vector<std::vector<KvAppendTask>> BatchAssembly::AppendWaves() const {
     task.num_tokens = append.step->num_tokens;
     task.k = append.step->k;
     task.v = append.step->v;
+    task.k_pieces = append.step->k_pieces;
+    task.v_pieces = append.step->v_pieces;
     waves.back().push_back(task);
   }
   return waves;

@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "attention/v1/tensor.pb.h"
+#include "kernels/api/tensor_view.h"
 #include "proto/codec/received_message.h"
 #include "server/rpc/buffer_pool.h"
 #include "server/shared_memory/region_table.h"
@@ -49,9 +50,18 @@ class RequestTensors {
   // 64-byte aligned. Once for each tensor.
   const char* Place(const v1::Tensor& tensor);
 
+  // Rows that the kernels read once and store in an order of their own: they are read where they
+  // were received, which makes that their one copy. Only a row that was cut is put together at a
+  // place of its own. `rows` has dtype and strides, and gets the data if it lies in one piece; else
+  // `pieces` do. Once for each tensor; the message must live until the rows have been read.
+  void PlaceRows(const v1::Tensor& tensor, RowsView* rows, std::vector<RowsPiece>* pieces);
+
   std::int64_t copied_bytes() const { return copied_bytes_; }
 
  private:
+  // A place of its own for so many bytes.
+  char* Reserve(std::size_t bytes);
+
   const codec::ReceivedMessage* message_;
   BufferPool* pool_;
   const RegionTable* regions_;

@@ -90,7 +90,6 @@ class StepStreamCall final : public PipelinedStream {
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
     absl::Status status = exchange->call.Begin(frame(), exchange->wire.request(), request.get());
-    exchange->received.Release();
     request->completion = [self = Self(), exchange](std::unique_ptr<AttentionRequest>,
                                                     AttentionResult result) {
       self->OnComputed(*exchange, result);
@@ -215,7 +214,6 @@ void SessionServiceImpl::Step(UnaryCall& call) {
   std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
   absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
   if (status.ok()) status = exchange->call.Begin(call.frame(), exchange->wire, request.get());
-  exchange->received.Release();
   call.ReleaseRequest();
   request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
                                           AttentionResult result) {

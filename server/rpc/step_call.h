@@ -21,8 +21,9 @@ class StepCall {
         tensors_(received, services.buffers, services.regions, frame.tenant()) {}
 
   // Decodes the steps of `wire`, a message within the received one, into `request`, whose tensors
-  // live in this. Steps that cannot run keep their error for the response and take no part.
-  // INVALID_ARGUMENT when the request as a whole is wrong, RESOURCE_EXHAUSTED when memory is out.
+  // live in this or, rows to append, in the received message. Steps that cannot run keep their
+  // error for the response and take no part. INVALID_ARGUMENT when the request as a whole is wrong,
+  // RESOURCE_EXHAUSTED when memory is out.
   absl::Status Begin(const CallFrame& frame, const v1::StepRequest& wire,
                      AttentionRequest* request);
 

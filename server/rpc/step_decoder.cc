@@ -50,7 +50,8 @@ absl::Status CheckPresence(const v1::SessionStep& wire) {
 
 // [num_tokens, heads, head_dim] rows of k or v.
 absl::Status DecodeRows(absl::string_view field, const v1::Tensor& tensor, std::int64_t heads,
-                        std::int64_t head_dim, RequestTensors& tensors, RowsView* rows) {
+                        std::int64_t head_dim, RequestTensors& tensors, RowsView* rows,
+                        std::vector<RowsPiece>* pieces) {
   ATTENTION_ASSIGN_OR_RETURN(const DType dtype,
                              DecodeDType(absl::StrCat(field, ".dtype"), tensor.dtype()));
   ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
@@ -59,17 +60,18 @@ absl::Status DecodeRows(absl::string_view field, const v1::Tensor& tensor, std::
                                                    ", expected [num_tokens, ", heads, ", ",
                                                    head_dim, "] of the session's geometry"));
   }
-  *rows = DenseRows(static_cast<const void*>(tensors.Place(tensor)), dtype, heads, head_dim);
+  *rows = DenseRows(static_cast<const void*>(nullptr), dtype, heads, head_dim);
+  tensors.PlaceRows(tensor, rows, pieces);
   return absl::OkStatus();
 }
 
 absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometry,
                           RequestTensors& tensors, SessionStep* step) {
   if (!wire.has_k()) return absl::OkStatus();
-  ATTENTION_RETURN_IF_ERROR(
-      DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk, tensors, &step->k));
-  ATTENTION_RETURN_IF_ERROR(
-      DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v, tensors, &step->v));
+  ATTENTION_RETURN_IF_ERROR(DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk,
+                                       tensors, &step->k, &step->k_pieces));
+  ATTENTION_RETURN_IF_ERROR(DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v,
+                                       tensors, &step->v, &step->v_pieces));
   if (wire.v().shape(0) != wire.k().shape(0)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "v.shape is ", ShapeText(wire.v()), ", expected ", wire.k().shape(0), " tokens, as k"));

@@ -338,5 +338,20 @@ TEST_F(SessionTest, TheSdksSessionKeepsThePosition) {
   EXPECT_TRUE(session->Delete().ok());
 }
 
+TEST_F(SessionTest, RowsAreCopiedOnceIntoTheCache) {
+  const v1::AttendRequest prompt = MakePrompt(2000);
+  const v1::SessionHandle handle = MustCreate(shared_server()).handle();
+  v1::StepRequest request;
+  *request.add_steps() = MakeStep(prompt, handle, 0, 2000);
+  v1::StepResponse response;
+  ASSERT_TRUE(shared_server().sessions().Step(NewContext().get(), request, &response).ok());
+  const v1::SessionStep& step = request.steps(0);
+  const auto bytes = static_cast<std::int64_t>(step.q().data().size() + step.k().data().size() +
+                                               step.v().data().size());
+  EXPECT_GE(response.timing().copied_bytes(), bytes);
+  // A socket is read 64 KiB at a time at most, and each time may cut a row in two.
+  EXPECT_LE(response.timing().copied_bytes(), bytes + bytes / 50);
+}
+
 }  // namespace
 }  // namespace attention::testing
