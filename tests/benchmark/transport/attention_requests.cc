@@ -109,7 +109,10 @@ class StepRequests final : public Requests {
         num_buffers_(max_in_flight + 1) {
     Renew();
   }
-  ~StepRequests() override { Delete(); }
+  ~StepRequests() override {
+    Delete(old_handles_);
+    Delete(handles_);
+  }
 
   grpc::ByteBuffer Next() override {
     if (layer_ == kNumLayers) {
@@ -125,7 +128,12 @@ class StepRequests final : public Requests {
 
  private:
   void Renew() {
-    Delete();
+    // Requests may still be on their way: what they need goes with the next renewal.
+    Delete(old_handles_);
+    old_handles_ = std::move(handles_);
+    handles_.clear();
+    old_buffers_ = std::move(buffers_);
+    buffers_.clear();
     v1::CreateSessionRequest request;
     v1::SessionGeometry* geometry = request.mutable_geometry();
     geometry->set_num_layers(kNumLayers);
@@ -143,30 +151,26 @@ class StepRequests final : public Requests {
       }
       handles_.push_back(response.session().handle());
     }
-    // Those that may still be on their way keep their bytes until the next renewal.
-    old_buffers_ = std::move(buffers_);
-    buffers_.clear();
     for (int i = 0; i < num_buffers_; ++i) {
       buffers_.push_back(std::make_unique<StepTemplate>(handles_));
     }
     layer_ = position_ = 0;
   }
 
-  void Delete() {
-    for (const v1::SessionHandle& handle : handles_) {
+  void Delete(const std::vector<v1::SessionHandle>& handles) {
+    for (const v1::SessionHandle& handle : handles) {
       grpc::ClientContext context;
       v1::DeleteSessionRequest request;
       *request.mutable_handle() = handle;
       v1::DeleteSessionResponse response;
       stub_->DeleteSession(&context, request, &response);
     }
-    handles_.clear();
   }
 
   const std::unique_ptr<v1::SessionService::Stub> stub_;
   const int batch_size_;
   const int num_buffers_;
-  std::vector<v1::SessionHandle> handles_;
+  std::vector<v1::SessionHandle> handles_, old_handles_;
   std::vector<std::unique_ptr<StepTemplate>> buffers_, old_buffers_;
   std::size_t next_buffer_ = 0;
   std::uint32_t next_id_ = StepTemplate::kFirstId;

@@ -8,6 +8,7 @@ namespace {
 
 // A stream's opening and the first faults of buffers are not what is asked for.
 constexpr int kSkipped = 3;
+constexpr std::size_t kMinRecorded = 5;
 
 }  // namespace
 
@@ -26,6 +27,10 @@ void Recorder::Add(double started, std::size_t bytes) {
   }
   sample_.latencies.push_back(end_ - started);
   sample_.bytes += bytes;
+}
+
+bool Recorder::IsOver() const {
+  return sample_.latencies.size() >= kMinRecorded && Now() >= deadline_;
 }
 
 Sample Recorder::Finish() {

@@ -55,10 +55,15 @@ double Now();
 // Collects what every kind of caller measures.
 class Recorder {
  public:
+  explicit Recorder(double seconds) : deadline_(Now() + seconds) {}
+
   void Add(double started, std::size_t bytes);
+  // Whether the time is over and there is something to show.
+  bool IsOver() const;
   Sample Finish();
 
  private:
+  const double deadline_;
   int num_skipped_ = 0;
   double begin_ = 0;
   double end_ = 0;

@@ -13,6 +13,8 @@
 namespace attention::bench {
 namespace {
 
+constexpr std::size_t kMaxErrorText = 500;
+
 [[noreturn]] void Fail(const std::string& method, const std::string& why) {
   std::fprintf(stderr, "%s: %s\n", method.c_str(), why.c_str());
   std::exit(1);
@@ -20,8 +22,14 @@ namespace {
 
 void CheckAnswer(const Load& load, const grpc::ByteBuffer& answer) {
   if (answer.Length() >= load.min_answer_bytes) return;
+  // A stream's errors are answers; their message is readable as it is.
+  grpc::Slice slice;
+  std::string text;
+  if (answer.DumpToSingleSlice(&slice).ok()) text.assign(slice.begin(), slice.end());
+  std::erase_if(text, [](unsigned char letter) { return letter < ' ' || letter > '~'; });
   Fail(load.method, "an answer of " + std::to_string(answer.Length()) +
-                        " bytes, expected at least " + std::to_string(load.min_answer_bytes));
+                        " bytes, expected at least " + std::to_string(load.min_answer_bytes) +
+                        ": " + text.substr(0, kMaxErrorText));
 }
 
 class GrpcCaller final : public Caller {
@@ -60,9 +68,8 @@ class GrpcCaller final : public Caller {
   }
 
   Sample RunUnary(const Load& load, Requests& requests) {
-    Recorder recorder;
+    Recorder recorder(load.seconds);
     std::deque<Slot> slots(static_cast<std::size_t>(load.in_flight));
-    const double end = Now() + load.seconds;
     for (Slot& slot : slots) Start(load, requests, &slot);
     int num_running = load.in_flight;
     void* tag = nullptr;
@@ -72,10 +79,10 @@ class GrpcCaller final : public Caller {
       if (!slot->status.ok()) Fail(load.method, slot->status.error_message());
       CheckAnswer(load, slot->answer);
       recorder.Add(slot->started, slot->request_bytes + slot->answer.Length());
-      if (Now() < end) {
-        Start(load, requests, slot);
-      } else {
+      if (recorder.IsOver()) {
         --num_running;
+      } else {
+        Start(load, requests, slot);
       }
     }
     return recorder.Finish();
@@ -93,17 +100,16 @@ class GrpcCaller final : public Caller {
     int start_tag, read_tag, write_tag, end_tag;  // their addresses are what counts
     stream->StartCall(&start_tag);
     if (!Await(&start_tag)) Fail(load.method, "the stream could not be opened");
-    Recorder recorder;
+    Recorder recorder(load.seconds);
     struct Sent {
       double time;
       std::size_t bytes;
     };
     std::deque<Sent> unanswered;
     grpc::ByteBuffer answer;
-    const double end = Now() + load.seconds;
     bool is_writing = false, is_over = false;
     const auto write_more = [&] {
-      is_over = is_over || Now() >= end;
+      is_over = is_over || recorder.IsOver();
       if (is_writing || is_over || static_cast<int>(unanswered.size()) >= load.in_flight) return;
       const grpc::ByteBuffer request = requests.Next();
       unanswered.push_back({Now(), request.Length()});

@@ -57,13 +57,12 @@ class SocketCaller final : public Caller {
 
   Sample Run(const Load& load, Requests& requests) override {
     const std::string message = Message(requests.Next());
-    Recorder recorder;
+    Recorder recorder(load.seconds);
     std::deque<double> unanswered;
-    const double end = Now() + load.seconds;
     std::size_t written = 0, received = 0;  // of the present request and answer
     bool is_writing = false, is_over = false;
     const auto may_begin = [&] {
-      is_over = is_over || Now() >= end;
+      is_over = is_over || recorder.IsOver();
       return !is_over && static_cast<int>(unanswered.size()) < load.in_flight;
     };
     while (is_writing || !unanswered.empty() || may_begin()) {
