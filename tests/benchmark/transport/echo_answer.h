@@ -1,0 +1,11 @@
+// What an echo server answers: bytes that it holds anyway, or the request's own, never copied.
+#pragma once
+
+#include <grpcpp/support/byte_buffer.h>
+
+namespace attention::bench {
+
+// Moves out of `request` when all of it is asked for.
+grpc::ByteBuffer EchoAnswer(grpc::ByteBuffer* request);
+
+}  // namespace attention::bench

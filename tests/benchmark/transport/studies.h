@@ -1,0 +1,28 @@
+// The questions that the transport benchmark answers, each a series of contests.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tests/benchmark/transport/contest.h"
+
+namespace attention::bench {
+
+struct StudyOptions {
+  ContestOptions contest;
+  std::string filter;         // only exchanges and transports whose "name/transport" contains it
+  bool is_quick = false;      // small exchanges alone
+  std::string server_binary;  // attention-server
+};
+
+// What both ends of a connection are given where a study does not say otherwise.
+ChannelSettings ChosenSettings();
+
+// The attention server with next to nothing to compute, beside an echo of the same sizes.
+std::vector<Figures> StudyServer(const StudyOptions& options);
+// Which gRPC API and how many queues and threads: echo against echo, and the bare socket.
+std::vector<Figures> StudyApis(const StudyOptions& options);
+// What each setting is worth: the chosen ones, and each of them taken away or added alone.
+std::vector<Figures> StudySettings(const StudyOptions& options);
+
+}  // namespace attention::bench
