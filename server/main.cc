@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <string>
 
+#include "server/base/process_memory.h"
 #include "server/config/server_config.h"
 #include "server/observe/logging.h"
 #include "server/server_app.h"
@@ -41,6 +42,7 @@ int Run(const ServerConfig& config) {
 }  // namespace attention::server
 
 int main(int argc, char** argv) {
+  attention::server::KeepFreedMemory();
   const auto parsed = attention::server::ParseCommandLine(argc, argv);
   if (parsed.is_exit) {
     std::fputs(parsed.text.c_str(), parsed.exit_code == 0 ? stdout : stderr);

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -47,10 +48,18 @@ SessionTable::Limits SessionLimits(const ServerConfig& config) {
           config.max_session_ttl};
 }
 
+// One is the fastest on two cores: a second costs 10 to 50 % of the latency of small calls, and up
+// to half of the throughput of large ones, by taking a core from who computes or calls
+// (tests/benchmark/transport, --study apis).
+int CompletionThreads(const ServerConfig& config) {
+  if (config.completion_threads > 0) return config.completion_threads;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 4);
+}
+
 ServiceLimits WireLimits(const ServerConfig& config) {
-  return {config.max_message_bytes,  config.max_queued_requests,     config.max_queued_bytes,
-          config.max_sessions,       config.max_sessions_per_tenant, config.max_session_ttl,
-          config.max_stream_requests};
+  return {config.max_message_bytes,   config.max_queued_requests,     config.max_queued_bytes,
+          config.max_sessions,        config.max_sessions_per_tenant, config.max_session_ttl,
+          config.max_stream_requests, CompletionThreads(config)};
 }
 
 // Written beside and renamed, so that a reader never sees half of it.

@@ -165,6 +165,9 @@ class Parser {
     Add("--max-stream-requests", config_.max_stream_requests,
         "Unanswered requests of one stream before it is no longer read")
         ->check(CLI::Range(1, 65536));
+    Add("--completion-threads", config_.completion_threads,
+        "Threads that receive and answer calls with tensors; 0: one for each four cores")
+        ->check(CLI::Range(0, 256));
     AddDuration("--drain-timeout", config_.drain_timeout,
                 "After SIGTERM, how long calls in flight may take");
   }

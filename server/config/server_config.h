@@ -37,6 +37,7 @@ struct ServerConfig {
   std::int64_t max_batch_requests = 256;
   double max_batch_gflop = 20;
   int max_stream_requests = 64;
+  int completion_threads = 0;  // 0: one for each four cores
 
   std::int64_t max_sessions = 10000;
   std::int64_t max_sessions_per_tenant = 10000;

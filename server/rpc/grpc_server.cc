@@ -2,12 +2,14 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
 #include <limits>
 
 #include "absl/time/clock.h"
+#include "proto/transport/socket_buffers.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/listening.h"
 
@@ -18,10 +20,6 @@ namespace {
 // latency of 1 MiB messages by a tenth to a fifth on TCP and did nothing worse elsewhere.
 constexpr int kMaxFrameBytes = 16777215;
 
-// One is the fastest for a lone caller; the second keeps the others' calls moving while the first
-// copies tensors.
-constexpr int kCompletionThreads = 2;
-
 // A client that is gone without a word (its machine lost power) is noticed after at most 80 s.
 constexpr int kKeepaliveTimeMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
@@ -29,6 +27,14 @@ constexpr int kMinPingIntervalMs = 10'000;
 
 // After the last of our calls is done: time for its answer to leave before connections are closed.
 constexpr absl::Duration kClosingGrace = absl::Milliseconds(250);
+
+class UnixSocketBuffers final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* arguments) override {
+    transport::SetUnixSocketBuffers(transport::kUnixSocketBufferBytes, arguments);
+  }
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>*) override {}
+};
 
 }  // namespace
 
@@ -63,6 +69,7 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   builder.SetMaxReceiveMessageSize(max_bytes);
   builder.SetMaxSendMessageSize(-1);  // what a request may ask for is bounded when it is decoded
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
+  builder.SetOption(std::make_unique<UnixSocketBuffers>());
   // Clients may look for a dead server with pings as often as the SDK does; the server looks for
   // dead clients itself, whose streams hold sessions and answers.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
@@ -76,7 +83,8 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   server_ = builder.BuildAndStart();
   ATTENTION_RETURN_IF_ERROR(listening.Finish(server_ != nullptr));
   addresses_ = listening.addresses();
-  threads_ = std::make_unique<CompletionThreads>(std::move(queue), kCompletionThreads);
+  threads_ = std::make_unique<CompletionThreads>(std::move(queue),
+                                                 services_.limits.num_completion_threads);
   attention_.Listen(threads_->queue());
   session_.Listen(threads_->queue());
   // A service is known to the health service once it has a status of its own; "" is the server.

@@ -33,6 +33,8 @@ struct ServiceLimits {
   // Requests of one stream that are read but not yet answered; beyond, the stream is not read and
   // gRPC's flow control holds the client back.
   int max_stream_requests = 0;
+  // Threads that serve the calls that carry tensors.
+  int num_completion_threads = 1;
 };
 
 // Counts the calls that gRPC has not done with, so that a drain need not wait for others' (a client

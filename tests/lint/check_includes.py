@@ -21,6 +21,7 @@ ANY = "anything"
 ROOMS = {
     "proto": (),
     "proto/codec": ("proto",),
+    "proto/transport": (),
     "kernels/base": (),
     "kernels/api": ("kernels/base",),
     "kernels/reference": ("kernels/api", "kernels/base"),
@@ -39,14 +40,14 @@ ROOMS = {
     "server/engine": ("server/scheduler", "server/cache", "server/domain", "kernels/api",
                       "kernels/base", "server/base"),
     "server/store": ("server/session", "server/cache", "server/domain", "server/base"),
-    "server/rpc": ("proto", "proto/codec", "server/session", "server/shared_memory", "server/layer", "server/scheduler", "server/domain",
+    "server/rpc": ("proto", "proto/codec", "proto/transport", "server/session", "server/shared_memory", "server/layer", "server/scheduler", "server/domain",
                    "server/base", "kernels/api", "kernels/base"),
     "server/config": ("server/base",),
     "server/observe": ("server/base",),
     "server": ANY,
     "client": (),
     "client sources": ("client", "client/internal"),
-    "client/internal": ("proto", "proto/codec", "client"),
+    "client/internal": ("proto", "proto/codec", "proto/transport", "client"),
     "client/mocks": ("client",),
     "client/loadgen": ("client", "kernels/reference", "kernels/api", "kernels/base"),
     "client/ctl": ("client",),
@@ -57,7 +58,7 @@ ROOMS = {
 # (what, pattern of the header, rooms or files that may include it). Tests may include anything.
 LIBRARIES = (
     ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf|rpc))/|attention/v\d+/.*\.pb\.h$",
-     ("proto", "proto/codec", "server/rpc", "client/internal")),
+     ("proto", "proto/codec", "proto/transport", "server/rpc", "client/internal")),
     ("Highway", r"hwy/", ("kernels/cpu",)),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|httplib\.h$",
      ("server/observe", "server/server_app.cc", "server/main.cc")),

@@ -8,9 +8,9 @@
 #include <mutex>
 
 #include "attention/v1/attention_service.grpc.pb.h"
+#include "tests/benchmark/transport/channel_arguments.h"
 #include "tests/benchmark/transport/echo_answer.h"
 #include "tests/benchmark/transport/echo_server.h"
-#include "tests/benchmark/transport/socket_buffers.h"
 
 namespace attention::bench {
 namespace {

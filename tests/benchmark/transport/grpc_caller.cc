@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "tests/benchmark/transport/caller.h"
-#include "tests/benchmark/transport/socket_buffers.h"
+#include "tests/benchmark/transport/channel_arguments.h"
 
 namespace attention::bench {
 namespace {

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "attention/v1/attention_service.grpc.pb.h"
+#include "tests/benchmark/transport/channel_arguments.h"
 #include "tests/benchmark/transport/echo_answer.h"
 #include "tests/benchmark/transport/echo_server.h"
-#include "tests/benchmark/transport/socket_buffers.h"
 #include "tests/benchmark/transport/worker_thread.h"
 
 namespace attention::bench {

@@ -1,4 +1,4 @@
-// Socket buffers of a chosen size for gRPC's connections.
+// ChannelSettings as gRPC takes them.
 #pragma once
 
 #include <grpcpp/server_builder.h>
@@ -10,8 +10,5 @@ namespace attention::bench {
 
 void Apply(const ChannelSettings& settings, grpc::ChannelArguments* arguments);
 void Apply(const ChannelSettings& settings, grpc::ServerBuilder* builder);
-
-// How many sockets have been given buffers so far: 0 tells that the hook is not called.
-int NumSocketsSet();
 
 }  // namespace attention::bench

@@ -1,11 +1,10 @@
-#include "tests/benchmark/transport/socket_buffers.h"
+#include "proto/transport/socket_buffers.h"
 
-#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/grpcpp.h>
 #include <sys/socket.h>
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
+#include <cstdio>
 
 // gRPC lets an application set options of its sockets through a grpc_socket_mutator, whose
 // definition no installed header has: the channel argument is public, its type is opaque. The
@@ -32,10 +31,8 @@ struct grpc_socket_mutator_vtable {
 void grpc_socket_mutator_init(grpc_socket_mutator* mutator,
                               const grpc_socket_mutator_vtable* vtable);
 
-namespace attention::bench {
+namespace attention::transport {
 namespace {
-
-std::atomic<int> num_sockets_set{0};
 
 struct BufferMutator : grpc_socket_mutator {
   int bytes = 0;
@@ -44,15 +41,14 @@ struct BufferMutator : grpc_socket_mutator {
 bool SetBuffers(int fd, grpc_socket_mutator* mutator) {
   sockaddr_storage address = {};
   socklen_t length = sizeof(address);
-  // On TCP an explicit size turns the kernel's own sizing off, which costs throughput.
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
       address.ss_family != AF_UNIX) {
     return true;
   }
+  // Best effort: smaller buffers work, only slower.
   const int bytes = static_cast<BufferMutator*>(mutator)->bytes;
   setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
   setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
-  ++num_sockets_set;
   return true;
 }
 
@@ -68,42 +64,21 @@ void Destroy(grpc_socket_mutator* mutator) { delete static_cast<BufferMutator*>(
 
 constexpr grpc_socket_mutator_vtable kVtable = {SetBuffers, Compare, Destroy, SetBuffersOf};
 
-class ArgumentsOption final : public grpc::ServerBuilderOption {
- public:
-  explicit ArgumentsOption(const ChannelSettings& settings) : settings_(settings) {}
-  void UpdateArguments(grpc::ChannelArguments* arguments) override { Apply(settings_, arguments); }
-  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>*) override {}
-
- private:
-  ChannelSettings settings_;
-};
+bool IsLayoutKnown() {
+  int major = 0;
+  int minor = 0;
+  return std::sscanf(grpc::Version().c_str(), "%d.%d", &major, &minor) == 2 && major == 1 &&
+         minor >= 33 && minor <= 62;
+}
 
 }  // namespace
 
-void Apply(const ChannelSettings& settings, grpc::ChannelArguments* arguments) {
-  if (settings.socket_buffer_bytes > 0) {
-    auto* mutator = new BufferMutator();
-    grpc_socket_mutator_init(mutator, &kVtable);
-    mutator->bytes = settings.socket_buffer_bytes;
-    arguments->SetSocketMutator(mutator);  // takes the reference
-  }
-  if (settings.max_frame_bytes > 0) {
-    arguments->SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, settings.max_frame_bytes);
-  }
-  if (settings.lookahead_bytes > 0) {
-    arguments->SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, settings.lookahead_bytes);
-  }
-  if (settings.has_keepalive) {
-    arguments->SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
-    arguments->SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-    arguments->SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  }
+void SetUnixSocketBuffers(int bytes, grpc::ChannelArguments* arguments) {
+  if (!IsLayoutKnown()) return;
+  auto* mutator = new BufferMutator();
+  grpc_socket_mutator_init(mutator, &kVtable);
+  mutator->bytes = bytes;
+  arguments->SetSocketMutator(mutator);  // takes the reference
 }
 
-void Apply(const ChannelSettings& settings, grpc::ServerBuilder* builder) {
-  builder->SetOption(std::make_unique<ArgumentsOption>(settings));
-}
-
-int NumSocketsSet() { return num_sockets_set; }
-
-}  // namespace attention::bench
+}  // namespace attention::transport
