@@ -1,7 +1,6 @@
 #include "server/rpc/grpc_server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/server_builder.h>
 
@@ -42,7 +41,9 @@ GrpcServer::GrpcServer(const ServiceContext& services)
     : services_(services),
       attention_(services_, streams_),
       session_(services_, streams_),
-      server_info_(services_) {}
+      server_info_(services_),
+      health_({"", v1::AttentionService::service_full_name(),
+               v1::SessionService::service_full_name(), v1::ServerService::service_full_name()}) {}
 
 GrpcServer::~GrpcServer() {
   if (server_ != nullptr) Shutdown(absl::InfinitePast());
@@ -56,7 +57,6 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
 }
 
 absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
-  grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   Listening listening(listeners);
@@ -64,6 +64,7 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   builder.RegisterService(&attention_);
   builder.RegisterService(&session_);
   builder.RegisterService(&server_info_);
+  builder.RegisterService(&health_);
   const auto max_bytes = static_cast<int>(
       std::min<std::int64_t>(services_.limits.max_message_bytes, std::numeric_limits<int>::max()));
   builder.SetMaxReceiveMessageSize(max_bytes);
@@ -87,19 +88,14 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
                                                  services_.limits.num_completion_threads);
   attention_.Listen(threads_->queue());
   session_.Listen(threads_->queue());
-  // A service is known to the health service once it has a status of its own; "" is the server.
-  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-  for (const char* service :
-       {"", v1::AttentionService::service_full_name(), v1::SessionService::service_full_name(),
-        v1::ServerService::service_full_name()}) {
-    health->SetServingStatus(service, true);
-  }
+  server_info_.Listen(threads_->queue());
+  health_.Listen(threads_->queue());
+  health_.SetServing(true);
   return absl::OkStatus();
 }
 
 void GrpcServer::BeginDrain() {
-  // Not HealthCheckServiceInterface::Shutdown: watchers are told, and still may ask.
-  server_->GetHealthCheckService()->SetServingStatus(false);
+  health_.SetServing(false);  // watchers are told, and others still may ask
   streams_.BeginDrain();
 }
 

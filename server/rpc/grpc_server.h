@@ -14,6 +14,7 @@
 #include "server/base/listener.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/completion_threads.h"
+#include "server/rpc/health_service.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/session_service.h"
 #include "server/rpc/stream_registry.h"
@@ -45,6 +46,7 @@ class GrpcServer {
   AttentionServiceImpl attention_;
   SessionServiceImpl session_;
   ServerServiceImpl server_info_;
+  HealthServiceImpl health_;
   std::unique_ptr<CompletionThreads> threads_;
   std::unique_ptr<grpc::Server> server_;
   std::vector<std::string> addresses_;

@@ -75,12 +75,28 @@ void EncodeExplanation(const ServiceContext& services, const AttentionTask& task
 
 }  // namespace
 
-grpc::ServerUnaryReactor* ServerServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
-                                                           const grpc::ByteBuffer* request_bytes,
-                                                           grpc::ByteBuffer* response_bytes) {
-  return AnswerNow<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-      services_, "ServerService/GetServerInfo", *context, request_bytes, response_bytes,
-      [&](const CallFrame&, const auto&, auto* response) {
+ServerServiceImpl::ServerServiceImpl(const ServiceContext& services)
+    : services_(services),
+      get_server_info_{services, "ServerService/GetServerInfo",
+                       [this](auto* context, auto* request, auto* responder, void* tag) {
+                         RequestGetServerInfo(context, request, responder, queue_, queue_, tag);
+                       },
+                       [this](UnaryCall& call) { GetServerInfo(call); }},
+      explain_{services, "ServerService/Explain",
+               [this](auto* context, auto* request, auto* responder, void* tag) {
+                 RequestExplain(context, request, responder, queue_, queue_, tag);
+               },
+               [this](UnaryCall& call) { Explain(call); }} {}
+
+void ServerServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
+  queue_ = &queue;
+  UnaryCall::Listen(get_server_info_);
+  UnaryCall::Listen(explain_);
+}
+
+void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
+  AnswerNow<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
+      call, [&](const CallFrame&, const auto&, auto* response) {
         response->set_version(kVersion);
         response->set_commit(kCommit);
         response->set_worker(services_.sessions.worker());
@@ -102,12 +118,9 @@ grpc::ServerUnaryReactor* ServerServiceImpl::GetServerInfo(grpc::CallbackServerC
       });
 }
 
-grpc::ServerUnaryReactor* ServerServiceImpl::Explain(grpc::CallbackServerContext* context,
-                                                     const grpc::ByteBuffer* request_bytes,
-                                                     grpc::ByteBuffer* response_bytes) {
-  return AnswerNow<v1::ExplainRequest, v1::ExplainResponse>(
-      services_, "ServerService/Explain", *context, request_bytes, response_bytes,
-      [&](const CallFrame&, const auto& request, auto* response) {
+void ServerServiceImpl::Explain(UnaryCall& call) {
+  AnswerNow<v1::ExplainRequest, v1::ExplainResponse>(
+      call, [&](const CallFrame&, const auto& request, auto* response) {
         const codec::ReceivedMessage none;  // the tensors are in the message
         RequestTensors tensors(none, services_.buffers);
         const absl::StatusOr<AttentionTask> task = DecodeTask(request, tensors);

@@ -3,27 +3,30 @@
 
 #include "attention/v1/server_service.grpc.pb.h"
 #include "server/rpc/service_context.h"
+#include "server/rpc/unary_call.h"
 
 namespace attention::server {
 
-// Messages as bytes, so that bytes that are no message get an error that says so.
-using RawServerService = v1::ServerService::WithRawCallbackMethod_GetServerInfo<
-    v1::ServerService::WithRawCallbackMethod_Explain<v1::ServerService::Service>>;
+// Messages are received and sent as bytes (proto/codec).
+using RawServerService = v1::ServerService::WithRawMethod_GetServerInfo<
+    v1::ServerService::WithRawMethod_Explain<v1::ServerService::Service>>;
 
 class ServerServiceImpl final : public RawServerService {
  public:
   // `services` must outlive the service.
-  explicit ServerServiceImpl(const ServiceContext& services) : services_(services) {}
+  explicit ServerServiceImpl(const ServiceContext& services);
 
-  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
-                                          const grpc::ByteBuffer* request,
-                                          grpc::ByteBuffer* response) override;
-  grpc::ServerUnaryReactor* Explain(grpc::CallbackServerContext* context,
-                                    const grpc::ByteBuffer* request,
-                                    grpc::ByteBuffer* response) override;
+  // Takes calls from now on; the server must have started.
+  void Listen(grpc::ServerCompletionQueue& queue);
 
  private:
+  void GetServerInfo(UnaryCall& call);
+  void Explain(UnaryCall& call);
+
   const ServiceContext& services_;
+  grpc::ServerCompletionQueue* queue_ = nullptr;
+  const UnaryMethod get_server_info_;
+  const UnaryMethod explain_;
 };
 
 }  // namespace attention::server

@@ -125,13 +125,22 @@ class StepStreamCall final : public PipelinedStream {
 
 }  // namespace
 
+#define ATTENTION_UNARY_METHOD(NAME)                                       \
+  UnaryMethod {                                                            \
+    services_, "SessionService/" #NAME,                                    \
+        [this](auto* context, auto* request, auto* responder, void* tag) { \
+          Request##NAME(context, request, responder, queue_, queue_, tag); \
+        },                                                                 \
+        [this](UnaryCall& call) { NAME(call); }                            \
+  }
+
 SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamRegistry& registry)
     : services_(services),
-      step_{services, "SessionService/Step",
-            [this](auto* context, auto* request, auto* responder, void* tag) {
-              RequestStep(context, request, responder, queue_, queue_, tag);
-            },
-            [this](UnaryCall& call) { Step(call); }},
+      create_session_(ATTENTION_UNARY_METHOD(CreateSession)),
+      get_session_(ATTENTION_UNARY_METHOD(GetSession)),
+      list_sessions_(ATTENTION_UNARY_METHOD(ListSessions)),
+      delete_session_(ATTENTION_UNARY_METHOD(DeleteSession)),
+      step_(ATTENTION_UNARY_METHOD(Step)),
       step_stream_{
           services, "SessionService/StepStream", registry,
           [this](auto* context, auto* channel, void* tag) {
@@ -141,16 +150,16 @@ SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamReg
 
 void SessionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;
-  UnaryCall::Listen(step_);
+  for (const UnaryMethod* method :
+       {&create_session_, &get_session_, &list_sessions_, &delete_session_, &step_}) {
+    UnaryCall::Listen(*method);
+  }
   PipelinedStream::Listen(step_stream_);
 }
 
-grpc::ServerUnaryReactor* SessionServiceImpl::CreateSession(grpc::CallbackServerContext* context,
-                                                            const grpc::ByteBuffer* request_bytes,
-                                                            grpc::ByteBuffer* response_bytes) {
-  return AnswerNow<v1::CreateSessionRequest, v1::CreateSessionResponse>(
-      services_, "SessionService/CreateSession", *context, request_bytes, response_bytes,
-      [&](const CallFrame& frame, const auto& request, auto* response) {
+void SessionServiceImpl::CreateSession(UnaryCall& call) {
+  AnswerNow<v1::CreateSessionRequest, v1::CreateSessionResponse>(
+      call, [&](const CallFrame& frame, const auto& request, auto* response) {
         ATTENTION_RETURN_IF_ERROR(services_.scheduler.CheckAccepting());
         ATTENTION_ASSIGN_OR_RETURN(SessionTable::NewSession decoded,
                                    DecodeNewSession(request, frame.tenant()));
@@ -161,12 +170,9 @@ grpc::ServerUnaryReactor* SessionServiceImpl::CreateSession(grpc::CallbackServer
       });
 }
 
-grpc::ServerUnaryReactor* SessionServiceImpl::GetSession(grpc::CallbackServerContext* context,
-                                                         const grpc::ByteBuffer* request_bytes,
-                                                         grpc::ByteBuffer* response_bytes) {
-  return AnswerNow<v1::GetSessionRequest, v1::GetSessionResponse>(
-      services_, "SessionService/GetSession", *context, request_bytes, response_bytes,
-      [&](const CallFrame& frame, const auto& request, auto* response) {
+void SessionServiceImpl::GetSession(UnaryCall& call) {
+  AnswerNow<v1::GetSessionRequest, v1::GetSessionResponse>(
+      call, [&](const CallFrame& frame, const auto& request, auto* response) {
         ATTENTION_ASSIGN_OR_RETURN(
             const SessionLease session,
             services_.sessions.Acquire(DecodeHandle(request.handle()), frame.tenant()));
@@ -175,12 +181,9 @@ grpc::ServerUnaryReactor* SessionServiceImpl::GetSession(grpc::CallbackServerCon
       });
 }
 
-grpc::ServerUnaryReactor* SessionServiceImpl::ListSessions(grpc::CallbackServerContext* context,
-                                                           const grpc::ByteBuffer* request_bytes,
-                                                           grpc::ByteBuffer* response_bytes) {
-  return AnswerNow<v1::ListSessionsRequest, v1::ListSessionsResponse>(
-      services_, "SessionService/ListSessions", *context, request_bytes, response_bytes,
-      [&](const CallFrame& frame, const auto& request, auto* response) {
+void SessionServiceImpl::ListSessions(UnaryCall& call) {
+  AnswerNow<v1::ListSessionsRequest, v1::ListSessionsResponse>(
+      call, [&](const CallFrame& frame, const auto& request, auto* response) {
         const int page_size = request.page_size() == 0 ? kDefaultListPageSize : request.page_size();
         if (page_size < 0 || page_size > kMaxListPageSize) {
           return absl::InvalidArgumentError(
@@ -199,12 +202,9 @@ grpc::ServerUnaryReactor* SessionServiceImpl::ListSessions(grpc::CallbackServerC
       });
 }
 
-grpc::ServerUnaryReactor* SessionServiceImpl::DeleteSession(grpc::CallbackServerContext* context,
-                                                            const grpc::ByteBuffer* request_bytes,
-                                                            grpc::ByteBuffer* response_bytes) {
-  return AnswerNow<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
-      services_, "SessionService/DeleteSession", *context, request_bytes, response_bytes,
-      [&](const CallFrame& frame, const auto& request, auto*) {
+void SessionServiceImpl::DeleteSession(UnaryCall& call) {
+  AnswerNow<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
+      call, [&](const CallFrame& frame, const auto& request, auto*) {
         return services_.sessions.Delete(DecodeHandle(request.handle()), frame.tenant());
       });
 }

@@ -9,13 +9,11 @@
 
 namespace attention::server {
 
-// All messages are received and sent as bytes (proto/codec): Step's and StepStream's because they
-// carry tensors, the others' so that bytes that are no message get an error that says so.
+// Messages are received and sent as bytes (proto/codec).
 template <typename Service>
-using RawControlMethods = v1::SessionService::WithRawCallbackMethod_CreateSession<
-    v1::SessionService::WithRawCallbackMethod_GetSession<
-        v1::SessionService::WithRawCallbackMethod_ListSessions<
-            v1::SessionService::WithRawCallbackMethod_DeleteSession<Service>>>>;
+using RawControlMethods = v1::SessionService::WithRawMethod_CreateSession<
+    v1::SessionService::WithRawMethod_GetSession<v1::SessionService::WithRawMethod_ListSessions<
+        v1::SessionService::WithRawMethod_DeleteSession<Service>>>>;
 using RawSessionService = RawControlMethods<v1::SessionService::WithRawMethod_Step<
     v1::SessionService::WithRawMethod_StepStream<v1::SessionService::Service>>>;
 
@@ -24,27 +22,22 @@ class SessionServiceImpl final : public RawSessionService {
   // The references must outlive the service.
   SessionServiceImpl(const ServiceContext& services, StreamRegistry& registry);
 
-  // Takes calls that carry tensors from now on; the server must have started.
+  // Takes calls from now on; the server must have started.
   void Listen(grpc::ServerCompletionQueue& queue);
 
-  grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context,
-                                          const grpc::ByteBuffer* request,
-                                          grpc::ByteBuffer* response) override;
-  grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context,
-                                       const grpc::ByteBuffer* request,
-                                       grpc::ByteBuffer* response) override;
-  grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context,
-                                         const grpc::ByteBuffer* request,
-                                         grpc::ByteBuffer* response) override;
-  grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext* context,
-                                          const grpc::ByteBuffer* request,
-                                          grpc::ByteBuffer* response) override;
-
  private:
+  void CreateSession(UnaryCall& call);
+  void GetSession(UnaryCall& call);
+  void ListSessions(UnaryCall& call);
+  void DeleteSession(UnaryCall& call);
   void Step(UnaryCall& call);
 
   const ServiceContext& services_;
   grpc::ServerCompletionQueue* queue_ = nullptr;
+  const UnaryMethod create_session_;
+  const UnaryMethod get_session_;
+  const UnaryMethod list_sessions_;
+  const UnaryMethod delete_session_;
   const UnaryMethod step_;
   const StreamMethod step_stream_;
 };

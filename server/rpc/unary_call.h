@@ -5,11 +5,11 @@
 #include <google/protobuf/message.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/async_unary_call.h>
-#include <grpcpp/support/server_callback.h>
 
 #include <atomic>
 #include <functional>
 #include <optional>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "proto/codec/outgoing_message.h"
@@ -22,7 +22,7 @@ namespace attention::server {
 
 class UnaryCall;
 
-// A unary method that carries tensors. Outlives its calls.
+// A unary method. Outlives its calls.
 struct UnaryMethod {
   using Responder = grpc::ServerAsyncResponseWriter<grpc::ByteBuffer>;
 
@@ -83,42 +83,15 @@ absl::Status ParseSmall(const grpc::ByteBuffer& bytes, Message* message) {
   return status;
 }
 
-// The reactor of a call that is answered at once.
-class ImmediateCall final : public grpc::ServerUnaryReactor {
- public:
-  ImmediateCall(const ServiceContext& services, const char* rpc,
-                const grpc::CallbackServerContext& context)
-      : frame_(services, rpc, context) {}
-
-  CallFrame& frame() { return frame_; }
-
-  // Hides grpc's Finish: the frame sees the status first. The reactor may be gone when it returns.
-  void Finish(const absl::Status& status) {
-    frame_.Finish(status);
-    grpc::ServerUnaryReactor::Finish(ToGrpcStatus(status));
-  }
-
-  void OnDone() override { delete this; }
-
- private:
-  CallFrame frame_;
-};
-
 // Answers a call at once: `handle(frame, request, &response)` returns the status.
 template <typename Request, typename Response, typename Handle>
-grpc::ServerUnaryReactor* AnswerNow(const ServiceContext& services, const char* rpc,
-                                    const grpc::CallbackServerContext& context,
-                                    const grpc::ByteBuffer* request_bytes,
-                                    grpc::ByteBuffer* response_bytes, Handle handle) {
-  auto* call = new ImmediateCall(services, rpc, context);
+void AnswerNow(UnaryCall& call, Handle handle) {
   Request request;
   Response response;
-  absl::Status status = call->frame().status();
-  if (status.ok()) status = ParseSmall(*request_bytes, &request);
-  if (status.ok()) status = handle(call->frame(), request, &response);
-  if (status.ok()) *response_bytes = codec::OutgoingMessage(response).Serialize();
-  call->Finish(status);
-  return call;
+  absl::Status status = ParseSmall(call.request(), &request);
+  if (status.ok()) status = handle(std::as_const(call.frame()), std::as_const(request), &response);
+  if (!status.ok()) return call.Finish(status);
+  call.Finish(codec::OutgoingMessage(response).Serialize());
 }
 
 }  // namespace attention::server

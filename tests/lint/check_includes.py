@@ -57,7 +57,7 @@ ROOMS = {
 
 # (what, pattern of the header, rooms or files that may include it). Tests may include anything.
 LIBRARIES = (
-    ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf|rpc))/|attention/v\d+/.*\.pb\.h$",
+    ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf|rpc))/|(attention|grpc/health)/v\d+/.*\.pb\.h$",
      ("proto", "proto/codec", "proto/transport", "server/rpc", "client/internal")),
     ("Highway", r"hwy/", ("kernels/cpu",)),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|httplib\.h$",

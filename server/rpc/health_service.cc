@@ -1,0 +1,188 @@
+#include "server/rpc/health_service.h"
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/async_stream.h>
+#include <grpcpp/support/async_unary_call.h>
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace attention::server {
+namespace {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+
+// One Check. Deletes itself.
+class HealthCheck {
+ public:
+  static void Listen(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue) {
+    new HealthCheck(service, queue);
+  }
+
+ private:
+  HealthCheck(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue)
+      : service_(service), queue_(queue) {
+    service_.RequestCheck(&context_, &request_, &responder_, &queue_, &queue_, &arrived_);
+  }
+
+  void OnArrived(bool ok) {
+    if (!ok) {
+      delete this;
+      return;
+    }
+    Listen(service_, queue_);
+    HealthCheckResponse response;
+    response.set_status(service_.StatusOf(request_.service()));
+    if (response.status() == HealthCheckResponse::SERVICE_UNKNOWN) {
+      responder_.FinishWithError(
+          {grpc::StatusCode::NOT_FOUND,
+           absl::StrCat("service is '", request_.service(), "', expected one of this server's")},
+          &finished_);
+    } else {
+      responder_.Finish(response, grpc::Status::OK, &finished_);
+    }
+  }
+
+  void OnFinished(bool) { delete this; }
+
+  HealthServiceImpl& service_;
+  grpc::ServerCompletionQueue& queue_;
+  grpc::ServerContext context_;
+  HealthCheckRequest request_;
+  grpc::ServerAsyncResponseWriter<HealthCheckResponse> responder_{&context_};
+  EventOf<HealthCheck, &HealthCheck::OnArrived> arrived_{this};
+  EventOf<HealthCheck, &HealthCheck::OnFinished> finished_{this};
+};
+
+}  // namespace
+
+// One Watch: sends the latest status, one write at a time, so that a slow reader skips what has
+// changed meanwhile. Holds itself until gRPC is done with the call.
+class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
+ public:
+  static void Listen(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue) {
+    const auto watch = std::make_shared<HealthWatch>(service, queue);
+    {
+      MutexLock lock(&watch->mutex_);
+      watch->self_ = watch;
+    }
+    watch->context_.AsyncNotifyWhenDone(&watch->done_);
+    service.RequestWatch(&watch->context_, &watch->request_, &watch->writer_, &queue, &queue,
+                         &watch->arrived_);
+  }
+
+  HealthWatch(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue)
+      : service_(service), queue_(queue) {}
+
+  // The status may have changed.
+  void Update() {
+    MutexLock lock(&mutex_);
+    WriteIfChanged();
+  }
+
+ private:
+  void OnArrived(bool ok) {
+    if (!ok) {  // the server shuts down; a call that never began is never done either
+      std::shared_ptr<HealthWatch> last_share;  // outlives the lock
+      MutexLock lock(&mutex_);
+      last_share = std::move(self_);
+      return;
+    }
+    Listen(service_, queue_);
+    service_.Add(shared_from_this());
+    Update();
+    EventHandled();
+  }
+
+  void OnWritten(bool) {
+    {
+      MutexLock lock(&mutex_);
+      is_writing_ = false;
+      WriteIfChanged();
+    }
+    EventHandled();
+  }
+
+  // The client has gone, or the server has cancelled what was left.
+  void OnDone(bool) {
+    service_.Remove(shared_from_this());
+    {
+      MutexLock lock(&mutex_);
+      is_done_ = true;
+    }
+    EventHandled();
+  }
+
+  void WriteIfChanged() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (is_writing_ || is_done_) return;
+    const HealthServiceImpl::Status status = service_.StatusOf(request_.service());
+    if (sent_ == status) return;
+    sent_ = status;
+    HealthCheckResponse response;
+    response.set_status(status);
+    is_writing_ = true;
+    ++pending_events_;
+    writer_.Write(response, &written_);
+  }
+
+  void EventHandled() {
+    std::shared_ptr<HealthWatch> last_share;  // outlives the lock
+    MutexLock lock(&mutex_);
+    if (--pending_events_ == 0) last_share = std::move(self_);
+  }
+
+  HealthServiceImpl& service_;
+  grpc::ServerCompletionQueue& queue_;
+  grpc::ServerContext context_;
+  HealthCheckRequest request_;
+  grpc::ServerAsyncWriter<HealthCheckResponse> writer_{&context_};
+  EventOf<HealthWatch, &HealthWatch::OnArrived> arrived_{this};
+  EventOf<HealthWatch, &HealthWatch::OnWritten> written_{this};
+  EventOf<HealthWatch, &HealthWatch::OnDone> done_{this};
+
+  Mutex mutex_;
+  std::shared_ptr<HealthWatch> self_ ABSL_GUARDED_BY(mutex_);
+  int pending_events_ ABSL_GUARDED_BY(mutex_) = 2;  // arrived and done
+  bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_done_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<HealthServiceImpl::Status> sent_ ABSL_GUARDED_BY(mutex_);
+};
+
+HealthServiceImpl::HealthServiceImpl(const std::vector<std::string>& services)
+    : services_(services.begin(), services.end()) {}
+
+void HealthServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
+  HealthCheck::Listen(*this, queue);
+  HealthWatch::Listen(*this, queue);
+}
+
+void HealthServiceImpl::SetServing(bool is_serving) {
+  std::set<std::shared_ptr<HealthWatch>> watches;
+  {
+    MutexLock lock(&mutex_);
+    is_serving_ = is_serving;
+    watches = watches_;
+  }
+  for (const std::shared_ptr<HealthWatch>& watch : watches) watch->Update();
+}
+
+HealthServiceImpl::Status HealthServiceImpl::StatusOf(const std::string& service) const {
+  if (services_.count(service) == 0) return HealthCheckResponse::SERVICE_UNKNOWN;
+  MutexLock lock(&mutex_);
+  return is_serving_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
+}
+
+void HealthServiceImpl::Add(const std::shared_ptr<HealthWatch>& watch) {
+  MutexLock lock(&mutex_);
+  watches_.insert(watch);
+}
+
+void HealthServiceImpl::Remove(const std::shared_ptr<HealthWatch>& watch) {
+  MutexLock lock(&mutex_);
+  watches_.erase(watch);
+}
+
+}  // namespace attention::server
