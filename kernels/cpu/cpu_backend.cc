@@ -4,13 +4,16 @@
 #include <atomic>
 #include <fstream>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/api/validate.h"
+#include "kernels/base/cpu_affinity.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/huge_page_memory.h"
 #include "kernels/cpu/machine_ceilings.h"
@@ -39,11 +42,34 @@ bool IsDotFaster() {
 #endif
 }
 
+absl::Status ValidateCpus(const std::vector<int>& cpus, int num_threads) {
+  const auto count = static_cast<int>(cpus.size());
+  if (num_threads != 0 && num_threads != count) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "num_threads is ", num_threads, ", expected 0 or the number of cpus (", count, ")"));
+  }
+  const std::vector<int> available = AvailableCpus();
+  for (int i = 0; i < count; ++i) {
+    if (std::find(available.begin(), available.end(), cpus[i]) == available.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "cpus[", i, "] is ", cpus[i],
+          ", expected one that the process may run on: ", absl::StrJoin(available, ",")));
+    }
+    const auto first = std::find(cpus.begin(), cpus.end(), cpus[i]) - cpus.begin();
+    if (first != i) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("cpus[", i, "] is ", cpus[i], ", expected another than cpus[", first, "]"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 class CpuBackend final : public AttentionBackend {
  public:
-  CpuBackend(int num_threads, const KernelTable& kernels, bool uses_dot)
+  // `cpus` may be empty.
+  CpuBackend(int num_threads, std::span<const int> cpus, const KernelTable& kernels, bool uses_dot)
       : kernels_(kernels),
-        pool_(num_threads),
+        pool_(cpus.empty() ? ThreadPool(num_threads) : ThreadPool(cpus)),
         runner_(kernels, uses_dot, pool_),
         info_{.name = "cpu",
               .device = ProcessorName(),
@@ -118,9 +144,13 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeCpuBackend(const CpuBacken
     return absl::InvalidArgumentError(
         absl::StrCat("num_threads is ", options.num_threads, ", expected 0 or more"));
   }
-  const int num_threads = options.num_threads > 0
-                              ? options.num_threads
-                              : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  int num_threads = options.num_threads;
+  if (!options.cpus.empty()) {
+    if (auto s = ValidateCpus(options.cpus, num_threads); !s.ok()) return s;
+    num_threads = static_cast<int>(options.cpus.size());
+  } else if (num_threads == 0) {
+    num_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
   const KernelTable* kernels = ChooseKernels(options.highway_target);
   if (kernels == nullptr) {
     return absl::UnimplementedError(
@@ -133,7 +163,7 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeCpuBackend(const CpuBacken
   const bool uses_dot =
       has_dot && (options.bfloat16_dot == BFloat16Dot::kAlways ||
                   (options.bfloat16_dot == BFloat16Dot::kWhereFaster && IsDotFaster()));
-  return std::make_unique<CpuBackend>(num_threads, *kernels, uses_dot);
+  return std::make_unique<CpuBackend>(num_threads, options.cpus, *kernels, uses_dot);
 }
 
 }  // namespace attention::cpu
