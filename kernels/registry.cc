@@ -12,7 +12,9 @@ std::vector<std::string_view> RegisteredBackends() { return {"cpu", "reference"}
 
 absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeBackend(std::string_view name,
                                                               const BackendOptions& options) {
-  if (name == "cpu") return cpu::MakeCpuBackend({.num_threads = options.num_threads});
+  if (name == "cpu") {
+    return cpu::MakeCpuBackend({.num_threads = options.num_threads, .cpus = options.cpus});
+  }
   if (name == "reference") return reference::MakeReferenceBackend();
   std::string names;
   for (std::string_view known : RegisteredBackends()) {

@@ -11,7 +11,8 @@
 namespace attention {
 
 struct BackendOptions {
-  int num_threads = 0;  // CPU backends; 0: one per available core
+  int num_threads = 0;         // CPU backends; 0: one per available core, or per CPU of `cpus`
+  std::vector<int> cpus = {};  // "cpu": to run on, see CpuBackendOptions; empty: anywhere
 };
 
 std::vector<std::string_view> RegisteredBackends();

@@ -1,8 +1,10 @@
 #include "kernels/base/thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "kernels/base/check.h"
+#include "kernels/base/cpu_affinity.h"
 
 namespace attention {
 namespace {
@@ -38,6 +40,22 @@ ThreadPool::ThreadPool(int num_threads) {
   workers_.reserve(num_threads - 1);
   for (int thread = 1; thread < num_threads; ++thread) {
     workers_.emplace_back([this, thread] { WorkerLoop(thread); });
+  }
+}
+
+ThreadPool::ThreadPool(std::span<const int> cpus) {
+  ATTENTION_CHECK(!cpus.empty());
+  const std::vector<int> available = AvailableCpus();
+  for (int cpu : cpus) {
+    ATTENTION_CHECK(std::find(available.begin(), available.end(), cpu) != available.end());
+  }
+  workers_.reserve(cpus.size() - 1);
+  for (std::size_t thread = 1; thread < cpus.size(); ++thread) {
+    workers_.emplace_back([this, thread, cpu = cpus[thread]] {
+      // May fail when the CPU is taken away in this very moment: the thread runs elsewhere then.
+      (void)PinThisThread(cpu);
+      WorkerLoop(static_cast<int>(thread));
+    });
   }
 }
 

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -25,6 +26,10 @@ class ThreadPool {
   using Body = std::function<void(std::int64_t index, int thread)>;
 
   explicit ThreadPool(int num_threads);
+  // A thread for each CPU: the pool's own are pinned to all but the first, which is left to the
+  // calling thread. That one is not pinned; it may do so itself (PinThisThread). The CPUs must be
+  // available (AvailableCpus) and there must be one; the check aborts.
+  explicit ThreadPool(std::span<const int> cpus);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

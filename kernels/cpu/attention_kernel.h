@@ -7,6 +7,7 @@
 // work item, a *range* 512 consecutive keys that start at a multiple of 512.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "kernels/api/attention_params.h"
@@ -94,7 +95,41 @@ struct ValueBlocks {
   int TokensOf(int block) const { return block + 1 == num_blocks ? last_tokens : kBlockTokens; }
 };
 
-// Scratch of one thread. Arrays are [row block][...] where not said otherwise.
+// Asks the threads of one call of Run to stop. They look before each unit of work, of which the
+// longest are a row block over a range (12 x 512 scores: 40 us at 80 GFLOP/s and 128 + 128 dims)
+// and the packing of kPackTokens tokens of a head. Thread-safe.
+class YieldSignal {
+ public:
+  // Null: never.
+  explicit YieldSignal(const std::atomic<bool>* flag) : flag_(flag) {}
+
+  // Not before some thread has done a unit, so that a flag that stays set does not stall a plan.
+  bool IsSet() const {
+    return flag_ != nullptr && flag_->load(std::memory_order_relaxed) &&
+           has_progressed_.load(std::memory_order_relaxed);
+  }
+
+  // After each unit.
+  void CountUnit() {
+    if (flag_ == nullptr || has_progressed_.load(std::memory_order_relaxed)) return;
+    has_progressed_.store(true, std::memory_order_relaxed);
+  }
+
+ private:
+  const std::atomic<bool>* flag_;
+  std::atomic<bool> has_progressed_{false};
+};
+
+// How far an item has come when its run yields. What else it needs to go on stays in the scratch.
+struct ItemProgress {
+  bool is_begun = false;
+  std::int64_t range = 0;           // the present one
+  std::int64_t row = 0;             // of column sums: the first of the present tile
+  int row_block = 0;                // the next one
+  std::uint32_t merged_blocks = 0;  // bit i: running[i] holds something
+};
+
+// Scratch of one thread's share of a run. Arrays are [row block][...] where not said otherwise.
 struct alignas(64) TileScratch {
   float scores[kRowBlock * kScoreStride];               // [row][key], later weights
   float q[kTileBlocks][(kMaxHeadDim + 4) * kRowBlock];  // [dim][12 rows]
@@ -105,6 +140,8 @@ struct alignas(64) TileScratch {
   std::uint8_t value_state[kRangeBlocks];               // ValueState of the blocks of the range
   RowSpan rows[kTileRows];
   AheadList ahead;
+  ItemProgress progress;
+  double flops = 0;  // done in this run, keys counted by whole blocks
 };
 
 // What a thread will compute after the present item; null: nothing that it knows of.
@@ -115,21 +152,22 @@ struct NextItem {
   bool is_listed = false;                // TileScratch::ahead holds what is next already
 };
 
-// The kernels for one element type of keys and values.
+// The kernels for one element type of keys and values. Those that take a signal return whether the
+// item is done; if not, they are to be called again with the same arguments and scratch.
 struct AttentionKernels {
   // Computes an item: finished rows or partial results. `next` is only prefetched.
-  void (*attend)(const PlannedTask& task, const WorkItem& item, const NextItem& next,
-                 TileScratch& scratch, float* partials) = nullptr;
+  bool (*attend)(const PlannedTask& task, const WorkItem& item, const NextItem& next,
+                 YieldSignal& yield, TileScratch& scratch, float* partials) = nullptr;
   // Merges the partial results of one row block, ranges in ascending order, and finishes its rows.
   // `item` spans all ranges.
-  void (*merge)(const PlannedTask& task, const WorkItem& item, int row_block, TileScratch& scratch,
-                const float* partials) = nullptr;
+  bool (*merge)(const PlannedTask& task, const WorkItem& item, int row_block, YieldSignal& yield,
+                TileScratch& scratch, const float* partials) = nullptr;
   // Writes exp(s - lse) of the item's rows to weights [q_end - q_begin, num_q_heads, kv_len].
   void (*weights)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
                   std::int64_t q_begin, float* weights) = nullptr;
   // Sums exp(s - lse) over all rows into task.column_sums, for the item's KV head and ranges.
-  void (*column_sums)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
-                      double* sums /* [group_size][512] */) = nullptr;
+  bool (*column_sums)(const PlannedTask& task, const WorkItem& item, YieldSignal& yield,
+                      TileScratch& scratch, double* sums /* [group_size][512] */) = nullptr;
 };
 
 struct KernelTable {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
@@ -20,13 +21,17 @@ namespace attention::cpu {
 enum class BFloat16Dot { kWhereFaster, kNever, kAlways };
 
 struct CpuBackendOptions {
-  int num_threads = 0;              // 0: one per available core
+  int num_threads = 0;              // 0: one per available core, or per CPU of `cpus`
   std::int64_t highway_target = 0;  // a HWY_* target bit, for tests; 0: the best one
   BFloat16Dot bfloat16_dot = BFloat16Dot::kWhereFaster;
+  // The CPUs to run on, one thread each, as ThreadPool pins them; the first is left to the thread
+  // that calls the backend. Empty: the system places the threads.
+  std::vector<int> cpus = {};
 };
 
-// INVALID_ARGUMENT for a negative number of threads, UNIMPLEMENTED for a target that the processor
-// or the build lacks.
+// INVALID_ARGUMENT for a negative number of threads, one that is not that of `cpus`, and CPUs that
+// the process may not run on or that are listed twice; UNIMPLEMENTED for a target that the
+// processor or the build lacks.
 absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeCpuBackend(const CpuBackendOptions& options);
 
 }  // namespace attention::cpu

@@ -36,6 +36,7 @@ class HugePageBuffer {
   // False when out of memory; the buffer is empty then.
   bool Reserve(std::size_t bytes);
   char* data() const { return static_cast<char*>(data_); }
+  std::size_t size() const { return bytes_; }
 
  private:
   void* data_ = nullptr;

@@ -279,11 +279,11 @@ void PlanColumns(const AttentionTask& task, int index, CpuPlan* plan) {
 }  // namespace
 
 void AddPackItems(const KvAppendTask& append, int index, std::vector<PackItem>* items) {
-  constexpr std::int64_t kTokensPerItem = 512;
-  for (std::int64_t token = 0; token < append.num_tokens; token += kTokensPerItem) {
+  std::int64_t end = 0;
+  for (std::int64_t token = 0; token < append.num_tokens; token = end) {
+    end = PackEnd(append, token);
     for (int kv_head = 0; kv_head < append.geometry.num_kv_heads; ++kv_head) {
-      items->push_back(
-          {index, kv_head, token, std::min(append.num_tokens, token + kTokensPerItem)});
+      items->push_back({index, kv_head, token, end});
     }
   }
 }

@@ -2,6 +2,7 @@
 // items may follow the number of threads and the neighbours in the batch.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <span>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
 #include "kernels/cpu/attention_kernel.h"
+#include "kernels/cpu/workspace.h"
 
 namespace attention::cpu {
 
@@ -62,6 +64,9 @@ struct CpuPlan : AttentionPlan {
   std::vector<std::int64_t>
       lse_offsets;  // scratch of tasks that need an lse the caller did not ask for
   std::int64_t lse_floats = 0;
+
+  // Of the run that is under way or has yielded; null: none.
+  WorkspaceLease workspace;
 };
 
 // A head of contiguous keys and values that a unit may pack: with this many bytes it stays in L2
@@ -77,7 +82,17 @@ absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTa
 // A plan without items for one task whose weights are wanted, and the items of its rows.
 absl::StatusOr<std::unique_ptr<CpuPlan>> MakeWeightsPlan(const WeightsTask& task);
 
-// Cuts an append into items of about 512 tokens of one head.
+// Where the packing of a head stops that began with `token`: after kPackTokens or less, so that a
+// unit of work stays short (256 tokens of 128 + 128 dims in float32: 256 KiB, 40 us), and between
+// blocks, so that no two threads write the same one.
+inline constexpr std::int64_t kPackTokens = 256;
+inline std::int64_t PackEnd(const KvAppendTask& append, std::int64_t token) {
+  const std::int64_t end =
+      RoundDown<std::int64_t>(append.position + token + kPackTokens, kBlockTokens);
+  return std::min(append.num_tokens, end - append.position);
+}
+
+// Cuts an append into items of one head.
 void AddPackItems(const KvAppendTask& append, int index, std::vector<PackItem>* items);
 
 }  // namespace attention::cpu

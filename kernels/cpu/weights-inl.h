@@ -67,15 +67,17 @@ void Weights(const PlannedTask& planned, const WorkItem& item, TileScratch& scra
   }
 }
 
-// Adds the weights of one tile to sums [group_size][kRangeTokens], rows in ascending order.
+// Adds the weights of one tile to sums [group_size][kRangeTokens], rows in ascending order, from
+// the present row block on. Returns whether all are.
 template <class Kv>
-void AddColumns(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch,
-                double* sums) {
+bool AddColumns(const PlannedTask& planned, const WorkItem& item, YieldSignal& yield,
+                TileScratch& scratch, double* sums) {
   FindSpans(planned, item, scratch);
   LoadQueries<Kv>(planned, item, scratch);
   scratch.ahead.Clear();
   const int group = planned.task.params.group_size();
-  for (int index = 0; index < NumRowBlocks(item); ++index) {
+  for (int& index = scratch.progress.row_block; index < NumRowBlocks(item); ++index) {
+    if (yield.IsSet()) return false;
     const RowBlock rows = RowBlockOf(item, scratch, index);
     RangeBlocks blocks;
     FindBlocks(planned, item.kv_head, rows, item.range_begin, &blocks);
@@ -90,28 +92,37 @@ void AddColumns(const PlannedTask& planned, const WorkItem& item, TileScratch& s
         for (int t = 0; t < kBlockTokens; ++t) block_sums[t] += p[i * kBlockTokens + t];
       }
     }
+    yield.CountUnit();
   }
+  scratch.progress.row_block = 0;
+  return true;
 }
 
 template <class Kv>
-void ColumnSums(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch,
-                double* sums) {
+bool ColumnSums(const PlannedTask& planned, const WorkItem& item, YieldSignal& yield,
+                TileScratch& scratch, double* sums) {
   const AttentionTask& task = planned.task;
   const int group = task.params.group_size();
   const std::int64_t first_key = item.range_begin * kRangeTokens;
   const std::int64_t keys = std::min<std::int64_t>(kRangeTokens, task.kv_len - first_key);
-  std::fill_n(sums, group * kRangeTokens, 0.0);
+  ItemProgress& progress = scratch.progress;
+  if (!progress.is_begun) {
+    std::fill_n(sums, group * kRangeTokens, 0.0);
+    progress = {.is_begun = true, .row = item.row_begin};
+  }
   WorkItem tile = item;
-  for (std::int64_t row = item.row_begin; row < item.row_end; row += kTileRows) {
-    tile.row_begin = row;
-    tile.row_end = std::min(item.row_end, row + kTileRows);
-    AddColumns<Kv>(planned, tile, scratch, sums);
+  for (; progress.row < item.row_end; progress.row += kTileRows) {
+    tile.row_begin = progress.row;
+    tile.row_end = std::min(item.row_end, progress.row + kTileRows);
+    if (!AddColumns<Kv>(planned, tile, yield, scratch, sums)) return false;
   }
   for (std::int64_t key = 0; key < keys; ++key) {
     float* out =
         task.column_sums + (first_key + key) * task.params.num_q_heads + item.kv_head * group;
     for (int g = 0; g < group; ++g) out[g] = static_cast<float>(sums[g * kRangeTokens + key]);
   }
+  progress.is_begun = false;
+  return true;
 }
 
 template <class Kv>

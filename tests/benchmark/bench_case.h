@@ -60,6 +60,9 @@ class BenchCase {
 
   const WorkEstimate& work() const { return work_; }
 
+  // Of the first repetition.
+  const std::vector<AttentionTask>& tasks() const { return steps_.front(); }
+
  private:
   void MakeRows(AttentionTask* task);
   void MakeBatch(const AttentionTask& first);

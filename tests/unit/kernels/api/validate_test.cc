@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <vector>
 
 namespace attention {
 namespace {
@@ -98,6 +99,49 @@ TEST(ValidateTest, PagesMustHoldTheTokens) {
         t.kv_pages = {pages, 1, 16}, t.kv_len = 17;
       },
       "kv_len is 17, expected at most the 16 tokens that the pages hold");
+}
+
+void ExpectAppendRefused(const std::function<void(KvAppendTask&)>& change,
+                         const std::string& message) {
+  static void* pages[1] = {};
+  static const float data[1] = {};
+  const RowsView rows{data};
+  KvAppendTask task{.geometry = {1, 8, 8, DType::kFloat32},
+                    .destination = {pages, 1, 16},
+                    .position = 4,
+                    .num_tokens = 10,
+                    .k = rows,
+                    .v = rows};
+  EXPECT_TRUE(ValidateAppend(task).ok());
+  change(task);
+  const absl::Status status = ValidateAppend(task);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(status.message()), message);
+}
+
+TEST(ValidateAppendTest, PagesTokensAndRows) {
+  ExpectAppendRefused([](auto& t) { t.destination.page_size = 8; },
+                      "page_size is 8, expected a positive multiple of 16");
+  ExpectAppendRefused([](auto& t) { t.num_tokens = 13; },
+                      "tokens are [4, 4 + 13), expected a part of [0, 16)");
+  ExpectAppendRefused([](auto& t) { t.destination.pages = nullptr; }, "pages are missing");
+  ExpectAppendRefused([](auto& t) { t.k.data = nullptr; }, "k is missing");
+  ExpectAppendRefused([](auto& t) { t.v.dtype = DType::kInt8; },
+                      "v is rows of int8, expected float32, float16 or bfloat16");
+}
+
+TEST(ValidateAppendTest, PiecesBeginAtZeroAndAscend) {
+  static const float data[1] = {};
+  const auto expect = [](std::vector<RowsPiece> pieces, const std::string& message) {
+    ExpectAppendRefused([&](auto& t) { t.v_pieces = pieces; }, message);
+  };
+  const RowsView rows{data};
+  expect({{1, rows}}, "v_pieces[0].begin_row is 1, expected 0");
+  expect({{0, rows}, {3, rows}, {3, rows}}, "v_pieces[2].begin_row is 3, expected 4 to 9");
+  expect({{0, rows}, {10, rows}}, "v_pieces[1].begin_row is 10, expected 1 to 9");
+  expect({{0, rows}, {5, {}}}, "v_pieces[1] is missing");
+  expect({{0, {data, DType::kInt8}}},
+         "v_pieces[0] is rows of int8, expected float32, float16 or bfloat16");
 }
 
 }  // namespace

@@ -2,11 +2,15 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <set>
+#include <span>
 #include <thread>
 #include <vector>
+
+#include "kernels/base/cpu_affinity.h"
 
 namespace attention {
 namespace {
@@ -77,6 +81,42 @@ TEST(ThreadPoolTest, BodiesRunSideBySide) {
     while (arrived < 2) std::this_thread::yield();
   });
   EXPECT_EQ(arrived, 2);
+}
+
+// Both bodies wait for each other, so each thread of the pool runs one.
+TEST(ThreadPoolTest, ThreadsStayOnTheirCpusAndTheCallerIsFree) {
+  const std::vector<int> available = AvailableCpus();
+  ASSERT_FALSE(available.empty());
+  const std::vector<int> cpus(available.begin(),
+                              available.begin() + std::min<std::ptrdiff_t>(2, available.size()));
+  ThreadPool pool{std::span<const int>(cpus)};
+  ASSERT_EQ(pool.num_threads(), static_cast<int>(cpus.size()));
+  std::atomic<std::size_t> arrived{0};
+  std::vector<std::vector<int>> seen(cpus.size());
+  pool.ParallelFor(static_cast<std::int64_t>(cpus.size()), [&](std::int64_t, int thread) {
+    ++arrived;
+    while (arrived < cpus.size()) std::this_thread::yield();
+    seen[thread] = AvailableCpus();
+  });
+  EXPECT_EQ(seen[0], available);
+  for (std::size_t i = 1; i < cpus.size(); ++i)
+    EXPECT_THAT(seen[i], ::testing::ElementsAre(cpus[i]));
+}
+
+TEST(CpuAffinityTest, AThreadIsPinnedOnlyToACpuThatExists) {
+  std::thread thread([cpu = AvailableCpus().back()] {
+    EXPECT_FALSE(PinThisThread(-1));
+    EXPECT_FALSE(PinThisThread(8191));
+    EXPECT_FALSE(PinThisThread(1 << 20));
+    EXPECT_TRUE(PinThisThread(cpu));
+    EXPECT_THAT(AvailableCpus(), ::testing::ElementsAre(cpu));
+  });
+  thread.join();
+}
+
+TEST(ThreadPoolDeathTest, ACpuThatDoesNotExistIsRefused) {
+  const int cpus[] = {AvailableCpus().front(), 8191};
+  EXPECT_DEATH(ThreadPool{std::span<const int>(cpus)}, "check failed");
 }
 
 TEST(ThreadPoolDeathTest, APoolWithoutThreadsIsRefused) {

@@ -6,6 +6,9 @@
 #include <cstring>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kernels/base/cpu_affinity.h"
 #include "kernels/cpu/huge_page_memory.h"
 
 namespace attention::cpu {
@@ -51,6 +54,28 @@ TEST(CpuBackendTest, ImpossibleOptionsAreRefused) {
   EXPECT_EQ(
       MakeCpuBackend({.num_threads = 1, .highway_target = std::int64_t{1} << 27}).status().code(),
       absl::StatusCode::kUnimplemented);
+}
+
+TEST(CpuBackendTest, CpusAreThoseOfTheProcessAndGiveTheNumberOfThreads) {
+  const std::vector<int> cpus = AvailableCpus();
+  auto backend = MakeCpuBackend({.cpus = cpus});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_EQ((*backend)->info().num_threads, static_cast<int>(cpus.size()));
+  const std::vector<AttentionTask> tasks = {ValidTask()};
+  EXPECT_TRUE((*backend)->Run(**(*backend)->Plan(tasks)).ok());
+
+  const auto error = [](const CpuBackendOptions& options) {
+    const absl::Status status = MakeCpuBackend(options).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(error({.cpus = {cpus[0], 8191}}),
+            absl::StrCat("cpus[1] is 8191, expected one that the process may run on: ",
+                         absl::StrJoin(cpus, ",")));
+  EXPECT_EQ(error({.cpus = {cpus[0], cpus[0]}}),
+            absl::StrCat("cpus[1] is ", cpus[0], ", expected another than cpus[0]"));
+  EXPECT_EQ(error({.num_threads = 3, .cpus = {cpus[0]}}),
+            "num_threads is 3, expected 0 or the number of cpus (1)");
 }
 
 TEST(CpuBackendTest, PlanNamesTheTaskAndTheField) {
