@@ -1,5 +1,7 @@
 #include "proto/codec/message_shape.h"
 
+#include <cassert>
+
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
@@ -7,22 +9,42 @@
 
 namespace attention::codec {
 
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+
+bool LeadsToTensors(const FieldDescriptor& field) {
+  return field.message_type() != nullptr && !field.is_map() &&
+         MessageShape(field.message_type()).leads_to_tensors();
+}
+
+bool IsInOneofWithTensors(const FieldDescriptor& field) {
+  const google::protobuf::OneofDescriptor* oneof = field.real_containing_oneof();
+  if (oneof == nullptr) return false;
+  for (int i = 0; i < oneof->field_count(); ++i) {
+    if (LeadsToTensors(*oneof->field(i))) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 // Our messages do not contain themselves, so this ends.
-MessageShape::MessageShape(const google::protobuf::Descriptor* descriptor)
+MessageShape::MessageShape(const Descriptor* descriptor)
     : is_tensor(descriptor == v1::Tensor::descriptor()) {
   if (is_tensor) return;
   for (int i = 0; i < descriptor->field_count(); ++i) {
-    const google::protobuf::FieldDescriptor* field = descriptor->field(i);
-    if (field->message_type() == nullptr || field->is_map()) continue;
-    auto shape = std::make_unique<MessageShape>(field->message_type());
-    if (shape->leads_to_tensors()) children.push_back({field, std::move(shape)});
+    const FieldDescriptor* field = descriptor->field(i);
+    if (!LeadsToTensors(*field) && !IsInOneofWithTensors(*field)) continue;
+    assert(field->message_type() != nullptr);
+    children.push_back({field, std::make_unique<MessageShape>(field->message_type())});
   }
 }
 
-const MessageShape& MessageShape::Of(const google::protobuf::Descriptor* descriptor) {
+const MessageShape& MessageShape::Of(const Descriptor* descriptor) {
   static absl::Mutex mutex(absl::kConstInit);
-  static auto& shapes =
-      *new absl::flat_hash_map<const google::protobuf::Descriptor*, std::unique_ptr<MessageShape>>;
+  static auto& shapes = *new absl::flat_hash_map<const Descriptor*, std::unique_ptr<MessageShape>>;
   absl::MutexLock lock(&mutex);
   std::unique_ptr<MessageShape>& shape = shapes[descriptor];
   if (shape == nullptr) shape = std::make_unique<MessageShape>(descriptor);

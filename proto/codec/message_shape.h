@@ -10,6 +10,9 @@
 namespace attention::codec {
 
 // Immutable once made. Found from the descriptor, so that a new message or field needs no code.
+//
+// A member of a oneof that has tensors is a child though it leads to none itself: what comes later
+// replaces what came before, so the order of the members counts. Such a oneof holds messages only.
 struct MessageShape {
   explicit MessageShape(const google::protobuf::Descriptor* descriptor);
 
@@ -22,7 +25,7 @@ struct MessageShape {
     const google::protobuf::FieldDescriptor* field;
     std::unique_ptr<MessageShape> shape;
   };
-  // Null: the field holds no tensor.
+  // Null: the field is parsed by protobuf.
   const Child* Find(int field_number) const;
 
   bool is_tensor = false;

@@ -2,6 +2,8 @@
 
 #include <google/protobuf/io/coded_stream.h>
 
+#include <cstring>
+#include <new>
 #include <utility>
 
 namespace attention::codec {
@@ -26,16 +28,24 @@ std::size_t FieldSize(int field_number, std::size_t value_size) {
   return VarintSize(TagOf(field_number)) + VarintSize(value_size) + value_size;
 }
 
+template <typename Writer>
+void WriteVarint(std::uint64_t value, Writer& writer) {
+  for (; value >= 0x80; value >>= 7) writer.WriteByte(static_cast<std::uint8_t>(value | 0x80));
+  writer.WriteByte(static_cast<std::uint8_t>(value));
+}
+
+template <typename Writer>
+void WriteFieldHeader(int field_number, std::size_t value_size, Writer& writer) {
+  WriteVarint(TagOf(field_number), writer);
+  WriteVarint(value_size, writer);
+}
+
 }  // namespace
 
 // Gathers small bytes into chunks and keeps large data as slices of its own.
-class OutgoingMessage::Writer {
+class OutgoingMessage::SliceWriter {
  public:
-  void WriteFieldHeader(int field_number, std::size_t value_size) {
-    WriteVarint(TagOf(field_number));
-    WriteVarint(value_size);
-  }
-
+  void WriteByte(std::uint8_t byte) { chunk_.push_back(static_cast<char>(byte)); }
   void WriteSmall(const std::string& bytes) { chunk_ += bytes; }
 
   void WriteData(grpc::Slice data) {
@@ -53,11 +63,6 @@ class OutgoingMessage::Writer {
   }
 
  private:
-  void WriteVarint(std::uint64_t value) {
-    for (; value >= 0x80; value >>= 7) chunk_.push_back(static_cast<char>(value | 0x80));
-    chunk_.push_back(static_cast<char>(value));
-  }
-
   void EndChunk() {
     if (chunk_.empty()) return;
     slices_.emplace_back(chunk_);
@@ -66,6 +71,24 @@ class OutgoingMessage::Writer {
 
   std::string chunk_;
   std::vector<grpc::Slice> slices_;
+};
+
+// Fills memory of the message's size.
+class OutgoingMessage::PieceWriter {
+ public:
+  explicit PieceWriter(std::uint8_t* out) : out_(out) {}
+
+  void WriteByte(std::uint8_t byte) { *out_++ = byte; }
+  void WriteSmall(const std::string& bytes) { Write(bytes.data(), bytes.size()); }
+  void WriteData(const grpc::Slice& data) { Write(data.begin(), data.size()); }
+
+ private:
+  void Write(const void* bytes, std::size_t size) {
+    if (size > 0) std::memcpy(out_, bytes, size);
+    out_ += size;
+  }
+
+  std::uint8_t* out_;
 };
 
 OutgoingMessage::OutgoingMessage(const google::protobuf::MessageLite& small_fields)
@@ -90,22 +113,32 @@ std::size_t OutgoingMessage::copied_bytes() const {
   return bytes;
 }
 
+template <typename Writer>
 void OutgoingMessage::WriteTo(Writer& writer) {
   writer.WriteSmall(small_fields_);
   if (data_.has_value()) {
-    writer.WriteFieldHeader(v1::Tensor::kDataFieldNumber, data_->size());
+    WriteFieldHeader(v1::Tensor::kDataFieldNumber, data_->size(), writer);
     writer.WriteData(*std::move(data_));
   }
   for (Child& child : children_) {
-    writer.WriteFieldHeader(child.field_number, child.message[0].size_);
+    WriteFieldHeader(child.field_number, child.message[0].size_, writer);
     child.message[0].WriteTo(writer);
   }
 }
 
 grpc::ByteBuffer OutgoingMessage::Serialize() && {
-  Writer writer;
+  SliceWriter writer;
   WriteTo(writer);
   return writer.Finish();
+}
+
+grpc::ByteBuffer OutgoingMessage::SerializeInOnePiece() && {
+  // Not a slice of gRPC's own making, which ends the program when memory is out.
+  auto* memory = static_cast<std::uint8_t*>(::operator new(size_));
+  grpc::Slice slice(memory, size_, [](void* bytes) { ::operator delete(bytes); });
+  PieceWriter writer(memory);
+  WriteTo(writer);
+  return {&slice, 1};
 }
 
 }  // namespace attention::codec

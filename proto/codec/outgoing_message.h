@@ -26,7 +26,8 @@ class OutgoingMessage {
  public:
   // The fields of the message that lead to no tensor; those that do must not be set.
   explicit OutgoingMessage(const google::protobuf::MessageLite& small_fields);
-  // A Tensor; `header` has dtype and shape. `data` is sent as it is.
+  // A Tensor; `header` has dtype and shape. `data` is sent as it is. With a slice that owns nothing
+  // (STATIC_SLICE) the memory must live until the message is serialised in one piece.
   OutgoingMessage(const v1::Tensor& header, grpc::Slice data);
 
   // Adds an occurrence of a field that holds a message.
@@ -41,13 +42,19 @@ class OutgoingMessage {
 
   grpc::ByteBuffer Serialize() &&;
 
+  // The same in one slice of its own, into which every byte is copied once: for tensors whose
+  // memory need not live on. Throws std::bad_alloc when memory is out.
+  grpc::ByteBuffer SerializeInOnePiece() &&;
+
  private:
-  class Writer;
+  class SliceWriter;
+  class PieceWriter;
   struct Child {
     int field_number;
     std::vector<OutgoingMessage> message;  // one; a vector, as the type is not complete yet
   };
 
+  template <typename Writer>
   void WriteTo(Writer& writer);
 
   std::string small_fields_;

@@ -24,8 +24,12 @@ namespace attention::codec {
 
 class ReceivedMessage {
  public:
-  // Parses into `message`, which must be empty, and keeps the buffers. A field that occurs twice is
-  // merged as protobuf does. INVALID_ARGUMENT says where the bytes stop being a message of the
+  // Parses into `message`, which must be empty, and keeps the buffers; what was received before is
+  // released. Accepts what protobuf's parser accepts, and merges fields that occur twice as it
+  // does, but for one thing: unknown groups, which proto3 does not have, are refused beside
+  // tensors.
+  //
+  // INVALID_ARGUMENT names the field, as "steps[2].q", where the bytes stop being a message of the
   // type. The tensors must stay where they are in memory as long as Data is asked about them.
   absl::Status Parse(const grpc::ByteBuffer& buffer, google::protobuf::Message* message);
 

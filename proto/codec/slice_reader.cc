@@ -35,12 +35,22 @@ bool SliceReader::ReadByte(std::uint8_t* byte) {
   return true;
 }
 
-bool SliceReader::ReadVarint(std::uint64_t* value) {
+bool SliceReader::ReadVarint(int max_bytes, std::uint64_t* value) {
   *value = 0;
-  for (int shift = 0; shift < 70; shift += 7) {
+  for (int i = 0; i < max_bytes; ++i) {
     std::uint8_t byte = 0;
     if (!ReadByte(&byte)) return false;
-    *value |= static_cast<std::uint64_t>(byte & 0x7f) << std::min(shift, 63);
+    *value |= static_cast<std::uint64_t>(byte & 0x7f) << (7 * i);
+    if ((byte & 0x80) == 0) return true;
+  }
+  return false;
+}
+
+bool SliceReader::AppendVarintTo(std::string* out) {
+  for (int i = 0; i < 10; ++i) {
+    std::uint8_t byte = 0;
+    if (!ReadByte(&byte)) return false;
+    out->push_back(static_cast<char>(byte));
     if ((byte & 0x80) == 0) return true;
   }
   return false;

@@ -20,8 +20,11 @@ class SliceReader {
 
   std::size_t remaining() const { return remaining_; }
 
-  // At most ten bytes (protobuf's encoding document, "base 128 varints").
-  bool ReadVarint(std::uint64_t* value);
+  // A varint of at most `max_bytes`, which are five for tags and lengths and ten for numbers. Bits
+  // beyond the 64th are dropped, as protobuf does.
+  bool ReadVarint(int max_bytes, std::uint64_t* value);
+  // The bytes of a varint of at most ten, as they are.
+  bool AppendVarintTo(std::string* out);
   bool AppendTo(std::size_t size, std::string* out);
   bool View(std::size_t size, TensorBytes* bytes);
 
