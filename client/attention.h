@@ -80,9 +80,10 @@ struct AttendRequest {
   ReturnOptions returns = {};
 };
 
-// Where a request's time in the server went.
+// Where a request's time in the server went, from the moment that its whole message had been
+// received.
 struct Timing {
-  // From arrival until a worker took it.
+  // From the queue's door until a worker took it.
   absl::Duration queue = {};
   // Forming and planning the batch it rode in.
   absl::Duration batch_formation = {};
@@ -90,6 +91,12 @@ struct Timing {
   absl::Duration compute = {};
   // Requests in that batch, this one included.
   int batch_size = 0;
+  // Decoding the message and copying its tensors to where the kernels read them.
+  absl::Duration wire_in = {};
+  // From the end of the computation until the answer was handed to the transport.
+  absl::Duration wire_out = {};
+  // Bytes of tensors that the server copied for this request, in and out.
+  int64_t copied_bytes = 0;
 };
 
 struct AttendResult {

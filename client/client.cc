@@ -17,6 +17,7 @@ double UniformRandom() {
 }
 
 using internal::FutureOf;
+using internal::Waiting;
 
 }  // namespace
 
@@ -32,7 +33,7 @@ absl::Status Client::WaitUntilReady(absl::Duration timeout) {
 
 absl::StatusOr<AttendResult> Client::Attend(const AttendRequest& request,
                                             const CallOptions& options) {
-  return AttendFuture(request, options).get();
+  return AttendFuture(request, Waiting(options)).get();
 }
 
 Future<AttendResult> Client::AttendFuture(const AttendRequest& request,
@@ -67,7 +68,7 @@ void Client::AttendWithWeightsAsync(const AttendRequest& request, WeightsCallbac
 
 absl::StatusOr<Session> Client::CreateSession(const SessionOptions& request,
                                               const CallOptions& options) {
-  return CreateSessionFuture(request, options).get();
+  return CreateSessionFuture(request, Waiting(options)).get();
 }
 
 Future<Session> Client::CreateSessionFuture(const SessionOptions& request,
@@ -92,7 +93,7 @@ Session Client::AttachSession(SessionInfo info) const {
 
 absl::StatusOr<SessionInfo> Client::GetSession(const SessionHandle& handle,
                                                const CallOptions& options) {
-  return GetSessionFuture(handle, options).get();
+  return GetSessionFuture(handle, Waiting(options)).get();
 }
 
 Future<SessionInfo> Client::GetSessionFuture(const SessionHandle& handle,
@@ -108,7 +109,7 @@ void Client::GetSessionAsync(const SessionHandle& handle, const CallOptions& opt
 
 absl::StatusOr<ListSessionsResult> Client::ListSessions(const ListSessionsRequest& request,
                                                         const CallOptions& options) {
-  return ListSessionsFuture(request, options).get();
+  return ListSessionsFuture(request, Waiting(options)).get();
 }
 
 Future<ListSessionsResult> Client::ListSessionsFuture(const ListSessionsRequest& request,
@@ -123,7 +124,7 @@ void Client::ListSessionsAsync(const ListSessionsRequest& request, const CallOpt
 }
 
 absl::Status Client::DeleteSession(const SessionHandle& handle, const CallOptions& options) {
-  return DeleteSessionFuture(handle, options).get();
+  return DeleteSessionFuture(handle, Waiting(options)).get();
 }
 
 std::future<absl::Status> Client::DeleteSessionFuture(const SessionHandle& handle,
@@ -138,7 +139,7 @@ void Client::DeleteSessionAsync(const SessionHandle& handle, const CallOptions& 
 }
 
 absl::StatusOr<StepResult> Client::Step(const StepRequest& request, const CallOptions& options) {
-  return StepFuture(request, options).get();
+  return StepFuture(request, Waiting(options)).get();
 }
 
 Future<StepResult> Client::StepFuture(const StepRequest& request, const CallOptions& options) {
@@ -157,7 +158,7 @@ absl::StatusOr<std::unique_ptr<StepStream>> Client::OpenStepStream(
 }
 
 absl::StatusOr<ServerInfo> Client::GetServerInfo(const CallOptions& options) {
-  return GetServerInfoFuture(options).get();
+  return GetServerInfoFuture(Waiting(options)).get();
 }
 
 Future<ServerInfo> Client::GetServerInfoFuture(const CallOptions& options) {
@@ -171,7 +172,7 @@ void Client::GetServerInfoAsync(const CallOptions& options, Callback<ServerInfo>
 
 absl::StatusOr<ExplainResult> Client::Explain(const ExplainRequest& request,
                                               const CallOptions& options) {
-  return ExplainFuture(request, options).get();
+  return ExplainFuture(request, Waiting(options)).get();
 }
 
 Future<ExplainResult> Client::ExplainFuture(const ExplainRequest& request,

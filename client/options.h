@@ -29,10 +29,13 @@ struct ClientOptions {
   // Connections to each target. One carries some GB/s; more help when many large tensors are in
   // flight at once. 1 to 64.
   int num_channels = 1;
-  // Ping an idle connection that has calls in flight after this long, and drop it when no answer
-  // comes within keepalive_timeout. Off by default: a server may refuse pings that come too often.
-  absl::Duration keepalive_interval = absl::InfiniteDuration();
-  absl::Duration keepalive_timeout = absl::Seconds(20);
+  // Pings a connection that has calls in flight and has been silent for this long, and drops it,
+  // which fails the calls with UNAVAILABLE, when no answer comes within keepalive_timeout: so a
+  // dead server is noticed before the deadline. Without calls there are no pings. A server ends
+  // connections with pings more frequent than it permits; ours permits one in 10 s.
+  // absl::InfiniteDuration(): no pings.
+  absl::Duration keepalive_interval = absl::Seconds(20);
+  absl::Duration keepalive_timeout = absl::Seconds(10);
 };
 
 struct CallOptions {
@@ -46,6 +49,9 @@ struct CallOptions {
   // CANCELLED.
   std::stop_token cancellation = {};
   std::optional<RetryPolicy> retry_policy = {};
+  // The caller does nothing until the outcome is there, so the first attempt may run on its thread
+  // before the function returns, which saves the hop to another one. The plain forms set it.
+  bool may_block = false;
 };
 
 struct StepStreamOptions {

@@ -67,7 +67,7 @@ absl::StatusOr<LayerStepResult> Session::Step(const LayerStep& step, const CallO
   request.steps.push_back(*std::move(made));
   absl::StatusOr<StepResult> answer =
       internal::FutureOf<absl::StatusOr<StepResult>>([&](auto done) {
-        connection_->Step(request, options, std::move(done));
+        connection_->Step(request, internal::Waiting(options), std::move(done));
       }).get();
   if (!answer.ok()) return std::move(answer).status();
   if (answer->results.size() != 1) {
@@ -99,7 +99,7 @@ absl::StatusOr<LayerStepResult> Session::Step(int layer, TensorView q, TensorVie
 absl::Status Session::Refresh(const CallOptions& options) {
   absl::StatusOr<SessionInfo> info =
       internal::FutureOf<absl::StatusOr<SessionInfo>>([&](auto done) {
-        connection_->GetSession(handle(), options, std::move(done));
+        connection_->GetSession(handle(), internal::Waiting(options), std::move(done));
       }).get();
   if (!info.ok()) return std::move(info).status();
   info_ = *std::move(info);
@@ -108,8 +108,9 @@ absl::Status Session::Refresh(const CallOptions& options) {
 }
 
 absl::Status Session::Delete(const CallOptions& options) {
-  return internal::FutureOf<absl::Status>(
-             [&](auto done) { connection_->DeleteSession(handle(), options, std::move(done)); })
+  return internal::FutureOf<absl::Status>([&](auto done) {
+           connection_->DeleteSession(handle(), internal::Waiting(options), std::move(done));
+         })
       .get();
 }
 

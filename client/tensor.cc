@@ -91,6 +91,21 @@ size_t TensorView::num_bytes() const {
   return elements < 0 ? 0 : static_cast<size_t>(elements) * ElementBytes(dtype);
 }
 
+Tensor::Tensor(DType dtype, Shape shape, std::string data)
+    : dtype_(dtype), shape_(std::move(shape)) {
+  auto owner = std::make_shared<const std::string>(std::move(data));
+  bytes_ = *owner;
+  owner_ = std::move(owner);
+}
+
+Tensor& Tensor::operator=(Tensor&& other) noexcept {
+  dtype_ = other.dtype_;
+  shape_ = std::exchange(other.shape_, {});
+  owner_ = std::exchange(other.owner_, nullptr);
+  bytes_ = std::exchange(other.bytes_, {});
+  return *this;
+}
+
 Tensor Tensor::FromFloats(std::span<const float> values, Shape shape) {
   return FromFloats(values, std::move(shape), DType::kFloat32);
 }
@@ -118,8 +133,8 @@ Tensor Tensor::FromFloats(std::span<const float> values, Shape shape, DType dtyp
 
 std::span<const float> Tensor::floats() const {
   if (dtype_ != DType::kFloat32) return {};
-  // A string's buffer is aligned for every scalar, on the heap and inside the string alike.
-  return {reinterpret_cast<const float*>(data_.data()), data_.size() / sizeof(float)};
+  // A string's buffer, too, is aligned for every scalar, on the heap and inside the string alike.
+  return {reinterpret_cast<const float*>(bytes_.data()), bytes_.size() / sizeof(float)};
 }
 
 std::vector<float> Tensor::ToFloats() const {
@@ -127,9 +142,9 @@ std::vector<float> Tensor::ToFloats() const {
     case DType::kFloat32:
       return {floats().begin(), floats().end()};
     case DType::kFloat16:
-      return Widen(data_, internal::FromFloat16);
+      return Widen(bytes_, internal::FromFloat16);
     case DType::kBFloat16:
-      return Widen(data_, internal::FromBFloat16);
+      return Widen(bytes_, internal::FromBFloat16);
     case DType::kBool:
     case DType::kInt8:
       return {};

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -35,8 +36,9 @@ using Shape = std::vector<int64_t>;
 int64_t NumElements(const Shape& shape);
 
 // A tensor in the caller's memory, which must stay unchanged until the SDK function it is given to
-// returns (synchronous, future and callback forms alike: the bytes are serialised before they
-// return). A default-constructed view is absent: it stands for an optional tensor not given.
+// returns (synchronous, future and callback forms alike: the bytes are copied, once, before they
+// return, into the buffer that all attempts of the call are sent from). A default-constructed view
+// is absent: it stands for an optional tensor not given.
 struct TensorView {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
@@ -57,13 +59,23 @@ struct TensorView {
   size_t num_bytes() const;
 };
 
-// A tensor that owns its bytes. A default-constructed one is absent: what was not asked for.
+// A tensor that owns its bytes, which never change: copies of a Tensor share them. A
+// default-constructed one is absent: what was not asked for.
 class Tensor {
  public:
   Tensor() = default;
   // Takes `data`, which must hold exactly `shape` times the element's bytes.
-  Tensor(DType dtype, Shape shape, std::string data)
-      : dtype_(dtype), shape_(std::move(shape)), data_(std::move(data)) {}
+  Tensor(DType dtype, Shape shape, std::string data);
+  // Looks at `bytes`, which must be exactly `shape` times the element's, be aligned for an element,
+  // and stay as they are as long as `owner` lives.
+  Tensor(DType dtype, Shape shape, std::string_view bytes, std::shared_ptr<const void> owner)
+      : dtype_(dtype), shape_(std::move(shape)), owner_(std::move(owner)), bytes_(bytes) {}
+  Tensor(const Tensor&) = default;
+  Tensor& operator=(const Tensor&) = default;
+  // What is moved from becomes absent.
+  Tensor(Tensor&& other) noexcept { *this = std::move(other); }
+  Tensor& operator=(Tensor&& other) noexcept;
+  ~Tensor() = default;
   // A float32 copy of `values` [shape].
   static Tensor FromFloats(std::span<const float> values, Shape shape);
   // `values` [shape] rounded to nearest even into `dtype`: float32, float16 or bfloat16.
@@ -73,19 +85,20 @@ class Tensor {
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
   int64_t num_elements() const { return NumElements(shape_); }
-  // Bytes as they came over the wire.
-  std::string_view bytes() const { return data_; }
+  // Bytes as they came over the wire. Results of calls begin on a 64-byte boundary.
+  std::string_view bytes() const { return bytes_; }
   // The elements of a float32 tensor; empty for every other type.
   std::span<const float> floats() const;
   // The elements of a float32, float16 or bfloat16 tensor, widened exactly; empty for bool.
   std::vector<float> ToFloats() const;
-  // Valid as long as this tensor is neither changed nor destroyed.
-  TensorView view() const { return TensorView(data_.data(), dtype_, shape_); }
+  // Valid as long as this tensor, or a copy of it, is neither changed nor destroyed.
+  TensorView view() const { return TensorView(bytes_.data(), dtype_, shape_); }
 
  private:
   DType dtype_ = DType::kFloat32;
   Shape shape_;
-  std::string data_;
+  std::shared_ptr<const void> owner_;
+  std::string_view bytes_;
 };
 
 }  // namespace attention::client

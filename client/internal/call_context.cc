@@ -23,7 +23,8 @@ CallSettings ResolveSettings(const ClientOptions& client, const CallOptions& cal
           .request_id = call.request_id.empty() ? NewRequestId() : call.request_id,
           .deadline = call.deadline.value_or(now + call.timeout.value_or(default_timeout)),
           .cancellation = call.cancellation,
-          .retry_policy = call.retry_policy.value_or(client.retry_policy)};
+          .retry_policy = call.retry_policy.value_or(client.retry_policy),
+          .may_block = call.may_block};
 }
 
 CallContext::CallContext(const CallSettings& settings) {

@@ -25,6 +25,8 @@ struct CallSettings {
   absl::Time deadline = absl::InfiniteFuture();
   std::stop_token cancellation = {};
   RetryPolicy retry_policy = {};
+  // The first attempt may run on the thread that starts it.
+  bool may_block = false;
 };
 
 // `default_timeout` counts when the call sets neither timeout nor deadline.

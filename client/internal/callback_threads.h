@@ -4,7 +4,8 @@
 
 namespace attention::client::internal {
 
-// Keeps the threads for the rest of the process; to be called before the first channel is made.
+// Keeps the threads for the rest of the process; to be called before any call in gRPC's callback
+// form. A program that uses the SDK's plain forms alone thus has none of these threads.
 //
 // gRPC (1.51) shares one set of them among all channels and ends it with the last channel, whose
 // destructor joins them. A call in flight may well be what holds the last channel, and its callback

@@ -1,8 +1,10 @@
 // Between the SDK's structs and the wire's messages.
 //
-// ToProto copies tensor bytes once, from the caller's memory into the message, and refuses only
-// what it could not read safely (INVALID_ARGUMENT); all else is the server's to judge. FromProto
-// moves tensor bytes out of the message and checks that they are what their shape says (INTERNAL).
+// Messages with tensors go through proto/codec. ToWire refers to the caller's tensors, which must
+// live until the message is serialised, in one piece, and refuses only what it could not read
+// safely (INVALID_ARGUMENT); all else is the server's to judge. FromWire copies tensor bytes from
+// where they were received, once, and checks that they are what their shape says (INTERNAL).
+// Messages without tensors go through ToProto and FromProto.
 #ifndef ATTENTION_CLIENT_INTERNAL_CONVERT_H_
 #define ATTENTION_CLIENT_INTERNAL_CONVERT_H_
 
@@ -17,6 +19,8 @@
 #include "client/attention.h"
 #include "client/server_info.h"
 #include "client/session_types.h"
+#include "proto/codec/outgoing_message.h"
+#include "proto/codec/received_message.h"
 
 namespace attention::client::internal {
 
@@ -28,25 +32,32 @@ void ToProto(absl::Duration duration, google::protobuf::Duration* message);
 absl::Duration FromProto(const google::protobuf::Duration& message);
 
 // `field` names the tensor in errors.
-absl::Status ToProto(const TensorView& tensor, const std::string& field, v1::Tensor* message);
-absl::StatusOr<Tensor> FromProto(v1::Tensor&& message);
+absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const std::string& field);
+// Adds the tensor to a message as its field; what is absent stays absent on the wire.
+absl::Status AddTensor(const TensorView& tensor, const std::string& field, int field_number,
+                       codec::OutgoingMessage* message);
+absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received);
 Timing FromProto(const v1::Timing& message);
 
-absl::Status ToProto(const AttentionConfig& config, v1::AttentionConfig* message);
-absl::Status ToProto(const AttendRequest& request, v1::AttendRequest* message);
-absl::StatusOr<AttendResult> FromProto(v1::AttendResponse&& message);
-absl::StatusOr<WeightsBlock> FromProto(v1::WeightsBlock&& message);
+absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config);
+// `weights`: asks for the attention weights, too.
+absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights = false);
+absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
+                                      const codec::ReceivedMessage& received);
+absl::StatusOr<WeightsBlock> FromWire(const v1::WeightsBlock& message,
+                                      const codec::ReceivedMessage& received);
 void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message);
 
 void ToProto(const SessionHandle& handle, v1::SessionHandle* message);
 void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message);
 absl::StatusOr<SessionInfo> FromProto(v1::Session&& message);
 absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message);
-absl::Status ToProto(const StepRequest& request, v1::StepRequest* message);
-absl::StatusOr<StepResult> FromProto(v1::StepResponse&& message);
+absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request);
+absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
+                                    const codec::ReceivedMessage& received);
 
 absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message);
-absl::Status ToProto(const ExplainRequest& request, v1::ExplainRequest* message);
+absl::StatusOr<codec::OutgoingMessage> ToWire(const ExplainRequest& request);
 absl::StatusOr<ExplainResult> FromProto(v1::ExplainResponse&& message);
 
 }  // namespace attention::client::internal

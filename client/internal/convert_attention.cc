@@ -1,3 +1,5 @@
+#include <memory>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,12 +13,13 @@ namespace {
 // The range of google.protobuf.Duration, about 10,000 years.
 constexpr int64_t kMaxDurationSeconds = 315576000000;
 
-// Optional tensors: what is absent stays absent on the wire.
-template <typename Mutable>
-absl::Status MaybeToProto(const TensorView& tensor, const std::string& field,
-                          Mutable mutable_field) {
-  if (!tensor.is_present()) return absl::OkStatus();
-  return ToProto(tensor, field, mutable_field());
+// Where results lie: on the boundary that vector instructions and caches like best.
+constexpr std::align_val_t kResultAlignment{64};
+
+// Not filled with zeros: every byte is about to be written.
+std::shared_ptr<char> NewResultMemory(size_t num_bytes) {
+  return {static_cast<char*>(::operator new(num_bytes, kResultAlignment)),
+          [](char* memory) { ::operator delete(memory, kResultAlignment); }};
 }
 
 }  // namespace
@@ -68,7 +71,7 @@ absl::Duration FromProto(const google::protobuf::Duration& message) {
   return absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
 }
 
-absl::Status ToProto(const TensorView& tensor, const std::string& field, v1::Tensor* message) {
+absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const std::string& field) {
   if (tensor.num_elements() < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         field, ".shape: [", absl::StrJoin(tensor.shape, ", "), "] is negative or too large"));
@@ -79,43 +82,62 @@ absl::Status ToProto(const TensorView& tensor, const std::string& field, v1::Ten
         absl::StrCat(field, ".data: null, or a span whose size is not the product of shape [",
                      absl::StrJoin(tensor.shape, ", "), "]"));
   }
-  message->set_dtype(ToProto(tensor.dtype));
-  message->mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
-  if (num_bytes > 0) message->set_data(tensor.data, num_bytes);
+  v1::Tensor header;
+  header.set_dtype(ToProto(tensor.dtype));
+  header.mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
+  return codec::OutgoingMessage(header,
+                                grpc::Slice(tensor.data, num_bytes, grpc::Slice::STATIC_SLICE));
+}
+
+absl::Status AddTensor(const TensorView& tensor, const std::string& field, int field_number,
+                       codec::OutgoingMessage* message) {
+  if (!tensor.is_present()) return absl::OkStatus();
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field));
+  message->Add(field_number, std::move(made));
   return absl::OkStatus();
 }
 
-absl::StatusOr<Tensor> FromProto(v1::Tensor&& message) {
+absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received) {
   ATTN_ASSIGN_OR_RETURN(const DType dtype, FromProto(message.dtype()));
   Shape shape(message.shape().begin(), message.shape().end());
+  const codec::TensorBytes bytes = received.Data(message);
   const int64_t elements = NumElements(shape);
   if (elements < 0 || static_cast<uint64_t>(elements) * ElementBytes(dtype) !=
-                          static_cast<uint64_t>(message.data().size())) {
-    return absl::InternalError(absl::StrCat("the server sent ", message.data().size(),
-                                            " bytes for a ", std::string(DTypeName(dtype)),
-                                            " tensor of shape [", absl::StrJoin(shape, ", "), "]"));
+                          static_cast<uint64_t>(bytes.size())) {
+    return absl::InternalError(absl::StrCat("the server sent ", bytes.size(), " bytes for a ",
+                                            std::string(DTypeName(dtype)), " tensor of shape [",
+                                            absl::StrJoin(shape, ", "), "]"));
   }
-  return Tensor(dtype, std::move(shape), std::move(*message.mutable_data()));
+  std::shared_ptr<char> memory = NewResultMemory(bytes.size());
+  bytes.CopyTo(memory.get());
+  const std::string_view view(memory.get(), bytes.size());
+  return Tensor(dtype, std::move(shape), view, std::move(memory));
 }
 
 Timing FromProto(const v1::Timing& message) {
   return {.queue = FromProto(message.queue()),
           .batch_formation = FromProto(message.batch_formation()),
           .compute = FromProto(message.compute()),
-          .batch_size = message.batch_size()};
+          .batch_size = message.batch_size(),
+          .wire_in = FromProto(message.wire_in()),
+          .wire_out = FromProto(message.wire_out()),
+          .copied_bytes = message.copied_bytes()};
 }
 
-absl::Status ToProto(const AttentionConfig& config, v1::AttentionConfig* message) {
-  if (config.softmax_scale.has_value()) message->set_softmax_scale(*config.softmax_scale);
-  message->set_soft_cap(config.soft_cap);
-  message->set_is_causal(config.is_causal);
-  if (config.window_left.has_value()) message->set_window_left(*config.window_left);
-  if (config.window_right.has_value()) message->set_window_right(*config.window_right);
-  message->set_sink_tokens(config.sink_tokens);
-  ATTN_RETURN_IF_ERROR(MaybeToProto(config.alibi_slopes, "config.alibi_slopes",
-                                    [&] { return message->mutable_alibi_slopes(); }));
-  return MaybeToProto(config.sink_logits, "config.sink_logits",
-                      [&] { return message->mutable_sink_logits(); });
+absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config) {
+  v1::AttentionConfig small_fields;
+  if (config.softmax_scale.has_value()) small_fields.set_softmax_scale(*config.softmax_scale);
+  small_fields.set_soft_cap(config.soft_cap);
+  small_fields.set_is_causal(config.is_causal);
+  if (config.window_left.has_value()) small_fields.set_window_left(*config.window_left);
+  if (config.window_right.has_value()) small_fields.set_window_right(*config.window_right);
+  small_fields.set_sink_tokens(config.sink_tokens);
+  codec::OutgoingMessage message(small_fields);
+  ATTN_RETURN_IF_ERROR(AddTensor(config.alibi_slopes, "config.alibi_slopes",
+                                 v1::AttentionConfig::kAlibiSlopesFieldNumber, &message));
+  ATTN_RETURN_IF_ERROR(AddTensor(config.sink_logits, "config.sink_logits",
+                                 v1::AttentionConfig::kSinkLogitsFieldNumber, &message));
+  return message;
 }
 
 void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message) {
@@ -123,39 +145,46 @@ void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message) {
   message->set_column_sums(returns.column_sums);
 }
 
-absl::Status ToProto(const AttendRequest& request, v1::AttendRequest* message) {
-  ATTN_RETURN_IF_ERROR(MaybeToProto(request.q, "q", [&] { return message->mutable_q(); }));
-  ATTN_RETURN_IF_ERROR(MaybeToProto(request.k, "k", [&] { return message->mutable_k(); }));
-  ATTN_RETURN_IF_ERROR(MaybeToProto(request.v, "v", [&] { return message->mutable_v(); }));
-  message->mutable_q_lens()->Assign(request.q_lens.begin(), request.q_lens.end());
-  message->mutable_kv_lens()->Assign(request.kv_lens.begin(), request.kv_lens.end());
-  message->mutable_first_query_positions()->Assign(request.first_query_positions.begin(),
-                                                   request.first_query_positions.end());
-  ATTN_RETURN_IF_ERROR(ToProto(request.config, message->mutable_config()));
-  ATTN_RETURN_IF_ERROR(MaybeToProto(request.bias, "bias", [&] { return message->mutable_bias(); }));
-  ATTN_RETURN_IF_ERROR(MaybeToProto(request.mask, "mask", [&] { return message->mutable_mask(); }));
-  ToProto(request.returns, message->mutable_returns());
-  return absl::OkStatus();
+absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights) {
+  using Wire = v1::AttendRequest;
+  Wire small_fields;
+  small_fields.mutable_q_lens()->Assign(request.q_lens.begin(), request.q_lens.end());
+  small_fields.mutable_kv_lens()->Assign(request.kv_lens.begin(), request.kv_lens.end());
+  small_fields.mutable_first_query_positions()->Assign(request.first_query_positions.begin(),
+                                                       request.first_query_positions.end());
+  ToProto(request.returns, small_fields.mutable_returns());
+  if (weights) small_fields.mutable_returns()->set_weights(true);
+  codec::OutgoingMessage message(small_fields);
+  ATTN_RETURN_IF_ERROR(AddTensor(request.q, "q", Wire::kQFieldNumber, &message));
+  ATTN_RETURN_IF_ERROR(AddTensor(request.k, "k", Wire::kKFieldNumber, &message));
+  ATTN_RETURN_IF_ERROR(AddTensor(request.v, "v", Wire::kVFieldNumber, &message));
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config));
+  message.Add(Wire::kConfigFieldNumber, std::move(config));
+  ATTN_RETURN_IF_ERROR(AddTensor(request.bias, "bias", Wire::kBiasFieldNumber, &message));
+  ATTN_RETURN_IF_ERROR(AddTensor(request.mask, "mask", Wire::kMaskFieldNumber, &message));
+  return message;
 }
 
-absl::StatusOr<AttendResult> FromProto(v1::AttendResponse&& message) {
+absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
+                                      const codec::ReceivedMessage& received) {
   AttendResult result;
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, FromProto(std::move(*message.mutable_output())));
+    ATTN_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received));
   }
   if (message.has_lse()) {
-    ATTN_ASSIGN_OR_RETURN(result.lse, FromProto(std::move(*message.mutable_lse())));
+    ATTN_ASSIGN_OR_RETURN(result.lse, FromWire(message.lse(), received));
   }
   if (message.has_column_sums()) {
-    ATTN_ASSIGN_OR_RETURN(result.column_sums, FromProto(std::move(*message.mutable_column_sums())));
+    ATTN_ASSIGN_OR_RETURN(result.column_sums, FromWire(message.column_sums(), received));
   }
   result.timing = FromProto(message.timing());
   return result;
 }
 
-absl::StatusOr<WeightsBlock> FromProto(v1::WeightsBlock&& message) {
+absl::StatusOr<WeightsBlock> FromWire(const v1::WeightsBlock& message,
+                                      const codec::ReceivedMessage& received) {
   WeightsBlock block{.sequence = message.sequence(), .q_begin = message.q_begin(), .weights = {}};
-  ATTN_ASSIGN_OR_RETURN(block.weights, FromProto(std::move(*message.mutable_weights())));
+  ATTN_ASSIGN_OR_RETURN(block.weights, FromWire(message.weights(), received));
   return block;
 }
 

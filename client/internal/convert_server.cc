@@ -33,19 +33,23 @@ absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message) {
   return info;
 }
 
-absl::Status ToProto(const ExplainRequest& request, v1::ExplainRequest* message) {
-  message->set_num_q_heads(request.num_q_heads);
-  message->set_num_kv_heads(request.num_kv_heads);
-  message->set_head_dim_qk(request.head_dim_qk);
-  message->set_head_dim_v(request.head_dim_v);
-  message->set_dtype(ToProto(request.dtype));
-  if (request.kv_dtype.has_value()) message->set_kv_dtype(ToProto(*request.kv_dtype));
-  message->set_q_len(request.q_len);
-  message->set_kv_len(request.kv_len);
+absl::StatusOr<codec::OutgoingMessage> ToWire(const ExplainRequest& request) {
+  v1::ExplainRequest small_fields;
+  small_fields.set_num_q_heads(request.num_q_heads);
+  small_fields.set_num_kv_heads(request.num_kv_heads);
+  small_fields.set_head_dim_qk(request.head_dim_qk);
+  small_fields.set_head_dim_v(request.head_dim_v);
+  small_fields.set_dtype(ToProto(request.dtype));
+  if (request.kv_dtype.has_value()) small_fields.set_kv_dtype(ToProto(*request.kv_dtype));
+  small_fields.set_q_len(request.q_len);
+  small_fields.set_kv_len(request.kv_len);
   if (request.first_query_position.has_value()) {
-    message->set_first_query_position(*request.first_query_position);
+    small_fields.set_first_query_position(*request.first_query_position);
   }
-  return ToProto(request.config, message->mutable_config());
+  codec::OutgoingMessage message(small_fields);
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config));
+  message.Add(v1::ExplainRequest::kConfigFieldNumber, std::move(config));
+  return message;
 }
 
 absl::StatusOr<ExplainResult> FromProto(v1::ExplainResponse&& message) {

@@ -27,47 +27,49 @@ SessionHandle FromProto(const v1::SessionHandle& message) {
           .session_id = message.session_id()};
 }
 
-absl::Status StepTensorsToProto(const SessionStep& step, const std::string& prefix,
-                                v1::SessionStep* message) {
-  const auto convert = [&prefix](const TensorView& tensor, const char* field, auto mutable_field) {
-    if (!tensor.is_present()) return absl::OkStatus();
-    return internal::ToProto(tensor, absl::StrCat(prefix, field), mutable_field());
-  };
-  ATTN_RETURN_IF_ERROR(convert(step.k, "k", [&] { return message->mutable_k(); }));
-  ATTN_RETURN_IF_ERROR(convert(step.v, "v", [&] { return message->mutable_v(); }));
-  ATTN_RETURN_IF_ERROR(convert(step.q, "q", [&] { return message->mutable_q(); }));
-  ATTN_RETURN_IF_ERROR(convert(step.bias, "bias", [&] { return message->mutable_bias(); }));
-  return convert(step.mask, "mask", [&] { return message->mutable_mask(); });
-}
-
-absl::Status ToProto(const SessionStep& step, const std::string& prefix, v1::SessionStep* message) {
-  internal::ToProto(step.handle, message->mutable_handle());
-  message->set_layer(step.layer);
-  if (step.expected_position.has_value()) message->set_expected_position(*step.expected_position);
-  if (step.first_query_position.has_value()) {
-    message->set_first_query_position(*step.first_query_position);
+// `prefix` comes before the step's fields in errors.
+absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, const std::string& prefix) {
+  using Wire = v1::SessionStep;
+  Wire small_fields;
+  internal::ToProto(step.handle, small_fields.mutable_handle());
+  small_fields.set_layer(step.layer);
+  if (step.expected_position.has_value()) {
+    small_fields.set_expected_position(*step.expected_position);
   }
-  message->set_kv_begin(step.kv_begin);
-  if (step.kv_end.has_value()) message->set_kv_end(*step.kv_end);
-  internal::ToProto(step.returns, message->mutable_returns());
-  ATTN_RETURN_IF_ERROR(internal::ToProto(step.config, message->mutable_config()));
-  return StepTensorsToProto(step, prefix, message);
+  if (step.first_query_position.has_value()) {
+    small_fields.set_first_query_position(*step.first_query_position);
+  }
+  small_fields.set_kv_begin(step.kv_begin);
+  if (step.kv_end.has_value()) small_fields.set_kv_end(*step.kv_end);
+  internal::ToProto(step.returns, small_fields.mutable_returns());
+  codec::OutgoingMessage message(small_fields);
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, internal::ToWire(step.config));
+  message.Add(Wire::kConfigFieldNumber, std::move(config));
+  const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
+    return AddTensor(tensor, absl::StrCat(prefix, field), field_number, &message);
+  };
+  ATTN_RETURN_IF_ERROR(add(step.k, "k", Wire::kKFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.v, "v", Wire::kVFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.q, "q", Wire::kQFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.bias, "bias", Wire::kBiasFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.mask, "mask", Wire::kMaskFieldNumber));
+  return message;
 }
 
-absl::StatusOr<SessionStepResult> FromProto(v1::SessionStepResult&& message) {
+absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
+                                           const codec::ReceivedMessage& received) {
   SessionStepResult result;
   if (message.has_error()) result.status = FromStreamError(message.error());
   result.position = message.position();
   result.is_replay = message.is_replay();
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromProto(std::move(*message.mutable_output())));
+    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received));
   }
   if (message.has_lse()) {
-    ATTN_ASSIGN_OR_RETURN(result.lse, internal::FromProto(std::move(*message.mutable_lse())));
+    ATTN_ASSIGN_OR_RETURN(result.lse, internal::FromWire(message.lse(), received));
   }
   if (message.has_column_sums()) {
-    ATTN_ASSIGN_OR_RETURN(result.column_sums,
-                          internal::FromProto(std::move(*message.mutable_column_sums())));
+    ATTN_ASSIGN_OR_RETURN(result.column_sums, internal::FromWire(message.column_sums(), received));
   }
   return result;
 }
@@ -115,19 +117,22 @@ absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message)
   return result;
 }
 
-absl::Status ToProto(const StepRequest& request, v1::StepRequest* message) {
+absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request) {
+  codec::OutgoingMessage message{v1::StepRequest()};
   for (size_t i = 0; i < request.steps.size(); ++i) {
-    ATTN_RETURN_IF_ERROR(
-        ToProto(request.steps[i], absl::StrCat("steps[", i, "]."), message->add_steps()));
+    ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step,
+                          ToWire(request.steps[i], absl::StrCat("steps[", i, "].")));
+    message.Add(v1::StepRequest::kStepsFieldNumber, std::move(step));
   }
-  return absl::OkStatus();
+  return message;
 }
 
-absl::StatusOr<StepResult> FromProto(v1::StepResponse&& message) {
+absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
+                                    const codec::ReceivedMessage& received) {
   StepResult result;
   result.results.reserve(static_cast<size_t>(message.results_size()));
-  for (v1::SessionStepResult& step : *message.mutable_results()) {
-    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromProto(std::move(step)));
+  for (const v1::SessionStepResult& step : message.results()) {
+    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received));
     result.results.push_back(std::move(converted));
   }
   result.timing = FromProto(message.timing());

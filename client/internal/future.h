@@ -6,6 +6,8 @@
 #include <memory>
 #include <utility>
 
+#include "client/options.h"
+
 namespace attention::client::internal {
 
 // The future of what `start` passes to the callback it is given. The promise is shared, because a
@@ -17,6 +19,12 @@ std::future<Outcome> FutureOf(Start start) {
   std::future<Outcome> future = promise->get_future();
   start([promise](Outcome outcome) { promise->set_value(std::move(outcome)); });
   return future;
+}
+
+// The options of a call whose caller waits for it.
+inline CallOptions Waiting(CallOptions options) {
+  options.may_block = true;
+  return options;
 }
 
 }  // namespace attention::client::internal

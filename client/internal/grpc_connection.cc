@@ -13,21 +13,30 @@
 namespace attention::client::internal {
 namespace {
 
-// Adapts a callback for a public result to one for the message it is made from.
-template <typename Response, typename Result>
-auto Converting(Callback<Result> done) {
-  return [done = std::move(done)](absl::StatusOr<Response> response) {
-    if (!response.ok()) return done(std::move(response).status());
-    done(FromProto(*std::move(response)));
+// Adapts a callback for a public result to one for the answer it is read from;
+// `convert(message, received)` makes the one of the other.
+template <typename Message, typename Result, typename Convert>
+AnswerCallback Reading(Callback<Result> done, Convert convert) {
+  return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
+    if (!answer.ok()) return done(answer.status());
+    done(ReadAnswer<Message>(*answer, convert));
   };
 }
 
-// The same for a call whose answering target does not matter.
-template <typename Response, typename Result>
-auto ConvertingFromAny(Callback<Result> done) {
-  return [convert = Converting<Response, Result>(std::move(done))](
-             absl::StatusOr<Response> response, size_t) { convert(std::move(response)); };
-}
+// For messages with tensors.
+constexpr auto kFromWire = [](const auto& message, const codec::ReceivedMessage& received) {
+  return FromWire(message, received);
+};
+
+// For messages without.
+constexpr auto kFromProto = [](auto& message, const codec::ReceivedMessage&) {
+  return FromProto(std::move(message));
+};
+
+// For messages that hold a session and nothing else.
+constexpr auto kSessionFromProto = [](auto& message, const codec::ReceivedMessage&) {
+  return FromProto(std::move(*message.mutable_session()));
+};
 
 }  // namespace
 
@@ -35,102 +44,93 @@ GrpcConnection::GrpcConnection(const ClientOptions& options, std::shared_ptr<Tim
                                RandomSource random)
     : transport_(std::make_shared<Transport>(options, std::move(timer), std::move(random))) {}
 
-template <typename Request, typename Response>
+absl::StatusOr<grpc::ByteBuffer> GrpcConnection::Check(
+    const CallOptions& options, absl::StatusOr<codec::OutgoingMessage> request) const {
+  ATTN_RETURN_IF_ERROR(CheckOptions(options));
+  if (!request.ok()) return std::move(request).status();
+  return transport_->Serialize(*std::move(request));
+}
+
+void GrpcConnection::CallAny(const CallOptions& options, const char* method,
+                             absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done) {
+  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, std::move(request));
+  if (!bytes.ok()) return done(std::move(bytes).status(), 0);
+  transport_->Unary(transport_->Settings(options), transport_->AnyTarget(), method,
+                    *std::move(bytes), std::move(done));
+}
+
 void GrpcConnection::CallOwner(const std::string& worker, const CallOptions& options,
-                               Request request, UnaryMethod<Request, Response> method,
-                               std::function<void(absl::StatusOr<Response>)> done) {
-  if (absl::Status status = CheckOptions(options); !status.ok()) return done(std::move(status));
-  const CallSettings settings = transport_->Settings(options);
-  // Shared, as a std::function must be copyable and the message should not be copied.
-  auto message = std::make_shared<Request>(std::move(request));
-  transport_->FindOwner(
-      worker, settings,
-      [transport = transport_, settings, message, method = std::move(method),
-       done = std::move(done)](absl::StatusOr<size_t> target) {
-        if (!target.ok()) return done(std::move(target).status());
-        transport->Unary<Request, Response>(
-            settings, Transport::OneTarget(*target), std::move(*message), method,
-            [done](absl::StatusOr<Response> response, size_t) { done(std::move(response)); });
-      });
+                               const char* method, absl::StatusOr<codec::OutgoingMessage> request,
+                               AnswerCallback done) {
+  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, std::move(request));
+  if (!bytes.ok()) return done(std::move(bytes).status(), 0);
+  CallSettings settings = transport_->Settings(options);
+  // A search would end on one of gRPC's threads, which must not block.
+  if (!transport_->targets().TargetOf(worker).has_value()) settings.may_block = false;
+  transport_->FindOwner(worker, settings,
+                        [transport = transport_, settings, method, bytes = *std::move(bytes),
+                         done = std::move(done)](absl::StatusOr<size_t> target) {
+                          if (!target.ok()) return done(std::move(target).status(), 0);
+                          transport->Unary(settings, Transport::OneTarget(*target), method, bytes,
+                                           done);
+                        });
 }
 
 void GrpcConnection::Attend(const AttendRequest& request, const CallOptions& options,
                             Callback<AttendResult> done) {
-  v1::AttendRequest message;
-  absl::Status status = CheckOptions(options);
-  status.Update(ToProto(request, &message));
-  if (!status.ok()) return done(std::move(status));
-  transport_->Unary<v1::AttendRequest, v1::AttendResponse>(
-      transport_->Settings(options), transport_->AnyTarget(), std::move(message),
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.attention->async()->Attend(std::move(arguments)...);
-      },
-      ConvertingFromAny<v1::AttendResponse>(std::move(done)));
+  CallAny(options, ATTN_METHOD(AttentionService, Attend), ToWire(request),
+          Reading<v1::AttendResponse>(std::move(done), kFromWire));
 }
 
 void GrpcConnection::AttendWithWeights(const AttendRequest& request, const CallOptions& options,
                                        WeightsCallback on_block, Callback<AttendResult> done) {
-  v1::AttendRequest message;
-  absl::Status status = CheckOptions(options);
-  status.Update(ToProto(request, &message));
-  if (!status.ok()) return done(std::move(status));
-  message.mutable_returns()->set_weights(true);
-  StartWeightsCall(transport_, transport_->Settings(options), std::move(message),
+  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, WeightsRequest(request));
+  if (!bytes.ok()) return done(std::move(bytes).status());
+  StartWeightsCall(transport_, transport_->Settings(options), *std::move(bytes),
                    std::move(on_block), std::move(done));
 }
 
 void GrpcConnection::CreateSession(const SessionOptions& request, const CallOptions& options,
                                    Callback<SessionInfo> done) {
-  if (absl::Status status = CheckOptions(options); !status.ok()) return done(std::move(status));
   v1::CreateSessionRequest message;
   ToProto(request, &message);
-  transport_->Unary<v1::CreateSessionRequest, v1::CreateSessionResponse>(
-      transport_->Settings(options), transport_->AnyTarget(), std::move(message),
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.session->async()->CreateSession(std::move(arguments)...);
-      },
-      [transport = transport_, done = std::move(done)](
-          absl::StatusOr<v1::CreateSessionResponse> response, size_t target) {
-        if (!response.ok()) return done(std::move(response).status());
-        transport->targets().Learn(response->session().handle().worker(), target);
-        done(FromProto(std::move(*response->mutable_session())));
-      });
+  CallAny(options, ATTN_METHOD(SessionService, CreateSession), codec::OutgoingMessage(message),
+          [transport = transport_, done = std::move(done)](
+              const absl::StatusOr<grpc::ByteBuffer>& answer, size_t target) {
+            if (!answer.ok()) return done(answer.status());
+            auto info = ReadAnswer<v1::CreateSessionResponse>(*answer, kSessionFromProto);
+            if (info.ok()) transport->targets().Learn(info->handle.worker, target);
+            done(std::move(info));
+          });
 }
 
 void GrpcConnection::GetSession(const SessionHandle& handle, const CallOptions& options,
                                 Callback<SessionInfo> done) {
   v1::GetSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner<v1::GetSessionRequest, v1::GetSessionResponse>(
-      handle.worker, options, std::move(message),
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.session->async()->GetSession(std::move(arguments)...);
-      },
-      [done = std::move(done)](absl::StatusOr<v1::GetSessionResponse> response) {
-        if (!response.ok()) return done(std::move(response).status());
-        done(FromProto(std::move(*response->mutable_session())));
-      });
+  CallOwner(handle.worker, options, ATTN_METHOD(SessionService, GetSession),
+            codec::OutgoingMessage(message),
+            Reading<v1::GetSessionResponse>(std::move(done), kSessionFromProto));
 }
 
 void GrpcConnection::ListSessions(const ListSessionsRequest& request, const CallOptions& options,
                                   Callback<ListSessionsResult> done) {
   const size_t num_targets = transport_->targets().size();
   absl::StatusOr<PageToken> token = ParsePageToken(request.page_token, num_targets);
-  absl::Status status = CheckOptions(options);
-  status.Update(token.status());
-  if (!status.ok()) return done(std::move(status));
+  if (!token.ok()) return done(std::move(token).status());
   v1::ListSessionsRequest message;
   message.set_page_size(request.page_size);
   message.set_page_token(token->token);
-  transport_->Unary<v1::ListSessionsRequest, v1::ListSessionsResponse>(
-      transport_->Settings(options), Transport::OneTarget(token->target), std::move(message),
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.session->async()->ListSessions(std::move(arguments)...);
-      },
-      [num_targets, done = std::move(done)](absl::StatusOr<v1::ListSessionsResponse> response,
+  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, codec::OutgoingMessage(message));
+  if (!bytes.ok()) return done(std::move(bytes).status());
+  transport_->Unary(
+      transport_->Settings(options), Transport::OneTarget(token->target),
+      ATTN_METHOD(SessionService, ListSessions), *std::move(bytes),
+      [num_targets, done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer,
                                             size_t target) {
-        if (!response.ok()) return done(std::move(response).status());
-        absl::StatusOr<ListSessionsResult> result = FromProto(*std::move(response));
+        if (!answer.ok()) return done(answer.status());
+        absl::StatusOr<ListSessionsResult> result =
+            ReadAnswer<v1::ListSessionsResponse>(*answer, kFromProto);
         if (result.ok()) {
           result->next_page_token = NextPageToken({target, result->next_page_token}, num_targets);
         }
@@ -142,51 +142,30 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
                                    StatusCallback done) {
   v1::DeleteSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
-      handle.worker, options, std::move(message),
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.session->async()->DeleteSession(std::move(arguments)...);
-      },
-      [done = std::move(done)](absl::StatusOr<v1::DeleteSessionResponse> response) {
-        done(std::move(response).status());
-      });
+  CallOwner(handle.worker, options, ATTN_METHOD(SessionService, DeleteSession),
+            codec::OutgoingMessage(message),
+            [done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
+              done(answer.status());
+            });
 }
 
 void GrpcConnection::Step(const StepRequest& request, const CallOptions& options,
                           Callback<StepResult> done) {
-  v1::StepRequest message;
-  if (absl::Status status = ToProto(request, &message); !status.ok()) return done(status);
-  const std::string worker = request.steps.empty() ? "" : request.steps[0].handle.worker;
-  CallOwner<v1::StepRequest, v1::StepResponse>(
-      worker, options, std::move(message),
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.session->async()->Step(std::move(arguments)...);
-      },
-      Converting<v1::StepResponse>(std::move(done)));
+  CallOwner(request.steps.empty() ? "" : request.steps[0].handle.worker, options,
+            ATTN_METHOD(SessionService, Step), ToWire(request),
+            Reading<v1::StepResponse>(std::move(done), kFromWire));
 }
 
 void GrpcConnection::GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) {
-  if (absl::Status status = CheckOptions(options); !status.ok()) return done(std::move(status));
-  transport_->Unary<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-      transport_->Settings(options), transport_->AnyTarget(), {},
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.server->async()->GetServerInfo(std::move(arguments)...);
-      },
-      ConvertingFromAny<v1::GetServerInfoResponse>(std::move(done)));
+  CallAny(options, ATTN_METHOD(ServerService, GetServerInfo),
+          codec::OutgoingMessage(v1::GetServerInfoRequest()),
+          Reading<v1::GetServerInfoResponse>(std::move(done), kFromProto));
 }
 
 void GrpcConnection::Explain(const ExplainRequest& request, const CallOptions& options,
                              Callback<ExplainResult> done) {
-  v1::ExplainRequest message;
-  absl::Status status = CheckOptions(options);
-  status.Update(ToProto(request, &message));
-  if (!status.ok()) return done(std::move(status));
-  transport_->Unary<v1::ExplainRequest, v1::ExplainResponse>(
-      transport_->Settings(options), transport_->AnyTarget(), std::move(message),
-      [](Endpoint& endpoint, auto... arguments) {
-        endpoint.server->async()->Explain(std::move(arguments)...);
-      },
-      ConvertingFromAny<v1::ExplainResponse>(std::move(done)));
+  CallAny(options, ATTN_METHOD(ServerService, Explain), ToWire(request),
+          Reading<v1::ExplainResponse>(std::move(done), kFromProto));
 }
 
 absl::StatusOr<std::unique_ptr<StepStream>> GrpcConnection::OpenStepStream(

@@ -41,11 +41,15 @@ class GrpcConnection final : public Connection {
   absl::Status WaitUntilReady(absl::Time deadline) override;
 
  private:
-  // Calls a session's owner; `done` gets the raw response.
-  template <typename Request, typename Response>
-  void CallOwner(const std::string& worker, const CallOptions& options, Request request,
-                 UnaryMethod<Request, Response> method,
-                 std::function<void(absl::StatusOr<Response>)> done);
+  // Calls any target.
+  void CallAny(const CallOptions& options, const char* method,
+               absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
+  // Calls a session's owner.
+  void CallOwner(const std::string& worker, const CallOptions& options, const char* method,
+                 absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
+  // The bytes to send, or what is wrong with the options or the request.
+  absl::StatusOr<grpc::ByteBuffer> Check(const CallOptions& options,
+                                         absl::StatusOr<codec::OutgoingMessage> request) const;
 
   const std::shared_ptr<Transport> transport_;
 };

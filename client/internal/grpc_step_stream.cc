@@ -2,6 +2,7 @@
 
 #include <grpcpp/support/client_callback.h>
 
+#include <atomic>
 #include <deque>
 #include <utility>
 
@@ -9,8 +10,11 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "attention/v1/session_service.pb.h"
+#include "client/internal/callback_threads.h"
 #include "client/internal/convert.h"
 #include "client/internal/error_details.h"
+#include "client/internal/status_macros.h"
 
 namespace attention::client::internal {
 
@@ -18,7 +22,7 @@ namespace attention::client::internal {
 // taken before the call starts and given up when reading ends, lets StepAsync and Finish start
 // operations from outside of reactions until then. Callbacks run without the lock.
 class GrpcStepStream::Reactor final
-    : public grpc::ClientBidiReactor<v1::StepStreamRequest, v1::StepStreamResponse>,
+    : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       public std::enable_shared_from_this<Reactor> {
  public:
   Reactor(std::shared_ptr<Transport> transport, const CallSettings& settings, int max_outstanding)
@@ -28,14 +32,19 @@ class GrpcStepStream::Reactor final
 
   void Start(size_t target) {
     self_ = shared_from_this();
-    transport_->targets().EndpointOf(target).session->async()->StepStream(context_.grpc(), this);
+    KeepCallbackThreads();
+    transport_->targets().EndpointOf(target).stub.PrepareBidiStreamingCall(
+        context_.grpc(), ATTN_METHOD(SessionService, StepStream), {}, this);
     AddHold();
     StartRead(&response_);
     StartCall();
   }
 
+  // Of a request to submit.
+  uint64_t NewId() { return next_id_++; }
+
   // Takes the request, or returns why not; `done` is then left to the caller.
-  absl::Status Submit(std::unique_ptr<v1::StepStreamRequest> request, Callback& done) {
+  absl::Status Submit(uint64_t id, grpc::ByteBuffer request, Callback& done) {
     absl::MutexLock lock(&mutex_);
     if (!status_.ok()) return status_;
     if (is_finishing_) return absl::FailedPreconditionError("the stream is finishing");
@@ -43,8 +52,6 @@ class GrpcStepStream::Reactor final
       return absl::ResourceExhaustedError(
           absl::StrCat("max_outstanding: ", max_outstanding_, " steps are unanswered"));
     }
-    const uint64_t id = ++last_id_;
-    request->set_request_id(id);
     outstanding_.emplace(id, std::move(done));
     queue_.push_back(std::move(request));
     WriteNext();
@@ -75,13 +82,11 @@ class GrpcStepStream::Reactor final
 
   void OnReadDone(bool ok) override {
     if (!ok) return OnReadingEnded();
-    if (Callback done = TakeCallback(response_.request_id())) {
-      done(Outcome());
-      response_.Clear();
-    } else {
-      BreakOff(absl::InternalError(absl::StrCat(
-          "the server answered request ", response_.request_id(), ", which is not outstanding")));
-    }
+    absl::Status status = ReadAnswer<v1::StepStreamResponse>(
+        response_,
+        [this](const auto& message, const auto& received) { return Deliver(message, received); });
+    response_.Clear();
+    if (!status.ok()) BreakOff(std::move(status));
     StartRead(&response_);
   }
 
@@ -107,7 +112,7 @@ class GrpcStepStream::Reactor final
     if (is_writing_ || is_closed_) return;
     if (!queue_.empty()) {
       is_writing_ = true;
-      StartWrite(queue_.front().get());
+      StartWrite(&queue_.front());
     } else if (is_finishing_ && !has_half_closed_) {
       has_half_closed_ = true;
       StartWritesDone();
@@ -142,9 +147,20 @@ class GrpcStepStream::Reactor final
     return done;
   }
 
-  absl::StatusOr<StepResult> Outcome() {
-    if (response_.has_error()) return FromStreamError(response_.error());
-    return FromProto(std::move(*response_.mutable_response()));
+  // Gives an answer to whom it belongs.
+  absl::Status Deliver(const v1::StepStreamResponse& response,
+                       const codec::ReceivedMessage& received) {
+    const Callback done = TakeCallback(response.request_id());
+    if (done == nullptr) {
+      return absl::InternalError(absl::StrCat("the server answered request ", response.request_id(),
+                                              ", which is not outstanding"));
+    }
+    if (response.has_error()) {
+      done(FromStreamError(response.error()));
+    } else {
+      done(FromWire(response.response(), received));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status FinalStatus(absl::Status status, size_t num_unanswered) const
@@ -158,14 +174,15 @@ class GrpcStepStream::Reactor final
   const std::shared_ptr<Transport> transport_;
   const size_t max_outstanding_;
   CallContext context_;
-  v1::StepStreamResponse response_;  // of the one read under way
-  std::shared_ptr<Reactor> self_;    // until OnDone
+  grpc::ByteBuffer response_;      // of the one read under way
+  std::shared_ptr<Reactor> self_;  // until OnDone
+
+  std::atomic<uint64_t> next_id_ = 1;
 
   mutable absl::Mutex mutex_;
   // The front is being written while is_writing_.
-  std::deque<std::unique_ptr<v1::StepStreamRequest>> queue_ ABSL_GUARDED_BY(mutex_);
+  std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, Callback> outstanding_ ABSL_GUARDED_BY(mutex_);
-  uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_finishing_ ABSL_GUARDED_BY(mutex_) = false;
   bool has_half_closed_ ABSL_GUARDED_BY(mutex_) = false;
@@ -185,11 +202,21 @@ GrpcStepStream::GrpcStepStream(std::shared_ptr<Transport> transport, size_t targ
 GrpcStepStream::~GrpcStepStream() { reactor_->Cancel(); }
 
 void GrpcStepStream::StepAsync(const StepRequest& request, Callback done) {
-  auto message = std::make_unique<v1::StepStreamRequest>();
-  absl::Status status = ToProto(request, message->mutable_request());
-  status.Update(transport_->CheckSize(message->ByteSizeLong()));
-  if (status.ok()) status = reactor_->Submit(std::move(message), done);
+  const uint64_t id = reactor_->NewId();
+  absl::StatusOr<grpc::ByteBuffer> bytes = Serialize(request, id);
+  absl::Status status = bytes.status();
+  if (status.ok()) status = reactor_->Submit(id, *std::move(bytes), done);
   if (!status.ok()) done(std::move(status));
+}
+
+absl::StatusOr<grpc::ByteBuffer> GrpcStepStream::Serialize(const StepRequest& request,
+                                                           uint64_t id) const {
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage wire, ToWire(request));
+  v1::StepStreamRequest small_fields;
+  small_fields.set_request_id(id);
+  codec::OutgoingMessage message(small_fields);
+  message.Add(v1::StepStreamRequest::kRequestFieldNumber, std::move(wire));
+  return transport_->Serialize(std::move(message));
 }
 
 absl::Status GrpcStepStream::Finish() { return reactor_->Finish(); }

@@ -3,6 +3,7 @@
 #define ATTENTION_CLIENT_INTERNAL_GRPC_STEP_STREAM_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "client/internal/call_context.h"
@@ -26,6 +27,9 @@ class GrpcStepStream final : public StepStream {
 
  private:
   class Reactor;
+
+  // The message to send, with its id on the stream.
+  absl::StatusOr<grpc::ByteBuffer> Serialize(const StepRequest& request, uint64_t id) const;
 
   const std::shared_ptr<Transport> transport_;
   const std::shared_ptr<Reactor> reactor_;

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/internal/callback_threads.h"
 
 namespace attention::client::internal {
 namespace {
@@ -17,10 +16,14 @@ namespace {
 constexpr int kInitialReconnectBackoffMs = 50;
 constexpr int kMaxReconnectBackoffMs = 2000;
 
+// The largest that HTTP/2 allows, as the server has it: a tensor then travels in a few frames.
+constexpr int kMaxFrameBytes = 16777215;
+
 grpc::ChannelArguments MakeArguments(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxSendMessageSize(static_cast<int>(options.max_message_bytes));
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
   // Channels with equal arguments would otherwise share one connection.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // The retry loop retries; gRPC's would keep a second copy of each request for it.
@@ -33,6 +36,9 @@ grpc::ChannelArguments MakeArguments(const ClientOptions& options) {
                      static_cast<int>(absl::ToInt64Milliseconds(options.keepalive_interval)));
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
                      static_cast<int>(absl::ToInt64Milliseconds(options.keepalive_timeout)));
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0);
+    // gRPC would stop after two pings without data between them; a call may compute for longer.
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   }
   arguments.SetUserAgentPrefix("attention-client/" ATTENTION_CLIENT_VERSION);
   return arguments;
@@ -40,14 +46,7 @@ grpc::ChannelArguments MakeArguments(const ClientOptions& options) {
 
 }  // namespace
 
-Endpoint::Endpoint(std::shared_ptr<grpc::Channel> channel_in)
-    : channel(std::move(channel_in)),
-      attention(v1::AttentionService::NewStub(channel)),
-      session(v1::SessionService::NewStub(channel)),
-      server(v1::ServerService::NewStub(channel)) {}
-
 Targets::Targets(const ClientOptions& options) {
-  KeepCallbackThreads();
   const grpc::ChannelArguments arguments = MakeArguments(options);
   for (const std::string& address : options.targets) {
     auto target = std::make_unique<Target>();

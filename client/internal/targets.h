@@ -1,15 +1,17 @@
-// The servers a client knows: channels and stubs to each, whose turn it is, and which of them is
+// The servers a client knows: channels to each, whose turn it is, and which of them is
 // which worker. Thread-safe.
 #ifndef ATTENTION_CLIENT_INTERNAL_TARGETS_H_
 #define ATTENTION_CLIENT_INTERNAL_TARGETS_H_
 
 #include <grpcpp/channel.h>
+#include <grpcpp/generic/generic_stub.h>
 
 #include <atomic>
 #include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -17,21 +19,18 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "attention/v1/attention_service.grpc.pb.h"
-#include "attention/v1/server_service.grpc.pb.h"
-#include "attention/v1/session_service.grpc.pb.h"
 #include "client/options.h"
 
 namespace attention::client::internal {
 
-// One channel and its stubs.
+// One channel, and calls of methods by their name on it. Messages are bytes, which proto/codec
+// makes and reads.
 struct Endpoint {
-  explicit Endpoint(std::shared_ptr<grpc::Channel> channel);
+  explicit Endpoint(std::shared_ptr<grpc::Channel> channel_in)
+      : channel(std::move(channel_in)), stub(channel) {}
 
   std::shared_ptr<grpc::Channel> channel;
-  std::unique_ptr<v1::AttentionService::Stub> attention;
-  std::unique_ptr<v1::SessionService::Stub> session;
-  std::unique_ptr<v1::ServerService::Stub> server;
+  grpc::GenericStub stub;
 };
 
 class Targets {

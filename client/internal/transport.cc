@@ -1,8 +1,14 @@
 #include "client/internal/transport.h"
 
+#include <grpcpp/completion_queue.h>
+
+#include <new>
+
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "attention/v1/server_service.pb.h"
+#include "client/internal/callback_threads.h"
 
 namespace attention::client::internal {
 namespace {
@@ -13,7 +19,8 @@ class Search {
   Search(std::string worker, size_t num_targets, std::function<void(absl::StatusOr<size_t>)> ready)
       : worker_(std::move(worker)), num_pending_(num_targets), ready_(std::move(ready)) {}
 
-  void OnAnswer(const absl::StatusOr<v1::GetServerInfoResponse>& answer, size_t target) {
+  // `answer`: the target's name.
+  void OnAnswer(const absl::StatusOr<std::string>& answer, size_t target) {
     std::function<void(absl::StatusOr<size_t>)> ready;
     bool is_found = false;
     absl::Status failure;
@@ -21,7 +28,7 @@ class Search {
       absl::MutexLock lock(&mutex_);
       --num_pending_;
       if (!answer.ok()) failure_.Update(answer.status());
-      is_found = answer.ok() && answer->worker() == worker_;
+      is_found = answer.ok() && *answer == worker_;
       if (is_found || num_pending_ == 0) ready.swap(ready_);
       failure = failure_;
     }
@@ -38,6 +45,69 @@ class Search {
   size_t num_pending_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::function<void(absl::StatusOr<size_t>)> ready_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The worker that a GetServerInfo answer names.
+absl::StatusOr<std::string> NameIn(const absl::StatusOr<grpc::ByteBuffer>& answer) {
+  if (!answer.ok()) return answer.status();
+  return ReadAnswer<v1::GetServerInfoResponse>(
+      *answer, [](const v1::GetServerInfoResponse& info, const codec::ReceivedMessage&) {
+        return absl::StatusOr<std::string>(info.worker());
+      });
+}
+
+// Polls for its one call on the calling thread, which therefore is the one that gRPC wakes.
+grpc::Status CallHere(Endpoint& endpoint, grpc::ClientContext* context, const char* method,
+                      const grpc::ByteBuffer& request, grpc::ByteBuffer* response) {
+  grpc::CompletionQueue queue;
+  grpc::Status status;
+  const auto call = endpoint.stub.PrepareUnaryCall(context, method, request, &queue);
+  call->StartCall();
+  call->Finish(response, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  queue.Shutdown();
+  while (queue.Next(&tag, &ok)) continue;
+  return status;
+}
+
+// One unary call, all its attempts together. Kept by whichever callback is pending, and by nothing
+// else.
+struct Call : public std::enable_shared_from_this<Call> {
+  void Start(int attempt, std::function<void(AttemptOutcome)> finished) {
+    target = route(attempt);
+    Endpoint& endpoint = transport->targets().EndpointOf(target);
+    response.Clear();
+    // Later attempts start on gRPC's threads, which must not block.
+    if (settings.may_block && attempt == 1) {
+      CallContext context(settings);
+      const grpc::Status status = CallHere(endpoint, context.grpc(), method, request, &response);
+      return finished({.status = Outcome(status)});
+    }
+    KeepCallbackThreads();
+    auto context = std::make_shared<CallContext>(settings);
+    endpoint.stub.UnaryCall(
+        context->grpc(), method, {}, &request, &response,
+        [self = shared_from_this(), context, finished = std::move(finished)](
+            const grpc::Status& status) { finished({.status = self->Outcome(status)}); });
+  }
+
+  absl::Status Outcome(const grpc::Status& status) const {
+    if (status.ok() && !response.Valid()) {
+      return absl::InternalError(
+          absl::StrCat("the server answered ", method, " without a message"));
+    }
+    return FromGrpcStatus(status);
+  }
+
+  std::shared_ptr<Transport> transport;
+  CallSettings settings;
+  Route route;
+  const char* method = nullptr;
+  grpc::ByteBuffer request;
+  grpc::ByteBuffer response;
+  size_t target = 0;
 };
 
 }  // namespace
@@ -57,25 +127,53 @@ void Transport::FindOwner(const std::string& worker, const CallSettings& setting
   if (const std::optional<size_t> known = targets_.TargetOf(worker); known.has_value()) {
     return ready(*known);
   }
+  CallSettings at_once = settings;
+  at_once.may_block = false;
   auto search = std::make_shared<Search>(worker, targets_.size(), std::move(ready));
   for (size_t target = 0; target < targets_.size(); ++target) {
-    Unary<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-        settings, OneTarget(target), {},
-        [](Endpoint& endpoint, auto... arguments) {
-          endpoint.server->async()->GetServerInfo(std::move(arguments)...);
-        },
-        [self = shared_from_this(), search](absl::StatusOr<v1::GetServerInfoResponse> answer,
-                                            size_t answered) {
-          if (answer.ok()) self->targets_.Learn(answer->worker(), answered);
-          search->OnAnswer(answer, answered);
-        });
+    Unary(at_once, OneTarget(target), ATTN_METHOD(ServerService, GetServerInfo),
+          Serialize(codec::OutgoingMessage(v1::GetServerInfoRequest())),
+          [self = shared_from_this(), search](const absl::StatusOr<grpc::ByteBuffer>& answer,
+                                              size_t answered) {
+            const absl::StatusOr<std::string> name = NameIn(answer);
+            if (name.ok()) self->targets_.Learn(*name, answered);
+            search->OnAnswer(name, answered);
+          });
   }
 }
 
-absl::Status Transport::CheckSize(size_t num_bytes) const {
-  if (num_bytes <= static_cast<size_t>(options_.max_message_bytes)) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the request has ", num_bytes, " bytes, max_message_bytes is ", options_.max_message_bytes));
+absl::StatusOr<grpc::ByteBuffer> Transport::Serialize(codec::OutgoingMessage message) const {
+  if (message.size() > static_cast<size_t>(options_.max_message_bytes)) {
+    return absl::ResourceExhaustedError(absl::StrCat("the request has ", message.size(),
+                                                     " bytes, max_message_bytes is ",
+                                                     options_.max_message_bytes));
+  }
+  try {
+    return std::move(message).SerializeInOnePiece();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("out of memory for a request of ", message.size(), " bytes"));
+  }
+}
+
+void Transport::Unary(const CallSettings& settings, Route route, const char* method,
+                      absl::StatusOr<grpc::ByteBuffer> request, AnswerCallback done) {
+  if (!request.ok()) return done(std::move(request).status(), 0);
+  auto call = std::make_shared<Call>();
+  call->transport = shared_from_this();
+  call->settings = settings;
+  call->route = std::move(route);
+  call->method = method;
+  call->request = *std::move(request);
+  Retry(
+      settings,
+      [call](int attempt, std::function<void(AttemptOutcome)> finished) {
+        call->Start(attempt, std::move(finished));
+      },
+      [call, done = std::move(done)](absl::Status status) {
+        if (!status.ok()) return done(std::move(status), call->target);
+        done(std::move(call->response), call->target);
+      });
 }
 
 }  // namespace attention::client::internal

@@ -3,6 +3,8 @@
 #ifndef ATTENTION_CLIENT_INTERNAL_TRANSPORT_H_
 #define ATTENTION_CLIENT_INTERNAL_TRANSPORT_H_
 
+#include <grpcpp/support/byte_buffer.h>
+
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -11,22 +13,26 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "client/internal/call_context.h"
 #include "client/internal/error_details.h"
 #include "client/internal/retry_loop.h"
 #include "client/internal/targets.h"
 #include "client/internal/timer.h"
 #include "client/options.h"
+#include "proto/codec/outgoing_message.h"
+#include "proto/codec/received_message.h"
 
 namespace attention::client::internal {
 
 // Which target an attempt, numbered from 1, goes to.
 using Route = std::function<size_t(int attempt)>;
 
-// A generated asynchronous stub method, on one endpoint.
-template <typename Request, typename Response>
-using UnaryMethod = std::function<void(Endpoint&, grpc::ClientContext*, const Request*, Response*,
-                                       std::function<void(grpc::Status)>)>;
+// What an answer is made of, or why there is none, and which target answered.
+using AnswerCallback = std::function<void(absl::StatusOr<grpc::ByteBuffer>, size_t target)>;
+
+// Names a method to gRPC: "/attention.v1.AttentionService/Attend".
+#define ATTN_METHOD(service, method) "/attention.v1." #service "/" #method
 
 class Transport : public std::enable_shared_from_this<Transport> {
  public:
@@ -54,9 +60,9 @@ class Transport : public std::enable_shared_from_this<Transport> {
   void FindOwner(const std::string& worker, const CallSettings& settings,
                  std::function<void(absl::StatusOr<size_t>)> ready);
 
-  // RESOURCE_EXHAUSTED if the message is larger than the client's options allow; gRPC would
-  // otherwise serialise it first, and overflow beyond 2 GiB.
-  absl::Status CheckSize(size_t num_bytes) const;
+  // The bytes to send, independent of the caller's tensors. RESOURCE_EXHAUSTED if the message is
+  // larger than the client's options allow, before anything is copied, or memory is out.
+  absl::StatusOr<grpc::ByteBuffer> Serialize(codec::OutgoingMessage message) const;
 
   void Retry(const CallSettings& settings, Attempt attempt,
              std::function<void(absl::Status)> done) {
@@ -67,11 +73,9 @@ class Transport : public std::enable_shared_from_this<Transport> {
                    std::move(attempt), std::move(done));
   }
 
-  // Runs a unary call with retries. `done` also learns which target answered.
-  template <typename Request, typename Response>
-  void Unary(const CallSettings& settings, Route route, Request request,
-             UnaryMethod<Request, Response> method,
-             std::function<void(absl::StatusOr<Response>, size_t target)> done);
+  // Runs a unary call with retries, which send the same bytes.
+  void Unary(const CallSettings& settings, Route route, const char* method,
+             absl::StatusOr<grpc::ByteBuffer> request, AnswerCallback done);
 
  private:
   const ClientOptions options_;
@@ -80,41 +84,18 @@ class Transport : public std::enable_shared_from_this<Transport> {
   Targets targets_;
 };
 
-template <typename Request, typename Response>
-void Transport::Unary(const CallSettings& settings, Route route, Request request,
-                      UnaryMethod<Request, Response> method,
-                      std::function<void(absl::StatusOr<Response>, size_t target)> done) {
-  if (absl::Status status = CheckSize(request.ByteSizeLong()); !status.ok()) {
-    return done(std::move(status), 0);
+// Reads an answer: `convert(message, received)` has its tensors' bytes in `received`. INTERNAL: the
+// bytes are no message of the type.
+template <typename Message, typename Convert>
+auto ReadAnswer(const grpc::ByteBuffer& bytes, Convert convert)
+    -> decltype(convert(std::declval<Message&>(), codec::ReceivedMessage())) {
+  Message message;
+  codec::ReceivedMessage received;
+  if (absl::Status status = received.Parse(bytes, &message); !status.ok()) {
+    return absl::InternalError(
+        absl::StrCat("the server's answer is no ", message.GetTypeName(), ": ", status.message()));
   }
-  // Kept by whichever callback is pending, and by nothing else.
-  struct Call {
-    std::shared_ptr<Transport> transport;
-    CallSettings settings;
-    Request request;
-    Response response;
-    size_t target = 0;
-  };
-  auto call = std::make_shared<Call>();
-  call->transport = shared_from_this();
-  call->settings = settings;
-  call->request = std::move(request);
-  Retry(
-      settings,
-      [call, route = std::move(route), method = std::move(method)](
-          int attempt, std::function<void(AttemptOutcome)> finished) {
-        call->target = route(attempt);
-        auto context = std::make_shared<CallContext>(call->settings);
-        method(call->transport->targets().EndpointOf(call->target), context->grpc(), &call->request,
-               &call->response,
-               [call, context, finished = std::move(finished)](const grpc::Status& status) {
-                 finished({.status = FromGrpcStatus(status)});
-               });
-      },
-      [call, done = std::move(done)](absl::Status status) {
-        if (!status.ok()) return done(std::move(status), call->target);
-        done(std::move(call->response), call->target);
-      });
+  return convert(message, received);
 }
 
 }  // namespace attention::client::internal

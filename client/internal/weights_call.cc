@@ -5,8 +5,11 @@
 #include <optional>
 #include <utility>
 
+#include "attention/v1/attention_service.pb.h"
+#include "client/internal/callback_threads.h"
 #include "client/internal/convert.h"
 #include "client/internal/error_details.h"
+#include "client/internal/status_macros.h"
 
 namespace attention::client::internal {
 namespace {
@@ -18,7 +21,7 @@ constexpr uint64_t kRequestId = 1;
 struct WeightsState {
   std::shared_ptr<Transport> transport;
   CallSettings settings;
-  v1::AttendStreamRequest request;
+  grpc::ByteBuffer request;
   WeightsCallback on_block;
   Route route;
   std::optional<AttendResult> result;
@@ -26,14 +29,14 @@ struct WeightsState {
 
 // One attempt; deletes itself when gRPC is done with it. gRPC runs at most one of the reactions
 // that touch its state at a time, because each read is started by the reaction to the one before.
-class WeightsReactor final
-    : public grpc::ClientBidiReactor<v1::AttendStreamRequest, v1::AttendStreamResponse> {
+class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   WeightsReactor(std::shared_ptr<WeightsState> state, std::function<void(AttemptOutcome)> finished)
       : state_(std::move(state)), finished_(std::move(finished)), context_(state_->settings) {}
 
   void Start(Endpoint& endpoint) {
-    endpoint.attention->async()->AttendStream(context_.grpc(), this);
+    endpoint.stub.PrepareBidiStreamingCall(context_.grpc(),
+                                           ATTN_METHOD(AttentionService, AttendStream), {}, this);
     StartWriteLast(&state_->request, grpc::WriteOptions());
     StartRead(&response_);
     StartCall();
@@ -41,7 +44,10 @@ class WeightsReactor final
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    if (absl::Status status = Take(std::move(response_)); !status.ok()) {
+    const absl::Status status = ReadAnswer<v1::AttendStreamResponse>(
+        response_,
+        [this](const auto& message, const auto& received) { return Take(message, received); });
+    if (!status.ok()) {
       failure_.Update(status);
       context_.grpc()->TryCancel();
     }
@@ -63,16 +69,17 @@ class WeightsReactor final
   }
 
  private:
-  absl::Status Take(v1::AttendStreamResponse&& response) {
+  absl::Status Take(const v1::AttendStreamResponse& response,
+                    const codec::ReceivedMessage& received) {
     is_complete_ = is_complete_ || response.is_last();
     if (response.has_error()) return FromStreamError(response.error());
     if (response.has_response()) {
-      absl::StatusOr<AttendResult> result = FromProto(std::move(*response.mutable_response()));
+      absl::StatusOr<AttendResult> result = FromWire(response.response(), received);
       if (!result.ok()) return std::move(result).status();
       state_->result = *std::move(result);
     }
     if (response.has_weights()) {
-      absl::StatusOr<WeightsBlock> block = FromProto(std::move(*response.mutable_weights()));
+      absl::StatusOr<WeightsBlock> block = FromWire(response.weights(), received);
       if (!block.ok()) return std::move(block).status();
       has_shown_block_ = true;
       state_->on_block(*std::move(block));
@@ -83,7 +90,7 @@ class WeightsReactor final
   const std::shared_ptr<WeightsState> state_;
   std::function<void(AttemptOutcome)> finished_;
   CallContext context_;
-  v1::AttendStreamResponse response_;
+  grpc::ByteBuffer response_;
   absl::Status failure_;
   bool has_shown_block_ = false;
   bool is_complete_ = false;
@@ -91,19 +98,25 @@ class WeightsReactor final
 
 }  // namespace
 
+absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request) {
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage wire, ToWire(request, /*weights=*/true));
+  v1::AttendStreamRequest small_fields;
+  small_fields.set_request_id(kRequestId);
+  codec::OutgoingMessage message(small_fields);
+  message.Add(v1::AttendStreamRequest::kRequestFieldNumber, std::move(wire));
+  return message;
+}
+
 void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
-                      v1::AttendRequest request, WeightsCallback on_block,
+                      grpc::ByteBuffer request, WeightsCallback on_block,
                       Callback<AttendResult> done) {
   auto state = std::make_shared<WeightsState>();
   state->transport = transport;
   state->settings = settings;
-  state->request.set_request_id(kRequestId);
-  *state->request.mutable_request() = std::move(request);
+  state->request = std::move(request);
   state->on_block = std::move(on_block);
   state->route = transport->AnyTarget();
-  if (absl::Status status = transport->CheckSize(state->request.ByteSizeLong()); !status.ok()) {
-    return done(std::move(status));
-  }
+  KeepCallbackThreads();
   transport->Retry(
       settings,
       [state](int attempt, std::function<void(AttemptOutcome)> finished) {

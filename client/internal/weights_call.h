@@ -4,16 +4,18 @@
 
 #include <memory>
 
-#include "attention/v1/attention_service.pb.h"
 #include "client/connection.h"
 #include "client/internal/call_context.h"
 #include "client/internal/transport.h"
 
 namespace attention::client::internal {
 
-// Runs the call, retrying as long as no block has come. `request` has returns.weights set.
+// The message to send, which asks for the weights.
+absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request);
+
+// Runs the call, retrying as long as no block has come. `request` is a WeightsRequest.
 void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
-                      v1::AttendRequest request, WeightsCallback on_block,
+                      grpc::ByteBuffer request, WeightsCallback on_block,
                       Callback<AttendResult> done);
 
 }  // namespace attention::client::internal

@@ -71,6 +71,33 @@ TEST(TensorTest, NarrowsAndWidens) {
   }
 }
 
+TEST(TensorTest, CopiesShareTheirBytesAndOutliveTheOriginal) {
+  auto tensor = std::make_unique<Tensor>(Tensor::FromFloats(std::vector<float>{1, 2}, {2}));
+  const Tensor copy = *tensor;
+  EXPECT_EQ(copy.bytes().data(), tensor->bytes().data());
+  tensor.reset();
+  EXPECT_THAT(copy.floats(), ElementsAre(1, 2));
+}
+
+TEST(TensorTest, WhatIsMovedFromIsAbsent) {
+  Tensor tensor = Tensor::FromFloats(std::vector<float>{1, 2}, {2});
+  const Tensor moved = std::move(tensor);
+  EXPECT_THAT(moved.floats(), ElementsAre(1, 2));
+  EXPECT_FALSE(tensor.is_present());  // NOLINT(bugprone-use-after-move): that is the question
+  EXPECT_EQ(tensor.bytes().size(), 0u);
+}
+
+TEST(TensorTest, LooksAtMemoryThatItKeepsAlive) {
+  auto memory = std::make_shared<std::vector<float>>(std::vector<float>{1, 2});
+  const std::weak_ptr<std::vector<float>> watch = memory;
+  {
+    const std::string_view bytes(reinterpret_cast<const char*>(memory->data()), 8);
+    const Tensor tensor(DType::kFloat32, {2}, bytes, std::move(memory));
+    EXPECT_EQ(tensor.floats().data(), watch.lock()->data());
+  }
+  EXPECT_TRUE(watch.expired());
+}
+
 TEST(TensorTest, ViewOfATensorSeesItsBytes) {
   const Tensor tensor = Tensor::FromFloats(std::vector<float>{1, 2}, {1, 2}, DType::kBFloat16);
   const TensorView view = tensor.view();

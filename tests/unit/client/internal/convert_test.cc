@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "client/errors.h"
+#include "client/internal/transport.h"
 
 namespace attention::client::internal {
 namespace {
@@ -20,16 +21,78 @@ void Fill(v1::Tensor* tensor, std::vector<int64_t> shape) {
   tensor->set_data(kValues.data(), static_cast<size_t>(NumElements(shape)) * sizeof(float));
 }
 
+grpc::ByteBuffer InSlices(const std::string& bytes, size_t slice_bytes) {
+  std::vector<grpc::Slice> slices;
+  for (size_t begin = 0; begin < bytes.size(); begin += slice_bytes) {
+    slices.emplace_back(bytes.substr(begin, slice_bytes));
+  }
+  return {slices.data(), slices.size()};
+}
+
+// What the server would get.
+template <typename Message>
+absl::StatusOr<Message> Sent(absl::StatusOr<codec::OutgoingMessage> outgoing) {
+  if (!outgoing.ok()) return outgoing.status();
+  const grpc::ByteBuffer bytes = (*std::move(outgoing)).SerializeInOnePiece();
+  Message message;
+  codec::ReceivedMessage received;
+  if (absl::Status status = received.Parse(bytes, &message); !status.ok()) return status;
+  received.FillInData();
+  return message;
+}
+
+// What the caller gets for an answer.
+template <typename Message>
+auto Received(const Message& answer) {
+  return ReadAnswer<Message>(
+      InSlices(answer.SerializeAsString(), 5),
+      [](const auto& message, const auto& received) { return FromWire(message, received); });
+}
+
 TEST(ConvertTest, TensorGoesAndComes) {
-  v1::Tensor message;
-  ASSERT_TRUE(ToProto(View(), "q", &message).ok());
-  EXPECT_EQ(message.dtype(), v1::DTYPE_FLOAT32);
-  EXPECT_THAT(message.shape(), ElementsAre(1, 2, 2));
-  const char* bytes = message.data().data();
-  const auto tensor = FromProto(std::move(message));
+  const auto message = Sent<v1::Tensor>(ToWire(View(), "q"));
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->dtype(), v1::DTYPE_FLOAT32);
+  EXPECT_THAT(message->shape(), ElementsAre(1, 2, 2));
+  const auto tensor = Received(*message);
   ASSERT_TRUE(tensor.ok());
   EXPECT_THAT(tensor->floats(), ElementsAre(1, 2, 3, 4));
-  EXPECT_EQ(tensor->bytes().data(), bytes) << "moved, not copied";
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor->bytes().data()) % 64, 0u);
+}
+
+TEST(ConvertTest, AnAnswerThatIsNoMessageIsInternalAndNamesTheField) {
+  v1::AttendResponse response;
+  response.mutable_output()->set_data("12345");
+  std::string bytes = response.SerializeAsString();
+  bytes[3] = 9;  // more data than there is
+  const auto result = ReadAnswer<v1::AttendResponse>(
+      InSlices(bytes, 100),
+      [](const auto& message, const auto& received) { return FromWire(message, received); });
+  EXPECT_EQ(result.status(),
+            absl::InternalError("the server's answer is no attention.v1.AttendResponse: "
+                                "output.data is malformed: its length is 9, expected at most the 5 "
+                                "bytes that are left"));
+}
+
+TEST(ConvertTest, TimingInFull) {
+  v1::AttendResponse response;
+  v1::Timing* timing = response.mutable_timing();
+  timing->mutable_queue()->set_nanos(1);
+  timing->mutable_batch_formation()->set_nanos(2);
+  timing->mutable_compute()->set_nanos(3);
+  timing->set_batch_size(4);
+  timing->mutable_wire_in()->set_nanos(5);
+  timing->mutable_wire_out()->set_seconds(6);
+  timing->set_copied_bytes(int64_t{1} << 40);
+  const auto result = Received(response);
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->timing.queue, absl::Nanoseconds(1));
+  EXPECT_EQ(result->timing.batch_formation, absl::Nanoseconds(2));
+  EXPECT_EQ(result->timing.compute, absl::Nanoseconds(3));
+  EXPECT_EQ(result->timing.batch_size, 4);
+  EXPECT_EQ(result->timing.wire_in, absl::Nanoseconds(5));
+  EXPECT_EQ(result->timing.wire_out, absl::Seconds(6));
+  EXPECT_EQ(result->timing.copied_bytes, int64_t{1} << 40);
 }
 
 TEST(ConvertTest, EveryDTypeHasItsWord) {
@@ -40,31 +103,32 @@ TEST(ConvertTest, EveryDTypeHasItsWord) {
 }
 
 TEST(ConvertTest, UnreadableTensorsAreRefusedByName) {
-  v1::Tensor message;
-  const absl::Status null = ToProto(TensorView(nullptr, DType::kFloat32, {2}), "q", &message);
+  const absl::Status null = ToWire(TensorView(nullptr, DType::kFloat32, {2}), "q").status();
   EXPECT_TRUE(absl::IsInvalidArgument(null));
   EXPECT_THAT(std::string(null.message()), HasSubstr("q.data"));
-  const absl::Status negative = ToProto(TensorView(&null, DType::kFloat32, {-2}), "k", &message);
+  const absl::Status negative = ToWire(TensorView(&null, DType::kFloat32, {-2}), "k").status();
   EXPECT_TRUE(absl::IsInvalidArgument(negative));
   EXPECT_THAT(std::string(negative.message()), HasSubstr("k.shape: [-2]"));
 }
 
 TEST(ConvertTest, AnEmptyTensorNeedsNoData) {
-  v1::Tensor message;
-  ASSERT_TRUE(ToProto(TensorView(nullptr, DType::kFloat16, {0, 2, 4}), "q", &message).ok());
-  EXPECT_EQ(message.data(), "");
-  EXPECT_THAT(message.shape(), ElementsAre(0, 2, 4));
+  const auto message =
+      Sent<v1::Tensor>(ToWire(TensorView(nullptr, DType::kFloat16, {0, 2, 4}), "q"));
+  ASSERT_TRUE(message.ok());
+  EXPECT_EQ(message->data(), "");
+  EXPECT_THAT(message->shape(), ElementsAre(0, 2, 4));
+  EXPECT_EQ(Received(*message)->bytes().size(), 0u);
 }
 
 TEST(ConvertTest, AnAnswerWhoseBytesDoNotFitIsInternal) {
   v1::Tensor message;
   Fill(&message, {1, 2, 2});
   message.add_shape(2);
-  EXPECT_TRUE(absl::IsInternal(FromProto(std::move(message)).status()));
+  EXPECT_TRUE(absl::IsInternal(Received(message).status()));
   v1::AttendResponse response;
   Fill(response.mutable_output(), {4});
   response.mutable_output()->set_dtype(v1::DTYPE_BFLOAT16);
-  EXPECT_TRUE(absl::IsInternal(FromProto(std::move(response)).status()));
+  EXPECT_TRUE(absl::IsInternal(Received(response).status()));
 }
 
 TEST(ConvertTest, DurationsAreClampedToWhatTheWireHolds) {
@@ -95,8 +159,9 @@ TEST(ConvertTest, AttendRequestInFull) {
                     .alibi_slopes = View(),
                     .sink_logits = View()};
   request.returns = {.lse = true, .column_sums = true};
-  v1::AttendRequest message;
-  ASSERT_TRUE(ToProto(request, &message).ok());
+  const auto sent = Sent<v1::AttendRequest>(ToWire(request));
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  const v1::AttendRequest& message = *sent;
   EXPECT_TRUE(message.has_q() && message.has_k() && message.has_v() && message.has_bias());
   EXPECT_EQ(message.mask().data().size(), 2u);
   EXPECT_THAT(message.q_lens(), ElementsAre(1));
@@ -112,18 +177,21 @@ TEST(ConvertTest, AttendRequestInFull) {
   EXPECT_TRUE(config.has_alibi_slopes() && config.has_sink_logits());
   EXPECT_TRUE(message.returns().lse() && message.returns().column_sums());
   EXPECT_FALSE(message.returns().weights());
+  EXPECT_TRUE(Sent<v1::AttendRequest>(ToWire(request, /*weights=*/true))->returns().weights());
 }
 
 TEST(ConvertTest, AbsentStaysAbsent) {
-  v1::AttendRequest message;
-  ASSERT_TRUE(ToProto(AttendRequest{}, &message).ok());
+  const auto attend = Sent<v1::AttendRequest>(ToWire(AttendRequest{}));
+  ASSERT_TRUE(attend.ok());
+  const v1::AttendRequest& message = *attend;
   EXPECT_FALSE(message.has_q() || message.has_bias() || message.has_mask());
   EXPECT_FALSE(message.config().has_softmax_scale() || message.config().has_window_left() ||
                message.config().has_window_right() || message.config().has_alibi_slopes());
-  v1::StepRequest step;
-  ASSERT_TRUE(ToProto(StepRequest{.steps = {SessionStep{}}}, &step).ok());
-  EXPECT_FALSE(step.steps(0).has_expected_position() || step.steps(0).has_k() ||
-               step.steps(0).has_kv_end() || step.steps(0).has_first_query_position());
+  const auto request = Sent<v1::StepRequest>(ToWire(StepRequest{.steps = {SessionStep{}}}));
+  ASSERT_TRUE(request.ok());
+  const v1::SessionStep& step = request->steps(0);
+  EXPECT_FALSE(step.has_expected_position() || step.has_k() || step.has_kv_end() ||
+               step.has_first_query_position());
 }
 
 TEST(ConvertTest, StepRequestInFullAndItsErrorsNameTheStep) {
@@ -134,9 +202,9 @@ TEST(ConvertTest, StepRequestInFullAndItsErrorsNameTheStep) {
   step.kv_begin = 1;
   step.kv_end = 2;
   step.returns.lse = true;
-  v1::StepRequest message;
-  ASSERT_TRUE(ToProto(StepRequest{.steps = {step}}, &message).ok());
-  const v1::SessionStep& sent = message.steps(0);
+  const auto message = Sent<v1::StepRequest>(ToWire(StepRequest{.steps = {step}}));
+  ASSERT_TRUE(message.ok()) << message.status();
+  const v1::SessionStep& sent = message->steps(0);
   EXPECT_EQ(sent.handle().worker_epoch(), 7u);
   EXPECT_EQ(sent.layer(), 2);
   EXPECT_TRUE(sent.has_expected_position() && sent.has_first_query_position());
@@ -145,7 +213,7 @@ TEST(ConvertTest, StepRequestInFullAndItsErrorsNameTheStep) {
   EXPECT_EQ(sent.kv_end(), 2);
   EXPECT_TRUE(sent.returns().lse());
   step.v = TensorView(nullptr, DType::kFloat32, {2});
-  const absl::Status status = ToProto(StepRequest{.steps = {SessionStep{}, step}}, &message);
+  const absl::Status status = ToWire(StepRequest{.steps = {SessionStep{}, step}}).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("steps[1].v.data"));
 }
 
@@ -162,7 +230,7 @@ TEST(ConvertTest, StepResponseKeepsEachStepsOutcome) {
   error->set_reason("POSITION_MISMATCH");
   (*error->mutable_metadata())["actual_position"] = "4";
   message.mutable_timing()->set_batch_size(6);
-  const auto result = FromProto(std::move(message));
+  const auto result = Received(message);
   ASSERT_TRUE(result.ok());
   ASSERT_EQ(result->results.size(), 2u);
   EXPECT_TRUE(result->results[0].status.ok());
@@ -255,8 +323,9 @@ TEST(ConvertTest, ExplainInFull) {
                                   .kv_len = 5,
                                   .first_query_position = 0,
                                   .config = {.is_causal = true}};
-  v1::ExplainRequest message;
-  ASSERT_TRUE(ToProto(request, &message).ok());
+  const auto sent = Sent<v1::ExplainRequest>(ToWire(request));
+  ASSERT_TRUE(sent.ok());
+  const v1::ExplainRequest& message = *sent;
   EXPECT_EQ(message.num_q_heads(), 8);
   EXPECT_EQ(message.dtype(), v1::DTYPE_FLOAT16);
   EXPECT_EQ(message.kv_dtype(), v1::DTYPE_BFLOAT16);

@@ -2,6 +2,7 @@
 // fake clock; nothing here sleeps.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <optional>
@@ -130,6 +131,47 @@ TEST_F(GrpcFailureTest, RetriesEndAtTheDeadline) {
   EXPECT_THAT(RetryDelay(status), Optional(absl::Minutes(2)));
 }
 
+TEST_F(GrpcFailureTest, RetriesSendTheTensorsOfTheFirstAttempt) {
+  std::vector<std::string> received;
+  server_.on_attend = [&](auto*, auto& request, auto*) {
+    absl::MutexLock lock(&mutex_);
+    received.push_back(request.q().data());
+    return ++num_calls_ == 1 ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "down")
+                             : grpc::Status::OK;
+  };
+  Client client = FakeTimeClient();
+  std::vector<float> values(1000, 1.0f);
+  Future<AttendResult> future = client.AttendFuture({.q = TensorView(values, {1000})});
+  std::fill(values.begin(), values.end(), 2.0f);
+  timer_->RunNext();
+  ASSERT_TRUE(future.get().ok());
+  const std::vector<float> first(1000, 1.0f);
+  const std::string expected(reinterpret_cast<const char*>(first.data()), 4000);
+  EXPECT_THAT(received, testing::ElementsAre(expected, expected));
+}
+
+TEST_F(GrpcFailureTest, ACallerWhoWaitsIsAnsweredOnItsOwnThread) {
+  FailTimes(0, grpc::Status::OK);
+  const auto client = server_.Connect();
+  std::thread::id answered_on;
+  client->AttendAsync({}, {.may_block = true},
+                      [&](auto) { answered_on = std::this_thread::get_id(); });
+  EXPECT_EQ(answered_on, std::this_thread::get_id());
+}
+
+TEST_F(GrpcFailureTest, ACallerWhoWaitsMayBeCancelled) {
+  Hold();
+  const auto client = server_.Connect();
+  std::stop_source source;
+  std::thread canceller([&] {
+    entered_.WaitForNotification();
+    source.request_stop();
+  });
+  EXPECT_TRUE(absl::IsCancelled(client->Attend({}, {.cancellation = source.get_token()}).status()));
+  canceller.join();
+  release_.Notify();
+}
+
 TEST_F(GrpcFailureTest, TimeoutIsDeadlineExceeded) {
   Hold();
   const auto client = server_.Connect();
@@ -232,6 +274,54 @@ TEST_F(GrpcFailureTest, AServerThatStopsFailsWhatIsInFlight) {
   EXPECT_FALSE(future.get().ok());
   release_.Notify();
   stopping.join();
+}
+
+// A server whose answer to Attend is whatever bytes a test wants.
+class RawServer final
+    : public v1::AttentionService::WithRawCallbackMethod_Attend<v1::AttentionService::Service> {
+ public:
+  explicit RawServer(const std::string& answer) : answer_(answer) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+
+  absl::StatusOr<AttendResult> Attend() const {
+    ClientOptions options;
+    options.targets = {absl::StrCat("127.0.0.1:", port_)};
+    return (*Client::Connect(options))->Attend({});
+  }
+
+ private:
+  grpc::ServerUnaryReactor* Attend(grpc::CallbackServerContext* context, const grpc::ByteBuffer*,
+                                   grpc::ByteBuffer* response) override {
+    const grpc::Slice slice(answer_);
+    *response = grpc::ByteBuffer(&slice, 1);
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+  const std::string answer_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+TEST_F(GrpcFailureTest, AnAnswerThatIsNoMessageIsInternal) {
+  const RawServer server("\x0a\x05\x1a\x09q");
+  const absl::Status status = server.Attend().status();
+  EXPECT_TRUE(absl::IsInternal(status));
+  EXPECT_THAT(
+      std::string(status.message()),
+      HasSubstr("the server's answer is no attention.v1.AttendResponse: output is malformed"));
+}
+
+TEST_F(GrpcFailureTest, AnEmptyAnswerIsAMessageWithoutTensors) {
+  const RawServer server("");
+  const auto result = server.Attend();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_FALSE(result->output.is_present());
 }
 
 TEST_F(GrpcFailureTest, NoServerIsUnavailableAndNeverReady) {
