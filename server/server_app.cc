@@ -38,9 +38,14 @@ std::size_t KvCapacity(const ServerConfig& config) {
 }
 
 Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
-  return {config.max_queued_requests,
-          config.max_queued_bytes,
-          {config.max_batch_requests, config.max_batch_gflop * 1e9}};
+  Scheduler::Limits limits;
+  limits.queue = {config.max_queued_requests, config.max_queued_bytes};
+  limits.policy.max_batch_requests = config.max_batch_requests;
+  limits.policy.max_batch_work = config.max_batch_work;
+  limits.policy.long_share = config.long_work_share;
+  limits.policy.tenant_weights = config.tenant_weights;
+  limits.max_inline_work = config.max_inline_work;
+  return limits;
 }
 
 SessionTable::Limits SessionLimits(const ServerConfig& config) {
@@ -179,7 +184,11 @@ class ServerAppImpl final : public ServerApp {
         {"shared_memory_regions", "Regions of shared memory",
          [this] { return static_cast<double>(regions_.num_regions()); }},
         {"queued_requests", "Requests waiting for a worker",
-         [this] { return static_cast<double>(scheduler_.queued_requests()); }},
+         [this] { return static_cast<double>(scheduler_.load().requests); }},
+        {"queued_bytes", "Bytes of tensors waiting for a worker",
+         [this] { return static_cast<double>(scheduler_.load().bytes); }},
+        {"queued_work_seconds", "Estimated computing time waiting for a worker",
+         [this] { return absl::ToDoubleSeconds(scheduler_.load().work); }},
     };
     return {[this, gauges = std::move(gauges)] { return RenderMetrics(metrics_, gauges); },
             [this] { return is_ready_.load(); }};

@@ -12,6 +12,13 @@ struct WorkEstimate {
   double flops = 0;
   double kv_bytes = 0;  // keys and values that some query sees, read once
   double io_bytes = 0;  // q and o
+
+  WorkEstimate& operator+=(const WorkEstimate& other) {
+    flops += other.flops;
+    kv_bytes += other.kv_bytes;
+    io_bytes += other.io_bytes;
+    return *this;
+  }
 };
 
 WorkEstimate EstimateWork(const AttentionTask& task);

@@ -169,11 +169,16 @@ bool PlanRunner::Pack(CpuPlan& plan, YieldSignal& yield) {
 // back from no thread, and the answer is a guess.
 void PlanRunner::BeginUnit(const CpuPlan& plan, std::int64_t unit, Lane& lane) const {
   std::atomic<std::int64_t>& num_claimed = plan.workspace->num_claimed;
+  const auto num_units = static_cast<std::int64_t>(plan.units.size());
   lane.is_begun = true;
   lane.next = num_claimed.load(std::memory_order_relaxed);
-  lane.is_next_claimed =
-      lane.next + pool_.num_threads() <= static_cast<std::int64_t>(plan.units.size());
-  if (lane.is_next_claimed) lane.next = num_claimed.fetch_add(1, std::memory_order_relaxed);
+  if (lane.next + pool_.num_threads() <= num_units) {
+    // A thread that sleeps before this line finds that the others have gone on without it.
+    lane.next = num_claimed.fetch_add(1, std::memory_order_relaxed);
+    lane.is_next_claimed = lane.next < num_units;
+  } else {
+    lane.is_next_claimed = false;
+  }
   lane.item = plan.units[unit].item_begin;
   lane.packed_heads = 0;
   lane.packed_tokens = 0;

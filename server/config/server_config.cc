@@ -86,6 +86,31 @@ CLI::Validator SharedMemoryListenCheck() {
       "ADDRESS", "unix socket");
 }
 
+// Empty, or what is wrong.
+std::string ParseTenantWeights(const std::string& text, std::map<std::string, double>* weights) {
+  if (text.empty()) return {};
+  for (const std::string& entry : Split(text)) {
+    const std::pair<std::string, std::string> parts =
+        absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    double weight = 0;
+    if (parts.first.empty() || !absl::SimpleAtod(parts.second, &weight) || !(weight >= 1e-3) ||
+        !(weight <= 1e3)) {
+      return "has '" + entry + "', expected tenant=weight with a weight from 0.001 to 1000";
+    }
+    (*weights)[parts.first] = weight;
+  }
+  return {};
+}
+
+CLI::Validator TenantWeightsCheck() {
+  return CLI::Validator(
+      [](std::string& text) {
+        std::map<std::string, double> weights;
+        return ParseTenantWeights(text, &weights);
+      },
+      "TENANT=WEIGHT[,...]", "tenant weights");
+}
+
 class Parser {
  public:
   explicit Parser(ServerConfig& config) : config_(config) {
@@ -99,7 +124,10 @@ class Parser {
   CLI::App& app() { return app_; }
 
   // Once parsed: what CLI11 cannot store in the configuration itself.
-  void Finish() { config_.listen = Split(listen_); }
+  void Finish() {
+    config_.listen = Split(listen_);
+    ParseTenantWeights(tenant_weights_, &config_.tenant_weights);
+  }
 
   // CLI11 lets the file win over the environment. An operator expects the opposite, so variables
   // are turned into flags, which win over both, unless the flag itself was given.
@@ -190,9 +218,16 @@ class Parser {
         ->check(CLI::PositiveNumber);
     Add("--max-batch-requests", config_.max_batch_requests, "Requests of one batch; 1: no batching")
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
-    Add("--max-batch-gflop", config_.max_batch_gflop,
-        "Work of one batch; a larger request runs alone")
-        ->check(CLI::PositiveNumber);
+    AddDuration("--max-batch-work", config_.max_batch_work,
+                "Estimated computing time of one batch; a longer request runs alone, in slices");
+    AddDuration("--max-inline-work", config_.max_inline_work,
+                "Estimated computing time up to which an idle server computes on the thread that "
+                "received the request");
+    Add("--long-work-share", config_.long_work_share,
+        "Of a tenant's computing time, what its long requests get while it has short ones, too")
+        ->check(CLI::Range(0.01, 0.99));
+    Add("--tenant-weights", tenant_weights_, "tenant=weight,...: shares of the machine; default 1")
+        ->check(TenantWeightsCheck());
   }
 
   void AddSessions() {
@@ -216,6 +251,7 @@ class Parser {
   }
 
   ServerConfig& config_;
+  std::string tenant_weights_;
   std::string listen_ = absl::StrJoin(config_.listen, ",");
   bool prints_config_ = false;
   CLI::App app_{"attention-server: attention as a remote compute service"};

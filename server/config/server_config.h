@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,10 @@ struct ServerConfig {
   std::int64_t max_queued_requests = 1024;
   std::int64_t max_queued_bytes = std::int64_t{2} << 30;
   std::int64_t max_batch_requests = 256;
-  double max_batch_gflop = 20;
+  absl::Duration max_batch_work = absl::Milliseconds(5);
+  absl::Duration max_inline_work = absl::Microseconds(200);
+  double long_work_share = 0.25;
+  std::map<std::string, double> tenant_weights;  // 1 for who is not listed
   int max_stream_requests = 64;
   int completion_threads = 0;  // 0: one for each four cores
 

@@ -77,11 +77,16 @@ struct AttentionResult {
   RequestTiming timing;
 };
 
+// A tenant's own order of its requests; between tenants only their weights count.
+enum class Priority { kHigh, kNormal, kLow };
+inline constexpr int kNumPriorities = 3;
+
 struct AttentionRequest {
   using Completion =
       absl::AnyInvocable<void(std::unique_ptr<AttentionRequest> request, AttentionResult result)>;
 
   std::string tenant;
+  Priority priority = Priority::kNormal;
   absl::Time arrival;
   absl::Time deadline = absl::InfiniteFuture();
   // Set by the caller when its client has gone; read before compute begins.
@@ -96,7 +101,9 @@ struct AttentionRequest {
   // drain nor a full queue refuses it. At most one of each admitted request is queued.
   bool is_continuation = false;
 
-  double flops = 0;        // estimated work, what the scheduler budgets and fairness counts
+  // The least time that the device could need (RooflineSeconds): what budgets and fairness count.
+  absl::Duration work;
+  double flops = 0;        // of that work, for the metrics
   std::int64_t bytes = 0;  // of tensors held while queued
   Completion completion;
 };

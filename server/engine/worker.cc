@@ -1,11 +1,10 @@
 #include "server/engine/worker.h"
 
-#include <exception>
-#include <new>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
+#include "server/engine/contained.h"
+#include "server/engine/sliced_attention.h"
 
 namespace attention::server {
 
@@ -35,20 +34,20 @@ void Worker::Execute(Batch batch) {
   }
 }
 
-// Exceptions stop here: a batch that runs out of memory fails alone.
 absl::Status Worker::Compute(Batch& batch, BatchAssembly& assembly,
                              std::vector<AttentionResult>& results, RequestTiming& timing) {
-  try {
+  return ContainExceptions([&] {
     for (std::size_t i = 0; i < batch.requests.size(); ++i) {
       assembly.Add(*batch.requests[i], results[i]);
     }
     timing.batch_formation = clock_.Now() - batch.taken;
     return Run(assembly, timing);
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("out of memory while computing the batch");
-  } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat("computing the batch failed: ", error.what()));
-  }
+  });
+}
+
+std::unique_ptr<SlicedRequest> Worker::BeginSliced(std::unique_ptr<AttentionRequest> request,
+                                                   absl::Time taken) {
+  return std::make_unique<SlicedAttention>(backend_, clock_, metrics_, std::move(request), taken);
 }
 
 absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {

@@ -1,6 +1,6 @@
-// Computes batches on one device.
+// Computes what the scheduler of one device hands it.
 //
-// Thread-safety: Execute from one thread.
+// Thread-safety: as BatchExecutor.
 #pragma once
 
 #include "server/base/clock.h"
@@ -19,6 +19,9 @@ class Worker final : public BatchExecutor {
   // A failure of the backend fails the batch: its appends are taken back and every request
   // completes with the error. The next batch starts clean.
   void Execute(Batch batch) override;
+
+  std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest> request,
+                                             absl::Time taken) override;
 
  private:
   absl::Status Compute(Batch& batch, BatchAssembly& assembly, std::vector<AttentionResult>& results,

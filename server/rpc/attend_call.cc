@@ -18,7 +18,7 @@ absl::Status AttendCall::Begin(const v1::AttendRequest& wire, bool allows_weight
     return absl::ResourceExhaustedError("out of memory for the tensors of the request");
   }
   request->tasks = decoded_.tasks;
-  request->flops = decoded_.flops;
+  SetWork(services_, decoded_.work, request);
   const std::int64_t response_bytes = static_cast<std::int64_t>(
       decoded_.output.size() + decoded_.lse.size() + decoded_.column_sums.size());
   request->bytes = tensors_.copied_bytes() + response_bytes;

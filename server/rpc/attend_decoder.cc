@@ -392,7 +392,7 @@ absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
   decoded.tasks.reserve(sequences.q_lens.size());
   for (std::size_t i = 0; i < sequences.q_lens.size(); ++i) {
     decoded.tasks.push_back(builder.Next());
-    decoded.flops += EstimateWork(decoded.tasks.back()).flops;
+    decoded.work += EstimateWork(decoded.tasks.back());
   }
   return decoded;
 }

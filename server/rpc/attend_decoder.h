@@ -20,7 +20,7 @@ struct DecodedAttend {
   // Set when weights are wanted: what the second pass needs, when the response has left. The tasks
   // write here, and CopyLse copies to `lse` if the client asked for it. [rows of q, num_q_heads]
   std::vector<float> lse_for_weights;
-  double flops = 0;
+  WorkEstimate work;
 
   void CopyLse();
 };

@@ -44,8 +44,11 @@ class AttendStreamCall final : public PipelinedStream {
     auto exchange = std::make_shared<Exchange>(services(), frame());
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
-    const absl::Status status =
-        exchange->call.Begin(exchange->wire.request(), /*allows_weights=*/true, request.get());
+    absl::Status status = frame().CheckRoom(bytes.Length());
+    if (status.ok()) {
+      status =
+          exchange->call.Begin(exchange->wire.request(), /*allows_weights=*/true, request.get());
+    }
     exchange->received.Release();
     request->completion = [self = Self(), exchange](std::unique_ptr<AttentionRequest>,
                                                     AttentionResult result) {
@@ -57,7 +60,9 @@ class AttendStreamCall final : public PipelinedStream {
 
   void Submit(const ExchangePtr& exchange, absl::Status status,
               std::unique_ptr<AttentionRequest> request) {
-    if (status.ok()) status = services().scheduler.Submit(request);
+    if (status.ok()) {
+      status = services().scheduler.Submit(request, Scheduler::Start::kWithPending);
+    }
     if (!status.ok()) SendError(*exchange, status);
   }
 
@@ -115,8 +120,10 @@ class AttendStreamCall final : public PipelinedStream {
     const absl::Status status = AllocateWeights(rows, heads, task.kv_len, &block->weights);
     request->weights.push_back(
         {task, exchange->q_begin, exchange->q_begin + rows, block->weights.floats()});
-    request->flops =
-        2.0 * static_cast<double>(rows * heads * task.kv_len) * task.params.head_dim_qk;
+    WorkEstimate work;
+    work.flops = 2.0 * static_cast<double>(rows * heads * task.kv_len) * task.params.head_dim_qk;
+    work.io_bytes = static_cast<double>(rows * row_bytes);
+    SetWork(services(), work, request.get());
     request->bytes = rows * row_bytes;
     request->is_continuation = true;
     exchange->q_begin += rows;
@@ -193,6 +200,7 @@ void AttentionServiceImpl::Attend(UnaryCall& call) {
   auto exchange = std::make_shared<AttendExchange>(services_, call.frame());
   std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
   absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
+  if (status.ok()) status = call.frame().CheckRoom(call.request().Length());
   if (status.ok()) {
     status = exchange->call.Begin(exchange->wire, /*allows_weights=*/false, request.get());
   }
@@ -203,7 +211,9 @@ void AttentionServiceImpl::Attend(UnaryCall& call) {
     if (!result.status.ok()) return call.Finish(result.status);
     call.Finish(exchange->call.Complete(result).Serialize());
   };
-  if (status.ok()) status = services_.scheduler.Submit(request);
+  if (status.ok()) {
+    status = services_.scheduler.Submit(request, Scheduler::Start::kWithPending);
+  }
   if (!status.ok()) call.Finish(status);
 }
 

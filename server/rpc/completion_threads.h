@@ -7,6 +7,7 @@
 
 #include <grpcpp/completion_queue.h>
 
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -35,8 +36,11 @@ class EventOf final : public Event {
 
 class CompletionThreads {
  public:
-  // Serves `queue`, whose tags must all be Events.
-  CompletionThreads(std::unique_ptr<grpc::ServerCompletionQueue> queue, int num_threads);
+  // Serves `queue`, whose tags must all be Events. `run_pending` is called, by each of the threads,
+  // before it waits for more events and after some number of them at the latest: for what events
+  // put off so that several share it.
+  CompletionThreads(std::unique_ptr<grpc::ServerCompletionQueue> queue, int num_threads,
+                    std::function<void()> run_pending);
   // Serves what is left in the queue, then ends. The server must have been shut down.
   ~CompletionThreads();
   CompletionThreads(const CompletionThreads&) = delete;
@@ -47,6 +51,7 @@ class CompletionThreads {
  private:
   void Serve();
 
+  const std::function<void()> run_pending_;
   std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   std::vector<std::thread> threads_;
 };

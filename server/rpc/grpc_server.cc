@@ -84,8 +84,9 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   server_ = builder.BuildAndStart();
   ATTENTION_RETURN_IF_ERROR(listening.Finish(server_ != nullptr));
   addresses_ = listening.addresses();
-  threads_ = std::make_unique<CompletionThreads>(std::move(queue),
-                                                 services_.limits.num_completion_threads);
+  threads_ = std::make_unique<CompletionThreads>(
+      std::move(queue), services_.limits.num_completion_threads,
+      [&scheduler = services_.scheduler] { scheduler.RunPending(); });
   attention_.Listen(threads_->queue());
   session_.Listen(threads_->queue());
   server_info_.Listen(threads_->queue());

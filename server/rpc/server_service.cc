@@ -113,7 +113,7 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
         v1::Capacity* capacity = response->mutable_capacity();
         capacity->set_kv_free_bytes(static_cast<std::int64_t>(services_.pool.free_bytes()));
         capacity->set_num_sessions(services_.sessions.num_sessions());
-        capacity->set_queued_requests(services_.scheduler.queued_requests());
+        capacity->set_queued_requests(services_.scheduler.load().requests);
         return absl::OkStatus();
       });
 }

@@ -82,6 +82,9 @@ struct ServiceContext {
 using CancelFlag = std::shared_ptr<std::atomic<bool>>;
 inline CancelFlag MakeCancelFlag() { return std::make_shared<std::atomic<bool>>(false); }
 
+// Tells the scheduler how much a request costs.
+void SetWork(const ServiceContext& services, const WorkEstimate& work, AttentionRequest* request);
+
 // One call, from arrival to its end.
 class CallFrame {
  public:
@@ -96,6 +99,10 @@ class CallFrame {
   const std::string& tenant() const { return tenant_; }
   absl::Time deadline() const { return deadline_; }
 
+  // Whether the scheduler would take a request of this call with a message of so many bytes: to be
+  // asked before a large one is decoded.
+  absl::Status CheckRoom(std::size_t bytes) const;
+
   // A request that belongs to this call, arriving now.
   std::unique_ptr<AttentionRequest> MakeRequest() const;
 
@@ -106,6 +113,7 @@ class CallFrame {
   const ServiceContext& services_;
   const char* rpc_;
   std::string tenant_;
+  Priority priority_ = Priority::kNormal;
   std::string request_id_;
   std::string peer_;
   absl::Time arrival_;

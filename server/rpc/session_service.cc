@@ -89,12 +89,17 @@ class StepStreamCall final : public PipelinedStream {
     auto exchange = std::make_shared<Exchange>(services(), frame());
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
-    absl::Status status = exchange->call.Begin(frame(), exchange->wire.request(), request.get());
+    absl::Status status = frame().CheckRoom(bytes.Length());
+    if (status.ok()) {
+      status = exchange->call.Begin(frame(), exchange->wire.request(), request.get());
+    }
     request->completion = [self = Self(), exchange](std::unique_ptr<AttentionRequest>,
                                                     AttentionResult result) {
       self->OnComputed(*exchange, result);
     };
-    if (status.ok()) status = services().scheduler.Submit(request);
+    if (status.ok()) {
+      status = services().scheduler.Submit(request, Scheduler::Start::kWithPending);
+    }
     if (!status.ok()) SendError(*exchange, status);
     return absl::OkStatus();
   }
@@ -213,6 +218,7 @@ void SessionServiceImpl::Step(UnaryCall& call) {
   auto exchange = std::make_shared<StepExchange<v1::StepRequest>>(services_, call.frame());
   std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
   absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
+  if (status.ok()) status = call.frame().CheckRoom(call.request().Length());
   if (status.ok()) status = exchange->call.Begin(call.frame(), exchange->wire, request.get());
   call.ReleaseRequest();
   request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
@@ -220,7 +226,9 @@ void SessionServiceImpl::Step(UnaryCall& call) {
     if (!result.status.ok()) return call.Finish(result.status);
     call.Finish(exchange->call.Complete(result).Serialize());
   };
-  if (status.ok()) status = services_.scheduler.Submit(request);
+  if (status.ok()) {
+    status = services_.scheduler.Submit(request, Scheduler::Start::kWithPending);
+  }
   if (!status.ok()) call.Finish(status);
 }
 

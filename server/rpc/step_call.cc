@@ -58,6 +58,7 @@ absl::Status StepCall::BeginSteps(const CallFrame& frame, const v1::StepRequest&
     request->bytes += static_cast<std::int64_t>(entry.output.size() + entry.lse.size());
   }
   request->bytes += tensors_.copied_bytes();
+  SetWork(services_, work_, request);
   return absl::OkStatus();
 }
 
@@ -69,7 +70,7 @@ absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& 
       DecodedStep decoded,
       DecodeStep(wire, *lease, tensors_, {services_.buffers, services_.limits.max_message_bytes}));
   services_.metrics.query_rows.Add(decoded.step.attend.q_len);
-  request->flops += decoded.flops;
+  work_ += decoded.work;
   request->steps.push_back(std::move(decoded.step));
   entry->lease = std::move(lease);
   entry->output = std::move(decoded.output);

@@ -48,6 +48,7 @@ class StepCall {
   const ServiceContext& services_;
   RequestTensors tensors_;
   std::vector<Entry> entries_;
+  WorkEstimate work_;
   absl::Duration wire_in_;
 };
 

@@ -146,12 +146,20 @@ absl::Status AllocateResult(const v1::SessionStep& wire, const ResponseAllocator
   return absl::OkStatus();
 }
 
-double EstimateFlops(const SessionStep& step) {
-  if (!step.has_attend) return 0;
+// `length`: of the layer before the step.
+WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
+                          std::int64_t length) {
+  WorkEstimate work;
+  // Appended rows are read and written.
+  work.kv_bytes = 2.0 * static_cast<double>(step.num_tokens) * geometry.num_kv_heads *
+                  (geometry.head_dim_qk + geometry.head_dim_v) *
+                  static_cast<double>(DTypeBytes(geometry.dtype));
+  if (!step.has_attend) return work;
   AttentionTask task = step.attend;
-  task.kv_len = step.expected_position.value_or(step.kv_end.value_or(0)) + step.num_tokens;
+  task.kv_len = length + step.num_tokens;
   task.first_query_position = task.kv_len - task.q_len;
-  return EstimateWork(task).flops;
+  work += EstimateWork(task);
+  return work;
 }
 
 }  // namespace
@@ -184,14 +192,8 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Sessio
     ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, tensors, &step));
     ATTENTION_RETURN_IF_ERROR(AllocateResult(wire, allocator, tensors, &decoded));
   }
-  if (!step.expected_position) {
-    // Attend-only over everything there is: for the estimate the present length will do.
-    SessionStep estimated = step;
-    estimated.expected_position = cache.length(step.layer);
-    decoded.flops = EstimateFlops(estimated);
-  } else {
-    decoded.flops = EstimateFlops(step);
-  }
+  decoded.work = EstimateStep(step, cache.geometry(),
+                              step.expected_position.value_or(cache.length(step.layer)));
   return decoded;
 }
 

@@ -14,7 +14,7 @@ struct DecodedStep {
   SessionStep step;  // points into the tensors
   ResponseTensor output;
   ResponseTensor lse;
-  double flops = 0;  // estimated with the session's present length
+  WorkEstimate work;  // with the session's present length
 };
 
 // Checks the step, places its tensors and gets memory for those of its result. INVALID_ARGUMENT

@@ -1,9 +1,13 @@
-// What the scheduler calls to have a batch computed. Implemented by engine/.
+// What the scheduler calls to have work computed. Implemented by engine/.
+//
+// Thread-safety: one call at a time, of executor and slices together, on any thread.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/domain/attention_request.h"
 
@@ -14,13 +18,35 @@ struct Batch {
   absl::Time taken;  // when it left the queue
 };
 
+// A long request that is computed in slices, so that others need not wait for its end. It holds its
+// request, and completes it exactly once.
+class SlicedRequest {
+ public:
+  virtual ~SlicedRequest() = default;
+
+  virtual const AttentionRequest& request() const = 0;
+  // Of the request's work, 0 to 1; grows with every slice.
+  virtual double progress() const = 0;
+
+  // Goes on until done, or, after one unit of work at the least, until `should_yield` is set by
+  // whatever thread. True: done, with success or not, and the request has been completed.
+  virtual bool RunSlice(const std::atomic<bool>& should_yield) = 0;
+
+  // Gives up: takes back what was appended and completes the request with the status.
+  virtual void Abandon(const absl::Status& status) = 0;
+};
+
 class BatchExecutor {
  public:
   virtual ~BatchExecutor() = default;
 
-  // Computes the batch and completes each of its requests exactly once before returning. Called
-  // from one thread.
+  // Computes the batch and completes each of its requests exactly once before returning.
   virtual void Execute(Batch batch) = 0;
+
+  // Between its slices batches and other sliced requests run, none of which touches the layers of
+  // the sessions that this one has steps for.
+  virtual std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest> request,
+                                                     absl::Time taken) = 0;
 };
 
 }  // namespace attention::server

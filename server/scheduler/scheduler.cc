@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/error_reason.h"
 
 namespace attention::server {
@@ -12,9 +11,9 @@ namespace {
 absl::Status DropStatus(DropReason reason) {
   switch (reason) {
     case DropReason::kDeadline:
-      return absl::DeadlineExceededError("the deadline passed while the request was queued");
+      return absl::DeadlineExceededError("the deadline passed before the request was computed");
     case DropReason::kCancelled:
-      return absl::CancelledError("the client cancelled while the request was queued");
+      return absl::CancelledError("the client cancelled before the request was computed");
     case DropReason::kDraining:
       break;
   }
@@ -26,45 +25,46 @@ absl::Status DropStatus(DropReason reason) {
 
 Scheduler::Scheduler(BatchExecutor& executor, const Limits& limits, const Clock& clock,
                      ServerMetrics& metrics)
-    : executor_(executor), limits_(limits), clock_(clock), metrics_(metrics) {
+    : executor_(executor),
+      limits_(limits),
+      clock_(clock),
+      metrics_(metrics),
+      queue_(limits.policy) {
   worker_ = std::thread([this] { WorkerLoop(); });
 }
 
 Scheduler::~Scheduler() {
   BeginDrain();
-  std::vector<DroppedRequest> dropped;
   {
     MutexLock lock(&mutex_);
     is_stopping_ = true;
+    should_yield_.store(true);
     has_work_.NotifyAll();
-    for (auto& [tenant, queue] : queues_) {
-      for (auto& request : queue.requests) {
-        dropped.push_back({std::move(request), DropReason::kDraining});
-      }
-    }
-    queues_.clear();
-    queued_requests_ = 0;
-    queued_bytes_ = 0;
   }
   worker_.join();
+  std::vector<DroppedRequest> dropped;
+  std::vector<std::unique_ptr<SlicedRequest>> sliced;
+  {
+    MutexLock lock(&mutex_);
+    sliced = queue_.TakeAllSliced();
+    for (std::unique_ptr<AttentionRequest>& request : queue_.TakeAll()) {
+      dropped.push_back({std::move(request), DropReason::kDraining});
+    }
+  }
+  for (const auto& request : sliced) request->Abandon(DropStatus(DropReason::kDraining));
   CompleteDropped(std::move(dropped));
 }
 
-absl::Status Scheduler::QueueFull() {
-  metrics_.rejected_queue_full.Add();
-  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
-                       absl::StrCat("the queue holds ", queued_requests_, " requests of ",
-                                    limits_.max_queued_requests, " and ", queued_bytes_,
-                                    " bytes of ", limits_.max_queued_bytes),
-                       {}, RetryDelay(queued_requests_, requests_per_second_));
-}
+// --- Admission
+// ------------------------------------------------------------------------------------
 
-absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request) {
+absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request, Start start) {
   std::vector<DroppedRequest> dropped;
   absl::Status status;
   {
     MutexLock lock(&mutex_);
     status = Admit(request, dropped);
+    if (status.ok()) Wake(start);
   }
   CompleteDropped(std::move(dropped));  // without the lock: completions are the callers' code
   return status;
@@ -72,34 +72,51 @@ absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request) {
 
 absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
                               std::vector<DroppedRequest>& dropped) {
-  if (is_draining_ && !request->is_continuation) return DropStatus(DropReason::kDraining);
-  const absl::Time now = clock_.Now();
-  if (now >= request->deadline) {
-    metrics_.dropped[static_cast<int>(DropReason::kDeadline)].Add();
-    return absl::DeadlineExceededError("the deadline had passed when the request arrived");
+  if (!request->is_continuation) {
+    const absl::Status status = CheckRoomFor(
+        {request->tenant, request->priority, request->bytes, request->deadline}, dropped);
+    if (!status.ok()) return status;
   }
-  if (!HasRoom(*request)) {
-    dropped = TakeDead(queues_, now);
-    for (const DroppedRequest& entry : dropped) CountTaken(*entry.request);
-  }
-  if (!HasRoom(*request)) return QueueFull();
-  ++queued_requests_;
-  queued_bytes_ += request->bytes;
-  Enqueue(queues_, std::move(request));
-  has_work_.NotifyAll();
+  queue_.Add(std::move(request));
   return absl::OkStatus();
 }
 
-bool Scheduler::HasRoom(const AttentionRequest& request) const {
-  if (request.is_continuation) return true;
-  if (queued_requests_ >= limits_.max_queued_requests) return false;
-  // A request larger than the byte bound may still run when nothing else is queued.
-  return queued_requests_ == 0 || queued_bytes_ + request.bytes <= limits_.max_queued_bytes;
+QueueView Scheduler::ViewOf(const std::string& tenant) const {
+  return {queue_.load(), queue_.load(tenant), queue_.ShareOf(tenant), work_rate_};
 }
 
-void Scheduler::CountTaken(const AttentionRequest& request) {
-  --queued_requests_;
-  queued_bytes_ -= request.bytes;
+absl::Status Scheduler::CheckRoomFor(const Newcomer& newcomer,
+                                     std::vector<DroppedRequest>& dropped) {
+  if (is_draining_) return DropStatus(DropReason::kDraining);
+  const absl::Time now = clock_.Now();
+  if (now >= newcomer.deadline) {
+    metrics_.dropped[static_cast<int>(DropReason::kDeadline)].Add();
+    return absl::DeadlineExceededError("the deadline had passed when the request arrived");
+  }
+  // Who is first in his tenant's queue does not wait for what is in it.
+  const absl::Duration until_deadline =
+      newcomer.priority == Priority::kHigh ? absl::InfiniteDuration() : newcomer.deadline - now;
+  const auto check = [&] {
+    return CheckAdmission(ViewOf(newcomer.tenant), limits_.queue, newcomer.bytes, until_deadline);
+  };
+  absl::Status status = check();
+  if (!status.ok()) {
+    dropped = queue_.TakeDead(now);
+    if (!dropped.empty()) status = check();
+  }
+  if (!status.ok()) metrics_.rejected_queue_full.Add();
+  return status;
+}
+
+absl::Status Scheduler::CheckRoom(const Newcomer& newcomer) {
+  std::vector<DroppedRequest> dropped;
+  absl::Status status;
+  {
+    MutexLock lock(&mutex_);
+    status = CheckRoomFor(newcomer, dropped);
+  }
+  CompleteDropped(std::move(dropped));
+  return status;
 }
 
 absl::Status Scheduler::CheckAccepting() const {
@@ -117,38 +134,114 @@ bool Scheduler::AwaitIdle(absl::Time deadline) {
   return is_idle_.AwaitUntil(&mutex_, deadline, [this] { return IsIdle(); });
 }
 
-std::int64_t Scheduler::queued_requests() const {
+QueueLoad Scheduler::load() const {
   MutexLock lock(&mutex_);
-  return queued_requests_;
+  return queue_.load();
+}
+
+// --- Running
+// --------------------------------------------------------------------------------------
+
+bool Scheduler::MayRunInline() const {
+  return queue_.num_in_progress() == 0 && queue_.load().work <= limits_.max_inline_work;
+}
+
+void Scheduler::Wake(Start start) {
+  // Whoever runs now finds the new work when he is done, or, in a slice, is asked to make way.
+  if (is_running_) {
+    should_yield_.store(true, std::memory_order_relaxed);
+    return;
+  }
+  if (start == Start::kWithPending && MayRunInline()) {
+    is_pending_.store(true, std::memory_order_relaxed);
+    return;
+  }
+  is_pending_.store(false, std::memory_order_relaxed);
+  has_work_.NotifyAll();
+}
+
+void Scheduler::RunPending() {
+  if (!is_pending_.load(std::memory_order_relaxed)) return;
+  Decision decision;
+  {
+    MutexLock lock(&mutex_);
+    if (!is_pending_.load(std::memory_order_relaxed) || is_running_) return;
+    is_pending_.store(false, std::memory_order_relaxed);
+    decision = TakeNext();
+  }
+  Run(std::move(decision));
+  MutexLock lock(&mutex_);
+  EndRun();
+}
+
+bool Scheduler::MayWorkerRun() const {
+  if (is_stopping_) return true;
+  return !queue_.empty() && !is_running_ && !is_pending_.load(std::memory_order_relaxed);
 }
 
 void Scheduler::WorkerLoop() {
   for (;;) {
-    BatchDecision decision;
+    Decision decision;
     {
       MutexLock lock(&mutex_);
-      has_work_.Await(&mutex_, [this] { return HasWork(); });
+      has_work_.Await(&mutex_, [this] { return MayWorkerRun(); });
       if (is_stopping_) return;
-      decision = TakeBatch(queues_, clock_.Now(), limits_.batch);
-      for (const auto& request : decision.batch) CountTaken(*request);
-      for (const auto& dropped : decision.dropped) CountTaken(*dropped.request);
-      is_running_ = true;
+      decision = TakeNext();
     }
     Run(std::move(decision));
     MutexLock lock(&mutex_);
-    is_running_ = false;
-    if (IsIdle()) is_idle_.NotifyAll();
+    EndRun();
   }
 }
 
-void Scheduler::Run(BatchDecision decision) {
+Decision Scheduler::TakeNext() {
+  Decision decision = queue_.Next(clock_.Now());
+  is_running_ = true;
+  should_yield_.store(queue_.HasRival(), std::memory_order_relaxed);
+  return decision;
+}
+
+void Scheduler::EndRun() {
+  is_running_ = false;
+  if (IsIdle()) {
+    is_idle_.NotifyAll();
+  } else if (!is_pending_.load(std::memory_order_relaxed)) {
+    has_work_.NotifyAll();
+  }
+}
+
+void Scheduler::Run(Decision decision) {
   CompleteDropped(std::move(decision.dropped));
-  if (decision.batch.empty()) return;
-  const std::size_t num_requests = decision.batch.size();
+  for (AbandonedRequest& entry : decision.abandoned) {
+    metrics_.dropped[static_cast<int>(entry.reason)].Add();
+    entry.request->Abandon(DropStatus(entry.reason));
+  }
+  if (decision.long_request != nullptr) {
+    metrics_.batch_requests.Observe(1);
+    decision.sliced = executor_.BeginSliced(std::move(decision.long_request), clock_.Now());
+  }
+  if (decision.sliced != nullptr) return RunSlice(std::move(decision.sliced));
+  if (!decision.batch.empty()) RunBatch(std::move(decision.batch));
+}
+
+void Scheduler::RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests) {
   const absl::Time taken = clock_.Now();
-  metrics_.batch_requests.Observe(static_cast<double>(num_requests));
-  executor_.Execute({std::move(decision.batch), taken});
-  RecordDrain(num_requests, clock_.Now() - taken);
+  absl::Duration work;
+  for (const auto& request : requests) work += request->work;
+  metrics_.batch_requests.Observe(static_cast<double>(requests.size()));
+  executor_.Execute({std::move(requests), taken});
+  RecordRate(work, clock_.Now() - taken);
+}
+
+void Scheduler::RunSlice(std::unique_ptr<SlicedRequest> sliced) {
+  const absl::Time begin = clock_.Now();
+  const absl::Duration work = sliced->request().work;
+  const double progress = sliced->progress();
+  const bool is_done = sliced->RunSlice(should_yield_);
+  RecordRate(work * ((is_done ? 1 : sliced->progress()) - progress), clock_.Now() - begin);
+  if (is_done) sliced.reset();
+  MutexLock lock(&mutex_);
+  queue_.EndSlice(std::move(sliced));
 }
 
 void Scheduler::CompleteDropped(std::vector<DroppedRequest> dropped) {
@@ -160,14 +253,15 @@ void Scheduler::CompleteDropped(std::vector<DroppedRequest> dropped) {
   }
 }
 
-void Scheduler::RecordDrain(std::size_t num_requests, absl::Duration elapsed) {
-  // An exponential average over about ten batches follows a change of load within a second.
-  constexpr double kWeight = 0.1;
-  const double seconds = std::max(absl::ToDoubleSeconds(elapsed), 1e-6);
-  const double rate = static_cast<double>(num_requests) / seconds;
+void Scheduler::RecordRate(absl::Duration work, absl::Duration elapsed) {
+  // An average that forgets over a second of computing follows a change of load, and weighs a batch
+  // by its length.
+  constexpr absl::Duration kMemory = absl::Seconds(1);
+  elapsed = std::max(elapsed, absl::Microseconds(1));
+  const double rate = absl::FDivDuration(work, elapsed);
+  const double weight = std::min(1.0, absl::FDivDuration(elapsed, kMemory));
   MutexLock lock(&mutex_);
-  requests_per_second_ =
-      requests_per_second_ == 0 ? rate : (1 - kWeight) * requests_per_second_ + kWeight * rate;
+  work_rate_ = work_rate_ == 0 ? rate : (1 - weight) * work_rate_ + weight * rate;
 }
 
 }  // namespace attention::server

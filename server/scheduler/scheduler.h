@@ -1,11 +1,14 @@
-// Admission, bounded queues and the thread that feeds one worker.
+// Admission, the queue, and who runs what is in it: one device's scheduler.
 //
-// Batching is continuous: whenever the worker is free it takes what has arrived, so a lone request
-// never waits for company.
+// Batching is continuous: whenever the device is free it takes what has arrived, so a lone request
+// never waits for company. Work runs on the scheduler's own thread, or, when it is small and the
+// device idle, on the thread that received it (RunPending): the hop to another thread costs as much
+// as a small request's whole way through the server.
 //
-// Thread-safety: Submit, BeginDrain, queued_requests and AwaitIdle may be called from any thread.
+// Thread-safety: all methods.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -13,37 +16,62 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
+#include "server/scheduler/admission.h"
 #include "server/scheduler/batch_executor.h"
-#include "server/scheduler/batch_policy.h"
+#include "server/scheduler/work_queue.h"
 
 namespace attention::server {
 
 class Scheduler {
  public:
   struct Limits {
-    std::int64_t max_queued_requests = 0;
-    std::int64_t max_queued_bytes = 0;
-    BatchLimits batch;
+    QueueLimits queue;
+    WorkPolicy policy;
+    // RunPending computes at most this much; more is left to the scheduler's thread.
+    absl::Duration max_inline_work;
   };
 
-  // All references must outlive the scheduler. The worker thread starts at once.
+  // All references must outlive the scheduler. Its thread starts at once.
   Scheduler(BatchExecutor& executor, const Limits& limits, const Clock& clock,
             ServerMetrics& metrics);
-  // Completes what is still queued with UNAVAILABLE and joins the worker thread.
+  // Completes what is not done with UNAVAILABLE and joins the thread.
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
+  // When accepted work is to run.
+  enum class Start {
+    kNow,
+    // As kNow, unless it is small: then the caller promises to call RunPending soon, before it
+    // waits for anything. What else it submits until then shares the batch.
+    kWithPending,
+  };
+
   // Takes the request, or leaves it with the caller and says why:
   //   UNAVAILABLE DRAINING, RESOURCE_EXHAUSTED QUEUE_FULL with a retry delay,
   //   DEADLINE_EXCEEDED when its deadline has passed already.
-  absl::Status Submit(std::unique_ptr<AttentionRequest>& request);
+  absl::Status Submit(std::unique_ptr<AttentionRequest>& request, Start start = Start::kNow);
+
+  // Runs what was submitted with kWithPending on this thread, or hands it to the scheduler's.
+  // Cheap when there is nothing.
+  void RunPending();
 
   // UNAVAILABLE DRAINING when new work is no longer taken.
   absl::Status CheckAccepting() const;
+
+  struct Newcomer {
+    const std::string& tenant;
+    Priority priority;
+    std::int64_t bytes;
+    absl::Time deadline;
+  };
+  // What Submit would say, for callers that would rather not decode a message in vain. OK promises
+  // nothing.
+  absl::Status CheckRoom(const Newcomer& newcomer);
 
   // From now on every Submit is refused, but for continuations; what is queued still runs.
   void BeginDrain();
@@ -51,23 +79,28 @@ class Scheduler {
   // Waits until nothing is queued or running. False when `deadline` came first.
   bool AwaitIdle(absl::Time deadline);
 
-  std::int64_t queued_requests() const;
+  QueueLoad load() const;
 
  private:
   void WorkerLoop();
-  void Run(BatchDecision decision);
-  void CompleteDropped(std::vector<DroppedRequest> dropped);
+  bool MayWorkerRun() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MayRunInline() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Decision TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Run(Decision decision);
+  void RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests);
+  void RunSlice(std::unique_ptr<SlicedRequest> sliced);
+  void EndRun() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   absl::Status Admit(std::unique_ptr<AttentionRequest>& request,
                      std::vector<DroppedRequest>& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool HasRoom(const AttentionRequest& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void CountTaken(const AttentionRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status QueueFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RecordDrain(std::size_t num_requests, absl::Duration elapsed);
-  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return is_stopping_ || queued_requests_ > 0;
-  }
+  absl::Status CheckRoomFor(const Newcomer& newcomer, std::vector<DroppedRequest>& dropped)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  QueueView ViewOf(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Wake(Start start) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CompleteDropped(std::vector<DroppedRequest> dropped);
+  void RecordRate(absl::Duration work, absl::Duration elapsed);
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return queued_requests_ == 0 && !is_running_;
+    return queue_.empty() && !is_running_;
   }
 
   BatchExecutor& executor_;
@@ -78,13 +111,15 @@ class Scheduler {
   mutable Mutex mutex_;
   CondVar has_work_;
   CondVar is_idle_;
-  TenantQueues queues_ ABSL_GUARDED_BY(mutex_);
-  std::int64_t queued_requests_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::int64_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  WorkQueue queue_ ABSL_GUARDED_BY(mutex_);
+  // Whoever set it runs what is queued, and nobody else.
   bool is_running_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  double requests_per_second_ ABSL_GUARDED_BY(mutex_) = 0;
+  double work_rate_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Set under the lock, read without it: what is queued waits for somebody's RunPending.
+  std::atomic<bool> is_pending_{false};
+  std::atomic<bool> should_yield_{false};
 
   std::thread worker_;
 };

@@ -27,7 +27,7 @@ void RunWeights(server::DecodedAttend& decoded) {
 void Execute(const codec::ReceivedMessage& received, const v1::AttendRequest& wire) {
   server::RequestTensors tensors(received, Buffers());
   auto decoded = server::DecodeAttend(wire, {1 << 20, /*allows_weights=*/true}, tensors, Buffers());
-  if (!decoded.ok() || decoded->flops > kMaxFlops) return;
+  if (!decoded.ok() || decoded->work.flops > kMaxFlops) return;
   auto request = std::make_unique<server::AttentionRequest>();
   request->tasks = decoded->tasks;
   if (!Run(std::move(request)).status.ok()) return;

@@ -36,7 +36,7 @@ std::int64_t Execute(const server::Session& session, const codec::ReceivedMessag
   auto request = std::make_unique<server::AttentionRequest>();
   for (int i = 0; i < wire.steps_size(); ++i) {
     auto decoded = server::DecodeStep(wire.steps(i), session, tensors, {Buffers(), 1 << 20});
-    if (!decoded.ok() || decoded->flops > kMaxFlops) continue;
+    if (!decoded.ok() || decoded->work.flops > kMaxFlops) continue;
     request->steps.push_back(decoded->step);
     steps.push_back(*std::move(decoded));  // keeps the outputs
   }

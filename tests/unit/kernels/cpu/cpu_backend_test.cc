@@ -113,6 +113,29 @@ TEST(CpuBackendTest, APlanMayRunAgainAndBesideOthers) {
   EXPECT_TRUE(backend->Run(**second).ok());
 }
 
+// Threads that lose the processor between looking at the count of units and claiming one once
+// claimed units that there were not.
+TEST(CpuBackendTest, MoreThreadsThanProcessorsClaimNoUnitTwiceNorOneTooMany) {
+  constexpr std::int64_t kRows = 8192;
+  const auto backend = Make(8);
+  const std::vector<float> ones(kRows * 64, 1.0f);
+  AttentionTask task;
+  task.params = {1, 1, 64, 64};
+  task.params.softmax_scale = 1;
+  task.q_len = kRows;
+  task.kv_len = 1;
+  task.q = task.k = task.v =
+      DenseRows(static_cast<const void*>(ones.data()), DType::kFloat32, 1, 64);
+  for (int run = 0; run < 200; ++run) {
+    std::vector<float> o(kRows * 64, -1.0f);
+    task.o = DenseRows(static_cast<void*>(o.data()), DType::kFloat32, 1, 64);
+    const auto plan = backend->Plan({&task, 1});
+    ASSERT_TRUE(plan.ok());
+    ASSERT_TRUE(backend->Run(**plan).ok());
+    ASSERT_EQ(o, ones) << "run " << run;
+  }
+}
+
 TEST(CpuBackendTest, KernelNameTellsTypeAndRows) {
   AttentionTask task = ValidTask();
   task.params.kv_dtype = DType::kBFloat16;

@@ -64,7 +64,7 @@ TEST_F(StepDecoderTest, RowsArePlacedAndTheOutputIsTheResults) {
   EXPECT_EQ(decoded->output.size(), 3u * 4 * 6 * 4);
   EXPECT_EQ(step.attend.params.kv_dtype, DType::kBFloat16);
   EXPECT_EQ(step.attend.params.dtype, DType::kFloat32);
-  EXPECT_GT(decoded->flops, 0);
+  EXPECT_GT(decoded->work.flops, 0);
 }
 
 TEST_F(StepDecoderTest, AppendOnlyAndAttendOnlyAreLegal) {

@@ -13,15 +13,51 @@ namespace {
 
 // Completes every request at once, or, when closed, only after Open.
 class GatedExecutor final : public BatchExecutor {
+  // Never done by itself.
+  class Sliced final : public SlicedRequest {
+   public:
+    explicit Sliced(std::unique_ptr<AttentionRequest> request) : request_(std::move(request)) {}
+    const AttentionRequest& request() const override { return *request_; }
+    double progress() const override { return progress_; }
+    bool RunSlice(const std::atomic<bool>& should_yield) override {
+      do {
+        progress_ += (1 - progress_) / 1000;
+        std::this_thread::yield();
+      } while (!should_yield.load());
+      return false;
+    }
+    void Abandon(const absl::Status& status) override {
+      AttentionResult result;
+      result.status = status;
+      Complete(std::move(request_), std::move(result));
+    }
+
+   private:
+    std::unique_ptr<AttentionRequest> request_;
+    double progress_ = 0;
+  };
+
  public:
   void Execute(Batch batch) override {
     {
       MutexLock lock(&mutex_);
       batch_sizes_.push_back(batch.requests.size());
+      threads_.push_back(std::this_thread::get_id());
       changed_.NotifyAll();
       changed_.Await(&mutex_, [this] { return is_open_; });
     }
     for (auto& request : batch.requests) Complete(std::move(request), {});
+  }
+  std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest> request,
+                                             absl::Time) override {
+    MutexLock lock(&mutex_);
+    ++num_sliced_;
+    changed_.NotifyAll();
+    return std::make_unique<Sliced>(std::move(request));
+  }
+  void AwaitSliced() {
+    MutexLock lock(&mutex_);
+    changed_.Await(&mutex_, [this] { return num_sliced_ > 0; });
   }
   void Close() {
     MutexLock lock(&mutex_);
@@ -36,6 +72,10 @@ class GatedExecutor final : public BatchExecutor {
     MutexLock lock(&mutex_);
     changed_.Await(&mutex_, [this, count] { return batch_sizes_.size() >= count; });
   }
+  std::thread::id last_thread() {
+    MutexLock lock(&mutex_);
+    return threads_.back();
+  }
   std::vector<std::size_t> batch_sizes() {
     MutexLock lock(&mutex_);
     return batch_sizes_;
@@ -46,6 +86,8 @@ class GatedExecutor final : public BatchExecutor {
   CondVar changed_;
   bool is_open_ = true;
   std::vector<std::size_t> batch_sizes_;
+  std::vector<std::thread::id> threads_;
+  int num_sliced_ = 0;
 };
 
 class SchedulerTest : public ::testing::Test {
@@ -55,15 +97,16 @@ class SchedulerTest : public ::testing::Test {
     request->tenant = "a";
     request->arrival = clock_.Now();
     request->bytes = 100;
+    request->work = absl::Milliseconds(1);
     request->completion = [this](std::unique_ptr<AttentionRequest>, AttentionResult result) {
       MutexLock lock(&mutex_);
       ++completed_[result.status.code()];
     };
     return request;
   }
-  absl::Status Submit() {
+  absl::Status Submit(Scheduler::Start start = Scheduler::Start::kNow) {
     auto request = Request();
-    return scheduler_->Submit(request);
+    return scheduler_->Submit(request, start);
   }
   int Completed(absl::StatusCode code) {
     MutexLock lock(&mutex_);
@@ -76,7 +119,11 @@ class SchedulerTest : public ::testing::Test {
   Mutex mutex_;
   std::map<absl::StatusCode, int> completed_;
   std::unique_ptr<Scheduler> scheduler_ = std::make_unique<Scheduler>(
-      executor_, Scheduler::Limits{4, 1000, {8, 1e9}}, clock_, metrics_);
+      executor_,
+      Scheduler::Limits{{5, 1000},
+                        {8, absl::Milliseconds(20), 0.25, absl::Seconds(1), {}},
+                        absl::Milliseconds(2)},
+      clock_, metrics_);
 };
 
 TEST_F(SchedulerTest, ALoneRequestRunsAtOnceAndAlone) {
@@ -119,8 +166,11 @@ TEST_F(SchedulerTest, QueuedBytesAreBounded) {
   executor_.AwaitBatches(1);
   ASSERT_TRUE(Submit().ok());
   auto large = Request();
-  large->bytes = 950;
+  large->bytes = 901;
   EXPECT_EQ(scheduler_->Submit(large).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(scheduler_->CheckRoom({"a", Priority::kNormal, 901, absl::InfiniteFuture()}).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(scheduler_->CheckRoom({"a", Priority::kNormal, 900, absl::InfiniteFuture()}).ok());
   large->bytes = 900;
   EXPECT_TRUE(scheduler_->Submit(large).ok());
   executor_.Open();
@@ -160,7 +210,7 @@ TEST_F(SchedulerTest, TheDeadMakeRoomForTheLiving) {
   clock_.Advance(absl::Seconds(1));
   EXPECT_TRUE(Submit().ok());
   EXPECT_EQ(Completed(absl::StatusCode::kDeadlineExceeded), 4);
-  EXPECT_EQ(scheduler_->queued_requests(), 1);
+  EXPECT_EQ(scheduler_->load().requests, 1);
   executor_.Open();
 }
 
@@ -216,6 +266,84 @@ TEST_F(SchedulerTest, ManyThreadsSubmitAndEveryCompletionRunsOnce) {
   for (std::thread& thread : threads) thread.join();
   ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
   EXPECT_EQ(Completed(absl::StatusCode::kOk), accepted.load());
+}
+
+// --- On the caller's thread
+// -----------------------------------------------------------------------
+
+TEST_F(SchedulerTest, PendingWorkRunsOnTheThreadThatAsksForItAsOneBatch) {
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 0);
+  scheduler_->RunPending();
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 2);
+  EXPECT_EQ(executor_.batch_sizes(), std::vector<std::size_t>{2});
+  EXPECT_EQ(executor_.last_thread(), std::this_thread::get_id());
+}
+
+TEST_F(SchedulerTest, MoreThanLittleWorkIsLeftToTheWorker) {
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok()) << "3 ms, above the 2 ms";
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 3);
+  EXPECT_NE(executor_.last_thread(), std::this_thread::get_id());
+}
+
+TEST_F(SchedulerTest, NothingIsPendingBesideABusyWorker) {
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  scheduler_->RunPending();
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 0);
+  executor_.Open();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 2);
+}
+
+TEST_F(SchedulerTest, WhatArrivesDuringAnInlineRunIsTheWorkers) {
+  auto first = Request();
+  first->completion = [this](std::unique_ptr<AttentionRequest>, AttentionResult) {
+    ASSERT_TRUE(Submit().ok());
+  };
+  ASSERT_TRUE(scheduler_->Submit(first, Scheduler::Start::kWithPending).ok());
+  scheduler_->RunPending();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 1);
+  EXPECT_EQ(executor_.batch_sizes(), (std::vector<std::size_t>{1, 1}));
+}
+
+// --- Long requests
+// --------------------------------------------------------------------------------
+
+TEST_F(SchedulerTest, ShortWorkInterruptsALongRequest) {
+  auto endless = Request();
+  endless->work = absl::Seconds(100);
+  ASSERT_TRUE(scheduler_->Submit(endless).ok());
+  executor_.AwaitSliced();
+  for (std::size_t i = 1; i <= 20; ++i) {
+    ASSERT_TRUE(Submit().ok());
+    executor_.AwaitBatches(i);
+  }
+  EXPECT_FALSE(scheduler_->AwaitIdle(absl::Now()));
+  scheduler_.reset();
+  EXPECT_EQ(Completed(absl::StatusCode::kUnavailable), 1) << "the long one, unfinished";
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 20);
+}
+
+TEST_F(SchedulerTest, AnInterruptedRequestThatExpiresIsCompletedWithThat) {
+  auto endless = Request();
+  endless->work = absl::Seconds(100);
+  endless->deadline = clock_.Now() + absl::Seconds(1);
+  ASSERT_TRUE(scheduler_->Submit(endless).ok());
+  executor_.AwaitSliced();
+  clock_.Advance(absl::Seconds(2));
+  ASSERT_TRUE(Submit().ok());
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kDeadlineExceeded), 1);
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 1);
+  EXPECT_EQ(metrics_.dropped[static_cast<int>(DropReason::kDeadline)].value(), 1);
 }
 
 }  // namespace

@@ -1,0 +1,57 @@
+// A long request, computed in slices: its appends chunk by chunk, its attention with a plan that
+// yields, its weights block by block.
+//
+// Thread-safety: as SlicedRequest.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/base/clock.h"
+#include "server/base/metrics.h"
+#include "server/engine/batch_assembly.h"
+#include "server/scheduler/batch_executor.h"
+
+namespace attention::server {
+
+class SlicedAttention final : public SlicedRequest {
+ public:
+  // The references must outlive it. Does nothing yet.
+  SlicedAttention(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics,
+                  std::unique_ptr<AttentionRequest> request, absl::Time taken);
+  ~SlicedAttention() override;
+
+  const AttentionRequest& request() const override { return *request_; }
+  double progress() const override;
+  bool RunSlice(const std::atomic<bool>& should_yield) override;
+  void Abandon(const absl::Status& status) override;
+
+ private:
+  absl::StatusOr<RunState> Advance(const std::atomic<bool>& should_yield);
+  absl::Status Prepare();
+  absl::StatusOr<RunState> Append(const std::atomic<bool>& should_yield);
+  absl::Status AppendChunk(const KvAppendTask& task);
+  absl::StatusOr<RunState> Attend(const std::atomic<bool>& should_yield);
+  absl::StatusOr<RunState> ComputeWeights(const std::atomic<bool>& should_yield);
+  void Finish(const absl::Status& status);
+
+  AttentionBackend& backend_;
+  const Clock& clock_;
+  ServerMetrics& metrics_;
+  std::unique_ptr<AttentionRequest> request_;
+  AttentionResult result_;
+  BatchAssembly assembly_;
+  const absl::Time taken_;
+
+  bool is_prepared_ = false;
+  std::vector<KvAppendTask> appends_;  // in order
+  std::size_t next_append_ = 0;
+  std::int64_t appended_tokens_ = 0;  // of the next append
+  std::unique_ptr<AttentionPlan> plan_;
+  bool has_attended_ = false;
+  std::size_t next_weights_ = 0;
+};
+
+}  // namespace attention::server

@@ -1,0 +1,63 @@
+#include "server/scheduler/admission.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error_reason.h"
+
+namespace attention::server {
+namespace {
+
+constexpr std::int64_t kMaxTimesOfFree = 4;
+
+// Whether `amount` more may join, of a resource of which `held` is in use, `held_by_tenant` of it
+// by the tenant.
+bool HasRoom(std::int64_t held, std::int64_t held_by_tenant, std::int64_t amount,
+             std::int64_t limit) {
+  const std::int64_t free = limit - held;
+  return amount <= free && held_by_tenant < kMaxTimesOfFree * free;
+}
+
+absl::Status QueueFull(const QueueView& view, std::string message) {
+  // What has to go before there is room: the tenant's own part at the most.
+  const absl::Duration in_the_way = std::min(view.all.work, view.tenant.work / view.tenant_share);
+  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
+                       std::move(message), {}, RetryDelay(in_the_way, view.work_rate));
+}
+
+}  // namespace
+
+absl::Duration RetryDelay(absl::Duration work, double work_rate) {
+  constexpr absl::Duration kUnknownRate = absl::Milliseconds(100);
+  if (work_rate <= 0) return kUnknownRate;
+  return std::clamp(work / work_rate, absl::Milliseconds(1), absl::Seconds(10));
+}
+
+absl::Duration ExpectedWait(const QueueView& view) {
+  if (view.work_rate <= 0) return absl::ZeroDuration();
+  return std::min(view.all.work, view.tenant.work / view.tenant_share) / view.work_rate;
+}
+
+absl::Status CheckAdmission(const QueueView& view, const QueueLimits& limits, std::int64_t bytes,
+                            absl::Duration until_deadline) {
+  if (!HasRoom(view.all.requests, view.tenant.requests, 1, limits.max_requests)) {
+    return QueueFull(view, absl::StrCat("the queue holds ", view.all.requests, " requests of ",
+                                        limits.max_requests, ", ", view.tenant.requests,
+                                        " of them the tenant's"));
+  }
+  if (view.all.requests > 0 &&
+      !HasRoom(view.all.bytes, view.tenant.bytes, bytes, limits.max_bytes)) {
+    return QueueFull(
+        view, absl::StrCat("the queue holds ", view.all.bytes, " bytes of ", limits.max_bytes, ", ",
+                           view.tenant.bytes, " of them the tenant's; the request has ", bytes));
+  }
+  const absl::Duration wait = ExpectedWait(view);
+  if (wait > until_deadline) {
+    return QueueFull(
+        view, absl::StrCat("the request would wait ", absl::FormatDuration(wait),
+                           ", beyond its deadline in ", absl::FormatDuration(until_deadline)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace attention::server

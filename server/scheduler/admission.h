@@ -1,0 +1,47 @@
+// Whether a request may join the queue: a pure function of what is queued, the limits and the
+// measured rate.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/scheduler/work_queue.h"
+
+namespace attention::server {
+
+struct QueueLimits {
+  std::int64_t max_requests = 0;
+  std::int64_t max_bytes = 0;
+};
+
+// What admission looks at.
+struct QueueView {
+  QueueLoad all;
+  QueueLoad tenant;
+  // Of the device's time that the tenant would get if everybody who has work went on.
+  double tenant_share = 1;
+  // Estimated work that the device does in a second of computing; 0: not measured yet.
+  double work_rate = 0;
+};
+
+// How long a request of the tenant that joins now waits for its turn at the most: until all that is
+// queued is done, or until the tenant's own is at its share, whichever comes first. Zero while the
+// rate is unknown.
+absl::Duration ExpectedWait(const QueueView& view);
+
+// RESOURCE_EXHAUSTED QUEUE_FULL, with the time to work off what is in the way as the retry delay
+// (1 ms to 10 s):
+//   when requests or bytes are at their limit. A tenant may hold at most four times of what it
+//   leaves free (dynamic thresholds: Choudhury, Hahne 1998), so that one that floods leaves a fifth
+//   of the queue to others, two leave a ninth, and nobody is shut out. A request that is larger
+//   than the limit of bytes may still run when nothing else is queued; when its turn cannot come
+//   before its deadline: better told now than after the wait.
+absl::Status CheckAdmission(const QueueView& view, const QueueLimits& limits, std::int64_t bytes,
+                            absl::Duration until_deadline);
+
+// The time to work off `work` at the rate, within the bounds of a retry delay; 100 ms while the
+// rate is unknown.
+absl::Duration RetryDelay(absl::Duration work, double work_rate);
+
+}  // namespace attention::server

@@ -1,0 +1,36 @@
+#include "server/scheduler/step_order.h"
+
+#include <algorithm>
+
+namespace attention::server {
+
+std::vector<LayerKey> LayersOf(const AttentionRequest& request) {
+  std::vector<LayerKey> layers;
+  layers.reserve(request.steps.size());
+  for (const SessionStep& step : request.steps) layers.emplace_back(step.cache.get(), step.layer);
+  return layers;
+}
+
+bool StepOrder::FollowsLong(std::span<const LayerKey> layers) const {
+  return std::any_of(layers.begin(), layers.end(), [&](const LayerKey& layer) {
+    const auto it = pending_.find(layer);
+    return it != pending_.end() && it->second.num_long > 0;
+  });
+}
+
+bool StepOrder::MayBeginLong(std::span<const LayerKey> layers) const {
+  return std::none_of(layers.begin(), layers.end(), [&](const LayerKey& layer) {
+    const auto it = pending_.find(layer);
+    return it != pending_.end() && it->second.num_short > 0;
+  });
+}
+
+void StepOrder::Count(std::span<const LayerKey> layers, bool is_long, std::int64_t amount) {
+  for (const LayerKey& layer : layers) {
+    const auto it = pending_.try_emplace(layer).first;
+    (is_long ? it->second.num_long : it->second.num_short) += amount;
+    if (it->second.num_long == 0 && it->second.num_short == 0) pending_.erase(it);
+  }
+}
+
+}  // namespace attention::server

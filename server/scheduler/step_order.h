@@ -1,0 +1,47 @@
+// Keeps the steps of a session's layer in their order of arrival although requests are short or
+// long and long ones are computed in slices: counts what is pending for each layer.
+//
+// A short request that follows a pending long one of the same layer becomes long itself, and so
+// waits its turn behind it; a long one that follows short ones waits until they are done.
+//
+// Used under the scheduler's lock.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "server/domain/attention_request.h"
+
+namespace attention::server {
+
+// One layer of one session.
+using LayerKey = std::pair<const KvCache*, int>;
+
+// The layers that a request's steps read or write; with repetitions.
+std::vector<LayerKey> LayersOf(const AttentionRequest& request);
+
+class StepOrder {
+ public:
+  // Whether a long request for one of the layers is pending.
+  bool FollowsLong(std::span<const LayerKey> layers) const;
+  // Whether no short request for one of the layers is pending.
+  bool MayBeginLong(std::span<const LayerKey> layers) const;
+
+  void Add(std::span<const LayerKey> layers, bool is_long) { Count(layers, is_long, 1); }
+  void Remove(std::span<const LayerKey> layers, bool is_long) { Count(layers, is_long, -1); }
+
+ private:
+  struct Pending {
+    std::int64_t num_short = 0;
+    std::int64_t num_long = 0;
+  };
+
+  void Count(std::span<const LayerKey> layers, bool is_long, std::int64_t amount);
+
+  std::map<LayerKey, Pending> pending_;
+};
+
+}  // namespace attention::server

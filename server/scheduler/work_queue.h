@@ -1,0 +1,158 @@
+// What waits for one device, and which of it runs next. Decides from what is queued and the time it
+// is told; knows no clock, no lock and no thread.
+//
+// Between tenants: start-time fair queueing (Goyal, Vin, Cheng 1996) over estimated work. A
+// tenant's virtual time advances by the work it is given, divided by its weight; who is furthest
+// behind is next. A tenant that was idle goes on from the present virtual time, so idleness earns
+// no credit.
+//
+// Within a tenant: by priority and age. A request goes before one of the next lower priority that
+// arrived up to `priority_head_start` earlier, and behind all that have waited longer than that:
+// low priority waits, but never for ever. Requests of one priority run in order of arrival, which
+// keeps the steps of a session in order.
+//
+// Short and long: short requests ride in batches, which run to their end. A request with more work
+// than a batch may hold is long: it runs alone and in slices, and whatever else is there runs
+// between them. While a tenant has both, its long ones get `long_share` of its work. Each tenant
+// has at most one long request in progress.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/base/metrics.h"
+#include "server/domain/attention_request.h"
+#include "server/scheduler/batch_executor.h"
+#include "server/scheduler/step_order.h"
+
+namespace attention::server {
+
+struct WorkPolicy {
+  std::int64_t max_batch_requests = 256;
+  absl::Duration max_batch_work = absl::Milliseconds(5);
+  // A quarter keeps a decode step beside a long prompt within 4/3 of its time alone, and the prompt
+  // within four times of its own.
+  double long_share = 0.25;
+  absl::Duration priority_head_start = absl::Seconds(1);
+  std::map<std::string, double> tenant_weights;  // 1 for who is not listed
+};
+
+struct DroppedRequest {
+  std::unique_ptr<AttentionRequest> request;
+  DropReason reason;
+};
+
+struct AbandonedRequest {
+  std::unique_ptr<SlicedRequest> request;
+  DropReason reason;
+};
+
+// What to do next: one of batch, long_request and sliced, or none of them when nothing can run.
+struct Decision {
+  std::vector<std::unique_ptr<AttentionRequest>> batch;
+  std::unique_ptr<AttentionRequest> long_request;  // to begin
+  std::unique_ptr<SlicedRequest> sliced;           // to go on with
+  // Expired or cancelled work that was met on the way.
+  std::vector<DroppedRequest> dropped;
+  std::vector<AbandonedRequest> abandoned;
+};
+
+// What is queued, of everybody or of a tenant.
+struct QueueLoad {
+  std::int64_t requests = 0;
+  std::int64_t bytes = 0;  // with those of long requests in progress
+  absl::Duration work;
+};
+
+class WorkQueue {
+ public:
+  explicit WorkQueue(const WorkPolicy& policy) : policy_(policy) {}
+
+  void Add(std::unique_ptr<AttentionRequest> request);
+
+  Decision Next(absl::Time now);
+
+  // After a slice of the long request that Next gave last: `sliced` is null when it is done. To be
+  // called before Next is called again.
+  void EndSlice(std::unique_ptr<SlicedRequest> sliced);
+
+  // Whether there is work that could run instead of the long request that Next gave last.
+  bool HasRival() const;
+
+  // Removes every expired or cancelled request, so that the dead do not take the room of the
+  // living.
+  std::vector<DroppedRequest> TakeDead(absl::Time now);
+  // Everything that has not begun, and what has.
+  std::vector<std::unique_ptr<AttentionRequest>> TakeAll();
+  std::vector<std::unique_ptr<SlicedRequest>> TakeAllSliced();
+
+  // Nothing queued and nothing in progress.
+  bool empty() const { return load_.requests == 0 && num_in_progress_ == 0; }
+  int num_in_progress() const { return num_in_progress_; }
+  const QueueLoad& load() const { return load_; }
+  QueueLoad load(const std::string& tenant) const;
+  // Of the tenant's weight in the weights of all that have work, itself included.
+  double ShareOf(const std::string& tenant) const;
+
+ private:
+  enum class Lane { kShort, kLong };
+  struct LongInProgress {
+    std::unique_ptr<SlicedRequest> sliced;  // null before its first slice and while it runs
+    absl::Duration work;
+    double charged = 0;  // of its progress
+    std::int64_t bytes = 0;
+    std::vector<LayerKey> layers;
+  };
+  using Requests = std::deque<std::unique_ptr<AttentionRequest>>;
+  struct Tenant {
+    double weight = 1;
+    double virtual_time = 0;  // seconds of work over weight
+    // The same of each lane over its share.
+    double short_time = 0;
+    double long_time = 0;
+    Requests short_lane;
+    Requests long_lane;
+    std::optional<LongInProgress> in_progress;
+    QueueLoad load;
+
+    bool HasShort() const { return !short_lane.empty(); }
+    bool HasLong() const { return in_progress.has_value() || !long_lane.empty(); }
+    bool HasWork() const { return HasShort() || HasLong(); }
+  };
+  using Tenants = std::map<std::string, Tenant>;  // by name, so that ties break the same way always
+
+  double WeightOf(const std::string& tenant) const;
+  Tenant& Activate(const std::string& name);
+  void Insert(Requests& lane, std::unique_ptr<AttentionRequest> request) const;
+  absl::Time DueOf(const AttentionRequest& request) const;
+
+  bool CanRunLong(const Tenant& tenant) const;
+  bool PrefersLong(const Tenant& tenant) const;
+  template <typename Predicate>
+  Tenant* FurthestBehind(Predicate has_work);
+  void Charge(Tenant& tenant, Lane lane, absl::Duration work);
+  void CountTaken(Tenant& tenant, const AttentionRequest& request);
+
+  void DropDead(absl::Time now, Decision& decision);
+  void DropDeadFronts(Tenant& tenant, absl::Time now, Decision& decision);
+  void TakeBatch(absl::Time now, Decision& decision);
+  void TakeLong(Tenant& tenant, Decision& decision);
+  void EndLong(Tenant& tenant);
+  void ForgetIdleTenants();
+
+  const WorkPolicy policy_;
+  Tenants tenants_;
+  StepOrder order_;
+  QueueLoad load_;
+  int num_in_progress_ = 0;
+  double virtual_now_ = 0;           // of the work taken last, before it was charged
+  Tenant* sliced_tenant_ = nullptr;  // whose long request Next gave last
+};
+
+}  // namespace attention::server
