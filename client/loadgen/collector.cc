@@ -56,7 +56,12 @@ void Collector::AddFailure(const RequestTimes& times, const absl::Status& status
                            bool is_recorded) {
   absl::MutexLock lock(&mutex_);
   if (!is_recorded) return;
-  ++(IsRefusal(status) ? totals_.num_refused : totals_.num_errors);
+  if (IsRefusal(status)) {
+    ++totals_.num_refused;
+    totals_.refusal.Add(times.answered - times.sent);
+  } else {
+    ++totals_.num_errors;
+  }
   Tally(status, "", totals_.errors);
   AddSending(times);
 }

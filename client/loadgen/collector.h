@@ -42,7 +42,7 @@ struct Totals {
   int64_t num_errors = 0;     // everything else that failed, setup included
   int64_t num_abandoned = 0;  // cancelled by the user's interrupt
   ErrorTallies errors;        // refusals included
-  Work work;                  // of the OK ones, as all histograms but those of sending
+  Work work;                  // of the OK ones, as all histograms but those of refusal and sending
 
   // Nanoseconds.
   Histogram latency;  // scheduled to answered
@@ -50,6 +50,7 @@ struct Totals {
   Histogram batch_formation;
   Histogram compute;
   Histogram outside;        // ... and what is left of sent to answered: network, SDK, encoding
+  Histogram refusal;        // of the refused ones: sent to answered
   Histogram slip;           // scheduled to sent
   Histogram send_lag;       // the same where nothing but the sender was to blame
   Histogram batch_size;     // requests in the batch

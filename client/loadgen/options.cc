@@ -15,7 +15,8 @@ namespace {
 
 const std::map<std::string, WorkloadKind> kWorkloads = {{"attend", WorkloadKind::kAttend},
                                                         {"prefill", WorkloadKind::kPrefill},
-                                                        {"decode", WorkloadKind::kDecode}};
+                                                        {"decode", WorkloadKind::kDecode},
+                                                        {"mixed", WorkloadKind::kMixed}};
 const std::map<std::string, LoopMode> kModes = {{"closed", LoopMode::kClosed},
                                                 {"open", LoopMode::kOpen}};
 const std::map<std::string, Arrivals> kArrivals = {{"poisson", Arrivals::kPoisson},
@@ -58,7 +59,8 @@ CLI::Option* AddDuration(CLI::App& app, const std::string& flag,
 }
 
 void AddLoadFlags(CLI::App& app, Options* options) {
-  app.add_option("--target", options->targets, "Server, host:port; repeat or separate by commas")
+  app.add_option("--target", options->targets,
+                 "Server, host:port or unix:path; repeat or separate by commas")
       ->delimiter(',')
       ->type_name("ADDR");
   AddChoice(app, "--workload", &options->workload, kWorkloads, "What a request is (attend)");
@@ -83,7 +85,7 @@ void AddLoadFlags(CLI::App& app, Options* options) {
 
 void AddShapeFlags(CLI::App& app, ShapeOptions* shape) {
   app.add_option("--q-len", shape->q_len, "Queries; with prefill the prompt's tokens (128)");
-  app.add_option("--kv-len", shape->kv_len, "Keys, attend only (as --q-len)");
+  app.add_option("--kv-len", shape->kv_len, "Keys, attend and mixed (as --q-len)");
   app.add_option("--num-q-heads", shape->num_q_heads, "Query heads (8)");
   app.add_option("--num-kv-heads", shape->num_kv_heads, "Key/value heads (as --num-q-heads)");
   app.add_option("--head-dim-qk", shape->head_dim_qk, "Query and key head size (64)");
@@ -100,6 +102,8 @@ void AddSessionFlags(CLI::App& app, Options* options) {
   app.add_option("--sessions", options->sessions,
                  "Sessions at a time (as --concurrency; open loop: 64, or --max-in-flight)");
   app.add_option("--layers", options->layers, "Layers of a session, one request each (1)");
+  app.add_option("--streams", options->streams,
+                 "Send steps on so many open streams, 0: each as a call of its own (0)");
 }
 
 void AddOtherFlags(CLI::App& app, Options* options) {

@@ -1,10 +1,12 @@
 #include "client/loadgen/options_check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "client/loadgen/mixed_workload.h"
 #include "kernels/api/attention_params.h"
 
 namespace attention::loadgen {
@@ -15,6 +17,7 @@ constexpr int kMaxHeads = 1024;
 constexpr int kMaxLayers = 1024;  // as SessionGeometry
 constexpr int kMaxChannels = 64;  // as ClientOptions
 constexpr int kMaxThreads = 256;
+constexpr int kMaxStreams = 100000;
 constexpr int64_t kMaxTokens = int64_t{1} << 24;  // far beyond what a 2 GiB message carries
 constexpr double kMaxRate = 1e6;
 constexpr int64_t kMaxMessageBytes = std::numeric_limits<int32_t>::max();  // gRPC's
@@ -102,7 +105,9 @@ absl::Status CheckShape(const ShapeOptions& shape) {
 
 absl::Status CheckMessageSize(const Options& options) {
   const ShapeOptions& shape = options.shape;
-  const int64_t kv_rows = options.workload == WorkloadKind::kAttend ? shape.kv_len : shape.q_len;
+  const bool has_attend =
+      options.workload == WorkloadKind::kAttend || options.workload == WorkloadKind::kMixed;
+  const int64_t kv_rows = has_attend ? std::max(shape.kv_len, shape.q_len) : shape.q_len;
   const int64_t elements =
       shape.q_len * shape.num_q_heads * shape.head_dim_qk +
       kv_rows * shape.num_kv_heads * (int64_t{shape.head_dim_qk} + shape.head_dim_v);
@@ -113,21 +118,30 @@ absl::Status CheckMessageSize(const Options& options) {
 }
 
 absl::Status CheckSessions(const Options& options, const GivenFlags& given) {
+  const bool is_mixed = options.workload == WorkloadKind::kMixed;
   const bool is_decode = options.workload == WorkloadKind::kDecode;
+  const bool is_attend = options.workload == WorkloadKind::kAttend;
   absl::Status useless = CheckAll(
-      {CheckUseless(given, is_decode, {"--context", "--decode-tokens"}, "--workload decode"),
-       CheckUseless(given, options.uses_sessions(), {"--sessions", "--layers"},
-                    "--workload prefill or decode"),
-       CheckUseless(given, !is_decode, {"--q-len"}, "--workload attend or prefill"),
-       CheckUseless(given, !options.uses_sessions(), {"--kv-len"}, "--workload attend")});
+      {CheckUseless(given, is_decode || is_mixed, {"--context", "--decode-tokens"},
+                    "--workload decode or mixed"),
+       CheckUseless(given, options.uses_sessions(), {"--sessions", "--layers", "--streams"},
+                    "--workload prefill, decode or mixed"),
+       CheckUseless(given, !is_decode, {"--q-len"}, "--workload attend, prefill or mixed"),
+       CheckUseless(given, is_attend || is_mixed, {"--kv-len"}, "--workload attend or mixed")});
   if (!useless.ok()) return useless;
   if (!options.uses_sessions()) return absl::OkStatus();
   const absl::Status ranges =
       CheckAll({CheckRange("--context", options.context, 0, kMaxTokens),
                 CheckRange("--decode-tokens", options.decode_tokens, 1, kMaxTokens),
-                CheckRange("--sessions", options.sessions, 1, kMaxInFlight),
+                CheckRange("--sessions", options.sessions, is_mixed ? MixedWorkload::kNumKinds : 1,
+                           kMaxInFlight),
+                CheckRange("--streams", options.streams, 0, kMaxStreams),
                 CheckRange("--layers", options.layers, 1, kMaxLayers)});
   if (!ranges.ok()) return ranges;
+  if (options.streams > 0 && options.targets.size() > 1) {
+    return Wrong(absl::StrCat("--target names ", options.targets.size(),
+                              " servers, expected one with --streams"));
+  }
   if (options.mode == LoopMode::kClosed && options.sessions < options.concurrency) {
     return Wrong(absl::StrCat("--sessions is ", options.sessions,
                               ", expected at least --concurrency (", options.concurrency,

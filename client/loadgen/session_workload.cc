@@ -38,6 +38,9 @@ SessionWorkload::SessionWorkload(const Options& options, const TensorPool& pool,
       num_layers_(options.layers),
       pool_(pool),
       client_(std::move(client)),
+      streams_(options.streams > 0 ? std::make_unique<StepStreams>(client_, options.streams,
+                                                                   std::max(options.sessions, 1))
+                                   : nullptr),
       lanes_(static_cast<size_t>(options.sessions)) {
   for (size_t i = 0; i < lanes_.size(); ++i) {
     std::seed_seq seed{options.seed, static_cast<uint64_t>(i)};
@@ -122,6 +125,15 @@ void SessionWorkload::FinishStep(Lane& lane) {
   if (lane.steps == steps_per_session_) lane.is_ready = false;
 }
 
+void SessionWorkload::SendStep(int lane, const client::SessionStep& step,
+                               const client::CallOptions& call,
+                               client::Callback<client::StepResult> done) {
+  if (streams_ == nullptr) return client_->StepAsync({.steps = {step}}, call, std::move(done));
+  const auto stream = streams_->Of(lane, call);
+  if (!stream.ok()) return done(stream.status());
+  (*stream)->StepAsync({.steps = {step}}, std::move(done));
+}
+
 void SessionWorkload::Send(int index, const client::CallOptions& call, AnswerCallback done) {
   Lane& lane = At(index);
   const int layer = lane.next_layer;
@@ -137,22 +149,22 @@ void SessionWorkload::Send(int index, const client::CallOptions& call, AnswerCal
   layer_step.config = ConfigOf(shape_);
   auto step = lane.session->MakeStep(layer_step);
   if (!step.ok()) return done(step.status());
-  client_->StepAsync({.steps = {*step}}, call,
-                     [this, &lane, step = *step, request,
-                      done = std::move(done)](absl::StatusOr<client::StepResult> result) {
-                       const absl::Status status = Accept(*lane.session, step, result);
-                       if (!status.ok()) {
-                         // What the server holds is no longer certain: begin anew with another
-                         // session. A refusal was not applied, so it may simply be sent again.
-                         if (!absl::IsResourceExhausted(status)) lane.is_ready = false;
-                         return done(status);
-                       }
-                       FinishStep(lane);
-                       done(Answer{.output = std::move(result->results.front().output),
-                                   .timing = result->timing,
-                                   .request = request,
-                                   .work = WorkOf(request, request.shape.q_len)});
-                     });
+  SendStep(index, *step, call,
+           [this, &lane, step = *step, request,
+            done = std::move(done)](absl::StatusOr<client::StepResult> result) {
+             const absl::Status status = Accept(*lane.session, step, result);
+             if (!status.ok()) {
+               // What the server holds is no longer certain: begin anew with another
+               // session. A refusal was not applied, so it may simply be sent again.
+               if (!absl::IsResourceExhausted(status)) lane.is_ready = false;
+               return done(status);
+             }
+             FinishStep(lane);
+             done(Answer{.output = std::move(result->results.front().output),
+                         .timing = result->timing,
+                         .request = request,
+                         .work = WorkOf(request, request.shape.q_len)});
+           });
 }
 
 void SessionWorkload::Close(int index, const client::CallOptions& call,

@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "client/loadgen/step_streams.h"
 #include "client/loadgen/workload.h"
 
 namespace attention::loadgen {
@@ -49,6 +50,9 @@ class SessionWorkload final : public Workload {
   void AppendContext(Lane& lane, const client::CallOptions& call, client::StatusCallback done);
   // Rows of layer `layer` of the lane's session from its position on.
   client::LayerStep MakeAppend(const Lane& lane, int layer, int64_t rows) const;
+  // Sends a step as a call of its own or on the lane's stream.
+  void SendStep(int lane, const client::SessionStep& step, const client::CallOptions& call,
+                client::Callback<client::StepResult> done);
   // Counts a successful step; the session has done its work after the last.
   void FinishStep(Lane& lane);
 
@@ -58,6 +62,7 @@ class SessionWorkload final : public Workload {
   const int num_layers_;
   const TensorPool& pool_;
   const std::shared_ptr<client::Client> client_;
+  const std::unique_ptr<StepStreams> streams_;  // null: calls
   std::vector<Lane> lanes_;
 };
 

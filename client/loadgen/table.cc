@@ -23,9 +23,15 @@ std::string Shape(const Options& options) {
   } else if (options.workload == WorkloadKind::kDecode) {
     lengths = absl::StrCat("context ", options.context, " + up to ", options.decode_tokens);
   }
+  if (options.workload == WorkloadKind::kMixed) {
+    lengths =
+        absl::StrCat("q_len ", shape.q_len, ", kv_len ", shape.kv_len, ", prompt of ", shape.q_len,
+                     " tokens, context ", options.context, " + up to ", options.decode_tokens);
+  }
   std::string sessions;
   if (options.uses_sessions()) {
     sessions = absl::StrFormat(", %d sessions of %d layers", options.sessions, options.layers);
+    if (options.streams > 0) absl::StrAppendFormat(&sessions, " on %d streams", options.streams);
   }
   const std::string window =
       shape.window > 0 ? absl::StrFormat(", window %d", shape.window) : std::string();
@@ -89,6 +95,7 @@ void AddTimes(const Report& report, std::string& table) {
   AddRow(table, "  server: forming", totals.batch_formation);
   AddRow(table, "  server: computing", totals.compute);
   AddRow(table, "  network, encoding", totals.outside);
+  if (totals.num_refused > 0) AddRow(table, "refusal", totals.refusal);
   if (report.options.mode == LoopMode::kOpen) AddRow(table, "  sent late by", totals.slip);
   absl::StrAppendFormat(&table, "  batch size: median %d, mean %.1f, max %d\n",
                         totals.batch_size.Percentile(50), totals.batch_size.mean(),

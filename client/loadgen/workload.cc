@@ -4,11 +4,17 @@
 #include <utility>
 
 #include "client/loadgen/attend_workload.h"
+#include "client/loadgen/mixed_workload.h"
 #include "client/loadgen/session_workload.h"
 
 namespace attention::loadgen {
 
 int64_t LargestTensor(const Options& options) {
+  if (options.workload == WorkloadKind::kMixed) {
+    return std::max({LargestTensor(MixedWorkload::OptionsOf(options, WorkloadKind::kAttend)),
+                     LargestTensor(MixedWorkload::OptionsOf(options, WorkloadKind::kPrefill)),
+                     LargestTensor(MixedWorkload::OptionsOf(options, WorkloadKind::kDecode))});
+  }
   const ShapeOptions& shape = options.shape;
   const AttentionCase request = {.shape = shape};
   int64_t kv_rows = shape.q_len;
@@ -22,6 +28,9 @@ std::unique_ptr<Workload> MakeWorkload(const Options& options, const TensorPool&
                                        std::shared_ptr<client::Client> client) {
   if (options.workload == WorkloadKind::kAttend) {
     return std::make_unique<AttendWorkload>(options, pool, std::move(client));
+  }
+  if (options.workload == WorkloadKind::kMixed) {
+    return std::make_unique<MixedWorkload>(options, pool, client);
   }
   return std::make_unique<SessionWorkload>(options, pool, std::move(client));
 }

@@ -56,6 +56,8 @@ TEST(CollectorTest, FailuresAreCountedByCodeAndReason) {
   collector.AddSetupFailure(absl::UnavailableError("gone"));
   const Totals totals = collector.totals();
   EXPECT_EQ(totals.num_refused, 2);
+  EXPECT_EQ(totals.refusal.count(), 2);
+  EXPECT_EQ(totals.refusal.max(), 10000000) << "from sending to the answer";
   EXPECT_EQ(totals.num_errors, 2);
   ASSERT_EQ(totals.errors.size(), 3u);
   const ErrorTally& tally = totals.errors.at({"RESOURCE_EXHAUSTED", "QUEUE_FULL"});

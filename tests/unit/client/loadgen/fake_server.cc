@@ -189,6 +189,28 @@ void FakeServer::Step(const client::StepRequest& request, const client::CallOpti
   done(std::move(result));
 }
 
+// Answers as Step does.
+class FakeServer::FakeStream final : public client::StepStream {
+ public:
+  explicit FakeStream(FakeServer& server) : server_(server), epoch_(server.stream_epoch_) {}
+
+  void StepAsync(const client::StepRequest& request, Callback done) override {
+    if (!status().ok()) return done(status());
+    ++server_.num_stream_requests_;
+    server_.Step(request, {}, std::move(done));
+  }
+  absl::Status Finish() override { return status(); }
+  void Cancel() override {}
+  absl::Status status() const override {
+    if (server_.stream_epoch_ == epoch_) return absl::OkStatus();
+    return absl::UnavailableError("the stream broke");
+  }
+
+ private:
+  FakeServer& server_;
+  const int epoch_;
+};
+
 void FakeServer::CreateSession(const client::SessionOptions& request, const client::CallOptions&,
                                client::Callback<client::SessionInfo> done) {
   client::SessionInfo info;
@@ -251,7 +273,8 @@ void FakeServer::Explain(const client::ExplainRequest&, const client::CallOption
 }
 absl::StatusOr<std::unique_ptr<client::StepStream>> FakeServer::OpenStepStream(
     const client::StepStreamOptions&) {
-  return absl::UnimplementedError("fake");
+  ++num_streams_;
+  return std::make_unique<FakeStream>(*this);
 }
 
 }  // namespace attention::loadgen

@@ -3,6 +3,7 @@
 // hold them.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -57,6 +58,11 @@ class FakeServer final : public client::Connection {
   int num_sessions() const;
   int num_created() const;
   int64_t session_rows(size_t session, int layer) const;
+  // Streams that were opened, and the requests that came on them.
+  int num_streams() const { return num_streams_; }
+  int num_stream_requests() const { return num_stream_requests_; }
+  // The status of all that are open becomes UNAVAILABLE.
+  void BreakStreams() { ++stream_epoch_; }
 
   void Attend(const client::AttendRequest& request, const client::CallOptions& options,
               client::Callback<client::AttendResult> done) override;
@@ -70,6 +76,9 @@ class FakeServer final : public client::Connection {
                      client::Callback<client::ServerInfo> done) override;
   absl::Status WaitUntilReady(absl::Time deadline) override;
 
+  absl::StatusOr<std::unique_ptr<client::StepStream>> OpenStepStream(
+      const client::StepStreamOptions&) override;
+
   // Not used by the load generator.
   void AttendWithWeights(const client::AttendRequest&, const client::CallOptions&,
                          client::WeightsCallback,
@@ -80,10 +89,9 @@ class FakeServer final : public client::Connection {
                     client::Callback<client::ListSessionsResult> done) override;
   void Explain(const client::ExplainRequest&, const client::CallOptions&,
                client::Callback<client::ExplainResult> done) override;
-  absl::StatusOr<std::unique_ptr<client::StepStream>> OpenStepStream(
-      const client::StepStreamOptions&) override;
 
  private:
+  class FakeStream;
   struct LayerKv {
     std::string k;
     std::string v;
@@ -101,6 +109,9 @@ class FakeServer final : public client::Connection {
                          const client::TensorView& v, const client::AttentionConfig& config,
                          int64_t number);
 
+  std::atomic<int> num_streams_ = 0;
+  std::atomic<int> num_stream_requests_ = 0;
+  std::atomic<int> stream_epoch_ = 0;
   mutable absl::Mutex mutex_;
   int64_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;
   bool is_holding_ ABSL_GUARDED_BY(mutex_) = false;

@@ -31,31 +31,13 @@ std::vector<std::string> DocumentedKeys() {
   const auto add = [&keys](const std::string& parent, const std::vector<std::string>& children) {
     for (const std::string& child : children) keys.push_back(parent + "/" + child);
   };
-  add("/options", {"targets",
-                   "workload",
-                   "mode",
-                   "concurrency",
-                   "rate",
-                   "arrivals",
-                   "max_in_flight",
-                   "threads",
-                   "warmup_seconds",
-                   "duration_seconds",
-                   "requests",
-                   "shape",
-                   "context",
-                   "decode_tokens",
-                   "sessions",
-                   "layers",
-                   "seed",
-                   "timeout_seconds",
-                   "connect_timeout_seconds",
-                   "tenant",
-                   "channels",
-                   "verify",
-                   "allow_refused",
-                   "quiet",
-                   "progress"});
+  add("/options",
+      {"targets",  "workload",      "mode",    "concurrency",     "rate",
+       "arrivals", "max_in_flight", "threads", "warmup_seconds",  "duration_seconds",
+       "requests", "shape",         "context", "decode_tokens",   "sessions",
+       "layers",   "streams",       "seed",    "timeout_seconds", "connect_timeout_seconds",
+       "tenant",   "channels",      "verify",  "allow_refused",   "quiet",
+       "progress"});
   add("/options/shape", {"q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim_qk",
                          "head_dim_v", "dtype", "causal", "window"});
   add("/machine", {"cpu", "cores", "memory_gib", "system", "compiler"});
@@ -67,7 +49,7 @@ std::vector<std::string> DocumentedKeys() {
                  "received_mb_per_second"});
   for (const char* times :
        {"/latency_us", "/server_queue_us", "/server_batch_formation_us", "/server_compute_us",
-        "/outside_server_us", "/schedule_slip_us", "/self_check/send_lag_us"}) {
+        "/outside_server_us", "/refusal_us", "/schedule_slip_us", "/self_check/send_lag_us"}) {
     add(times, {"count", "mean", "min", "p50", "p90", "p99", "p99_9", "max"});
   }
   add("/batch_size", {"mean", "p50", "max"});

@@ -44,7 +44,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
       "--workload decode --mode open --rate 250.5 --arrivals constant --max-in-flight 32 "
       "--threads 3 --duration 1m30s --warmup 500ms --requests 1000 --num-q-heads 16 "
       "--num-kv-heads 4 --head-dim-qk 128 --head-dim-v 64 --dtype bfloat16 --no-causal --window 9 "
-      "--context 99 --decode-tokens 77 --sessions 12 --layers 5 --seed 42 --timeout 3 "
+      "--context 99 --decode-tokens 77 --sessions 12 --layers 5 --streams 6 --seed 42 --timeout 3 "
       "--connect-timeout 4s --tenant t --channels 2 --verify 0.25 --allow-refused --json f.json "
       "--quiet --progress");
   EXPECT_EQ(options.workload, WorkloadKind::kDecode);
@@ -68,6 +68,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.decode_tokens, 77);
   EXPECT_EQ(options.sessions, 12);
   EXPECT_EQ(options.layers, 5);
+  EXPECT_EQ(options.streams, 6);
   EXPECT_EQ(options.seed, 42u);
   EXPECT_EQ(options.timeout, absl::Seconds(3));
   EXPECT_EQ(options.connect_timeout, absl::Seconds(4));
@@ -112,7 +113,7 @@ struct MistakeCase {
 
 TEST(OptionsTest, MistakesNameFlagValueAndExpectation) {
   const std::vector<MistakeCase> cases = {
-      {"--workload train", "--workload is \"train\", expected attend|decode|prefill"},
+      {"--workload train", "--workload is \"train\", expected attend|decode|mixed|prefill"},
       {"--dtype int8", "--dtype is \"int8\", expected bfloat16|float16|float32"},
       {"--duration soon", "--duration is \"soon\", expected a duration such as 10s"},
       {"--duration 0", "--duration is 0, expected above 0"},
@@ -130,10 +131,16 @@ TEST(OptionsTest, MistakesNameFlagValueAndExpectation) {
       {"--head-dim-qk 257", "--head-dim-qk is 257, expected 1 to 256"},
       {"--q-len 0", "--q-len is 0, expected 1 to"},
       {"--q-len 1000000 --num-q-heads 64", "bytes, expected at most 2147483647"},
-      {"--context 5", "--context applies only with --workload decode"},
-      {"--sessions 5", "--sessions applies only with --workload prefill or decode"},
-      {"--workload decode --q-len 2", "--q-len applies only with --workload attend or prefill"},
-      {"--workload prefill --kv-len 2", "--kv-len applies only with --workload attend"},
+      {"--context 5", "--context applies only with --workload decode or mixed"},
+      {"--sessions 5", "--sessions applies only with --workload prefill, decode or mixed"},
+      {"--workload decode --q-len 2",
+       "--q-len applies only with --workload attend, prefill or mixed"},
+      {"--workload prefill --kv-len 2", "--kv-len applies only with --workload attend or mixed"},
+      {"--streams 2", "--streams applies only with --workload prefill, decode or mixed"},
+      {"--workload decode --streams -1", "--streams is -1, expected 0 to 100000"},
+      {"--workload decode --streams 1 --target b:2",
+       "--target names 2 servers, expected one with --streams"},
+      {"--workload mixed --concurrency 2", "--sessions is 2, expected 3 to"},
       {"--workload decode --concurrency 4 --sessions 2",
        "--sessions is 2, expected at least --concurrency (4)"},
       {"--verify 1.5", "--verify is 1.5, expected 0 to 1"},

@@ -166,5 +166,52 @@ TEST_F(WorkloadTest, AFailedCreationCanBeTriedAgain) {
   EXPECT_TRUE(Prepare(0).ok());
 }
 
+TEST_F(WorkloadTest, MixedDealsLanesOutToTheThreeKinds) {
+  Options options = SmallSessionOptions(WorkloadKind::kMixed);
+  options.sessions = 5;
+  Start(options);
+  ASSERT_EQ(workload_->num_lanes(), 5);
+  for (int lane = 0; lane < 5; ++lane) ASSERT_TRUE(Prepare(lane).ok());
+  EXPECT_EQ(server_->num_sessions(), 3) << "lanes 1 and 4 prefill, lane 2 decodes";
+  for (const int lane : {0, 3}) {
+    const auto answer = Send(lane);
+    ASSERT_TRUE(answer.ok());
+    EXPECT_EQ(answer->request.shape.kv_len, 5) << "attend";
+    EXPECT_TRUE(IsCorrect(*answer));
+  }
+  for (const int lane : {1, 4}) EXPECT_EQ(Send(lane)->request.shape.kv_len, 3) << "prefill";
+  const auto decoded = Send(2);
+  ASSERT_TRUE(decoded.ok());
+  EXPECT_EQ(decoded->request.shape.q_len, 1);
+  EXPECT_EQ(decoded->request.shape.kv_len, 8);
+  EXPECT_TRUE(IsCorrect(*decoded));
+}
+
+TEST_F(WorkloadTest, StepsGoOnTheStreamsThatLanesShare) {
+  Options options = SmallSessionOptions(WorkloadKind::kDecode);
+  options.sessions = 3;
+  options.streams = 2;
+  Start(options);
+  for (int lane = 0; lane < 3; ++lane) {
+    ASSERT_TRUE(Prepare(lane).ok());
+    const auto answer = Send(lane);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_TRUE(IsCorrect(*answer));
+  }
+  EXPECT_EQ(server_->num_streams(), 2);
+  EXPECT_EQ(server_->num_stream_requests(), 3);
+}
+
+TEST_F(WorkloadTest, AStreamThatBrokeIsOpenedAnew) {
+  Options options = SmallSessionOptions(WorkloadKind::kDecode);
+  options.streams = 1;
+  Start(options);
+  ASSERT_TRUE(Prepare(0).ok());
+  ASSERT_TRUE(Send(0).ok());
+  server_->BreakStreams();
+  ASSERT_TRUE(Send(0).ok());
+  EXPECT_EQ(server_->num_streams(), 2);
+}
+
 }  // namespace
 }  // namespace attention::loadgen

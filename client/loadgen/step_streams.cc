@@ -1,0 +1,29 @@
+#include "client/loadgen/step_streams.h"
+
+#include <utility>
+
+namespace attention::loadgen {
+
+StepStreams::StepStreams(std::shared_ptr<client::Client> client, int num_streams,
+                         int max_outstanding)
+    : client_(std::move(client)),
+      max_outstanding_(max_outstanding),
+      streams_(static_cast<size_t>(num_streams)) {}
+
+absl::StatusOr<std::shared_ptr<client::StepStream>> StepStreams::Of(
+    int lane, const client::CallOptions& call) {
+  absl::MutexLock lock(&mutex_);
+  std::shared_ptr<client::StepStream>& stream =
+      streams_[static_cast<size_t>(lane) % streams_.size()];
+  if (stream != nullptr && stream->status().ok()) return stream;
+  client::StepStreamOptions options;
+  options.call.deadline = absl::InfiniteFuture();
+  options.call.cancellation = call.cancellation;
+  options.max_outstanding = max_outstanding_;
+  auto opened = client_->OpenStepStream(options);
+  if (!opened.ok()) return opened.status();
+  stream = *std::move(opened);
+  return stream;
+}
+
+}  // namespace attention::loadgen

@@ -1,0 +1,30 @@
+// --streams: the open streams that the lanes of a session workload share. Thread-safe.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "client/client.h"
+
+namespace attention::loadgen {
+
+class StepStreams {
+ public:
+  // `max_outstanding`: unanswered requests of one stream, at most.
+  StepStreams(std::shared_ptr<client::Client> client, int num_streams, int max_outstanding);
+
+  // The stream of a lane: opened when it is first asked for, and anew when it broke. Of `call` the
+  // cancellation counts, which ends the stream.
+  absl::StatusOr<std::shared_ptr<client::StepStream>> Of(int lane, const client::CallOptions& call);
+
+ private:
+  const std::shared_ptr<client::Client> client_;
+  const int max_outstanding_;
+  absl::Mutex mutex_;
+  std::vector<std::shared_ptr<client::StepStream>> streams_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace attention::loadgen
