@@ -34,6 +34,7 @@ struct Options {
   std::string filter;
   double min_time = 1.0;
   std::vector<int> threads;
+  std::vector<CaseSpec> cases;
   std::string clock = "wall";
   std::string bfloat16_dot = "auto";
 };
@@ -49,6 +50,19 @@ double Median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+// Of "batch,q_heads,kv_heads,q_len,kv_len,head_dim": a causal case named "shape".
+CaseSpec CaseOf(const std::vector<std::int64_t>& shape) {
+  return {.name = "shape",
+          .batch_size = static_cast<int>(shape[0]),
+          .num_q_heads = static_cast<int>(shape[1]),
+          .num_kv_heads = static_cast<int>(shape[2]),
+          .q_len = shape[3],
+          .kv_len = shape[4],
+          .head_dim = static_cast<int>(shape[5]),
+          .is_causal = true,
+          .bound = shape[3] == 1 ? Bound::kMemory : Bound::kArithmetic};
 }
 
 std::unique_ptr<AttentionBackend> MakeBackend(int threads, const Options& options) {
@@ -78,7 +92,7 @@ class Bench {
 
   void RunAll(Json* records) {
     for (const char* name : {"fma", "bf16_dot", "memory_read"}) Report(name, records);
-    for (const CaseSpec& spec : AllCases()) {
+    for (const CaseSpec& spec : options_.cases) {
       for (DType dtype : {DType::kFloat32, DType::kBFloat16}) RunCase(spec, dtype, records);
       if (spec.is_decode()) RunCase(spec, DType::kInt8, records);
     }
@@ -194,10 +208,16 @@ int Main(int argc, char** argv) {
   app.add_option("--bfloat16-dot", options.bfloat16_dot,
                  "Whether bfloat16 uses the dot product instruction")
       ->check(CLI::IsMember({"auto", "never", "always"}));
+  std::vector<std::int64_t> shape;
+  app.add_option("--shape", shape, "This case alone: BATCH,Q_HEADS,KV_HEADS,Q_LEN,KV_LEN,HEAD_DIM")
+      ->delimiter(',')
+      ->expected(6)
+      ->check(CLI::PositiveNumber);
   app.add_option("--clock", options.clock,
                  "wall, or cpu: processor time, for machines that other work shares")
       ->check(CLI::IsMember({"wall", "cpu"}));
   CLI11_PARSE(app, argc, argv);
+  options.cases = shape.empty() ? AllCases() : std::vector<CaseSpec>{CaseOf(shape)};
   if (options.threads.empty()) {
     options.threads = {1};
     const int all = static_cast<int>(std::thread::hardware_concurrency());

@@ -184,8 +184,9 @@ std::unique_ptr<Requests> MakeAttendRequests(std::size_t payload_bytes) {
   v1::AttendRequest request;
   const auto q_len = static_cast<std::int64_t>(payload_bytes / (kHeadDim * sizeof(float)));
   Fill(request.mutable_q(), v1::DTYPE_FLOAT32, {q_len, 1, kHeadDim}, sizeof(float));
-  Fill(request.mutable_k(), v1::DTYPE_FLOAT32, {1, 1, kHeadDim}, sizeof(float));
-  Fill(request.mutable_v(), v1::DTYPE_FLOAT32, {1, 1, kHeadDim}, sizeof(float));
+  // No keys: each output row is zeros.
+  Fill(request.mutable_k(), v1::DTYPE_FLOAT32, {0, 1, kHeadDim}, sizeof(float));
+  Fill(request.mutable_v(), v1::DTYPE_FLOAT32, {0, 1, kHeadDim}, sizeof(float));
   return std::make_unique<RepeatedMessage>(request);
 }
 

@@ -5,6 +5,9 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <set>
+
+#include "tests/benchmark/transport/other_work.h"
 
 namespace attention::bench {
 namespace {
@@ -59,10 +62,14 @@ std::vector<Figures> RunContest(const std::string& exchange,
   std::vector<std::size_t> order(contenders.size());
   std::iota(order.begin(), order.end(), 0);
   std::mt19937 random(1);
+  std::set<const ChildProcess*> servers;
+  for (const Contender& contender : contenders) servers.insert(contender.server);
+  const OtherWork other_work(servers);
   for (int round = 0; round < options.rounds; ++round) {
     std::shuffle(order.begin(), order.end(), random);
     for (std::size_t i : order) TakeTurn(contenders[i], options, &turns[contenders[i].name]);
   }
+  const double others_share = other_work.Share();
   std::vector<Figures> all;
   for (const Contender& contender : contenders) {
     const Turns& own = turns[contender.name];
@@ -75,6 +82,7 @@ std::vector<Figures> RunContest(const std::string& exchange,
                     .server_cpu_us = 1e6 * Median(own.cpu),
                     .server_faults = Median(own.faults),
                     .exchanges = own.latencies.size(),
+                    .others_share = others_share,
                     .max_p50_ratio = contender.max_p50_ratio,
                     .min_throughput_ratio = contender.min_throughput_ratio};
     const auto reference = turns.find(contender.reference);
@@ -88,15 +96,15 @@ std::vector<Figures> RunContest(const std::string& exchange,
 }
 
 void PrintHeader() {
-  std::printf("%-12s %-26s %9s %9s %8s %9s %7s %8s   %s\n", "exchange", "contender", "p50 us",
-              "p99 us", "MB/s", "cpu us", "faults", "p50 /", "MB/s / of the reference");
+  std::printf("%-14s %-26s %9s %9s %8s %9s %7s %7s %8s   %s\n", "exchange", "contender", "p50 us",
+              "p99 us", "MB/s", "cpu us", "faults", "others", "p50 /", "MB/s / of the reference");
 }
 
 void Print(const std::vector<Figures>& figures) {
   for (const Figures& row : figures) {
-    std::printf("%-12s %-26s %9.1f %9.1f %8.0f %9.1f %7.1f", row.exchange.c_str(),
+    std::printf("%-14s %-26s %9.1f %9.1f %8.0f %9.1f %7.1f %5.0f %%", row.exchange.c_str(),
                 row.contender.c_str(), row.p50_us, row.p99_us, row.mb_per_second, row.server_cpu_us,
-                row.server_faults);
+                row.server_faults, 100 * row.others_share);
     if (row.p50_ratio > 0) {
       std::printf(" %8.2f %8.2f  %s", row.p50_ratio, row.throughput_ratio, row.reference.c_str());
       if (row.max_p50_ratio > 0) std::printf(", at most %.2f", row.max_p50_ratio);

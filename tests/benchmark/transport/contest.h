@@ -42,6 +42,7 @@ struct Figures {
   // Medians of the rounds' quotients; 0 without a reference.
   double p50_ratio = 0;
   double throughput_ratio = 0;
+  double others_share = 0;  // of the processors' time during the contest, see OtherWork
   // As asked of the contender.
   double max_p50_ratio = 0;
   double min_throughput_ratio = 0;
@@ -53,7 +54,8 @@ struct Figures {
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Figures, exchange, contender, reference, p50_us, p99_us,
                                    mb_per_second, server_cpu_us, server_faults, exchanges,
-                                   p50_ratio, throughput_ratio, max_p50_ratio, min_throughput_ratio)
+                                   p50_ratio, throughput_ratio, others_share, max_p50_ratio,
+                                   min_throughput_ratio)
 
 // Contenders with a reference name another one of the same contest.
 std::vector<Figures> RunContest(const std::string& exchange,

@@ -61,17 +61,19 @@ class SocketCaller final : public Caller {
     std::deque<double> unanswered;
     std::size_t written = 0, received = 0;  // of the present request and answer
     bool is_writing = false, is_over = false;
-    const auto may_begin = [&] {
-      is_over = is_over || recorder.IsOver();
+    const auto has_room = [&] {
       return !is_over && static_cast<int>(unanswered.size()) < load.in_flight;
     };
-    while (is_writing || !unanswered.empty() || may_begin()) {
-      if (!is_writing && may_begin()) {
+    for (;;) {
+      // Asked once a turn: a run that ended in the midst of it would wait for an answer to nothing.
+      is_over = is_over || recorder.IsOver();
+      if (!is_writing && has_room()) {
         is_writing = true;
         unanswered.push_back(Now());
       }
+      if (unanswered.empty()) break;
       if (is_writing) is_writing = !Write(message, &written);
-      if (!IsReadable(is_writing, may_begin())) continue;
+      if (!IsReadable(is_writing, has_room())) continue;
       received += Read(load.min_answer_bytes - received);
       if (received < load.min_answer_bytes) continue;
       received = 0;

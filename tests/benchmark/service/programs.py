@@ -1,0 +1,158 @@
+"""The programs that the service benchmark runs: server, load generator, kernel benchmark."""
+
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+
+START_SECONDS = 30
+
+
+class Programs:
+    """The binaries of a build, and a folder for what they write."""
+
+    def __init__(self, bin_folder, work_folder):
+        self.bin = pathlib.Path(bin_folder)
+        self.work = pathlib.Path(work_folder)
+        self.count = 0
+
+    def path(self, suffix):
+        self.count += 1
+        return self.work / f"{self.count}{suffix}"
+
+    @contextlib.contextmanager
+    def server(self, *flags):
+        """A server on a unix socket, stopped at the end."""
+        ports, log = self.path("-ports.json"), self.path("-server.log")
+        command = [self.bin / "attention-server", f"--listen=unix:{self.path('.sock')}",
+                   "--admin-listen=127.0.0.1:0", f"--port-file={ports}", "--log-level=warn", *flags]
+        with open(log, "wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            yield Server(process, await_address(process, ports, log))
+        finally:
+            process.terminate()
+            process.wait()
+
+    @contextlib.contextmanager
+    def running_load(self, server, *flags):
+        """attention-loadgen beside the block, which may ask for its report."""
+        path = self.path("-load.json")
+        command = [self.bin / "attention-loadgen", f"--target={server.address}", "--quiet",
+                   f"--json={path}", *flags]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            yield Load(process, path)
+        finally:
+            process.kill()
+            process.wait()
+
+    def load(self, server, *flags):
+        """The report of attention-loadgen."""
+        with self.running_load(server, *flags) as load:
+            return load.report()
+
+    def kernel_seconds(self, shape, seconds):
+        """What the kernels alone need for a batch, BATCH,Q_HEADS,KV_HEADS,Q_LEN,KV_LEN,HEAD_DIM, in
+        bfloat16 on all processors."""
+        path = self.path("-kernels.json")
+        subprocess.run([self.bin / "attention-bench", f"--shape={shape}", "--filter=shape/bfloat16",
+                        f"--threads={os.cpu_count()}", f"--min-time={seconds}", f"--json={path}"],
+                       check=True, stdout=subprocess.DEVNULL)
+        records = json.loads(path.read_text())["records"]
+        return next(record["seconds"] for record in records if record["name"] == "shape")
+
+
+class OtherWork:
+    """How much of the processors' time went to neither us nor our children, since it was made.
+    Children count once they have ended."""
+
+    def __init__(self):
+        self.begin = self.read()
+
+    @staticmethod
+    def read():
+        """Seconds of processors: all, busy, ours."""
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [int(field) for field in file.readline().split()[1:9]]
+        per_second = os.sysconf("SC_CLK_TCK")
+        idle = ticks[3] + ticks[4]
+        uses = [resource.getrusage(who)
+                for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        ours = sum(use.ru_utime + use.ru_stime for use in uses)
+        return sum(ticks) / per_second, (sum(ticks) - idle) / per_second, ours
+
+    def share(self):
+        everything, busy, ours = (end - begin for begin, end in zip(self.begin, self.read()))
+        return max(0.0, (busy - ours) / max(everything, 1e-9))
+
+
+def await_address(process, ports, log):
+    deadline = time.monotonic() + START_SECONDS
+    while not ports.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"attention-server did not start: {log.read_text()}")
+        time.sleep(0.02)
+    return json.loads(ports.read_text())["listen"][0]
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, process, address):
+        self.process = process
+        self.address = address
+
+    def resident_mib(self):
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        raise RuntimeError("the server is gone")
+
+    @contextlib.contextmanager
+    def sampled_memory(self, every=0.2):
+        """A list that fills with (seconds, MiB) while the block runs."""
+        samples, stop, begin = [], threading.Event(), time.monotonic()
+
+        def sample():
+            while not stop.wait(every):
+                samples.append((time.monotonic() - begin, self.resident_mib()))
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield samples
+        finally:
+            stop.set()
+            thread.join()
+
+
+class Load:
+    """A running load generator."""
+
+    def __init__(self, process, path):
+        self.process = process
+        self.path = path
+
+    def stop(self):
+        """Ends it early; it still reports what it saw."""
+        self.process.send_signal(signal.SIGINT)
+        return self.report()
+
+    def report(self):
+        _, errors = self.process.communicate()
+        if not self.path.exists():
+            raise RuntimeError(f"attention-loadgen: {errors}")
+        return json.loads(self.path.read_text())
+
+
+@contextlib.contextmanager
+def programs_in(bin_folder):
+    with tempfile.TemporaryDirectory(prefix="attention-service-") as folder:
+        yield Programs(bin_folder, folder)
