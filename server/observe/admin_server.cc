@@ -11,15 +11,14 @@
 namespace attention::server {
 namespace {
 
-// The version parameter is what Prometheus' scrapers negotiate.
-constexpr char kMetricsType[] = "text/plain; version=0.0.4";
 constexpr char kTextType[] = "text/plain";
 
 class HttpAdminServer final : public AdminServer {
  public:
   explicit HttpAdminServer(Pages pages) : pages_(std::move(pages)) {
-    server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
-      response.set_content(pages_.metrics(), kMetricsType);
+    server_.Get("/metrics", [this](const httplib::Request& request, httplib::Response& response) {
+      MetricsPage page = pages_.metrics(request.get_header_value("Accept"));
+      response.set_content(std::move(page.body), page.content_type);
     });
     server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
       response.set_content("ok\n", kTextType);

@@ -4,15 +4,17 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
+#include "server/observe/metrics_page.h"
 
 namespace attention::server {
 
 class AdminServer {
  public:
   struct Pages {
-    std::function<std::string()> metrics;  // text format
+    std::function<MetricsPage(std::string_view accept)> metrics;
     std::function<bool()> is_ready;
   };
 

@@ -43,7 +43,7 @@ ROOMS = {
     "server/rpc": ("proto", "proto/codec", "proto/transport", "server/session", "server/shared_memory", "server/layer", "server/scheduler", "server/domain",
                    "server/base", "kernels/api", "kernels/base"),
     "server/config": ("server/base",),
-    "server/observe": ("server/base",),
+    "server/observe": ("proto", "server/base"),
     "server": ANY,
     "client": (),
     "client sources": ("client", "client/internal"),
@@ -57,8 +57,10 @@ ROOMS = {
 
 # (what, pattern of the header, rooms or files that may include it). Tests may include anything.
 LIBRARIES = (
-    ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf|rpc))/|(attention|grpc/health)/v\d+/.*\.pb\.h$",
+    ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf(?!/util)|rpc))/|(attention|grpc/health)/v\d+/.*\.pb\.h$",
      ("proto", "proto/codec", "proto/transport", "server/rpc", "client/internal")),
+    ("Prometheus' messages", r"io/prometheus/client/.*\.pb\.h$|google/protobuf/util/",
+     ("proto", "server/observe")),
     ("Highway", r"hwy/", ("kernels/cpu",)),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|httplib\.h$",
      ("server/observe", "server/server_app.cc", "server/main.cc")),
