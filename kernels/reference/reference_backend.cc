@@ -1,6 +1,7 @@
 #include "kernels/reference/reference_backend.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <utility>
 #include <vector>
@@ -106,6 +107,21 @@ void AppendTask(const KvAppendTask& task) {
   }
 }
 
+// In about 2 ms.
+double MeasureFlopsPerSecond() {
+  constexpr int kTokens = 64, kDim = 64;
+  const std::vector<float> rows(std::size_t{kTokens} * kDim, 1.0f);
+  AttentionTask task;
+  task.params = {1, 1, kDim, kDim};
+  task.q_len = task.kv_len = kTokens;
+  task.q = task.k = task.v =
+      DenseRows(static_cast<const void*>(rows.data()), DType::kFloat32, 1, kDim);
+  const auto begin = std::chrono::steady_clock::now();
+  ReferenceAttention(task);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  return EstimateWork(task).flops / elapsed.count();
+}
+
 class ReferenceBackend final : public AttentionBackend {
  public:
   const BackendInfo& info() const override { return info_; }
@@ -122,8 +138,11 @@ class ReferenceBackend final : public AttentionBackend {
 
   std::string KernelName(const AttentionTask&) const override { return "reference/float64"; }
 
-  // Not worth measuring: nobody judges a reference by its speed.
-  const DeviceCeilings& Ceilings() override { return ceilings_; }
+  // Nobody judges a reference by its speed, but who schedules its work must know what it takes.
+  const DeviceCeilings& Ceilings() override {
+    if (ceilings_.flops_per_second == 0) ceilings_.flops_per_second = MeasureFlopsPerSecond();
+    return ceilings_;
+  }
 
   absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
       std::span<const AttentionTask> tasks) override {

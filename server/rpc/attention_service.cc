@@ -28,6 +28,7 @@ class AttendStreamCall final : public PipelinedStream {
         : call(services, frame, received) {}
 
     codec::ReceivedMessage received;
+    std::size_t bytes = 0;  // of the received message
     v1::AttendStreamRequest wire;
     AttendCall call;
     // The next block of weights.
@@ -43,8 +44,9 @@ class AttendStreamCall final : public PipelinedStream {
   absl::Status OnRequest(const grpc::ByteBuffer& bytes) override {
     auto exchange = std::make_shared<Exchange>(services(), frame());
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
+    exchange->bytes = bytes.Length();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
-    absl::Status status = frame().CheckRoom(bytes.Length());
+    absl::Status status = frame().CheckRoom(exchange->bytes);
     if (status.ok()) {
       status =
           exchange->call.Begin(exchange->wire.request(), /*allows_weights=*/true, request.get());
@@ -88,7 +90,7 @@ class AttendStreamCall final : public PipelinedStream {
     response.Add(field_number, std::move(part));
     std::function<void()> on_written;
     if (!is_last) on_written = [self = Self(), exchange] { self->ComputeBlock(exchange); };
-    Send(std::move(response).Serialize(), is_last, std::move(on_written));
+    Send({std::move(response).Serialize(), is_last, exchange->bytes, std::move(on_written)});
   }
 
   static void SkipEmptySequences(Exchange& exchange) {
@@ -160,7 +162,7 @@ class AttendStreamCall final : public PipelinedStream {
     response.set_request_id(exchange.wire.request_id());
     *response.mutable_error() = ToStreamError(status);
     response.set_is_last(true);
-    Send(codec::OutgoingMessage(response).Serialize(), /*is_last=*/true);
+    Send({codec::OutgoingMessage(response).Serialize(), /*is_last=*/true, exchange.bytes});
   }
 };
 

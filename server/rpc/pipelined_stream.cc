@@ -56,18 +56,20 @@ void PipelinedStream::OnReadDone(bool ok) {
     if (ok) {
       request.Swap(&incoming_);
       ++unanswered_;
+      held_bytes_ += request.Length();
     } else {
       EndReads(absl::OkStatus());
     }
   }
   if (ok) {
+    const std::size_t request_bytes = request.Length();
     const absl::Status status = OnRequest(request);
     request.Clear();
     MutexLock lock(&mutex_);
     if (!status.ok()) {
-      --unanswered_;
+      RequestAnswered(request_bytes);
       EndReads(status);
-    } else if (unanswered_ < services().limits.max_stream_requests) {
+    } else if (MayReadAhead()) {
       ReadNext();
     } else {
       is_read_paused_ = true;
@@ -80,16 +82,16 @@ void PipelinedStream::OnWriteDone(bool ok) {
   std::function<void()> on_written;
   {
     MutexLock lock(&mutex_);
-    Outgoing written = std::move(outgoing_.front());
-    outgoing_.pop_front();
+    Answer written = TakeFront();
     is_writing_ = false;
     if (!ok) is_broken_ = true;
     if (ok && written.on_written) {
       on_written = std::move(written.on_written);
     } else if (written.is_last || written.on_written) {
-      Answered();
+      RequestAnswered(written.request_bytes);
     }
     WriteNext();
+    ResumeReads();
     if (!on_written) FinishIfDone();
   }
   if (on_written) on_written();
@@ -115,10 +117,10 @@ void PipelinedStream::EventHandled() {
   if (--pending_events_ == 0 && is_finished_) last_share = std::move(self_);
 }
 
-void PipelinedStream::Send(grpc::ByteBuffer response, bool is_last,
-                           std::function<void()> on_written) {
+void PipelinedStream::Send(Answer answer) {
   MutexLock lock(&mutex_);
-  outgoing_.push_back({std::move(response), is_last, std::move(on_written)});
+  held_bytes_ += answer.response.Length();
+  outgoing_.push_back(std::move(answer));
   WriteNext();
   FinishIfDone();
 }
@@ -135,20 +137,37 @@ void PipelinedStream::EndReads(const absl::Status& status) {
   FinishIfDone();
 }
 
-void PipelinedStream::Answered() {
-  --unanswered_;
-  if (!is_read_paused_) return;
+// A request of any size is read when there is no other.
+bool PipelinedStream::MayReadAhead() const {
+  const ServiceLimits& limits = services().limits;
+  return unanswered_ == 0 || (unanswered_ < limits.max_stream_requests &&
+                              held_bytes_ < static_cast<std::size_t>(limits.max_stream_bytes));
+}
+
+void PipelinedStream::ResumeReads() {
+  if (!is_read_paused_ || !MayReadAhead()) return;
   is_read_paused_ = false;
   ReadNext();
+}
+
+PipelinedStream::Answer PipelinedStream::TakeFront() {
+  Answer answer = std::move(outgoing_.front());
+  outgoing_.pop_front();
+  held_bytes_ -= answer.response.Length();
+  return answer;
+}
+
+void PipelinedStream::RequestAnswered(std::size_t request_bytes) {
+  --unanswered_;
+  held_bytes_ -= request_bytes;
 }
 
 void PipelinedStream::WriteNext() {
   if (is_writing_) return;
   // Nobody reads any more: what is queued counts as answered.
   while (is_broken_ && !outgoing_.empty()) {
-    const Outgoing dropped = std::move(outgoing_.front());
-    outgoing_.pop_front();
-    if (dropped.is_last || dropped.on_written) Answered();
+    const Answer dropped = TakeFront();
+    if (dropped.is_last || dropped.on_written) RequestAnswered(dropped.request_bytes);
   }
   if (outgoing_.empty()) return;
   is_writing_ = true;

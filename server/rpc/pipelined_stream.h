@@ -1,10 +1,10 @@
 // A bidirectional stream that answers many requests, each in its own time.
 //
-// It reads ahead up to a bound of unanswered requests, so a slow reader costs bounded memory and
-// slows only itself: answers wait in the queue of writes, and a request counts as unanswered until
-// its last answer is written. The stream ends with OK when the client has half-closed it and all is
-// answered, with INVALID_ARGUMENT after a message that is none, and draining ends it with
-// UNAVAILABLE once nothing is in flight.
+// It reads ahead up to a bound of unanswered requests and of bytes, so a slow reader costs bounded
+// memory and slows only itself: answers wait in the queue of writes, and a request counts, with its
+// own bytes and its answers', until its last answer is written. The stream ends with OK when the
+// client has half-closed it and all is answered, with INVALID_ARGUMENT after a message that is
+// none, and draining ends it with UNAVAILABLE once nothing is in flight.
 //
 // Thread-safety: all methods. A subclass's OnRequest is called for one request at a time, in the
 // order read. The stream is shared: it holds itself until gRPC is done with the call, and whoever
@@ -15,6 +15,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/async_stream.h>
 
+#include <cstddef>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -58,21 +59,22 @@ class PipelinedStream : public DrainableStream,
   // why the bytes are no request, which ends the stream.
   virtual absl::Status OnRequest(const grpc::ByteBuffer& request) = 0;
 
-  // Sends an answer. Exactly one answer of a request is last; on_written, only with answers that
-  // are not, runs after it has left, and produces the next. On a broken stream answers are dropped
-  // and on_written does not run.
-  void Send(grpc::ByteBuffer response, bool is_last, std::function<void()> on_written = nullptr);
+  // One answer to a request. Exactly one of a request's answers is last.
+  struct Answer {
+    grpc::ByteBuffer response;
+    bool is_last = true;
+    std::size_t request_bytes = 0;  // of the request's message
+    // Only with answers that are not the last: runs after it has left, and produces the next.
+    std::function<void()> on_written = nullptr;
+  };
+
+  // On a broken stream answers are dropped and on_written does not run.
+  void Send(Answer answer);
 
   const ServiceContext& services() const { return method_.services; }
   const CallFrame& frame() const { return *frame_; }
 
  private:
-  struct Outgoing {
-    grpc::ByteBuffer response;
-    bool is_last;
-    std::function<void()> on_written;
-  };
-
   void OnArrived(bool ok);
   void OnReadDone(bool ok);
   void OnWriteDone(bool ok);
@@ -81,7 +83,11 @@ class PipelinedStream : public DrainableStream,
 
   void ReadNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndReads(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Answered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ResumeReads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MayReadAhead() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes the first answer out of the queue; it has left, or never will.
+  Answer TakeFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RequestAnswered(std::size_t request_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishIfDone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // An event has been handled; after the last one gRPC is done with the stream.
@@ -102,9 +108,10 @@ class PipelinedStream : public DrainableStream,
   Mutex mutex_;
   std::shared_ptr<PipelinedStream> self_ ABSL_GUARDED_BY(mutex_);  // gRPC's share
   int pending_events_ ABSL_GUARDED_BY(mutex_) = 2;                 // arrived and done at first
-  std::deque<Outgoing> outgoing_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Answer> outgoing_ ABSL_GUARDED_BY(mutex_);
   absl::Status final_status_ ABSL_GUARDED_BY(mutex_);
   int unanswered_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::size_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of those, and of outgoing_
   bool has_arrived_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_read_paused_ ABSL_GUARDED_BY(mutex_) = false;

@@ -74,6 +74,7 @@ struct StepExchange {
       : call(services, frame, received) {}
 
   codec::ReceivedMessage received;
+  std::size_t bytes = 0;  // of the received message
   Wire wire;
   StepCall call;
 };
@@ -88,8 +89,9 @@ class StepStreamCall final : public PipelinedStream {
   absl::Status OnRequest(const grpc::ByteBuffer& bytes) override {
     auto exchange = std::make_shared<Exchange>(services(), frame());
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
+    exchange->bytes = bytes.Length();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
-    absl::Status status = frame().CheckRoom(bytes.Length());
+    absl::Status status = frame().CheckRoom(exchange->bytes);
     if (status.ok()) {
       status = exchange->call.Begin(frame(), exchange->wire.request(), request.get());
     }
@@ -113,14 +115,14 @@ class StepStreamCall final : public PipelinedStream {
     small_fields.set_request_id(exchange.wire.request_id());
     codec::OutgoingMessage response(small_fields);
     response.Add(v1::StepStreamResponse::kResponseFieldNumber, exchange.call.Complete(result));
-    Send(std::move(response).Serialize(), /*is_last=*/true);
+    Send({std::move(response).Serialize(), /*is_last=*/true, exchange.bytes});
   }
 
   void SendError(const Exchange& exchange, const absl::Status& status) {
     v1::StepStreamResponse response;
     response.set_request_id(exchange.wire.request_id());
     *response.mutable_error() = ToStreamError(status);
-    Send(codec::OutgoingMessage(response).Serialize(), /*is_last=*/true);
+    Send({codec::OutgoingMessage(response).Serialize(), /*is_last=*/true, exchange.bytes});
   }
 
   std::shared_ptr<StepStreamCall> Self() {

@@ -55,7 +55,8 @@ TEST(LifecycleTest, EitherSignalEndsAnIdleServerWithZero) {
 }
 
 TEST(LifecycleTest, SigtermLetsTheCallInFlightFinishAndSendsNewOnesElsewhere) {
-  ServerProcess process({"--backend=reference", "--max-batch-requests=1"});
+  ServerProcess process({"--backend=reference", "--max-batch-requests=1", "--max-batch-work=1h",
+                         "--max-inline-work=1ns"});
   ServerClient& client = process.client();
   EXPECT_EQ(client.Get("/readyz").status, 200);
   BusyWorker busy(client);
@@ -113,7 +114,8 @@ class Watcher {
 };
 
 TEST(LifecycleTest, AWatcherIsToldOfTheDrain) {
-  ServerProcess process({"--backend=reference", "--max-batch-requests=1"});
+  ServerProcess process({"--backend=reference", "--max-batch-requests=1", "--max-batch-work=1h",
+                         "--max-inline-work=1ns"});
   Watcher watcher(process.client());
   BusyWorker busy(process.client());
   process.Signal(SIGTERM);

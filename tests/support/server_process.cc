@@ -105,6 +105,13 @@ std::optional<int> ServerProcess::WaitForExit(absl::Duration timeout) {
   return exit_;
 }
 
+std::int64_t ServerProcess::ResidentBytes() const {
+  std::istringstream statm(ReadFile("/proc/" + std::to_string(pid_) + "/statm"));
+  std::int64_t all = 0, resident = 0;
+  statm >> all >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
 std::string ServerProcess::Log() const { return ReadFile(directory_ + "/log"); }
 
 }  // namespace attention::testing

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,9 @@ class ServerProcess {
   void Signal(int signal);
   // The exit code, or minus the signal that ended it; nothing when it still runs after `timeout`.
   std::optional<int> WaitForExit(absl::Duration timeout = absl::Seconds(60));
+
+  // Its resident memory; 0 when it has ended.
+  std::int64_t ResidentBytes() const;
 
   // What it wrote to stdout and stderr so far.
   std::string Log() const;
