@@ -1,25 +1,24 @@
 #include "server/server_app.h"
 
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/notification.h"
-#include "kernels/registry.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
-#include "server/engine/worker.h"
+#include "server/make_devices.h"
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
-#include "server/observe/metrics_text.h"
+#include "server/observe/metrics_page.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/shared_memory_lane.h"
@@ -29,13 +28,6 @@ namespace {
 
 // Of tensors' buffers between calls: as much as a few of the largest common requests.
 constexpr std::size_t kMaxIdleBufferBytes = std::size_t{256} << 20;
-
-std::size_t KvCapacity(const ServerConfig& config) {
-  if (config.kv_capacity_bytes > 0) return static_cast<std::size_t>(config.kv_capacity_bytes);
-  const auto memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
-                      static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  return memory / 4;
-}
 
 Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
   Scheduler::Limits limits;
@@ -64,7 +56,7 @@ int CompletionThreads(const ServerConfig& config) {
 ServiceLimits WireLimits(const ServerConfig& config) {
   return {config.max_message_bytes,   config.max_queued_requests,     config.max_queued_bytes,
           config.max_sessions,        config.max_sessions_per_tenant, config.max_session_ttl,
-          config.max_stream_requests, CompletionThreads(config)};
+          config.max_stream_requests, config.max_stream_bytes,        CompletionThreads(config)};
 }
 
 // Written beside and renamed, so that a reader never sees half of it.
@@ -83,19 +75,51 @@ absl::Status WritePortFile(const std::string& path, const std::vector<std::strin
   return absl::UnavailableError(absl::StrCat("port-file: cannot write ", path));
 }
 
+using Devices = std::vector<std::unique_ptr<Device>>;
+
+std::vector<KvCacheFactory::Place> PlacesOf(const Devices& devices) {
+  std::vector<KvCacheFactory::Place> places;
+  for (const auto& device : devices) places.push_back({device->backend(), device->pages()});
+  return places;
+}
+
+std::vector<std::unique_ptr<Scheduler>> SchedulersOf(const Devices& devices,
+                                                     const Scheduler::Limits& limits,
+                                                     const Clock& clock, ServerMetrics& metrics) {
+  std::vector<std::unique_ptr<Scheduler>> schedulers;
+  for (const auto& device : devices) {
+    schedulers.push_back(std::make_unique<Scheduler>(device->worker(), limits, clock, metrics));
+  }
+  return schedulers;
+}
+
+void LogFailure(std::size_t device, const absl::Status& failure, const absl::Status& recovery) {
+  if (recovery.ok()) {
+    spdlog::error("device {} failed and was set up again: {}", device, failure.ToString());
+  } else {
+    spdlog::error("device {} failed: {}; it could not be set up again: {}", device,
+                  failure.ToString(), recovery.ToString());
+  }
+}
+
+// Clock and metrics: what devices need before there are any.
+struct Instruments {
+  RealClock clock;
+  ServerMetrics metrics;
+};
+
 class ServerAppImpl final : public ServerApp {
  public:
-  ServerAppImpl(const ServerConfig& config, std::unique_ptr<AttentionBackend> backend)
+  ServerAppImpl(const ServerConfig& config, std::unique_ptr<Instruments> instruments,
+                Devices devices)
       : config_(config),
-        backend_(std::move(backend)),
-        buffers_(backend_->memory(), kMaxIdleBufferBytes),
-        pool_(backend_->memory(), KvCapacity(config)),
-        caches_(*backend_, pool_, config.kv_page_size),
+        instruments_(std::move(instruments)),
+        devices_(std::move(devices)),
+        buffers_(devices_[0]->backend().memory(), kMaxIdleBufferBytes),
+        caches_(PlacesOf(devices_), config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
                   SessionLimits(config), caches_, clock_, metrics_),
-        ceilings_(backend_->Ceilings()),
-        worker_(*backend_, clock_, metrics_),
-        scheduler_(worker_, SchedulerLimits(config), clock_, metrics_),
+        scheduler_(SchedulersOf(devices_, SchedulerLimits(config), clock_, metrics_)),
         regions_({config.max_shared_bytes_per_tenant, config.max_shared_regions_per_tenant}) {}
 
   ~ServerAppImpl() override {
@@ -110,9 +134,9 @@ class ServerAppImpl final : public ServerApp {
     ATTENTION_RETURN_IF_ERROR(StartLane());
     const ServiceContext services{scheduler_,
                                   sessions_,
-                                  pool_,
-                                  *backend_,
-                                  ceilings_,
+                                  [this] { return DeviceStatuses(); },
+                                  devices_[0]->backend(),
+                                  devices_[0]->backend().Ceilings(),
                                   clock_,
                                   metrics_,
                                   call_log_,
@@ -138,11 +162,14 @@ class ServerAppImpl final : public ServerApp {
     }
     reaper_ = std::thread([this] { ReapLoop(); });
     ATTENTION_RETURN_IF_ERROR(WritePortFile(config_.port_file, addresses_, admin_address_));
-    const BackendInfo& info = backend_->info();
     spdlog::info("attention-server {} ({}) listens on {}, admin on {}", kVersion, kCommit,
                  absl::StrJoin(addresses_, ", "), admin_address_.empty() ? "-" : admin_address_);
-    spdlog::info("backend {} on {} ({}, {} threads), {} MiB for KV pages", info.name, info.device,
-                 info.isa, info.num_threads, pool_.capacity_bytes() >> 20);
+    for (std::size_t i = 0; i < devices_.size(); ++i) {
+      const BackendInfo& info = devices_[i]->backend().info();
+      spdlog::info("worker {}: backend {} on {} ({}, {} threads), {} MiB for KV pages", i,
+                   info.name, info.device, info.isa, info.num_threads,
+                   devices_[i]->pages().capacity_bytes() >> 20);
+    }
     return absl::OkStatus();
   }
 
@@ -171,12 +198,26 @@ class ServerAppImpl final : public ServerApp {
     return absl::OkStatus();
   }
 
+  std::vector<DeviceStatus> DeviceStatuses() const {
+    std::vector<DeviceStatus> statuses;
+    for (const auto& device : devices_) {
+      DeviceStatus& status = statuses.emplace_back();
+      status.info = device->backend().info();
+      status.is_used = device->backend().is_usable();
+      if (!status.is_used) status.unused_reason = "it failed and could not be set up again yet";
+      status.kv_capacity_bytes = static_cast<std::int64_t>(device->pages().capacity_bytes());
+      status.kv_free_bytes = static_cast<std::int64_t>(device->pages().free_bytes());
+      status.queued_requests = scheduler_.load(static_cast<int>(statuses.size()) - 1).requests;
+    }
+    return statuses;
+  }
+
   AdminServer::Pages AdminPages() {
     std::vector<Gauge> gauges = {
         {"kv_capacity_bytes", "Bytes for KV pages",
-         [this] { return static_cast<double>(pool_.capacity_bytes()); }},
+         [this] { return static_cast<double>(caches_.capacity_bytes()); }},
         {"kv_used_bytes", "Bytes of KV pages in use",
-         [this] { return static_cast<double>(pool_.used_bytes()); }},
+         [this] { return static_cast<double>(caches_.used_bytes()); }},
         {"sessions", "Live sessions",
          [this] { return static_cast<double>(sessions_.num_sessions()); }},
         {"shared_memory_bytes", "Shared memory that clients have registered",
@@ -190,7 +231,9 @@ class ServerAppImpl final : public ServerApp {
         {"queued_work_seconds", "Estimated computing time waiting for a worker",
          [this] { return absl::ToDoubleSeconds(scheduler_.load().work); }},
     };
-    return {[this, gauges = std::move(gauges)] { return RenderMetrics(metrics_, gauges); },
+    return {[this, gauges = std::move(gauges)](std::string_view accept) {
+              return RenderMetrics(metrics_, gauges, accept);
+            },
             [this] { return is_ready_.load(); }};
   }
 
@@ -198,23 +241,21 @@ class ServerAppImpl final : public ServerApp {
     constexpr absl::Duration kPeriod = absl::Seconds(1);
     while (!stop_reaper_.WaitForNotificationWithTimeout(kPeriod)) {
       const int count = sessions_.ExpireIdle();
-      if (count > 0) spdlog::info("dropped {} idle sessions", count);
+      if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
     }
   }
 
   const ServerConfig config_;
-  const RealClock clock_;
-  ServerMetrics metrics_;
+  const std::unique_ptr<Instruments> instruments_;
+  const Clock& clock_ = instruments_->clock;
+  ServerMetrics& metrics_ = instruments_->metrics;
   SpdlogCallLog call_log_;
   CallsInFlight calls_in_flight_;
-  std::unique_ptr<AttentionBackend> backend_;
+  const Devices devices_;
   BufferPool buffers_;
-  PagePool pool_;
   KvCacheFactory caches_;
   SessionTable sessions_;
-  const DeviceCeilings ceilings_;
-  Worker worker_;
-  Scheduler scheduler_;
+  SchedulerPool scheduler_;
   std::atomic<bool> is_ready_{true};
   absl::Notification stop_reaper_;
   std::thread reaper_;
@@ -228,9 +269,13 @@ class ServerAppImpl final : public ServerApp {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& config) {
-  ATTENTION_ASSIGN_OR_RETURN(auto backend, MakeBackend(config.backend, {config.threads}));
-  auto app = std::make_unique<ServerAppImpl>(config, std::move(backend));
+absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& config,
+                                                            const BackendFactory& factory) {
+  auto instruments = std::make_unique<Instruments>();
+  ATTENTION_ASSIGN_OR_RETURN(
+      Devices devices,
+      MakeDevices(config, factory, LogFailure, instruments->clock, instruments->metrics));
+  auto app = std::make_unique<ServerAppImpl>(config, std::move(instruments), std::move(devices));
   ATTENTION_RETURN_IF_ERROR(app->Start());
   return app;
 }

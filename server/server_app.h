@@ -7,13 +7,15 @@
 
 #include "absl/status/statusor.h"
 #include "server/config/server_config.h"
+#include "server/make_devices.h"
 
 namespace attention::server {
 
 class ServerApp {
  public:
   // Serving when it returns. Errors say which key of the configuration is at fault.
-  static absl::StatusOr<std::unique_ptr<ServerApp>> Start(const ServerConfig& config);
+  static absl::StatusOr<std::unique_ptr<ServerApp>> Start(
+      const ServerConfig& config, const BackendFactory& factory = MakeBackend);
   virtual ~ServerApp() = default;
 
   virtual const std::vector<std::string>& addresses() const = 0;

@@ -36,6 +36,10 @@ class MemoryAllocator {
   // 64-byte aligned or more; null when out of memory. Contents are unspecified.
   virtual void* Allocate(std::size_t bytes) = 0;
   virtual void Free(void* memory, std::size_t bytes) = 0;
+  // Whether memory keeps its contents when the backend it came from is gone, and may be freed
+  // through that of another backend of the same device. A processor's does; a GPU's is gone with
+  // its context.
+  virtual bool outlives_backend() const { return true; }
 };
 
 // Whether a run has come to its end, or stopped on the way to be continued.

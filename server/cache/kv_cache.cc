@@ -25,14 +25,22 @@ absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const AttentionBackend& backe
                    " (num_kv_heads * (head_dim_qk + head_dim_v) is too large)"));
 }
 
-KvCache::KvCache(PagePool& pool, const KvGeometry& geometry, const KvPageLayout& layout,
+KvCache::KvCache(PagePool& pool, int device, const KvGeometry& geometry, const KvPageLayout& layout,
                  int num_layers)
-    : pool_(pool), geometry_(geometry), layout_(layout), layers_(num_layers) {}
+    : pool_(pool),
+      device_(device),
+      generation_(pool.generation()),
+      geometry_(geometry),
+      layout_(layout),
+      layers_(num_layers) {
+  pool_.AddCache(1);
+}
 
 KvCache::~KvCache() {
   for (const Layer& layer : layers_) {
-    for (void* page : layer.pages) pool_.Free(page);
+    for (void* page : layer.pages) pool_.Free(page, generation_);
   }
+  pool_.AddCache(-1);
 }
 
 std::int64_t KvCache::committed_length() const {
@@ -49,7 +57,7 @@ absl::Status KvCache::Extend(int layer, std::int64_t new_length) {
   while (pages.size() < num_needed) {
     void* page = pool_.Allocate(layout_.page_bytes);
     if (page == nullptr) {
-      for (std::size_t i = num_before; i < pages.size(); ++i) pool_.Free(pages[i]);
+      for (std::size_t i = num_before; i < pages.size(); ++i) pool_.Free(pages[i], generation_);
       pages.resize(num_before);
       return ReasonedError(
           absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,

@@ -26,12 +26,18 @@ class KvCache {
                                                    std::int64_t preferred_page_size,
                                                    std::size_t chunk_bytes);
 
-  KvCache(PagePool& pool, const KvGeometry& geometry, const KvPageLayout& layout, int num_layers);
+  // `device`: the index of the one whose memory the pool has.
+  KvCache(PagePool& pool, int device, const KvGeometry& geometry, const KvPageLayout& layout,
+          int num_layers);
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
+  int device() const { return device_; }
   const KvGeometry& geometry() const { return geometry_; }
+  // Whether the device has lost what the cache held: nothing can be read or appended any more. Any
+  // thread.
+  bool is_lost() const { return generation_ != pool_.generation(); }
   int num_layers() const { return static_cast<int>(layers_.size()); }
 
   // Tokens in the layer. Any thread.
@@ -60,6 +66,8 @@ class KvCache {
   };
 
   PagePool& pool_;
+  const int device_;
+  const int generation_;  // of the pool
   const KvGeometry geometry_;
   const KvPageLayout layout_;
   std::vector<Layer> layers_;

@@ -1,5 +1,7 @@
 #include "server/cache/kv_cache_factory.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
 #include "kernels/base/divide.h"
@@ -11,23 +13,33 @@ namespace {
 
 constexpr int kMaxLayers = 1024;
 
+// A cache serves any number of query heads; one for each KV head checks the rest.
+AttentionParams ParamsOf(const KvGeometry& geometry) {
+  AttentionParams params;
+  params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
+  params.head_dim_qk = geometry.head_dim_qk;
+  params.head_dim_v = geometry.head_dim_v;
+  return params;
+}
+
 absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
   if (num_layers < 1 || num_layers > kMaxLayers) {
     return absl::InvalidArgumentError(
         absl::StrCat("geometry.num_layers is ", num_layers, ", expected 1 to ", kMaxLayers));
   }
-  // A cache serves any number of query heads; one for each KV head checks the rest.
-  AttentionParams params;
-  params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
-  params.head_dim_qk = geometry.head_dim_qk;
-  params.head_dim_v = geometry.head_dim_v;
   if (geometry.num_kv_heads < 1 || geometry.num_kv_heads > kMaxHeads) {
     return absl::InvalidArgumentError(absl::StrCat(
         "geometry.num_kv_heads is ", geometry.num_kv_heads, ", expected 1 to ", kMaxHeads));
   }
-  absl::Status status = ValidateParams(params);
+  absl::Status status = ValidateParams(ParamsOf(geometry));
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("geometry.", status.message()));
+}
+
+// What a device has to hold. A cache counts before it has its first page: sessions are often made
+// many at a time.
+std::size_t LoadOf(const PagePool& pool) {
+  return pool.used_bytes() + static_cast<std::size_t>(pool.num_caches()) * pool.chunk_bytes();
 }
 
 }  // namespace
@@ -35,26 +47,58 @@ absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
 absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(
     const KvGeometry& geometry, int num_layers, std::int64_t expected_tokens) const {
   ATTENTION_RETURN_IF_ERROR(CheckGeometry(geometry, num_layers));
+  ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(ParamsOf(geometry)));
+  const auto& [backend, pool] = places_[device];
   ATTENTION_ASSIGN_OR_RETURN(
       const KvPageLayout layout,
-      KvCache::ChooseLayout(backend_, geometry, page_size_, pool_.chunk_bytes()));
-  ATTENTION_RETURN_IF_ERROR(CheckRoom(layout, num_layers, expected_tokens));
-  return std::make_shared<KvCache>(pool_, geometry, layout, num_layers);
+      KvCache::ChooseLayout(backend, geometry, page_size_, pool.chunk_bytes()));
+  ATTENTION_RETURN_IF_ERROR(CheckRoom(pool, layout, num_layers, expected_tokens));
+  return std::make_shared<KvCache>(pool, device, geometry, layout, num_layers);
 }
 
-absl::Status KvCacheFactory::CheckRoom(const KvPageLayout& layout, int num_layers,
-                                       std::int64_t expected_tokens) const {
+absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params) const {
+  absl::StatusOr<int> chosen = absl::InternalError("there is no device");
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    if (absl::Status status = places_[i].backend.Supports(params); !status.ok()) {
+      if (!chosen.ok()) chosen = std::move(status);
+    } else if (!chosen.ok() || LoadOf(places_[i].pool) < LoadOf(places_[*chosen].pool)) {
+      chosen = static_cast<int>(i);
+    }
+  }
+  return chosen;
+}
+
+std::int64_t KvCacheFactory::capacity_bytes() const {
+  std::int64_t sum = 0;
+  for (const Place& place : places_) sum += static_cast<std::int64_t>(place.pool.capacity_bytes());
+  return sum;
+}
+
+std::int64_t KvCacheFactory::free_bytes() const {
+  std::int64_t sum = 0;
+  for (const Place& place : places_) sum += static_cast<std::int64_t>(place.pool.free_bytes());
+  return sum;
+}
+
+std::int64_t KvCacheFactory::used_bytes() const {
+  std::int64_t sum = 0;
+  for (const Place& place : places_) sum += static_cast<std::int64_t>(place.pool.used_bytes());
+  return sum;
+}
+
+absl::Status KvCacheFactory::CheckRoom(const PagePool& pool, const KvPageLayout& layout,
+                                       int num_layers, std::int64_t expected_tokens) const {
   if (expected_tokens < 0 || expected_tokens > kMaxPosition) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected_tokens is ", expected_tokens, ", expected 0 to ", kMaxPosition));
   }
   const auto pages = static_cast<std::size_t>(CeilDiv(expected_tokens, layout.page_size)) *
                      static_cast<std::size_t>(num_layers);
-  if (pool_.CanAllocate(layout.page_bytes, pages)) return absl::OkStatus();
+  if (pool.CanAllocate(layout.page_bytes, pages)) return absl::OkStatus();
   return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
                        absl::StrCat("expected_tokens is ", expected_tokens, ", which takes ", pages,
-                                    " pages of ", layout.page_bytes, " bytes; ", pool_.free_bytes(),
-                                    " bytes of ", pool_.capacity_bytes(), " are free"));
+                                    " pages of ", layout.page_bytes, " bytes; ", pool.free_bytes(),
+                                    " bytes of ", pool.capacity_bytes(), " are free"));
 }
 
 }  // namespace attention::server

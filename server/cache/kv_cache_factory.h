@@ -1,10 +1,13 @@
-// Makes the caches of new sessions: checks that the backend can store them and the pool hold them.
+// Makes the caches of new sessions: checks that they can be stored, and chooses the device that has
+// the least to hold.
 //
 // Thread-safety: all methods.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
@@ -14,24 +17,33 @@ namespace attention::server {
 
 class KvCacheFactory {
  public:
-  // The references must outlive the factory. `page_size`: preferred tokens of a page, a multiple of
-  // kPageGranularity.
-  KvCacheFactory(const AttentionBackend& backend, PagePool& pool, std::int64_t page_size)
-      : backend_(backend), pool_(pool), page_size_(page_size) {}
+  // A device as its index in the list knows it.
+  struct Place {
+    const AttentionBackend& backend;
+    PagePool& pool;
+  };
 
-  // INVALID_ARGUMENT names the field of the geometry; RESOURCE_EXHAUSTED KV_EXHAUSTED when the pool
-  // could not hold `expected_tokens` in every layer now.
+  // At least one place, all of one kind; the references must outlive the factory. `page_size`:
+  // preferred tokens of a page, a multiple of kPageGranularity.
+  KvCacheFactory(std::vector<Place> places, std::int64_t page_size)
+      : places_(std::move(places)), page_size_(page_size) {}
+
+  // INVALID_ARGUMENT names the field of the geometry; RESOURCE_EXHAUSTED KV_EXHAUSTED when no
+  // device could hold `expected_tokens` in every layer now.
   absl::StatusOr<std::shared_ptr<KvCache>> Create(const KvGeometry& geometry, int num_layers,
                                                   std::int64_t expected_tokens) const;
 
-  const PagePool& pool() const { return pool_; }
+  // Of all devices together.
+  std::int64_t capacity_bytes() const;
+  std::int64_t free_bytes() const;
+  std::int64_t used_bytes() const;
 
  private:
-  absl::Status CheckRoom(const KvPageLayout& layout, int num_layers,
+  absl::StatusOr<int> ChoosePlace(const AttentionParams& params) const;
+  absl::Status CheckRoom(const PagePool& pool, const KvPageLayout& layout, int num_layers,
                          std::int64_t expected_tokens) const;
 
-  const AttentionBackend& backend_;
-  PagePool& pool_;
+  const std::vector<Place> places_;
   const std::int64_t page_size_;
 };
 

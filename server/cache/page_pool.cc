@@ -32,9 +32,19 @@ void* PagePool::Allocate(std::size_t page_bytes) {
   return page;
 }
 
-void PagePool::Free(void* page) {
+void PagePool::LoseAll() {
+  MutexLock lock(&mutex_);
+  generation_.fetch_add(1, std::memory_order_release);
+  chunks_.clear();
+  with_room_.clear();
+  empty_chunks_.clear();
+  used_bytes_ = 0;
+}
+
+void PagePool::Free(void* page, int generation) {
   auto* bytes = static_cast<std::byte*>(page);
   MutexLock lock(&mutex_);
+  if (generation != generation_.load(std::memory_order_relaxed)) return;
   Chunk& chunk = ChunkOf(bytes);
   std::vector<Chunk*>& with_room = with_room_[chunk.page_bytes];
   if (chunk.free_pages.empty()) with_room.push_back(&chunk);

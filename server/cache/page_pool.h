@@ -7,6 +7,7 @@
 // Thread-safety: all methods.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -33,10 +34,20 @@ class PagePool {
 
   // Null when no page of this size is left. page_bytes is at most chunk_bytes().
   void* Allocate(std::size_t page_bytes);
-  void Free(void* page);
+  // `generation`: when the page was allocated. Pages of one before the present are gone already.
+  void Free(void* page, int generation);
+
+  // The device has lost its memory: every page is gone, and nothing is given back to the allocator.
+  // Whoever holds pages sees it by the generation, which grows.
+  void LoseAll();
+  int generation() const { return generation_.load(std::memory_order_acquire); }
 
   // Whether `count` pages could be allocated now.
   bool CanAllocate(std::size_t page_bytes, std::size_t count) const;
+
+  // The caches that take their pages here; counted by themselves.
+  void AddCache(int amount) { num_caches_.fetch_add(amount, std::memory_order_relaxed); }
+  int num_caches() const { return num_caches_.load(std::memory_order_relaxed); }
 
   std::size_t chunk_bytes() const { return chunk_bytes_; }
   std::size_t capacity_bytes() const { return max_chunks_ * chunk_bytes_; }
@@ -67,6 +78,8 @@ class PagePool {
   std::unordered_map<std::size_t, std::vector<Chunk*>> with_room_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::byte*> empty_chunks_ ABSL_GUARDED_BY(mutex_);
   std::size_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<int> generation_{0};  // written under the lock
+  std::atomic<int> num_caches_{0};
 };
 
 }  // namespace attention::server

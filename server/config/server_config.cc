@@ -193,6 +193,10 @@ class Parser {
     Add("--max-stream-requests", config_.max_stream_requests,
         "Unanswered requests of one stream before it is no longer read")
         ->check(CLI::Range(1, 65536));
+    Add("--max-stream-bytes", config_.max_stream_bytes,
+        "Bytes of those, and of answers that the client has not read; one request of any size is "
+        "read")
+        ->check(CLI::PositiveNumber);
     Add("--completion-threads", config_.completion_threads,
         "Threads that receive and answer calls with tensors; 0: one for each four cores")
         ->check(CLI::Range(0, 256));
@@ -204,7 +208,14 @@ class Parser {
     Add("--worker-name", config_.worker_name, "Name of this worker in session handles");
     Add("--backend", config_.backend, "Kernels to use: cpu, or reference (float64, slow)")
         ->check(CLI::IsMember({"cpu", "reference"}));
-    Add("--threads", config_.threads, "Compute threads; 0: one a core")->check(CLI::Range(0, 4096));
+    Add("--workers", config_.workers,
+        "Workers, each with threads, KV pages and a queue of its own; 0: one for each NUMA node")
+        ->check(CLI::Range(0, 256));
+    Add("--threads", config_.threads, "Compute threads of all workers; 0: one a core")
+        ->check(CLI::Range(0, 4096));
+    Add("--pin-threads", config_.pin_threads,
+        "Keep each compute thread on a core: yes, no, or auto (where there are several workers)")
+        ->check(CLI::IsMember({"auto", "yes", "no"}));
     Add("--kv-capacity-bytes", config_.kv_capacity_bytes,
         "Memory for KV pages; 0: a quarter of the machine's")
         ->check(CLI::NonNegativeNumber);

@@ -27,7 +27,9 @@ struct ServerConfig {
 
   std::string worker_name = "worker-0";
   std::string backend = "cpu";
-  int threads = 0;  // 0: one a core
+  int workers = 0;                   // 0: one for each NUMA node
+  int threads = 0;                   // of all workers together; 0: one a core
+  std::string pin_threads = "auto";  // yes, no, or auto: where there are several workers
 
   std::int64_t kv_capacity_bytes = 0;  // 0: a quarter of the machine's memory
   std::int64_t kv_page_size = 64;      // tokens
@@ -41,6 +43,7 @@ struct ServerConfig {
   double long_work_share = 0.25;
   std::map<std::string, double> tenant_weights;  // 1 for who is not listed
   int max_stream_requests = 64;
+  std::int64_t max_stream_bytes = std::int64_t{64} << 20;
   int completion_threads = 0;  // 0: one for each four cores
 
   std::int64_t max_sessions = 10000;

@@ -33,6 +33,7 @@ struct PlaneShape {
 // runs (see step_resolution.h).
 struct SessionStep {
   std::shared_ptr<KvCache> cache;
+  int device = 0;  // the index of the one that holds the cache
   int layer = 0;
   std::optional<std::int64_t> expected_position;
 

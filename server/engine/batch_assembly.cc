@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
+#include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -26,6 +27,10 @@ void BatchAssembly::Add(AttentionRequest& request, AttentionResult& result) {
 
 absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcome) {
   KvCache& cache = *step.cache;
+  if (cache.is_lost()) {
+    return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
+                         "the session was lost: its device failed and lost its memory");
+  }
   const std::int64_t length = cache.length(step.layer);
   outcome.position = length;
   ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length));

@@ -1,7 +1,9 @@
-// Exceptions stop here: work that runs out of memory, or meets a bug, fails alone.
+// Failures stop here: work that runs out of memory, or meets a bug, fails alone, and who looks
+// after the device is told.
 #pragma once
 
 #include <exception>
+#include <functional>
 #include <new>
 
 #include "absl/status/status.h"
@@ -19,6 +21,16 @@ auto ContainExceptions(Compute compute) -> decltype(compute()) {
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("computing failed: ", error.what()));
   }
+}
+
+// Told of the status that a backend failed with.
+using FailureHandler = std::function<void(const absl::Status&)>;
+
+// Tells the handler, if there is one, of what is the device's failure and no request's.
+inline void ReportFailure(const FailureHandler& on_failure, const absl::Status& status) {
+  const bool is_devices = status.code() == absl::StatusCode::kInternal ||
+                          status.code() == absl::StatusCode::kUnavailable;
+  if (is_devices && on_failure) on_failure(status);
 }
 
 }  // namespace attention::server

@@ -6,7 +6,6 @@
 #include "absl/status/status.h"
 #include "kernels/api/append_range.h"
 #include "server/base/status_macros.h"
-#include "server/engine/contained.h"
 
 namespace attention::server {
 namespace {
@@ -29,13 +28,14 @@ std::int64_t ChunkTokens(const KvGeometry& geometry, std::int64_t position, std:
 
 SlicedAttention::SlicedAttention(AttentionBackend& backend, const Clock& clock,
                                  ServerMetrics& metrics, std::unique_ptr<AttentionRequest> request,
-                                 absl::Time taken)
+                                 absl::Time taken, FailureHandler on_failure)
     : backend_(backend),
       clock_(clock),
       metrics_(metrics),
       request_(std::move(request)),
       assembly_(backend),
-      taken_(taken) {
+      taken_(taken),
+      on_failure_(std::move(on_failure)) {
   result_.timing.queue = taken - request_->arrival;
   result_.timing.batch_size = 1;
 }
@@ -54,6 +54,9 @@ bool SlicedAttention::RunSlice(const std::atomic<bool>& should_yield) {
   const absl::StatusOr<RunState> state = ContainExceptions([&] { return Advance(should_yield); });
   result_.timing.compute += clock_.Now() - begin;
   if (state.ok() && *state == RunState::kYielded) return false;
+  // The plan goes first: it holds the backend that failed.
+  plan_.reset();
+  ReportFailure(on_failure_, state.status());
   Finish(state.status());
   return true;
 }

@@ -12,6 +12,7 @@
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/engine/batch_assembly.h"
+#include "server/engine/contained.h"
 #include "server/scheduler/batch_executor.h"
 
 namespace attention::server {
@@ -20,7 +21,8 @@ class SlicedAttention final : public SlicedRequest {
  public:
   // The references must outlive it. Does nothing yet.
   SlicedAttention(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics,
-                  std::unique_ptr<AttentionRequest> request, absl::Time taken);
+                  std::unique_ptr<AttentionRequest> request, absl::Time taken,
+                  FailureHandler on_failure = nullptr);
   ~SlicedAttention() override;
 
   const AttentionRequest& request() const override { return *request_; }
@@ -44,6 +46,7 @@ class SlicedAttention final : public SlicedRequest {
   AttentionResult result_;
   BatchAssembly assembly_;
   const absl::Time taken_;
+  const FailureHandler on_failure_;
 
   bool is_prepared_ = false;
   std::vector<KvAppendTask> appends_;  // in order

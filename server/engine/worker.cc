@@ -2,11 +2,16 @@
 
 #include <utility>
 
+#include "kernels/base/cpu_affinity.h"
 #include "server/base/status_macros.h"
 #include "server/engine/contained.h"
 #include "server/engine/sliced_attention.h"
 
 namespace attention::server {
+
+void Worker::BeginThread() {
+  if (options_.cpu.has_value()) PinThisThread(*options_.cpu);
+}
 
 void Worker::Execute(Batch batch) {
   std::vector<AttentionResult> results(batch.requests.size());
@@ -14,8 +19,11 @@ void Worker::Execute(Batch batch) {
   timing.batch_size = static_cast<int>(batch.requests.size());
 
   BatchAssembly assembly(backend_);
-  if (absl::Status status = Compute(batch, assembly, results, timing); !status.ok()) {
+  const absl::Status status = Compute(batch, assembly, results, timing);
+  if (!status.ok()) {
     assembly.RollBack();
+    // Before any request is answered: a retry must meet a device that is well again.
+    ReportFailure(options_.on_failure, status);
     for (AttentionResult& result : results) {
       if (result.status.ok()) result.status = status;
     }
@@ -47,7 +55,8 @@ absl::Status Worker::Compute(Batch& batch, BatchAssembly& assembly,
 
 std::unique_ptr<SlicedRequest> Worker::BeginSliced(std::unique_ptr<AttentionRequest> request,
                                                    absl::Time taken) {
-  return std::make_unique<SlicedAttention>(backend_, clock_, metrics_, std::move(request), taken);
+  return std::make_unique<SlicedAttention>(backend_, clock_, metrics_, std::move(request), taken,
+                                           options_.on_failure);
 }
 
 absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {

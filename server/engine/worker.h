@@ -3,18 +3,35 @@
 // Thread-safety: as BatchExecutor.
 #pragma once
 
+#include <memory>
+#include <optional>
+#include <utility>
+
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/engine/batch_assembly.h"
+#include "server/engine/contained.h"
 #include "server/scheduler/batch_executor.h"
 
 namespace attention::server {
 
 class Worker final : public BatchExecutor {
  public:
+  struct Options {
+    // The CPU that the scheduler's thread is kept on.
+    std::optional<int> cpu = {};
+    // Told of what the backend failed with, when it was not the request's fault: between batches,
+    // before anything else runs.
+    FailureHandler on_failure = nullptr;
+  };
+
   // All references must outlive the worker.
   Worker(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics)
-      : backend_(backend), clock_(clock), metrics_(metrics) {}
+      : Worker(backend, clock, metrics, Options()) {}
+  Worker(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics, Options options)
+      : backend_(backend), clock_(clock), metrics_(metrics), options_(std::move(options)) {}
+
+  void BeginThread() override;
 
   // A failure of the backend fails the batch: its appends are taken back and every request
   // completes with the error. The next batch starts clean.
@@ -31,6 +48,7 @@ class Worker final : public BatchExecutor {
   AttentionBackend& backend_;
   const Clock& clock_;
   ServerMetrics& metrics_;
+  const Options options_;
 };
 
 }  // namespace attention::server

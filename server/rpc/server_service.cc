@@ -11,7 +11,19 @@
 namespace attention::server {
 namespace {
 
-void EncodeLimits(const ServiceLimits& limits, const PagePool& pool, v1::Limits* wire) {
+void EncodeDevice(const DeviceStatus& device, v1::Device* wire) {
+  wire->set_backend(device.info.name);
+  wire->set_name(device.info.device);
+  wire->set_isa(device.info.isa);
+  wire->set_num_threads(device.info.num_threads);
+  wire->set_is_used(device.is_used);
+  wire->set_unused_reason(device.unused_reason);
+  wire->set_kv_capacity_bytes(device.kv_capacity_bytes);
+  wire->set_kv_free_bytes(device.kv_free_bytes);
+  wire->set_queued_requests(device.queued_requests);
+}
+
+void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes, v1::Limits* wire) {
   wire->set_max_message_bytes(limits.max_message_bytes);
   wire->set_max_queued_requests(limits.max_queued_requests);
   wire->set_max_queued_bytes(limits.max_queued_bytes);
@@ -19,7 +31,7 @@ void EncodeLimits(const ServiceLimits& limits, const PagePool& pool, v1::Limits*
   wire->set_max_sessions_per_tenant(limits.max_sessions_per_tenant);
   wire->set_max_session_ttl_seconds(absl::ToInt64Seconds(limits.max_session_ttl));
   wire->set_max_head_dim(kMaxHeadDim);
-  wire->set_kv_capacity_bytes(static_cast<std::int64_t>(pool.capacity_bytes()));
+  wire->set_kv_capacity_bytes(kv_capacity_bytes);
 }
 
 absl::Status CheckLength(absl::string_view field, std::int64_t value) {
@@ -101,17 +113,14 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
         response->set_commit(kCommit);
         response->set_worker(services_.sessions.worker());
         response->set_worker_epoch(services_.sessions.worker_epoch());
-        const BackendInfo& info = services_.backend.info();
-        v1::Device* device = response->add_devices();
-        device->set_backend(info.name);
-        device->set_name(info.device);
-        device->set_isa(info.isa);
-        device->set_num_threads(info.num_threads);
-        device->set_is_used(true);
-        EncodeLimits(services_.limits, services_.pool, response->mutable_limits());
+        for (const DeviceStatus& device : services_.devices()) {
+          EncodeDevice(device, response->add_devices());
+        }
+        const KvCacheFactory& caches = services_.sessions.caches();
+        EncodeLimits(services_.limits, caches.capacity_bytes(), response->mutable_limits());
         response->set_shared_memory_socket(services_.shared_memory_socket);
         v1::Capacity* capacity = response->mutable_capacity();
-        capacity->set_kv_free_bytes(static_cast<std::int64_t>(services_.pool.free_bytes()));
+        capacity->set_kv_free_bytes(caches.free_bytes());
         capacity->set_num_sessions(services_.sessions.num_sessions());
         capacity->set_queued_requests(services_.scheduler.load().requests);
         return absl::OkStatus();

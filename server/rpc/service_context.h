@@ -4,8 +4,11 @@
 #include <grpcpp/server_context.h>
 
 #include <atomic>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -16,7 +19,7 @@
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
 #include "server/rpc/buffer_pool.h"
-#include "server/scheduler/scheduler.h"
+#include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
 #include "server/shared_memory/region_table.h"
 
@@ -33,6 +36,8 @@ struct ServiceLimits {
   // Requests of one stream that are read but not yet answered; beyond, the stream is not read and
   // gRPC's flow control holds the client back.
   int max_stream_requests = 0;
+  // The same for their bytes, with those of answers that wait to be written.
+  std::int64_t max_stream_bytes = 0;
   // Threads that serve the calls that carry tensors.
   int num_completion_threads = 1;
 };
@@ -61,12 +66,22 @@ class CallsInFlight {
   int count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+// A processor as GetServerInfo shows it.
+struct DeviceStatus {
+  BackendInfo info;
+  bool is_used = true;
+  std::string unused_reason;
+  std::int64_t kv_capacity_bytes = 0;
+  std::int64_t kv_free_bytes = 0;
+  std::int64_t queued_requests = 0;
+};
+
 // Everything outlives the services.
 struct ServiceContext {
-  Scheduler& scheduler;
+  SchedulerPool& scheduler;
   SessionTable& sessions;
-  const PagePool& pool;
-  const AttentionBackend& backend;
+  std::function<std::vector<DeviceStatus>()> devices;
+  const AttentionBackend& backend;  // of one of the devices, which are all of one kind
   DeviceCeilings ceilings;
   const Clock& clock;
   ServerMetrics& metrics;

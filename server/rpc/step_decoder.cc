@@ -177,6 +177,7 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Sessio
   ATTENTION_RETURN_IF_ERROR(CheckPresence(wire));
   ATTENTION_RETURN_IF_ERROR(CheckPositions(wire));
   step.cache = session.cache;
+  step.device = cache.device();
   step.layer = wire.layer();
   if (wire.has_expected_position()) step.expected_position = wire.expected_position();
   if (wire.has_first_query_position()) step.first_query_position = wire.first_query_position();

@@ -40,6 +40,9 @@ class BatchExecutor {
  public:
   virtual ~BatchExecutor() = default;
 
+  // The first thing that the scheduler's own thread does.
+  virtual void BeginThread() {}
+
   // Computes the batch and completes each of its requests exactly once before returning.
   virtual void Execute(Batch batch) = 0;
 

@@ -21,6 +21,16 @@ absl::Status DropStatus(DropReason reason) {
                        "the server is shutting down");
 }
 
+absl::Duration WorkOf(const Decision& decision) {
+  absl::Duration work;
+  for (const auto& request : decision.batch) work += request->work;
+  if (decision.long_request != nullptr) work += decision.long_request->work;
+  if (decision.sliced != nullptr) {
+    work += decision.sliced->request().work * (1 - decision.sliced->progress());
+  }
+  return work;
+}
+
 }  // namespace
 
 Scheduler::Scheduler(BatchExecutor& executor, const Limits& limits, const Clock& clock,
@@ -139,6 +149,11 @@ QueueLoad Scheduler::load() const {
   return queue_.load();
 }
 
+absl::Duration Scheduler::outstanding_work() const {
+  MutexLock lock(&mutex_);
+  return queue_.load().work + running_work_;
+}
+
 // --- Running
 // --------------------------------------------------------------------------------------
 
@@ -180,6 +195,7 @@ bool Scheduler::MayWorkerRun() const {
 }
 
 void Scheduler::WorkerLoop() {
+  executor_.BeginThread();
   for (;;) {
     Decision decision;
     {
@@ -197,12 +213,14 @@ void Scheduler::WorkerLoop() {
 Decision Scheduler::TakeNext() {
   Decision decision = queue_.Next(clock_.Now());
   is_running_ = true;
+  running_work_ = WorkOf(decision);
   should_yield_.store(queue_.HasRival(), std::memory_order_relaxed);
   return decision;
 }
 
 void Scheduler::EndRun() {
   is_running_ = false;
+  running_work_ = absl::ZeroDuration();
   if (IsIdle()) {
     is_idle_.NotifyAll();
   } else if (!is_pending_.load(std::memory_order_relaxed)) {
@@ -216,18 +234,18 @@ void Scheduler::Run(Decision decision) {
     metrics_.dropped[static_cast<int>(entry.reason)].Add();
     entry.request->Abandon(DropStatus(entry.reason));
   }
+  const absl::Duration work = WorkOf(decision);
   if (decision.long_request != nullptr) {
     metrics_.batch_requests.Observe(1);
     decision.sliced = executor_.BeginSliced(std::move(decision.long_request), clock_.Now());
   }
   if (decision.sliced != nullptr) return RunSlice(std::move(decision.sliced));
-  if (!decision.batch.empty()) RunBatch(std::move(decision.batch));
+  if (!decision.batch.empty()) RunBatch(std::move(decision.batch), work);
 }
 
-void Scheduler::RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests) {
+void Scheduler::RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests,
+                         absl::Duration work) {
   const absl::Time taken = clock_.Now();
-  absl::Duration work;
-  for (const auto& request : requests) work += request->work;
   metrics_.batch_requests.Observe(static_cast<double>(requests.size()));
   executor_.Execute({std::move(requests), taken});
   RecordRate(work, clock_.Now() - taken);

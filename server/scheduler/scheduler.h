@@ -80,6 +80,8 @@ class Scheduler {
   bool AwaitIdle(absl::Time deadline);
 
   QueueLoad load() const;
+  // Estimated, of what is queued or being computed.
+  absl::Duration outstanding_work() const;
 
  private:
   void WorkerLoop();
@@ -87,7 +89,7 @@ class Scheduler {
   bool MayRunInline() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Decision TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run(Decision decision);
-  void RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests);
+  void RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests, absl::Duration work);
   void RunSlice(std::unique_ptr<SlicedRequest> sliced);
   void EndRun() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -114,6 +116,7 @@ class Scheduler {
   WorkQueue queue_ ABSL_GUARDED_BY(mutex_);
   // Whoever set it runs what is queued, and nobody else.
   bool is_running_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration running_work_ ABSL_GUARDED_BY(mutex_);
   bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
   double work_rate_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -13,7 +13,7 @@ namespace attention::server {
 namespace {
 
 // Enough for an hour of one expiry a second; an id is 32 bytes.
-constexpr std::size_t kMaxRememberedExpired = 4096;
+constexpr std::size_t kMaxRemembered = 4096;
 
 // What a client sends in a handle comes back in errors, which travel in headers of a few KiB.
 constexpr std::size_t kMaxHandleBytes = 256;
@@ -134,10 +134,12 @@ absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {
 }
 
 absl::Status SessionTable::NotFound(const std::string& session_id) const {
-  if (expired_.count(session_id) > 0) {
-    return ReasonedError(
-        absl::StatusCode::kNotFound, ErrorReason::kSessionExpired,
-        absl::StrCat("session ", session_id, " was idle for longer than its TTL and was dropped"));
+  if (const auto it = gone_.find(session_id); it != gone_.end()) {
+    return ReasonedError(absl::StatusCode::kNotFound, it->second,
+                         absl::StrCat("session ", session_id,
+                                      it->second == ErrorReason::kSessionLost
+                                          ? " was lost: its device failed and lost its memory"
+                                          : " was idle for longer than its TTL and was dropped"));
   }
   return ReasonedError(
       absl::StatusCode::kNotFound, ErrorReason::kSessionNotFound,
@@ -149,6 +151,10 @@ bool SessionTable::IsExpired(const Session& session) const {
          clock_.Now() >= session.expire_time();
 }
 
+bool SessionTable::IsGone(const Session& session) const {
+  return session.cache->is_lost() || IsExpired(session);
+}
+
 std::shared_ptr<Session> SessionTable::Remove(SessionMap::iterator it) {
   std::shared_ptr<Session> session = std::move(it->second);
   sessions_.erase(it);
@@ -157,25 +163,26 @@ std::shared_ptr<Session> SessionTable::Remove(SessionMap::iterator it) {
   return session;
 }
 
-void SessionTable::RememberExpired(const Session& session) {
-  metrics_.sessions_expired.Add();
-  expired_order_.push_back(session.session_id);
-  expired_.insert(session.session_id);
-  if (expired_order_.size() <= kMaxRememberedExpired) return;
-  expired_.erase(expired_order_.front());
-  expired_order_.pop_front();
+void SessionTable::RememberGone(const Session& session) {
+  const bool is_lost = session.cache->is_lost();
+  (is_lost ? metrics_.sessions_lost : metrics_.sessions_expired).Add();
+  gone_order_.push_back(session.session_id);
+  gone_[session.session_id] = is_lost ? ErrorReason::kSessionLost : ErrorReason::kSessionExpired;
+  if (gone_order_.size() <= kMaxRemembered) return;
+  gone_.erase(gone_order_.front());
+  gone_order_.pop_front();
 }
 
 absl::StatusOr<SessionLease> SessionTable::Acquire(const SessionHandle& handle,
                                                    absl::string_view tenant) {
   ATTENTION_RETURN_IF_ERROR(CheckOwner(handle));
-  std::shared_ptr<Session> expired;  // freed after the lock: it may return many pages
+  std::shared_ptr<Session> gone;  // freed after the lock: it may return many pages
   MutexLock lock(&mutex_);
   const auto it = sessions_.find(handle.session_id);
   if (it == sessions_.end() || it->second->tenant != tenant) return NotFound(handle.session_id);
-  if (IsExpired(*it->second)) {
-    expired = Remove(it);
-    RememberExpired(*expired);
+  if (IsGone(*it->second)) {
+    gone = Remove(it);
+    RememberGone(*gone);
     return NotFound(handle.session_id);
   }
   return SessionLease(it->second, &clock_);
@@ -198,7 +205,7 @@ std::vector<std::shared_ptr<const Session>> SessionTable::List(absl::string_view
   {
     MutexLock lock(&mutex_);
     for (const auto& [id, session] : sessions_) {
-      if (session->tenant == tenant && id > after_id && !IsExpired(*session)) {
+      if (session->tenant == tenant && id > after_id && !IsGone(*session)) {
         found.push_back(session);
       }
     }
@@ -210,15 +217,15 @@ std::vector<std::shared_ptr<const Session>> SessionTable::List(absl::string_view
 }
 
 int SessionTable::ExpireIdle() {
-  std::vector<std::shared_ptr<Session>> expired;
+  std::vector<std::shared_ptr<Session>> gone;
   MutexLock lock(&mutex_);
   for (auto it = sessions_.begin(); it != sessions_.end();) {
     const auto current = it++;
-    if (!IsExpired(*current->second)) continue;
-    expired.push_back(Remove(current));
-    RememberExpired(*expired.back());
+    if (!IsGone(*current->second)) continue;
+    gone.push_back(Remove(current));
+    RememberGone(*gone.back());
   }
-  return static_cast<int>(expired.size());
+  return static_cast<int>(gone.size());
 }
 
 std::int64_t SessionTable::num_sessions() const {

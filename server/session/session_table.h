@@ -1,4 +1,4 @@
-// The sessions of one worker: who owns which cache, and until when.
+// The sessions of a server: who owns which cache, and until when.
 //
 // Thread-safety: all methods of SessionTable; Session's own fields are immutable or atomic.
 #pragma once
@@ -9,7 +9,6 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -18,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/base/clock.h"
+#include "server/base/error_reason.h"
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
 #include "server/cache/kv_cache.h"
@@ -83,6 +83,7 @@ class SessionTable {
   SessionTable(std::string worker, std::uint64_t worker_epoch, const Limits& limits,
                const KvCacheFactory& caches, const Clock& clock, ServerMetrics& metrics);
 
+  const KvCacheFactory& caches() const { return caches_; }
   const std::string& worker() const { return worker_; }
   std::uint64_t worker_epoch() const { return worker_epoch_; }
 
@@ -102,7 +103,8 @@ class SessionTable {
                                                    absl::string_view after_id,
                                                    std::size_t max_count) const;
 
-  // Drops sessions idle for longer than their TTL; returns how many.
+  // Drops sessions idle for longer than their TTL, and those whose cache was lost with their
+  // device; returns how many.
   int ExpireIdle();
 
   std::int64_t num_sessions() const;
@@ -114,8 +116,10 @@ class SessionTable {
   absl::Status CheckQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NotFound(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsExpired(const Session& session) const;
+  // Expired, or lost with its device.
+  bool IsGone(const Session& session) const;
   std::shared_ptr<Session> Remove(SessionMap::iterator it) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RememberExpired(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RememberGone(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string worker_;
   const std::uint64_t worker_epoch_;
@@ -127,9 +131,9 @@ class SessionTable {
   mutable Mutex mutex_;
   SessionMap sessions_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::int64_t> sessions_per_tenant_ ABSL_GUARDED_BY(mutex_);
-  // The most recently expired ids, so that their owners are told what happened.
-  std::deque<std::string> expired_order_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_set<std::string> expired_ ABSL_GUARDED_BY(mutex_);
+  // The ids that went most recently, and how, so that their owners are told what happened.
+  std::deque<std::string> gone_order_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, ErrorReason> gone_ ABSL_GUARDED_BY(mutex_);
 };
 
 // 128 random bits in hexadecimal, from the system's generator.

@@ -47,7 +47,7 @@ std::int64_t Execute(const server::Session& session, const codec::ReceivedMessag
 
 void RunOnNewSession(const codec::ReceivedMessage& received, const v1::StepRequest& wire) {
   server::PagePool pool(Backend().memory(), std::size_t{1} << 20, std::size_t{1} << 18);
-  const server::KvCacheFactory caches(Backend(), pool, /*page_size=*/16);
+  const server::KvCacheFactory caches({{Backend(), pool}}, /*page_size=*/16);
   server::Session session;
   auto cache = caches.Create(kGeometry, /*num_layers=*/2, /*expected_tokens=*/0);
   ATTENTION_CHECK(cache.ok());

@@ -39,11 +39,12 @@ absl::Duration ToAbsl(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
 
-std::unique_ptr<server::ServerApp> StartApp(const ConfigChange& change) {
+std::unique_ptr<server::ServerApp> StartApp(const ConfigChange& change,
+                                            const server::BackendFactory& factory) {
   spdlog::set_level(spdlog::level::err);
   server::ServerConfig config = TestConfig();
   if (change) change(config);
-  auto app = server::ServerApp::Start(config);
+  auto app = server::ServerApp::Start(config, factory);
   if (!app.ok()) {
     std::fprintf(stderr, "the test server cannot start: %s\n", app.status().ToString().c_str());
     std::abort();
@@ -125,7 +126,8 @@ double ServerClient::Metric(const std::string& sample) const {
   return 0;
 }
 
-TestServer::TestServer(const ConfigChange& change) : TestServer(StartApp(change)) {}
+TestServer::TestServer(const ConfigChange& change, const server::BackendFactory& factory)
+    : TestServer(StartApp(change, factory)) {}
 
 TestServer::TestServer(std::unique_ptr<server::ServerApp> app)
     : ServerClient(app->addresses().front(), app->admin_address()), app_(std::move(app)) {}
@@ -208,6 +210,9 @@ ConfigChange SlowBackend(const ConfigChange& change) {
   return [change](server::ServerConfig& config) {
     config.backend = "reference";
     config.max_batch_requests = 1;
+    // Neither in slices, between which others run, nor on the thread that receives calls.
+    config.max_batch_work = absl::Hours(1);
+    config.max_inline_work = absl::ZeroDuration();
     if (change) change(config);
   };
 }

@@ -74,7 +74,8 @@ class ServerClient {
 class TestServer : public ServerClient {
  public:
   // Ends the process with the reason when the server cannot start.
-  explicit TestServer(const ConfigChange& change = nullptr);
+  explicit TestServer(const ConfigChange& change = nullptr,
+                      const server::BackendFactory& factory = MakeBackend);
 
   // As on SIGTERM.
   void DrainAndStop() { app_->DrainAndStop(); }

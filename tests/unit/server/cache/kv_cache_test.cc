@@ -18,7 +18,7 @@ class KvCacheTest : public ::testing::Test {
  protected:
   std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
   PagePool pool_{backend_->memory(), 4 * kChunk, kChunk};
-  KvCacheFactory factory_{*backend_, pool_, /*page_size=*/16};
+  KvCacheFactory factory_{{{*backend_, pool_}}, /*page_size=*/16};
 };
 
 TEST_F(KvCacheTest, AppendAcrossAPageBoundaryTakesOneNewPage) {
@@ -116,6 +116,57 @@ INSTANTIATE_TEST_SUITE_P(
                       BadGeometry{{1, 8, 8, DType::kFloat32}, 0, "geometry.num_layers is 0"},
                       BadGeometry{
                           {1, 8, 8, DType::kFloat32}, 1025, "geometry.num_layers is 1025"}));
+
+TEST_F(KvCacheTest, ACacheKnowsThatItsDeviceHasLostIt) {
+  auto cache = factory_.Create(kGeometry, 1, 0);
+  ASSERT_TRUE((*cache)->Extend(0, 16).ok());
+  EXPECT_FALSE((*cache)->is_lost());
+  pool_.LoseAll();
+  EXPECT_TRUE((*cache)->is_lost());
+  auto next = factory_.Create(kGeometry, 1, 0);
+  EXPECT_FALSE((*next)->is_lost());
+  ASSERT_TRUE((*next)->Extend(0, 16).ok());
+  cache->reset();
+  EXPECT_EQ(static_cast<std::int64_t>(pool_.used_bytes()), (*next)->kv_bytes());
+}
+
+class SeveralDevicesTest : public ::testing::Test {
+ protected:
+  int DeviceOfNext() {
+    caches_.push_back(*factory_.Create(kGeometry, 1, 0));
+    return caches_.back()->device();
+  }
+
+  std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
+  PagePool first_{backend_->memory(), 4 * kChunk, kChunk};
+  PagePool second_{backend_->memory(), 4 * kChunk, kChunk};
+  KvCacheFactory factory_{{{*backend_, first_}, {*backend_, second_}}, /*page_size=*/16};
+  std::vector<std::shared_ptr<KvCache>> caches_;
+};
+
+TEST_F(SeveralDevicesTest, EmptyCachesAreSpreadEvenly) {
+  EXPECT_EQ(DeviceOfNext(), 0);
+  EXPECT_EQ(DeviceOfNext(), 1);
+  EXPECT_EQ(DeviceOfNext(), 0);
+  EXPECT_EQ(DeviceOfNext(), 1);
+}
+
+TEST_F(SeveralDevicesTest, ANewCacheGoesWhereLessIsHeld) {
+  ASSERT_EQ(DeviceOfNext(), 0);
+  ASSERT_TRUE(caches_[0]->Extend(0, 1000).ok());
+  EXPECT_EQ(DeviceOfNext(), 1);
+  EXPECT_EQ(DeviceOfNext(), 1);
+  caches_[0].reset();
+  EXPECT_EQ(DeviceOfNext(), 0);
+}
+
+TEST_F(SeveralDevicesTest, BytesAreThoseOfAllDevices) {
+  EXPECT_EQ(factory_.capacity_bytes(), static_cast<std::int64_t>(8 * kChunk));
+  ASSERT_EQ(DeviceOfNext(), 0);
+  ASSERT_TRUE(caches_[0]->Extend(0, 1).ok());
+  EXPECT_EQ(factory_.free_bytes(), static_cast<std::int64_t>(7 * kChunk));
+  EXPECT_EQ(factory_.used_bytes(), caches_[0]->kv_bytes());
+}
 
 }  // namespace
 }  // namespace attention::server

@@ -35,7 +35,7 @@ TEST(PagePoolTest, HandsOutDistinctPagesUpToItsCapacityAndNotOneMore) {
   EXPECT_EQ(pages.size(), 12u);
   EXPECT_EQ(pool.used_bytes(), 3 * kChunk);
   EXPECT_EQ(pool.free_bytes(), 0u);
-  for (void* page : pages) pool.Free(page);
+  for (void* page : pages) pool.Free(page, pool.generation());
   EXPECT_EQ(pool.used_bytes(), 0u);
   EXPECT_EQ(pool.free_bytes(), 3 * kChunk);
 }
@@ -45,11 +45,11 @@ TEST(PagePoolTest, AnEmptiedChunkServesPagesOfAnotherSize) {
   PagePool pool(memory, kChunk, kChunk);
   void* small = pool.Allocate(512);
   EXPECT_EQ(pool.Allocate(2048), nullptr);
-  pool.Free(small);
+  pool.Free(small, pool.generation());
   void* large = pool.Allocate(2048);
   EXPECT_NE(large, nullptr);
   EXPECT_EQ(memory.num_allocated, 1);
-  pool.Free(large);
+  pool.Free(large, pool.generation());
 }
 
 TEST(PagePoolTest, GivesItsMemoryBackAtTheEnd) {
@@ -58,8 +58,8 @@ TEST(PagePoolTest, GivesItsMemoryBackAtTheEnd) {
     PagePool pool(memory, 2 * kChunk, kChunk);
     void* a = pool.Allocate(kChunk);
     void* b = pool.Allocate(kChunk);
-    pool.Free(a);
-    pool.Free(b);
+    pool.Free(a, pool.generation());
+    pool.Free(b, pool.generation());
   }
   EXPECT_EQ(memory.num_freed, memory.num_allocated);
 }
@@ -72,7 +72,7 @@ TEST(PagePoolTest, CanAllocateCountsPartlyUsedChunks) {
   EXPECT_FALSE(pool.CanAllocate(1024, 8));
   EXPECT_TRUE(pool.CanAllocate(2048, 2));
   EXPECT_FALSE(pool.CanAllocate(2048, 3));
-  pool.Free(page);
+  pool.Free(page, pool.generation());
 }
 
 TEST(PagePoolTest, RandomUseNeverOverlapsAndEndsEmpty) {
@@ -92,13 +92,34 @@ TEST(PagePoolTest, RandomUseNeverOverlapsAndEndsEmpty) {
       }
     } else if (!live.empty()) {
       auto victim = std::next(live.begin(), random() % live.size());
-      pool.Free(victim->first);
+      pool.Free(victim->first, pool.generation());
       live.erase(victim);
     }
   }
-  for (const auto& [page, bytes] : live) pool.Free(page);
+  for (const auto& [page, bytes] : live) pool.Free(page, pool.generation());
   EXPECT_EQ(pool.used_bytes(), 0u);
   EXPECT_EQ(pool.free_bytes(), pool.capacity_bytes());
+}
+
+TEST(PagePoolTest, LostMemoryIsForgottenAndNeverGivenBack) {
+  CountingAllocator memory;
+  void* lost[2];
+  {
+    PagePool pool(memory, 2 * kChunk, kChunk);
+    lost[0] = pool.Allocate(kChunk);
+    lost[1] = pool.Allocate(kChunk);
+    const int generation = pool.generation();
+    pool.LoseAll();
+    EXPECT_EQ(pool.used_bytes(), 0u);
+    EXPECT_EQ(pool.free_bytes(), pool.capacity_bytes());
+    void* page = pool.Allocate(kChunk);
+    pool.Free(lost[0], generation);
+    pool.Free(lost[1], generation);
+    EXPECT_EQ(pool.used_bytes(), kChunk) << "what others hold now is not theirs to free";
+    pool.Free(page, pool.generation());
+  }
+  EXPECT_EQ(memory.num_freed, 1);
+  for (void* page : lost) std::free(page);
 }
 
 TEST(PagePoolTest, ThreadsShareIt) {
@@ -111,7 +132,7 @@ TEST(PagePoolTest, ThreadsShareIt) {
         void* page = pool.Allocate(256u << (t % 3));
         if (page == nullptr) continue;
         static_cast<char*>(page)[0] = static_cast<char>(t);
-        pool.Free(page);
+        pool.Free(page, pool.generation());
       }
     });
   }

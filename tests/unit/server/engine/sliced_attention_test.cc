@@ -106,7 +106,7 @@ class SlicedAttentionTest : public ::testing::Test {
   FakeClock clock_;
   ServerMetrics metrics_;
   PagePool pool_{backend_.memory(), std::size_t{128} << 20, std::size_t{1} << 20};
-  KvCacheFactory factory_{backend_, pool_, 64};
+  KvCacheFactory factory_{{{backend_, pool_}}, 64};
   std::vector<float> rows_;
   std::optional<AttentionResult> result_;
   std::atomic<bool> always_{true};

@@ -118,7 +118,7 @@ class WorkerTest : public ::testing::Test {
   FakeClock clock_;
   ServerMetrics metrics_;
   PagePool pool_{backend_.memory(), std::size_t{8} << 10, std::size_t{4} << 10};
-  KvCacheFactory factory_{backend_, pool_, 16};
+  KvCacheFactory factory_{{{backend_, pool_}}, 16};
   Worker worker_{backend_, clock_, metrics_};
   std::deque<std::vector<float>> buffers_;
   std::vector<std::optional<AttentionResult>> results_;

@@ -43,7 +43,7 @@ class StepDecoderTest : public ::testing::Test {
 
   std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
   PagePool pool_{backend_->memory(), std::size_t{4} << 20};
-  KvCacheFactory caches_{*backend_, pool_, 16};
+  KvCacheFactory caches_{{{*backend_, pool_}}, 16};
   Session session_;
   testing::Decoding decoding_{backend_->memory()};
 

@@ -94,7 +94,7 @@ class SchedulerTest : public ::testing::Test {
  protected:
   std::unique_ptr<AttentionRequest> Request() {
     auto request = std::make_unique<AttentionRequest>();
-    request->tenant = "a";
+    request->tenant = std::string("a");  // GCC 12 warns of the literal
     request->arrival = clock_.Now();
     request->bytes = 100;
     request->work = absl::Milliseconds(1);

@@ -30,7 +30,7 @@ class SessionTableTest : public ::testing::Test {
 
   std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
   PagePool pool_{backend_->memory(), std::size_t{4} << 20};
-  KvCacheFactory caches_{*backend_, pool_, 16};
+  KvCacheFactory caches_{{{*backend_, pool_}}, 16};
   FakeClock clock_;
   ServerMetrics metrics_;
   SessionTable table_{"worker", kEpoch, {4, 2, absl::Minutes(10), absl::Hours(1)},

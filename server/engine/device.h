@@ -1,0 +1,56 @@
+// One device of the worker pool: its backend, the memory of its KV pages, the worker that computes
+// on it, and how it comes back after a failure.
+//
+// Thread-safety: as its parts.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/base/clock.h"
+#include "server/base/metrics.h"
+#include "server/cache/page_pool.h"
+#include "server/engine/recovering_backend.h"
+#include "server/engine/worker.h"
+
+namespace attention::server {
+
+class Device {
+ public:
+  struct Options {
+    std::size_t kv_capacity_bytes = 0;
+    // The CPU that the worker's thread is kept on.
+    std::optional<int> cpu;
+    // Told, on the worker's thread, what failed and how setting the device up again went.
+    std::function<void(const absl::Status& failure, const absl::Status& recovery)> on_failure;
+  };
+
+  // `clock` and `metrics` must outlive the device.
+  Device(std::unique_ptr<RecoveringBackend> backend, Options options, const Clock& clock,
+         ServerMetrics& metrics);
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  RecoveringBackend& backend() { return *backend_; }
+  PagePool& pages() { return pages_; }
+  Worker& worker() { return worker_; }
+
+ private:
+  // After INTERNAL, and while the device is unusable, once a second: sets it up again. Sessions go
+  // on where memory has outlived the backend; else their caches are lost, and say so when used.
+  void OnFailure(const absl::Status& failure);
+
+  const std::unique_ptr<RecoveringBackend> backend_;
+  const Options options_;
+  const Clock& clock_;
+  ServerMetrics& metrics_;
+  PagePool pages_;
+  Worker worker_;
+  absl::Time last_recovery_ = absl::InfinitePast();
+};
+
+}  // namespace attention::server

@@ -1,0 +1,117 @@
+#include "server/engine/recovering_backend.h"
+
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/status_macros.h"
+
+namespace attention::server {
+namespace {
+
+// A plan and the backend that made it, which lives as long.
+class BoundPlan final : public AttentionPlan {
+ public:
+  BoundPlan(std::shared_ptr<AttentionBackend> backend, std::unique_ptr<AttentionPlan> plan)
+      : backend_(std::move(backend)), plan_(std::move(plan)) {}
+
+  PlanProgress progress() const override { return plan_->progress(); }
+  const AttentionBackend* backend() const { return backend_.get(); }
+  AttentionPlan& plan() { return *plan_; }
+
+ private:
+  std::shared_ptr<AttentionBackend> backend_;
+  std::unique_ptr<AttentionPlan> plan_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RecoveringBackend>> RecoveringBackend::Make(BackendMaker maker) {
+  ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<AttentionBackend> backend, maker());
+  return std::unique_ptr<RecoveringBackend>(
+      new RecoveringBackend(std::move(maker), std::move(backend)));
+}
+
+RecoveringBackend::RecoveringBackend(BackendMaker maker, std::shared_ptr<AttentionBackend> backend)
+    : maker_(std::move(maker)),
+      info_(backend->info()),
+      memory_outlives_(backend->memory().outlives_backend()),
+      ceilings_(backend->Ceilings()),
+      backend_(std::move(backend)) {}
+
+absl::Status RecoveringBackend::Recover() {
+  absl::StatusOr<std::unique_ptr<AttentionBackend>> made = maker_();
+  std::shared_ptr<AttentionBackend> old;  // ends without the lock
+  MutexLock lock(&mutex_);
+  failure_ = made.status();
+  if (made.ok()) old = std::exchange(backend_, *std::move(made));
+  return failure_;
+}
+
+bool RecoveringBackend::is_usable() const {
+  MutexLock lock(&mutex_);
+  return failure_.ok();
+}
+
+std::shared_ptr<AttentionBackend> RecoveringBackend::Current() const {
+  MutexLock lock(&mutex_);
+  return backend_;
+}
+
+absl::StatusOr<std::shared_ptr<AttentionBackend>> RecoveringBackend::Usable() const {
+  MutexLock lock(&mutex_);
+  if (failure_.ok()) return backend_;
+  return absl::UnavailableError(
+      absl::StrCat("the device failed and could not be set up again: ", failure_.message()));
+}
+
+void* RecoveringBackend::Memory::Allocate(std::size_t bytes) {
+  return owner_.Current()->memory().Allocate(bytes);
+}
+
+void RecoveringBackend::Memory::Free(void* memory, std::size_t bytes) {
+  owner_.Current()->memory().Free(memory, bytes);
+}
+
+absl::Status RecoveringBackend::Supports(const AttentionParams& params) const {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->Supports(params);
+}
+
+KvPageLayout RecoveringBackend::PageLayout(const KvGeometry& geometry,
+                                           std::int64_t page_size) const {
+  return Current()->PageLayout(geometry, page_size);
+}
+
+std::string RecoveringBackend::KernelName(const AttentionTask& task) const {
+  return Current()->KernelName(task);
+}
+
+absl::StatusOr<std::unique_ptr<AttentionPlan>> RecoveringBackend::Plan(
+    std::span<const AttentionTask> tasks) {
+  ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<AttentionBackend> backend, Usable());
+  ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<AttentionPlan> plan, backend->Plan(tasks));
+  return std::make_unique<BoundPlan>(std::move(backend), std::move(plan));
+}
+
+absl::StatusOr<RunState> RecoveringBackend::Run(AttentionPlan& plan,
+                                                const std::atomic<bool>* should_yield) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  auto& bound = static_cast<BoundPlan&>(plan);
+  if (bound.backend() != backend.get()) {
+    return absl::UnavailableError("the device was set up again while the request was computed");
+  }
+  return backend->Run(bound.plan(), should_yield);
+}
+
+absl::Status RecoveringBackend::AppendKv(std::span<const KvAppendTask> tasks) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->AppendKv(tasks);
+}
+
+absl::Status RecoveringBackend::RunWeights(const WeightsTask& task) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->RunWeights(task);
+}
+
+}  // namespace attention::server

@@ -1,0 +1,83 @@
+// A backend that is made anew after it has failed, behind one address that stays.
+//
+// A device can fail in ways that nothing short of a new backend mends: a kernel that hit a bug, a
+// context whose errors stick. What the old backend allocated either outlives it, as a processor's
+// memory does, or is lost with it, as a reset GPU's is (MemoryAllocator::outlives_backend).
+//
+// Thread-safety: as AttentionBackend, with Recover among the calls of the one worker thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/api/attention_backend.h"
+#include "server/base/mutex.h"
+
+namespace attention::server {
+
+using BackendMaker = std::function<absl::StatusOr<std::unique_ptr<AttentionBackend>>()>;
+
+class RecoveringBackend final : public AttentionBackend {
+ public:
+  // The maker's error when there is no backend to begin with.
+  static absl::StatusOr<std::unique_ptr<RecoveringBackend>> Make(BackendMaker maker);
+
+  // Makes another backend in place of the present one, which goes when its last plan does. On
+  // failure, which is the maker's, the device is unusable until a later Recover succeeds: Plan,
+  // Run, AppendKv and RunWeights answer UNAVAILABLE.
+  absl::Status Recover();
+  bool is_usable() const;
+
+  // As of the first backend. The memory is one allocator for all of them: what outlives its backend
+  // may be freed at any time, what does not must be forgotten instead.
+  const BackendInfo& info() const override { return info_; }
+  MemoryAllocator& memory() override { return memory_; }
+  const DeviceCeilings& Ceilings() override { return ceilings_; }
+
+  // UNAVAILABLE while the device is unusable.
+  absl::Status Supports(const AttentionParams& params) const override;
+  KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override;
+  std::string KernelName(const AttentionTask& task) const override;
+  absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
+      std::span<const AttentionTask> tasks) override;
+  // UNAVAILABLE for a plan of a backend that is gone.
+  absl::StatusOr<RunState> Run(AttentionPlan& plan, const std::atomic<bool>* should_yield) override;
+  absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
+  absl::Status RunWeights(const WeightsTask& task) override;
+
+ private:
+  class Memory final : public MemoryAllocator {
+   public:
+    explicit Memory(const RecoveringBackend& owner) : owner_(owner) {}
+    void* Allocate(std::size_t bytes) override;
+    void Free(void* memory, std::size_t bytes) override;
+    bool outlives_backend() const override { return owner_.memory_outlives_; }
+
+   private:
+    const RecoveringBackend& owner_;
+  };
+
+  RecoveringBackend(BackendMaker maker, std::shared_ptr<AttentionBackend> backend);
+
+  std::shared_ptr<AttentionBackend> Current() const;
+  // UNAVAILABLE while the device is unusable.
+  absl::StatusOr<std::shared_ptr<AttentionBackend>> Usable() const;
+
+  const BackendMaker maker_;
+  Memory memory_{*this};
+  const BackendInfo info_;
+  const bool memory_outlives_;
+  const DeviceCeilings ceilings_;
+
+  mutable Mutex mutex_;
+  std::shared_ptr<AttentionBackend> backend_ ABSL_GUARDED_BY(mutex_);
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // why it is not usable
+};
+
+}  // namespace attention::server

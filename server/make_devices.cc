@@ -1,0 +1,87 @@
+#include "server/make_devices.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/status_macros.h"
+
+namespace attention::server {
+namespace {
+
+std::size_t KvCapacity(const ServerConfig& config) {
+  if (config.kv_capacity_bytes > 0) return static_cast<std::size_t>(config.kv_capacity_bytes);
+  const auto memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
+                      static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  return memory / 4;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
+                                                          const std::vector<CpuList>& nodes) {
+  int num_cpus = 0;
+  for (const CpuList& node : nodes) num_cpus += static_cast<int>(node.size());
+  const int workers = config.workers > 0 ? config.workers : static_cast<int>(nodes.size());
+  if (workers > num_cpus) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "workers is ", workers, ", expected at most the ", num_cpus, " CPUs of this machine"));
+  }
+  const int threads = config.threads > 0 ? config.threads : num_cpus;
+  if (threads < workers) {
+    return absl::InvalidArgumentError(absl::StrCat("threads is ", threads,
+                                                   ", expected one for each of the ", workers,
+                                                   " workers at the least"));
+  }
+  if (config.pin_threads == "yes" && threads > num_cpus) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads is ", threads, ", expected at most the ", num_cpus,
+                     " CPUs of this machine, because pin_threads is yes"));
+  }
+  const bool is_pinned = config.pin_threads == "yes" ||
+                         (config.pin_threads == "auto" && workers > 1 && threads <= num_cpus);
+  std::vector<BackendOptions> devices;
+  for (CpuList& cpus : DivideCpus(nodes, workers)) {
+    const auto worker = static_cast<int>(devices.size());
+    BackendOptions& device = devices.emplace_back();
+    device.num_threads = threads / workers + (worker < threads % workers ? 1 : 0);
+    if (!is_pinned) continue;
+    // A part of the threads may be more than a small node's CPUs.
+    device.num_threads = std::min(device.num_threads, static_cast<int>(cpus.size()));
+    cpus.resize(static_cast<std::size_t>(device.num_threads));
+    device.cpus = std::move(cpus);
+  }
+  return devices;
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(const ServerConfig& config,
+                                                                 const BackendFactory& factory,
+                                                                 const DeviceLog& log,
+                                                                 const Clock& clock,
+                                                                 ServerMetrics& metrics) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::vector<BackendOptions> parts,
+                             DivideMachine(config, NumaNodes()));
+  std::vector<std::unique_ptr<Device>> devices;
+  for (const BackendOptions& part : parts) {
+    ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<RecoveringBackend> backend,
+                               RecoveringBackend::Make([name = config.backend, factory, part] {
+                                 return factory(name, part);
+                               }));
+    Device::Options options;
+    options.kv_capacity_bytes = KvCapacity(config) / parts.size();
+    if (!part.cpus.empty()) options.cpu = part.cpus[0];
+    options.on_failure = [log, index = devices.size()](const absl::Status& failure,
+                                                       const absl::Status& recovery) {
+      log(index, failure, recovery);
+    };
+    devices.push_back(
+        std::make_unique<Device>(std::move(backend), std::move(options), clock, metrics));
+  }
+  return devices;
+}
+
+}  // namespace attention::server

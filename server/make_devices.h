@@ -1,0 +1,42 @@
+// The worker pool of a configuration: which devices there are, and what each of them gets.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/base/cpu_topology.h"
+#include "kernels/registry.h"
+#include "server/base/clock.h"
+#include "server/base/metrics.h"
+#include "server/config/server_config.h"
+#include "server/engine/device.h"
+
+namespace attention::server {
+
+// As MakeBackend; tests give others.
+using BackendFactory = std::function<absl::StatusOr<std::unique_ptr<AttentionBackend>>(
+    std::string_view name, const BackendOptions& options)>;
+
+// Told of a device's failures, as Device::Options::on_failure.
+using DeviceLog = std::function<void(std::size_t device, const absl::Status& failure,
+                                     const absl::Status& recovery)>;
+
+// What the backend of each worker is made with: a worker for each NUMA node, or as many as the
+// configuration says, with the node's CPUs and its part of the threads. INVALID_ARGUMENT names the
+// key that does not fit the machine.
+absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
+                                                          const std::vector<CpuList>& nodes);
+
+// Makes the devices, each with an equal part of the memory for KV pages. `clock` and `metrics` must
+// outlive them.
+absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(const ServerConfig& config,
+                                                                 const BackendFactory& factory,
+                                                                 const DeviceLog& log,
+                                                                 const Clock& clock,
+                                                                 ServerMetrics& metrics);
+
+}  // namespace attention::server

@@ -1,0 +1,49 @@
+// The schedulers of all devices as one: who computes what.
+//
+// A step runs on the device that holds its session's cache; a request with steps on several devices
+// is cut and put together again. What needs no cache goes to the device with the least work before
+// it.
+//
+// Thread-safety: all methods.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/domain/attention_request.h"
+#include "server/scheduler/scheduler.h"
+
+namespace attention::server {
+
+class SchedulerPool {
+ public:
+  // One scheduler for each device, in the order of SessionStep::device; at least one.
+  explicit SchedulerPool(std::vector<std::unique_ptr<Scheduler>> schedulers)
+      : schedulers_(std::move(schedulers)) {}
+
+  // As Scheduler::Submit. Of a request on several devices, what some of them refuse fails step by
+  // step; only when all refuse is it left with the caller, and then without its steps.
+  absl::Status Submit(std::unique_ptr<AttentionRequest>& request,
+                      Scheduler::Start start = Scheduler::Start::kNow);
+
+  // As those of Scheduler, for all of them. There is room when one of them has it.
+  void RunPending();
+  absl::Status CheckAccepting() const { return schedulers_[0]->CheckAccepting(); }
+  absl::Status CheckRoom(const Scheduler::Newcomer& newcomer);
+  void BeginDrain();
+  bool AwaitIdle(absl::Time deadline);
+
+  // Of all devices, and of one.
+  QueueLoad load() const;
+  QueueLoad load(int device) const { return schedulers_[device]->load(); }
+
+ private:
+  Scheduler& LeastBusy() const;
+  absl::Status SubmitParts(std::unique_ptr<AttentionRequest>& request, Scheduler::Start start);
+
+  const std::vector<std::unique_ptr<Scheduler>> schedulers_;
+};
+
+}  // namespace attention::server

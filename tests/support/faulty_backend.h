@@ -1,0 +1,72 @@
+// A backend that fails when it is told to, for tests of what becomes of its device.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/api/attention_backend.h"
+#include "kernels/reference/reference_backend.h"
+
+namespace attention::testing {
+
+// What a device's backends share, one after another: the faults to come, and how often one was
+// made. Not thread-safe, but for run_status, which may change between batches.
+struct Faults {
+  absl::Status run_status;
+  absl::Status make_status;
+  bool memory_outlives = true;
+  int num_made = 0;
+  int num_alive = 0;
+};
+
+// A real backend with faults, and memory that may go with it.
+class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
+ public:
+  explicit FaultyBackend(Faults& faults) : faults_(faults) {
+    ++faults_.num_made;
+    ++faults_.num_alive;
+  }
+  ~FaultyBackend() override { --faults_.num_alive; }
+
+  const BackendInfo& info() const override { return real_->info(); }
+  MemoryAllocator& memory() override { return *this; }
+  absl::Status Supports(const AttentionParams& params) const override {
+    return real_->Supports(params);
+  }
+  KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
+    return real_->PageLayout(geometry, page_size);
+  }
+  std::string KernelName(const AttentionTask& task) const override {
+    return real_->KernelName(task);
+  }
+  const DeviceCeilings& Ceilings() override { return real_->Ceilings(); }
+  absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
+      std::span<const AttentionTask> tasks) override {
+    return real_->Plan(tasks);
+  }
+  absl::StatusOr<RunState> Run(AttentionPlan& plan,
+                               const std::atomic<bool>* should_yield) override {
+    if (!faults_.run_status.ok()) return faults_.run_status;
+    if (should_yield != nullptr && !has_yielded_) {
+      has_yielded_ = true;
+      return RunState::kYielded;
+    }
+    return real_->Run(plan, nullptr);
+  }
+  absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
+    return real_->AppendKv(tasks);
+  }
+  absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
+
+ private:
+  void* Allocate(std::size_t bytes) override { return real_->memory().Allocate(bytes); }
+  void Free(void* memory, std::size_t bytes) override { real_->memory().Free(memory, bytes); }
+  bool outlives_backend() const override { return faults_.memory_outlives; }
+
+  Faults& faults_;
+  bool has_yielded_ = false;
+  std::unique_ptr<AttentionBackend> real_ = reference::MakeReferenceBackend();
+};
+
+}  // namespace attention::testing

@@ -1,0 +1,68 @@
+#include "server/make_devices.h"
+
+#include <gmock/gmock.h>
+
+namespace attention::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::vector<CpuList> kTwoNodes = {{0, 1, 2, 3}, {4, 5, 6, 7}};
+
+ServerConfig Config(int workers, int threads, const std::string& pin_threads = "auto") {
+  ServerConfig config;
+  config.workers = workers;
+  config.threads = threads;
+  config.pin_threads = pin_threads;
+  return config;
+}
+
+std::vector<BackendOptions> Divide(const ServerConfig& config,
+                                   const std::vector<CpuList>& nodes = kTwoNodes) {
+  const auto devices = DivideMachine(config, nodes);
+  EXPECT_TRUE(devices.ok()) << devices.status();
+  return devices.value_or(std::vector<BackendOptions>());
+}
+
+TEST(DivideMachineTest, OneNodeIsOneWorkerThatTheSystemPlaces) {
+  const auto devices = Divide(Config(0, 0), {{0, 1}});
+  ASSERT_EQ(devices.size(), 1u);
+  EXPECT_EQ(devices[0].num_threads, 2);
+  EXPECT_TRUE(devices[0].cpus.empty());
+}
+
+TEST(DivideMachineTest, EachNodeIsAWorkerWithPinnedThreads) {
+  const auto devices = Divide(Config(0, 0));
+  ASSERT_EQ(devices.size(), 2u);
+  EXPECT_EQ(devices[0].cpus, kTwoNodes[0]);
+  EXPECT_EQ(devices[1].cpus, kTwoNodes[1]);
+}
+
+TEST(DivideMachineTest, ThreadsAreThoseOfAllWorkersTogether) {
+  const auto devices = Divide(Config(2, 5));
+  ASSERT_EQ(devices.size(), 2u);
+  EXPECT_EQ(devices[0].cpus, (CpuList{0, 1, 2}));
+  EXPECT_EQ(devices[1].cpus, (CpuList{4, 5}));
+}
+
+TEST(DivideMachineTest, PinningIsTheOperatorsToChoose) {
+  EXPECT_EQ(Divide(Config(1, 0, "yes"), {{0, 1}})[0].cpus, (CpuList{0, 1}));
+  EXPECT_TRUE(Divide(Config(2, 0, "no"))[0].cpus.empty());
+  // More threads than CPUs: no two could have one of their own.
+  EXPECT_TRUE(Divide(Config(2, 12))[0].cpus.empty());
+  EXPECT_EQ(Divide(Config(2, 12))[0].num_threads, 6);
+}
+
+TEST(DivideMachineTest, WhatDoesNotFitTheMachineIsRefusedByKey) {
+  const auto message = [](const ServerConfig& config) {
+    const auto devices = DivideMachine(config, kTwoNodes);
+    EXPECT_EQ(devices.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(devices.status().message());
+  };
+  EXPECT_THAT(message(Config(9, 0)), HasSubstr("workers is 9, expected at most the 8 CPUs"));
+  EXPECT_THAT(message(Config(2, 1)), HasSubstr("threads is 1, expected one for each of the 2"));
+  EXPECT_THAT(message(Config(2, 9, "yes")), HasSubstr("threads is 9, expected at most the 8 CPUs"));
+}
+
+}  // namespace
+}  // namespace attention::server
