@@ -31,6 +31,12 @@ absl::Status Client::WaitUntilReady(absl::Duration timeout) {
   return connection_->WaitUntilReady(absl::Now() + timeout);
 }
 
+absl::StatusOr<SharedTensor> Client::AllocateShared(DType dtype, Shape shape) {
+  return connection_->AllocateShared(dtype, std::move(shape));
+}
+
+SharedMemoryUsage Client::shared_memory_usage() const { return connection_->shared_memory_usage(); }
+
 absl::StatusOr<AttendResult> Client::Attend(const AttendRequest& request,
                                             const CallOptions& options) {
   return AttendFuture(request, Waiting(options)).get();

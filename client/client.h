@@ -34,6 +34,7 @@
 #include "client/server_info.h"
 #include "client/session.h"
 #include "client/session_types.h"
+#include "client/shared_tensor.h"
 #include "client/step_stream.h"
 
 namespace attention::client {
@@ -49,8 +50,17 @@ class Client {
   // On a connection of one's own: a mock, or a decorator. Not null.
   explicit Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
 
-  // Blocks until every target is connected; DEADLINE_EXCEEDED names one that is not.
+  // Blocks until every target is connected; DEADLINE_EXCEEDED names one that is not. Then, and no
+  // longer than that, until it is known which of them share memory, so that the first large request
+  // can make use of it.
   absl::Status WaitUntilReady(absl::Duration timeout);
+
+  // Memory for a tensor that is then sent without being copied, to servers on this host that offer
+  // it (SharedMemoryOptions); for all others, or beyond shared_memory.max_bytes, it is ordinary
+  // memory. INVALID_ARGUMENT: the shape is negative or too large; RESOURCE_EXHAUSTED: out of memory.
+  absl::StatusOr<SharedTensor> AllocateShared(DType dtype, Shape shape);
+  // How much is shared now.
+  SharedMemoryUsage shared_memory_usage() const;
 
   // Attention over tensors that travel with the request.
   absl::StatusOr<AttendResult> Attend(const AttendRequest& request,

@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,6 +18,7 @@
 #include "client/options.h"
 #include "client/server_info.h"
 #include "client/session_types.h"
+#include "client/shared_tensor.h"
 #include "client/step_stream.h"
 
 namespace attention::client {
@@ -57,6 +59,12 @@ class Connection {
   // Blocks until every target is connected (OK) or the deadline has passed (DEADLINE_EXCEEDED,
   // naming a target).
   virtual absl::Status WaitUntilReady(absl::Time deadline) = 0;
+  // Memory for a tensor of the caller's, shared with servers where that is possible. By default it
+  // never is.
+  virtual absl::StatusOr<SharedTensor> AllocateShared(DType dtype, Shape shape) {
+    return SharedTensor::Private(dtype, std::move(shape));
+  }
+  virtual SharedMemoryUsage shared_memory_usage() const { return {}; }
 };
 
 }  // namespace attention::client

@@ -25,6 +25,7 @@ inline constexpr std::string_view kSessionExpired = "SESSION_EXPIRED";
 inline constexpr std::string_view kSessionLost = "SESSION_LOST";
 inline constexpr std::string_view kSessionMoved = "SESSION_MOVED";
 inline constexpr std::string_view kPositionMismatch = "POSITION_MISMATCH";
+inline constexpr std::string_view kRegionNotFound = "REGION_NOT_FOUND";
 
 // Metadata keys.
 inline constexpr std::string_view kActualPosition = "actual_position";  // with kPositionMismatch

@@ -13,6 +13,26 @@
 
 namespace attention::client {
 
+// How a client sends tensors to servers on its own host.
+//
+// When a server offers it and can be reached (GetServerInfo names a socket that this process can
+// connect to), large requests, of 64 KiB and more with their outputs, lie in memory that both have
+// mapped, and the messages say only where. By itself the client copies a request's tensors there,
+// instead of into the message, and its results are read where the server wrote them; tensors of
+// Client::AllocateShared are not copied at all. Nothing else changes: a request that finds no room,
+// or whose server does not know the memory (any more), travels as a message.
+struct SharedMemoryOptions {
+  enum class Use {
+    kAutomatic,
+    kOff,
+  };
+  Use use = Use::kAutomatic;
+  // Of all memory that is shared, in bytes, results that are still held included. It is made as it
+  // is needed, 32 MiB at first, and stays until the client and the results are gone. The server
+  // has limits of its own for each tenant. 1 MiB to 2^40.
+  int64_t max_bytes = int64_t{256} << 20;
+};
+
 struct ClientOptions {
   // Servers, each "host:port", "dns:///host:port" or "unix:/path/to/socket". At least one.
   // Stateless calls and new sessions go round them in turn (a retry goes to the next); a session's
@@ -36,6 +56,7 @@ struct ClientOptions {
   // absl::InfiniteDuration(): no pings.
   absl::Duration keepalive_interval = absl::Seconds(20);
   absl::Duration keepalive_timeout = absl::Seconds(10);
+  SharedMemoryOptions shared_memory = {};
 };
 
 struct CallOptions {

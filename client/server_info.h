@@ -52,6 +52,8 @@ struct ServerInfo {
   std::vector<Device> devices = {};
   Limits limits = {};
   Capacity capacity = {};
+  // Path of the socket where clients on the server's host share memory; empty: not offered.
+  std::string shared_memory_socket = {};
 };
 
 // A computation to be explained, one sequence.

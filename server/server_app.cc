@@ -194,7 +194,8 @@ class ServerAppImpl final : public ServerApp {
     ATTENTION_ASSIGN_OR_RETURN(const Listener listener,
                                ParseListener(config_.shared_memory_listen));
     ATTENTION_ASSIGN_OR_RETURN(
-        lane_, SharedMemoryLane::Start(listener, config_.max_shared_connections, regions_));
+        lane_, SharedMemoryLane::Start(listener, config_.max_shared_connections,
+                                       sessions_.worker_epoch(), regions_));
     return absl::OkStatus();
   }
 

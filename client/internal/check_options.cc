@@ -10,6 +10,8 @@ namespace attention::client::internal {
 namespace {
 
 constexpr int kMaxChannels = 64;
+constexpr int64_t kMinSharedBytes = int64_t{1} << 20;
+constexpr int64_t kMaxSharedBytes = int64_t{1} << 40;
 
 absl::Status Check(bool is_valid, const char* option, const char* expected) {
   if (is_valid) return absl::OkStatus();
@@ -49,6 +51,9 @@ absl::Status CheckOptions(const ClientOptions& options) {
   ATTN_RETURN_IF_ERROR(Check(options.keepalive_interval > absl::ZeroDuration() &&
                                  options.keepalive_timeout > absl::ZeroDuration(),
                              "keepalive_interval and keepalive_timeout", "more than 0"));
+  ATTN_RETURN_IF_ERROR(Check(options.shared_memory.max_bytes >= kMinSharedBytes &&
+                                 options.shared_memory.max_bytes <= kMaxSharedBytes,
+                             "shared_memory.max_bytes", "2^20 to 2^40"));
   return CheckRetryPolicy(options.retry_policy);
 }
 

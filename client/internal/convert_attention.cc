@@ -1,5 +1,6 @@
 #include <memory>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -71,7 +72,8 @@ absl::Duration FromProto(const google::protobuf::Duration& message) {
   return absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
 }
 
-absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const std::string& field) {
+absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const std::string& field,
+                                              const SharedPlaces* places) {
   if (tensor.num_elements() < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         field, ".shape: [", absl::StrJoin(tensor.shape, ", "), "] is negative or too large"));
@@ -85,21 +87,31 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const st
   v1::Tensor header;
   header.set_dtype(ToProto(tensor.dtype));
   header.mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
+  if (places != nullptr) {
+    if (std::optional<v1::SharedMemoryRef> place = places->Of(tensor); place.has_value()) {
+      *header.mutable_shared_memory() = *std::move(place);
+      return codec::OutgoingMessage(header);
+    }
+  }
   return codec::OutgoingMessage(header,
                                 grpc::Slice(tensor.data, num_bytes, grpc::Slice::STATIC_SLICE));
 }
 
 absl::Status AddTensor(const TensorView& tensor, const std::string& field, int field_number,
-                       codec::OutgoingMessage* message) {
+                       const SharedPlaces* places, codec::OutgoingMessage* message) {
   if (!tensor.is_present()) return absl::OkStatus();
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field));
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field, places));
   message->Add(field_number, std::move(made));
   return absl::OkStatus();
 }
 
-absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received) {
+absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received,
+                                const SharedPlaces* places) {
   ATTN_ASSIGN_OR_RETURN(const DType dtype, FromProto(message.dtype()));
   Shape shape(message.shape().begin(), message.shape().end());
+  if (message.has_shared_memory() && places != nullptr) {
+    return places->Read(message.shared_memory(), dtype, std::move(shape));
+  }
   const codec::TensorBytes bytes = received.Data(message);
   const int64_t elements = NumElements(shape);
   if (elements < 0 || static_cast<uint64_t>(elements) * ElementBytes(dtype) !=
@@ -124,7 +136,8 @@ Timing FromProto(const v1::Timing& message) {
           .copied_bytes = message.copied_bytes()};
 }
 
-absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config) {
+absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config,
+                                              const SharedPlaces* places) {
   v1::AttentionConfig small_fields;
   if (config.softmax_scale.has_value()) small_fields.set_softmax_scale(*config.softmax_scale);
   small_fields.set_soft_cap(config.soft_cap);
@@ -134,9 +147,9 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config) {
   small_fields.set_sink_tokens(config.sink_tokens);
   codec::OutgoingMessage message(small_fields);
   ATTN_RETURN_IF_ERROR(AddTensor(config.alibi_slopes, "config.alibi_slopes",
-                                 v1::AttentionConfig::kAlibiSlopesFieldNumber, &message));
+                                 v1::AttentionConfig::kAlibiSlopesFieldNumber, places, &message));
   ATTN_RETURN_IF_ERROR(AddTensor(config.sink_logits, "config.sink_logits",
-                                 v1::AttentionConfig::kSinkLogitsFieldNumber, &message));
+                                 v1::AttentionConfig::kSinkLogitsFieldNumber, places, &message));
   return message;
 }
 
@@ -145,7 +158,8 @@ void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message) {
   message->set_column_sums(returns.column_sums);
 }
 
-absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights) {
+absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights,
+                                              const SharedPlaces* places) {
   using Wire = v1::AttendRequest;
   Wire small_fields;
   small_fields.mutable_q_lens()->Assign(request.q_lens.begin(), request.q_lens.end());
@@ -154,22 +168,31 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool
                                                        request.first_query_positions.end());
   ToProto(request.returns, small_fields.mutable_returns());
   if (weights) small_fields.mutable_returns()->set_weights(true);
+  if (places != nullptr) {
+    if (auto place = places->OfOutput(0); place.has_value()) {
+      *small_fields.mutable_output_to() = *std::move(place);
+    }
+  }
   codec::OutgoingMessage message(small_fields);
-  ATTN_RETURN_IF_ERROR(AddTensor(request.q, "q", Wire::kQFieldNumber, &message));
-  ATTN_RETURN_IF_ERROR(AddTensor(request.k, "k", Wire::kKFieldNumber, &message));
-  ATTN_RETURN_IF_ERROR(AddTensor(request.v, "v", Wire::kVFieldNumber, &message));
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config));
+  const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
+    return AddTensor(tensor, field, field_number, places, &message);
+  };
+  ATTN_RETURN_IF_ERROR(add(request.q, "q", Wire::kQFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(request.k, "k", Wire::kKFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(request.v, "v", Wire::kVFieldNumber));
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config, places));
   message.Add(Wire::kConfigFieldNumber, std::move(config));
-  ATTN_RETURN_IF_ERROR(AddTensor(request.bias, "bias", Wire::kBiasFieldNumber, &message));
-  ATTN_RETURN_IF_ERROR(AddTensor(request.mask, "mask", Wire::kMaskFieldNumber, &message));
+  ATTN_RETURN_IF_ERROR(add(request.bias, "bias", Wire::kBiasFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(request.mask, "mask", Wire::kMaskFieldNumber));
   return message;
 }
 
 absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
-                                      const codec::ReceivedMessage& received) {
+                                      const codec::ReceivedMessage& received,
+                                      const SharedPlaces* places) {
   AttendResult result;
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received));
+    ATTN_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received, places));
   }
   if (message.has_lse()) {
     ATTN_ASSIGN_OR_RETURN(result.lse, FromWire(message.lse(), received));

@@ -30,6 +30,7 @@ absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message) {
   info.capacity = {.kv_free_bytes = message.capacity().kv_free_bytes(),
                    .num_sessions = message.capacity().num_sessions(),
                    .queued_requests = message.capacity().queued_requests()};
+  info.shared_memory_socket = message.shared_memory_socket();
   return info;
 }
 

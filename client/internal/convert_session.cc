@@ -27,8 +27,9 @@ SessionHandle FromProto(const v1::SessionHandle& message) {
           .session_id = message.session_id()};
 }
 
-// `prefix` comes before the step's fields in errors.
-absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, const std::string& prefix) {
+// The step of this index in its request.
+absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t index,
+                                              const SharedPlaces* places) {
   using Wire = v1::SessionStep;
   Wire small_fields;
   internal::ToProto(step.handle, small_fields.mutable_handle());
@@ -42,11 +43,17 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, const std
   small_fields.set_kv_begin(step.kv_begin);
   if (step.kv_end.has_value()) small_fields.set_kv_end(*step.kv_end);
   internal::ToProto(step.returns, small_fields.mutable_returns());
+  if (places != nullptr) {
+    if (auto place = places->OfOutput(index); place.has_value()) {
+      *small_fields.mutable_output_to() = *std::move(place);
+    }
+  }
   codec::OutgoingMessage message(small_fields);
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, internal::ToWire(step.config));
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, internal::ToWire(step.config, places));
   message.Add(Wire::kConfigFieldNumber, std::move(config));
   const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
-    return AddTensor(tensor, absl::StrCat(prefix, field), field_number, &message);
+    return AddTensor(tensor, absl::StrCat("steps[", index, "].", field), field_number, places,
+                     &message);
   };
   ATTN_RETURN_IF_ERROR(add(step.k, "k", Wire::kKFieldNumber));
   ATTN_RETURN_IF_ERROR(add(step.v, "v", Wire::kVFieldNumber));
@@ -57,13 +64,14 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, const std
 }
 
 absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
-                                           const codec::ReceivedMessage& received) {
+                                           const codec::ReceivedMessage& received,
+                                           const SharedPlaces* places) {
   SessionStepResult result;
   if (message.has_error()) result.status = FromStreamError(message.error());
   result.position = message.position();
   result.is_replay = message.is_replay();
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received));
+    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received, places));
   }
   if (message.has_lse()) {
     ATTN_ASSIGN_OR_RETURN(result.lse, internal::FromWire(message.lse(), received));
@@ -117,22 +125,23 @@ absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message)
   return result;
 }
 
-absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request) {
+absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
+                                              const SharedPlaces* places) {
   codec::OutgoingMessage message{v1::StepRequest()};
   for (size_t i = 0; i < request.steps.size(); ++i) {
-    ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step,
-                          ToWire(request.steps[i], absl::StrCat("steps[", i, "].")));
+    ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step, ToWire(request.steps[i], i, places));
     message.Add(v1::StepRequest::kStepsFieldNumber, std::move(step));
   }
   return message;
 }
 
 absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
-                                    const codec::ReceivedMessage& received) {
+                                    const codec::ReceivedMessage& received,
+                                    const SharedPlaces* places) {
   StepResult result;
   result.results.reserve(static_cast<size_t>(message.results_size()));
   for (const v1::SessionStepResult& step : message.results()) {
-    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received));
+    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received, places));
     result.results.push_back(std::move(converted));
   }
   result.timing = FromProto(message.timing());

@@ -23,10 +23,25 @@ AnswerCallback Reading(Callback<Result> done, Convert convert) {
   };
 }
 
-// For messages with tensors.
-constexpr auto kFromWire = [](const auto& message, const codec::ReceivedMessage& received) {
-  return FromWire(message, received);
-};
+// The same for a request that may have gone by shared memory. A target that does not know the memory
+// is sent the tensors.
+template <typename Message, typename Result>
+AnswerCallback ReadingShared(std::shared_ptr<Transport> transport, const CallSettings& settings,
+                             const char* method, std::shared_ptr<OutgoingRequest> request,
+                             Callback<Result> done) {
+  return [=](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t target) {
+    const auto convert = [&](const Message& message, const codec::ReceivedMessage& received) {
+      return FromWire(message, received, request->places().get());
+    };
+    absl::StatusOr<Result> result = answer.ok() ? ReadAnswer<Message>(*answer, convert)
+                                                : absl::StatusOr<Result>(answer.status());
+    if (!request->TakeBackIfLost(RegionStatus(result), target)) return done(std::move(result));
+    CallSettings again = settings;
+    again.may_block = false;  // this may be one of gRPC's threads
+    transport->Unary(again, Transport::OneTarget(target), method, request,
+                     ReadingShared<Message>(transport, again, method, request, done));
+  };
+}
 
 // For messages without.
 constexpr auto kFromProto = [](auto& message, const codec::ReceivedMessage&) {
@@ -44,49 +59,63 @@ GrpcConnection::GrpcConnection(const ClientOptions& options, std::shared_ptr<Tim
                                RandomSource random)
     : transport_(std::make_shared<Transport>(options, std::move(timer), std::move(random))) {}
 
-absl::StatusOr<grpc::ByteBuffer> GrpcConnection::Check(
+GrpcConnection::Prepared GrpcConnection::Prepare(
     const CallOptions& options, absl::StatusOr<codec::OutgoingMessage> request) const {
   ATTN_RETURN_IF_ERROR(CheckOptions(options));
   if (!request.ok()) return std::move(request).status();
-  return transport_->Serialize(*std::move(request));
+  ATTN_ASSIGN_OR_RETURN(grpc::ByteBuffer bytes, transport_->Serialize(*std::move(request)));
+  return std::make_shared<OutgoingRequest>(std::move(bytes));
 }
 
-void GrpcConnection::CallAny(const CallOptions& options, const char* method,
-                             absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done) {
-  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, std::move(request));
-  if (!bytes.ok()) return done(std::move(bytes).status(), 0);
-  transport_->Unary(transport_->Settings(options), transport_->AnyTarget(), method,
-                    *std::move(bytes), std::move(done));
+template <typename Request, typename Encode>
+GrpcConnection::Prepared GrpcConnection::PrepareShared(const CallOptions& options,
+                                                       const Request& request,
+                                                       Encode encode) const {
+  ATTN_RETURN_IF_ERROR(CheckOptions(options));
+  if (auto shared = ShareRequest(transport_->lanes(), request, encode); shared != nullptr) return shared;
+  return Prepare(options, encode(request, nullptr));
 }
 
-void GrpcConnection::CallOwner(const std::string& worker, const CallOptions& options,
-                               const char* method, absl::StatusOr<codec::OutgoingMessage> request,
-                               AnswerCallback done) {
-  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, std::move(request));
-  if (!bytes.ok()) return done(std::move(bytes).status(), 0);
-  CallSettings settings = transport_->Settings(options);
+void GrpcConnection::CallAny(const CallSettings& settings, const char* method, Prepared request,
+                             AnswerCallback done) {
+  if (!request.ok()) return done(std::move(request).status(), 0);
+  transport_->Unary(settings, transport_->AnyTarget(), method, *std::move(request),
+                    std::move(done));
+}
+
+void GrpcConnection::CallOwner(const std::string& worker, CallSettings settings,
+                               const char* method, Prepared request, AnswerCallback done) {
+  if (!request.ok()) return done(std::move(request).status(), 0);
   // A search would end on one of gRPC's threads, which must not block.
   if (!transport_->targets().TargetOf(worker).has_value()) settings.may_block = false;
   transport_->FindOwner(worker, settings,
-                        [transport = transport_, settings, method, bytes = *std::move(bytes),
+                        [transport = transport_, settings, method, request = *std::move(request),
                          done = std::move(done)](absl::StatusOr<size_t> target) {
                           if (!target.ok()) return done(std::move(target).status(), 0);
-                          transport->Unary(settings, Transport::OneTarget(*target), method, bytes,
+                          transport->Unary(settings, Transport::OneTarget(*target), method, request,
                                            done);
                         });
 }
 
 void GrpcConnection::Attend(const AttendRequest& request, const CallOptions& options,
                             Callback<AttendResult> done) {
-  CallAny(options, ATTN_METHOD(AttentionService, Attend), ToWire(request),
-          Reading<v1::AttendResponse>(std::move(done), kFromWire));
+  static constexpr char kMethod[] = ATTN_METHOD(AttentionService, Attend);
+  const Prepared prepared =
+      PrepareShared(options, request, [](const AttendRequest& given, const SharedPlaces* places) {
+        return ToWire(given, /*weights=*/false, places);
+      });
+  if (!prepared.ok()) return done(prepared.status());
+  const CallSettings settings = transport_->Settings(options);
+  CallAny(settings, kMethod, prepared,
+          ReadingShared<v1::AttendResponse>(transport_, settings, kMethod, *prepared,
+                                            std::move(done)));
 }
 
 void GrpcConnection::AttendWithWeights(const AttendRequest& request, const CallOptions& options,
                                        WeightsCallback on_block, Callback<AttendResult> done) {
-  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, WeightsRequest(request));
-  if (!bytes.ok()) return done(std::move(bytes).status());
-  StartWeightsCall(transport_, transport_->Settings(options), *std::move(bytes),
+  Prepared prepared = PrepareShared(options, request, WeightsRequest);
+  if (!prepared.ok()) return done(std::move(prepared).status());
+  StartWeightsCall(transport_, transport_->Settings(options), *std::move(prepared),
                    std::move(on_block), std::move(done));
 }
 
@@ -94,7 +123,8 @@ void GrpcConnection::CreateSession(const SessionOptions& request, const CallOpti
                                    Callback<SessionInfo> done) {
   v1::CreateSessionRequest message;
   ToProto(request, &message);
-  CallAny(options, ATTN_METHOD(SessionService, CreateSession), codec::OutgoingMessage(message),
+  CallAny(transport_->Settings(options), ATTN_METHOD(SessionService, CreateSession),
+          Prepare(options, codec::OutgoingMessage(message)),
           [transport = transport_, done = std::move(done)](
               const absl::StatusOr<grpc::ByteBuffer>& answer, size_t target) {
             if (!answer.ok()) return done(answer.status());
@@ -108,8 +138,8 @@ void GrpcConnection::GetSession(const SessionHandle& handle, const CallOptions& 
                                 Callback<SessionInfo> done) {
   v1::GetSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner(handle.worker, options, ATTN_METHOD(SessionService, GetSession),
-            codec::OutgoingMessage(message),
+  CallOwner(handle.worker, transport_->Settings(options), ATTN_METHOD(SessionService, GetSession),
+            Prepare(options, codec::OutgoingMessage(message)),
             Reading<v1::GetSessionResponse>(std::move(done), kSessionFromProto));
 }
 
@@ -121,11 +151,11 @@ void GrpcConnection::ListSessions(const ListSessionsRequest& request, const Call
   v1::ListSessionsRequest message;
   message.set_page_size(request.page_size);
   message.set_page_token(token->token);
-  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, codec::OutgoingMessage(message));
-  if (!bytes.ok()) return done(std::move(bytes).status());
+  Prepared prepared = Prepare(options, codec::OutgoingMessage(message));
+  if (!prepared.ok()) return done(std::move(prepared).status());
   transport_->Unary(
       transport_->Settings(options), Transport::OneTarget(token->target),
-      ATTN_METHOD(SessionService, ListSessions), *std::move(bytes),
+      ATTN_METHOD(SessionService, ListSessions), *std::move(prepared),
       [num_targets, done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer,
                                             size_t target) {
         if (!answer.ok()) return done(answer.status());
@@ -142,8 +172,9 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
                                    StatusCallback done) {
   v1::DeleteSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner(handle.worker, options, ATTN_METHOD(SessionService, DeleteSession),
-            codec::OutgoingMessage(message),
+  CallOwner(handle.worker, transport_->Settings(options),
+            ATTN_METHOD(SessionService, DeleteSession),
+            Prepare(options, codec::OutgoingMessage(message)),
             [done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
               done(answer.status());
             });
@@ -151,20 +182,29 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
 
 void GrpcConnection::Step(const StepRequest& request, const CallOptions& options,
                           Callback<StepResult> done) {
-  CallOwner(request.steps.empty() ? "" : request.steps[0].handle.worker, options,
-            ATTN_METHOD(SessionService, Step), ToWire(request),
-            Reading<v1::StepResponse>(std::move(done), kFromWire));
+  static constexpr char kMethod[] = ATTN_METHOD(SessionService, Step);
+  const Prepared prepared =
+      PrepareShared(options, request, [](const StepRequest& given, const SharedPlaces* places) {
+        return ToWire(given, places);
+      });
+  if (!prepared.ok()) return done(prepared.status());
+  const CallSettings settings = transport_->Settings(options);
+  CallOwner(request.steps.empty() ? "" : request.steps[0].handle.worker, settings, kMethod,
+            prepared,
+            ReadingShared<v1::StepResponse>(transport_, settings, kMethod, *prepared,
+                                            std::move(done)));
 }
 
 void GrpcConnection::GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) {
-  CallAny(options, ATTN_METHOD(ServerService, GetServerInfo),
-          codec::OutgoingMessage(v1::GetServerInfoRequest()),
+  CallAny(transport_->Settings(options), ATTN_METHOD(ServerService, GetServerInfo),
+          Prepare(options, codec::OutgoingMessage(v1::GetServerInfoRequest())),
           Reading<v1::GetServerInfoResponse>(std::move(done), kFromProto));
 }
 
 void GrpcConnection::Explain(const ExplainRequest& request, const CallOptions& options,
                              Callback<ExplainResult> done) {
-  CallAny(options, ATTN_METHOD(ServerService, Explain), ToWire(request),
+  CallAny(transport_->Settings(options), ATTN_METHOD(ServerService, Explain),
+          Prepare(options, ToWire(request)),
           Reading<v1::ExplainResponse>(std::move(done), kFromProto));
 }
 
@@ -185,7 +225,27 @@ absl::StatusOr<std::unique_ptr<StepStream>> GrpcConnection::OpenStepStream(
 }
 
 absl::Status GrpcConnection::WaitUntilReady(absl::Time deadline) {
-  return transport_->targets().WaitUntilReady(deadline);
+  ATTN_RETURN_IF_ERROR(transport_->targets().WaitUntilReady(deadline));
+  if (transport_->lanes() != nullptr) transport_->lanes()->WaitUntilTried(deadline);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SharedTensor> GrpcConnection::AllocateShared(DType dtype, Shape shape) {
+  const TensorView view(nullptr, dtype, shape);
+  const bool may_share = transport_->lanes() != nullptr && view.num_elements() > 0;
+  if (may_share && view.num_elements() <=
+                       transport_->options().shared_memory.max_bytes) {
+    auto slot = transport_->lanes()->AllocateForUser(view.num_bytes());
+    if (slot.ok()) {
+      char* data = (*slot)->data();
+      return SharedTensor(dtype, std::move(shape), data, /*is_shared=*/true, *std::move(slot));
+    }
+  }
+  return SharedTensor::Private(dtype, std::move(shape));
+}
+
+SharedMemoryUsage GrpcConnection::shared_memory_usage() const {
+  return transport_->lanes() != nullptr ? transport_->lanes()->usage() : SharedMemoryUsage();
 }
 
 }  // namespace attention::client::internal

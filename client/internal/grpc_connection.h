@@ -39,17 +39,25 @@ class GrpcConnection final : public Connection {
   absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(
       const StepStreamOptions& options) override;
   absl::Status WaitUntilReady(absl::Time deadline) override;
+  absl::StatusOr<SharedTensor> AllocateShared(DType dtype, Shape shape) override;
+  SharedMemoryUsage shared_memory_usage() const override;
 
  private:
+  using Prepared = absl::StatusOr<std::shared_ptr<OutgoingRequest>>;
+
   // Calls any target.
-  void CallAny(const CallOptions& options, const char* method,
-               absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
+  void CallAny(const CallSettings& settings, const char* method, Prepared request,
+               AnswerCallback done);
   // Calls a session's owner.
-  void CallOwner(const std::string& worker, const CallOptions& options, const char* method,
-                 absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
+  void CallOwner(const std::string& worker, CallSettings settings, const char* method,
+                 Prepared request, AnswerCallback done);
   // The bytes to send, or what is wrong with the options or the request.
-  absl::StatusOr<grpc::ByteBuffer> Check(const CallOptions& options,
-                                         absl::StatusOr<codec::OutgoingMessage> request) const;
+  Prepared Prepare(const CallOptions& options,
+                   absl::StatusOr<codec::OutgoingMessage> request) const;
+  // The same for a request that may go by shared memory; `encode` is called with the request and
+  // its places.
+  template <typename Request, typename Encode>
+  Prepared PrepareShared(const CallOptions& options, const Request& request, Encode encode) const;
 
   const std::shared_ptr<Transport> transport_;
 };

@@ -28,10 +28,6 @@ class GrpcStepStream final : public StepStream {
  private:
   class Reactor;
 
-  // The message to send, with its id on the stream.
-  absl::StatusOr<grpc::ByteBuffer> Serialize(const StepRequest& request, uint64_t id) const;
-
-  const std::shared_ptr<Transport> transport_;
   const std::shared_ptr<Reactor> reactor_;
 };
 

@@ -1,14 +1,14 @@
 #include "client/internal/transport.h"
 
-#include <grpcpp/completion_queue.h>
-
 #include <new>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "attention/v1/server_service.pb.h"
+#include "client/internal/blocking_call.h"
 #include "client/internal/callback_threads.h"
+#include "client/internal/status_macros.h"
 
 namespace attention::client::internal {
 namespace {
@@ -56,22 +56,6 @@ absl::StatusOr<std::string> NameIn(const absl::StatusOr<grpc::ByteBuffer>& answe
       });
 }
 
-// Polls for its one call on the calling thread, which therefore is the one that gRPC wakes.
-grpc::Status CallHere(Endpoint& endpoint, grpc::ClientContext* context, const char* method,
-                      const grpc::ByteBuffer& request, grpc::ByteBuffer* response) {
-  grpc::CompletionQueue queue;
-  grpc::Status status;
-  const auto call = endpoint.stub.PrepareUnaryCall(context, method, request, &queue);
-  call->StartCall();
-  call->Finish(response, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  queue.Shutdown();
-  while (queue.Next(&tag, &ok)) continue;
-  return status;
-}
-
 // One unary call, all its attempts together. Kept by whichever callback is pending, and by nothing
 // else.
 struct Call : public std::enable_shared_from_this<Call> {
@@ -79,33 +63,39 @@ struct Call : public std::enable_shared_from_this<Call> {
     target = route(attempt);
     Endpoint& endpoint = transport->targets().EndpointOf(target);
     response.Clear();
+    absl::StatusOr<grpc::ByteBuffer> made = transport->Serialize(*request, target);
+    if (!made.ok()) return finished({.status = std::move(made).status(), .can_retry = false});
+    bytes = *std::move(made);
     // Later attempts start on gRPC's threads, which must not block.
     if (settings.may_block && attempt == 1) {
       CallContext context(settings);
-      const grpc::Status status = CallHere(endpoint, context.grpc(), method, request, &response);
+      const grpc::Status status = CallHere(endpoint, context.grpc(), method, bytes, &response);
       return finished({.status = Outcome(status)});
     }
     KeepCallbackThreads();
     auto context = std::make_shared<CallContext>(settings);
     endpoint.stub.UnaryCall(
-        context->grpc(), method, {}, &request, &response,
+        context->grpc(), method, {}, &bytes, &response,
         [self = shared_from_this(), context, finished = std::move(finished)](
             const grpc::Status& status) { finished({.status = self->Outcome(status)}); });
   }
 
   absl::Status Outcome(const grpc::Status& status) const {
-    if (status.ok() && !response.Valid()) {
+    absl::Status outcome = FromGrpcStatus(status);
+    request->OnOutcome(outcome);
+    if (outcome.ok() && !response.Valid()) {
       return absl::InternalError(
           absl::StrCat("the server answered ", method, " without a message"));
     }
-    return FromGrpcStatus(status);
+    return outcome;
   }
 
   std::shared_ptr<Transport> transport;
   CallSettings settings;
   Route route;
   const char* method = nullptr;
-  grpc::ByteBuffer request;
+  std::shared_ptr<OutgoingRequest> request;
+  grpc::ByteBuffer bytes;  // of the last attempt
   grpc::ByteBuffer response;
   size_t target = 0;
 };
@@ -156,15 +146,28 @@ absl::StatusOr<grpc::ByteBuffer> Transport::Serialize(codec::OutgoingMessage mes
   }
 }
 
+absl::StatusOr<grpc::ByteBuffer> Transport::Serialize(OutgoingRequest& request,
+                                                      size_t target) const {
+  if (request.is_bytes()) return request.bytes();
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage message, request.MessageFor(target));
+  return Serialize(std::move(message));
+}
+
 void Transport::Unary(const CallSettings& settings, Route route, const char* method,
                       absl::StatusOr<grpc::ByteBuffer> request, AnswerCallback done) {
   if (!request.ok()) return done(std::move(request).status(), 0);
+  Unary(settings, std::move(route), method,
+        std::make_shared<OutgoingRequest>(*std::move(request)), std::move(done));
+}
+
+void Transport::Unary(const CallSettings& settings, Route route, const char* method,
+                      std::shared_ptr<OutgoingRequest> request, AnswerCallback done) {
   auto call = std::make_shared<Call>();
   call->transport = shared_from_this();
   call->settings = settings;
   call->route = std::move(route);
   call->method = method;
-  call->request = *std::move(request);
+  call->request = std::move(request);
   Retry(
       settings,
       [call](int attempt, std::function<void(AttemptOutcome)> finished) {

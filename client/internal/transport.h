@@ -16,7 +16,9 @@
 #include "absl/strings/str_cat.h"
 #include "client/internal/call_context.h"
 #include "client/internal/error_details.h"
+#include "client/internal/outgoing_request.h"
 #include "client/internal/retry_loop.h"
+#include "client/internal/shared_lanes.h"
 #include "client/internal/targets.h"
 #include "client/internal/timer.h"
 #include "client/options.h"
@@ -40,11 +42,16 @@ class Transport : public std::enable_shared_from_this<Transport> {
       : options_(std::move(options)),
         timer_(std::move(timer)),
         random_(std::move(random)),
-        targets_(options_) {}
+        targets_(options_),
+        lanes_(options_.shared_memory.use == SharedMemoryOptions::Use::kOff
+                   ? nullptr
+                   : std::make_unique<SharedLanes>(options_, targets_)) {}
 
   const ClientOptions& options() const { return options_; }
   Timer& timer() { return *timer_; }
   Targets& targets() { return targets_; }
+  // Null when the options say so.
+  SharedLanes* lanes() { return lanes_.get(); }
 
   CallSettings Settings(const CallOptions& call) {
     return ResolveSettings(options_, call, timer_->Now(), options_.default_timeout);
@@ -73,7 +80,12 @@ class Transport : public std::enable_shared_from_this<Transport> {
                    std::move(attempt), std::move(done));
   }
 
-  // Runs a unary call with retries, which send the same bytes.
+  // The bytes of an attempt at the target.
+  absl::StatusOr<grpc::ByteBuffer> Serialize(OutgoingRequest& request, size_t target) const;
+
+  // Runs a unary call with retries, which send the same tensors.
+  void Unary(const CallSettings& settings, Route route, const char* method,
+             std::shared_ptr<OutgoingRequest> request, AnswerCallback done);
   void Unary(const CallSettings& settings, Route route, const char* method,
              absl::StatusOr<grpc::ByteBuffer> request, AnswerCallback done);
 
@@ -82,6 +94,7 @@ class Transport : public std::enable_shared_from_this<Transport> {
   const std::shared_ptr<Timer> timer_;
   const RandomSource random_;
   Targets targets_;
+  const std::unique_ptr<SharedLanes> lanes_;
 };
 
 // Reads an answer: `convert(message, received)` has its tensors' bytes in `received`. INTERNAL: the

@@ -21,7 +21,7 @@ constexpr uint64_t kRequestId = 1;
 struct WeightsState {
   std::shared_ptr<Transport> transport;
   CallSettings settings;
-  grpc::ByteBuffer request;
+  std::shared_ptr<OutgoingRequest> request;
   WeightsCallback on_block;
   Route route;
   std::optional<AttendResult> result;
@@ -34,10 +34,21 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
   WeightsReactor(std::shared_ptr<WeightsState> state, std::function<void(AttemptOutcome)> finished)
       : state_(std::move(state)), finished_(std::move(finished)), context_(state_->settings) {}
 
+  // Begins an attempt at the target.
+  static void Begin(const std::shared_ptr<WeightsState>& state, size_t target,
+                    std::function<void(AttemptOutcome)> finished) {
+    absl::StatusOr<grpc::ByteBuffer> bytes = state->transport->Serialize(*state->request, target);
+    if (!bytes.ok()) return finished({.status = std::move(bytes).status(), .can_retry = false});
+    auto* reactor = new WeightsReactor(state, std::move(finished));
+    reactor->target_ = target;
+    reactor->bytes_ = *std::move(bytes);
+    reactor->Start(state->transport->targets().EndpointOf(target));
+  }
+
   void Start(Endpoint& endpoint) {
     endpoint.stub.PrepareBidiStreamingCall(context_.grpc(),
                                            ATTN_METHOD(AttentionService, AttendStream), {}, this);
-    StartWriteLast(&state_->request, grpc::WriteOptions());
+    StartWriteLast(&bytes_, grpc::WriteOptions());
     StartRead(&response_);
     StartCall();
   }
@@ -61,10 +72,16 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
     if (outcome.ok() && !(is_complete_ && state_->result.has_value())) {
       outcome = absl::InternalError("the server ended the stream before the result was complete");
     }
+    state_->request->OnOutcome(outcome);
     // Freed before the caller hears, as the caller may then end the program.
-    const std::function<void(AttemptOutcome)> finished = std::move(finished_);
+    std::function<void(AttemptOutcome)> finished = std::move(finished_);
+    const std::shared_ptr<WeightsState> state = state_;
     const bool can_retry = !has_shown_block_;
+    const size_t target = target_;
     delete this;
+    if (can_retry && state->request->TakeBackIfLost(outcome, target)) {
+      return Begin(state, target, std::move(finished));
+    }
     finished({.status = std::move(outcome), .can_retry = can_retry});
   }
 
@@ -74,7 +91,8 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
     is_complete_ = is_complete_ || response.is_last();
     if (response.has_error()) return FromStreamError(response.error());
     if (response.has_response()) {
-      absl::StatusOr<AttendResult> result = FromWire(response.response(), received);
+      absl::StatusOr<AttendResult> result =
+          FromWire(response.response(), received, state_->request->places().get());
       if (!result.ok()) return std::move(result).status();
       state_->result = *std::move(result);
     }
@@ -90,6 +108,8 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
   const std::shared_ptr<WeightsState> state_;
   std::function<void(AttemptOutcome)> finished_;
   CallContext context_;
+  size_t target_ = 0;
+  grpc::ByteBuffer bytes_;
   grpc::ByteBuffer response_;
   absl::Status failure_;
   bool has_shown_block_ = false;
@@ -98,8 +118,9 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
 
 }  // namespace
 
-absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request) {
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage wire, ToWire(request, /*weights=*/true));
+absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request,
+                                                      const SharedPlaces* places) {
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage wire, ToWire(request, /*weights=*/true, places));
   v1::AttendStreamRequest small_fields;
   small_fields.set_request_id(kRequestId);
   codec::OutgoingMessage message(small_fields);
@@ -108,7 +129,7 @@ absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& reque
 }
 
 void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
-                      grpc::ByteBuffer request, WeightsCallback on_block,
+                      std::shared_ptr<OutgoingRequest> request, WeightsCallback on_block,
                       Callback<AttendResult> done) {
   auto state = std::make_shared<WeightsState>();
   state->transport = transport;
@@ -120,9 +141,7 @@ void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSet
   transport->Retry(
       settings,
       [state](int attempt, std::function<void(AttemptOutcome)> finished) {
-        Targets& targets = state->transport->targets();
-        (new WeightsReactor(state, std::move(finished)))
-            ->Start(targets.EndpointOf(state->route(attempt)));
+        WeightsReactor::Begin(state, state->route(attempt), std::move(finished));
       },
       [state, done = std::move(done)](absl::Status status) {
         if (!status.ok()) return done(std::move(status));

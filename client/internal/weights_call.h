@@ -11,11 +11,12 @@
 namespace attention::client::internal {
 
 // The message to send, which asks for the weights.
-absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request);
+absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request,
+                                                      const SharedPlaces* places);
 
 // Runs the call, retrying as long as no block has come. `request` is a WeightsRequest.
 void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
-                      grpc::ByteBuffer request, WeightsCallback on_block,
+                      std::shared_ptr<OutgoingRequest> request, WeightsCallback on_block,
                       Callback<AttendResult> done);
 
 }  // namespace attention::client::internal

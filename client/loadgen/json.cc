@@ -51,6 +51,7 @@ Json OptionsJson(const Options& options) {
           {"connect_timeout_seconds", absl::ToDoubleSeconds(options.connect_timeout)},
           {"tenant", options.tenant},
           {"channels", options.channels},
+          {"shared_memory", ToString(options.shared_memory)},
           {"verify", options.verify_fraction},
           {"allow_refused", options.allow_refused},
           {"quiet", options.is_quiet},
@@ -129,6 +130,12 @@ Json VerifyJson(const VerifyResult& verified) {
           {"examples", verified.mismatches}};
 }
 
+Json SharedMemoryJson(const client::SharedMemoryUsage& usage) {
+  return {{"lanes", usage.num_lanes},
+          {"mapped_bytes", usage.mapped_bytes},
+          {"requests", usage.num_requests}};
+}
+
 Json SelfCheckJson(const Report& report) {
   return {{"cores_used", report.facts.cpu.cores_used},
           {"cores", report.facts.cpu.cores},
@@ -161,6 +168,7 @@ Json ToJson(const Report& report) {
           {"schedule_slip_us", TimesJson(totals.slip)},
           {"batch_size", BatchSizeJson(totals.batch_size)},
           {"verified", VerifyJson(report.verified)},
+          {"shared_memory", SharedMemoryJson(report.shared_memory)},
           {"self_check", SelfCheckJson(report)},
           {"exit_code", static_cast<int>(ExitCodeOf(report))}};
 }

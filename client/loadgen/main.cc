@@ -20,10 +20,13 @@ int Main(const std::vector<std::string>& arguments) {
     return parsed.exit_code;
   }
   const Options& options = *parsed.options;
+  using Use = client::SharedMemoryOptions::Use;
+  const Use use = options.shared_memory == SharedMemory::kOff ? Use::kOff : Use::kAutomatic;
   const auto client = client::Client::Connect({.targets = options.targets,
                                                .tenant = options.tenant,
                                                .default_timeout = options.timeout,
-                                               .num_channels = options.channels});
+                                               .num_channels = options.channels,
+                                               .shared_memory = {.use = use}});
   if (!client.ok()) {
     std::cerr << "attention-loadgen: " << client.status().message() << "\n";
     return kExitUsage;

@@ -21,6 +21,9 @@ const std::map<std::string, LoopMode> kModes = {{"closed", LoopMode::kClosed},
                                                 {"open", LoopMode::kOpen}};
 const std::map<std::string, Arrivals> kArrivals = {{"poisson", Arrivals::kPoisson},
                                                    {"constant", Arrivals::kConstant}};
+const std::map<std::string, SharedMemory> kSharedMemory = {{"auto", SharedMemory::kAuto},
+                                                           {"on", SharedMemory::kOn},
+                                                           {"off", SharedMemory::kOff}};
 const std::map<std::string, DType> kDTypes = {
     {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}};
 
@@ -117,6 +120,8 @@ void AddOtherFlags(CLI::App& app, Options* options) {
       "How long to wait for the target at the start (5s)");
   app.add_option("--tenant", options->tenant, "Whose requests these are (default)");
   app.add_option("--channels", options->channels, "Connections to each target (1)");
+  AddChoice(app, "--shared-memory", &options->shared_memory, kSharedMemory,
+            "Tensors in memory shared with servers of this host; on: or fail (auto)");
   app.add_option("--verify", options->verify_fraction,
                  "Share of the answers, 0 to 1, to check against float64 (0)");
   app.add_flag("--allow-refused", options->allow_refused,
@@ -167,6 +172,13 @@ std::string ToString(LoopMode mode) { return mode == LoopMode::kClosed ? "closed
 
 std::string ToString(Arrivals arrivals) {
   return arrivals == Arrivals::kPoisson ? "poisson" : "constant";
+}
+
+std::string ToString(SharedMemory shared_memory) {
+  for (const auto& [word, value] : kSharedMemory) {
+    if (value == shared_memory) return word;
+  }
+  return "unknown";
 }
 
 std::optional<absl::Duration> ParseDurationText(const std::string& text) {

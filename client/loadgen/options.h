@@ -23,10 +23,16 @@ enum class LoopMode {
   kOpen,    // requests are sent by a schedule, whatever the answers do
 };
 enum class Arrivals { kPoisson, kConstant };
+enum class SharedMemory {
+  kAuto,  // where the server offers it
+  kOn,    // a server that does not share is an error
+  kOff,
+};
 
 std::string ToString(WorkloadKind kind);
 std::string ToString(LoopMode mode);
 std::string ToString(Arrivals arrivals);
+std::string ToString(SharedMemory shared_memory);
 
 // The attention that each request computes.
 struct ShapeOptions {
@@ -67,6 +73,7 @@ struct Options {
   absl::Duration connect_timeout = absl::Seconds(5);
   std::string tenant = "default";
   int channels = 1;
+  SharedMemory shared_memory = SharedMemory::kAuto;
   double verify_fraction = 0;  // 0 to 1
   bool allow_refused = false;
 

@@ -13,6 +13,7 @@
 #include "client/loadgen/options.h"
 #include "client/loadgen/verifier.h"
 #include "client/server_info.h"
+#include "client/shared_tensor.h"
 #include "nlohmann/json.hpp"
 
 namespace attention::loadgen {
@@ -32,6 +33,7 @@ struct Report {
   RunFacts facts;
   Totals totals;
   VerifyResult verified;
+  client::SharedMemoryUsage shared_memory;  // at the end
 };
 
 // Means over the recorded time, of the answers that were OK.

@@ -41,6 +41,13 @@ ExitCode FailToReach(const Options& options, const absl::Status& status, std::os
   return kExitUnreachable;
 }
 
+ExitCode FailToShare(const Options& options, std::ostream& err) {
+  err << "attention-loadgen: --shared-memory is on, and " << absl::StrJoin(options.targets, ", ")
+      << " does not share memory with this process\nIs the server on this host, and does it have "
+         "--shared-memory-listen?\n";
+  return kExitUnreachable;
+}
+
 ExitCode FailToPrepare(const absl::Status& status, std::ostream& err) {
   err << "attention-loadgen: cannot prepare the sessions: "
       << absl::StatusCodeToString(status.code()) << ", reason "
@@ -75,6 +82,9 @@ ExitCode Run(const Options& options, const std::shared_ptr<client::Client>& clie
   if (absl::Status status = WaitForTarget(options, *client, context); !status.ok()) {
     return FailToReach(options, status, context.err);
   }
+  if (options.shared_memory == SharedMemory::kOn && client->shared_memory_usage().num_lanes == 0) {
+    return FailToShare(options, context.err);
+  }
   Report report;
   report.options = options;
   report.machine = ReadMachineInfo();
@@ -105,6 +115,7 @@ ExitCode Run(const Options& options, const std::shared_ptr<client::Client>& clie
     });
   }
   report.totals = collector.totals();
+  report.shared_memory = client->shared_memory_usage();
   return Publish(report, context);
 }
 

@@ -51,6 +51,11 @@ void AddHeading(const Report& report, std::string& table) {
     }
     absl::StrAppend(&table, "\n");
   }
+  if (report.shared_memory.num_requests > 0) {
+    absl::StrAppendFormat(&table, "  %d requests by shared memory, %d MiB of it\n",
+                          report.shared_memory.num_requests,
+                          report.shared_memory.mapped_bytes >> 20);
+  }
 }
 
 void AddCounts(const Report& report, std::string& table) {

@@ -42,6 +42,7 @@ class MockConnection : public Connection {
   MOCK_METHOD(absl::StatusOr<std::unique_ptr<StepStream>>, OpenStepStream,
               (const StepStreamOptions&), (override));
   MOCK_METHOD(absl::Status, WaitUntilReady, (absl::Time), (override));
+  // AllocateShared and shared_memory_usage are Connection's own: memory of this process.
 };
 
 class MockStepStream : public StepStream {

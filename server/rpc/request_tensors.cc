@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/aligned_buffer.h"
 #include "kernels/base/divide.h"
+#include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -73,7 +74,8 @@ absl::StatusOr<char*> RequestTensors::Resolve(absl::string_view field,
                                               const v1::SharedMemoryRef& place,
                                               std::int64_t bytes) {
   if (regions_ == nullptr) {
-    return absl::FailedPreconditionError(
+    return ReasonedError(
+        absl::StatusCode::kFailedPrecondition, ErrorReason::kRegionNotFound,
         absl::StrCat(field, " is in shared memory, which this server does not offer"));
   }
   auto region = regions_->Find(place.region_id(), tenant_);

@@ -173,6 +173,7 @@ v1::LaneResponse Answer(Packet& packet, RegionTable& regions, std::set<std::stri
 
 absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(const Listener& listener,
                                                                           int max_connections,
+                                                                          std::uint64_t worker_epoch,
                                                                           RegionTable& regions) {
   const absl::StatusOr<int> listen_fd = Bind(listener);
   if (!listen_fd.ok()) return listen_fd.status();
@@ -182,15 +183,18 @@ absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(const 
     return SocketError(listener.socket_path(), "watch");
   }
   return std::unique_ptr<SharedMemoryLane>(
-      new SharedMemoryLane(listener.socket_path(), *listen_fd, stop_fd, max_connections, regions));
+      new SharedMemoryLane(listener.socket_path(), *listen_fd, stop_fd, max_connections,
+                           worker_epoch, regions));
 }
 
 SharedMemoryLane::SharedMemoryLane(std::string path, int listen_fd, int stop_fd,
-                                   int max_connections, RegionTable& regions)
+                                   int max_connections, std::uint64_t worker_epoch,
+                                   RegionTable& regions)
     : path_(std::move(path)),
       listen_fd_(listen_fd),
       stop_fd_(stop_fd),
       max_connections_(static_cast<std::size_t>(max_connections)),
+      worker_epoch_(worker_epoch),
       regions_(regions),
       thread_([this] { Serve(); }) {}
 
@@ -228,7 +232,9 @@ bool SharedMemoryLane::HandlePacket(int fd) {
   Packet packet;
   if (!packet.Receive(fd)) return false;
   if (packet.is_empty()) return true;
-  const std::string answer = Answer(packet, regions_, connections_[fd]).SerializeAsString();
+  v1::LaneResponse response = Answer(packet, regions_, connections_[fd]);
+  if (response.has_register_()) response.mutable_register_()->set_worker_epoch(worker_epoch_);
+  const std::string answer = response.SerializeAsString();
   // A client that does not read its answers loses its lease.
   return send(fd, answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT) ==
          static_cast<ssize_t>(answer.size());

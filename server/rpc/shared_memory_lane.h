@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <set>
@@ -23,9 +24,10 @@ namespace attention::server {
 class SharedMemoryLane {
  public:
   // Listens at a unix socket, replacing a stale file. UNAVAILABLE when it cannot be bound.
-  // `regions` must outlive the lane.
+  // `worker_epoch` tells clients whose lane it is. `regions` must outlive the lane.
   static absl::StatusOr<std::unique_ptr<SharedMemoryLane>> Start(const Listener& listener,
                                                                  int max_connections,
+                                                                 std::uint64_t worker_epoch,
                                                                  RegionTable& regions);
   // Ends every lease.
   ~SharedMemoryLane();
@@ -38,7 +40,7 @@ class SharedMemoryLane {
   using RegionIds = std::set<std::string>;
 
   SharedMemoryLane(std::string path, int listen_fd, int stop_fd, int max_connections,
-                   RegionTable& regions);
+                   std::uint64_t worker_epoch, RegionTable& regions);
 
   void Serve();
   void Accept();
@@ -50,6 +52,7 @@ class SharedMemoryLane {
   const int listen_fd_;
   const int stop_fd_;  // an eventfd: readable when the lane is to end
   const std::size_t max_connections_;
+  const std::uint64_t worker_epoch_;
   RegionTable& regions_;
   std::map<int, RegionIds> connections_;  // by descriptor
   std::thread thread_;

@@ -26,12 +26,15 @@ class AttentionProcess {
   const ChildProcess& process() const { return process_; }
   const Connection& tcp() const { return tcp_; }
   const Connection& unix_socket() const { return unix_socket_; }
+  // Where shared memory is registered.
+  const std::string& lane_path() const { return lane_path_; }
 
  private:
   std::string ports_path_;
   ChildProcess process_;
   Connection tcp_;
   Connection unix_socket_;
+  std::string lane_path_;
 };
 
 }  // namespace attention::bench

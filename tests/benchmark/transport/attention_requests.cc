@@ -39,9 +39,18 @@ class RepeatedMessage final : public Requests {
     const grpc::Slice slice(message.SerializeAsString());
     bytes_ = grpc::ByteBuffer(&slice, 1);
   }
-  grpc::ByteBuffer Next() override { return bytes_; }  // a reference
+  // `shared` holds the tensors of the message.
+  RepeatedMessage(const google::protobuf::Message& message, std::unique_ptr<SharedTensors> shared)
+      : RepeatedMessage(message) {
+    shared_ = std::move(shared);
+  }
+  grpc::ByteBuffer Next() override {
+    if (shared_ != nullptr) shared_->Prepare();
+    return bytes_;  // a reference
+  }
 
  private:
+  std::unique_ptr<SharedTensors> shared_;
   grpc::ByteBuffer bytes_;
 };
 
@@ -49,7 +58,11 @@ class RepeatedMessage final : public Requests {
 // of them stays within the values that take as many bytes on the wire.
 class StepTemplate {
  public:
-  explicit StepTemplate(const std::vector<v1::SessionHandle>& handles) {
+  StepTemplate(const std::vector<v1::SessionHandle>& handles, const SharedLane* lane) {
+    if (lane != nullptr) {
+      shared_ = std::make_unique<SharedTensors>(*lane, handles.size() * kStepBytesIn,
+                                                handles.size() * kStepBytesOut);
+    }
     v1::StepStreamRequest message;
     message.set_request_id(kMarkId);
     for (const v1::SessionHandle& handle : handles) {
@@ -60,6 +73,11 @@ class StepTemplate {
       Fill(step->mutable_k(), v1::DTYPE_BFLOAT16, {1, kNumKvHeads, kStepHeadDim}, kBFloat16Bytes);
       Fill(step->mutable_v(), v1::DTYPE_BFLOAT16, {1, kNumKvHeads, kStepHeadDim}, kBFloat16Bytes);
       Fill(step->mutable_q(), v1::DTYPE_BFLOAT16, {1, kNumQHeads, kStepHeadDim}, kBFloat16Bytes);
+      if (shared_ == nullptr) continue;
+      for (v1::Tensor* tensor : {step->mutable_k(), step->mutable_v(), step->mutable_q()}) {
+        shared_->Move(tensor);
+      }
+      *step->mutable_output_to() = shared_->OutputPlace(kStepBytesOut);
     }
     bytes_ = message.SerializeAsString();
     // Tag and value of layer (field 2) and expected_position (field 3), as nothing else has them.
@@ -75,6 +93,7 @@ class StepTemplate {
 
   // The bytes stay this object's: they must not change before they are sent.
   grpc::ByteBuffer Set(std::uint32_t id, int layer, int position) {
+    if (shared_ != nullptr) shared_->Prepare();
     for (int i = 0; i < kIdBytes; ++i) {
       const bool is_last = i == kIdBytes - 1;
       bytes_[static_cast<std::size_t>(1 + i)] =
@@ -97,14 +116,17 @@ class StepTemplate {
   static constexpr char kMarkLayer = 0x7d;
   static constexpr char kMarkPosition = 0x7e;
 
+  std::unique_ptr<SharedTensors> shared_;
   std::string bytes_;
   std::vector<std::size_t> marks_;
 };
 
 class StepRequests final : public Requests {
  public:
-  StepRequests(const std::shared_ptr<grpc::Channel>& channel, int batch_size, int max_in_flight)
+  StepRequests(const std::shared_ptr<grpc::Channel>& channel, int batch_size, int max_in_flight,
+               const SharedLane* lane)
       : stub_(v1::SessionService::NewStub(channel)),
+        lane_(lane),
         batch_size_(batch_size),
         num_buffers_(max_in_flight + 1) {
     Renew();
@@ -152,7 +174,7 @@ class StepRequests final : public Requests {
       handles_.push_back(response.session().handle());
     }
     for (int i = 0; i < num_buffers_; ++i) {
-      buffers_.push_back(std::make_unique<StepTemplate>(handles_));
+      buffers_.push_back(std::make_unique<StepTemplate>(handles_, lane_));
     }
     layer_ = position_ = 0;
   }
@@ -168,6 +190,7 @@ class StepRequests final : public Requests {
   }
 
   const std::unique_ptr<v1::SessionService::Stub> stub_;
+  const SharedLane* const lane_;
   const int batch_size_;
   const int num_buffers_;
   std::vector<v1::SessionHandle> handles_, old_handles_;
@@ -180,19 +203,24 @@ class StepRequests final : public Requests {
 
 }  // namespace
 
-std::unique_ptr<Requests> MakeAttendRequests(std::size_t payload_bytes) {
+std::unique_ptr<Requests> MakeAttendRequests(std::size_t payload_bytes, const SharedLane* lane) {
   v1::AttendRequest request;
   const auto q_len = static_cast<std::int64_t>(payload_bytes / (kHeadDim * sizeof(float)));
   Fill(request.mutable_q(), v1::DTYPE_FLOAT32, {q_len, 1, kHeadDim}, sizeof(float));
   // No keys: each output row is zeros.
   Fill(request.mutable_k(), v1::DTYPE_FLOAT32, {0, 1, kHeadDim}, sizeof(float));
   Fill(request.mutable_v(), v1::DTYPE_FLOAT32, {0, 1, kHeadDim}, sizeof(float));
-  return std::make_unique<RepeatedMessage>(request);
+  if (lane == nullptr) return std::make_unique<RepeatedMessage>(request);
+  auto shared = std::make_unique<SharedTensors>(*lane, payload_bytes, payload_bytes);
+  shared->Move(request.mutable_q());
+  *request.mutable_output_to() = shared->OutputPlace(payload_bytes);
+  return std::make_unique<RepeatedMessage>(request, std::move(shared));
 }
 
 std::unique_ptr<Requests> MakeStepRequests(const std::shared_ptr<grpc::Channel>& channel,
-                                           int batch_size, int max_in_flight) {
-  return std::make_unique<StepRequests>(channel, batch_size, max_in_flight);
+                                           int batch_size, int max_in_flight,
+                                           const SharedLane* lane) {
+  return std::make_unique<StepRequests>(channel, batch_size, max_in_flight, lane);
 }
 
 }  // namespace attention::bench

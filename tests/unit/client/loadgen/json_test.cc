@@ -37,7 +37,7 @@ std::vector<std::string> DocumentedKeys() {
        "requests", "shape",         "context", "decode_tokens",   "sessions",
        "layers",   "streams",       "seed",    "timeout_seconds", "connect_timeout_seconds",
        "tenant",   "channels",      "verify",  "allow_refused",   "quiet",
-       "progress"});
+       "progress", "shared_memory"});
   add("/options/shape", {"q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim_qk",
                          "head_dim_v", "dtype", "causal", "window"});
   add("/machine", {"cpu", "cores", "memory_gib", "system", "compiler"});
@@ -54,6 +54,7 @@ std::vector<std::string> DocumentedKeys() {
   }
   add("/batch_size", {"mean", "p50", "max"});
   add("/verified", {"checked", "rows_checked", "mismatches", "unchecked", "examples"});
+  add("/shared_memory", {"lanes", "mapped_bytes", "requests"});
   add("/self_check",
       {"cores_used", "cores", "sender_busy_share", "send_lag_us", "limited", "warnings"});
   return keys;

@@ -45,8 +45,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
       "--threads 3 --duration 1m30s --warmup 500ms --requests 1000 --num-q-heads 16 "
       "--num-kv-heads 4 --head-dim-qk 128 --head-dim-v 64 --dtype bfloat16 --no-causal --window 9 "
       "--context 99 --decode-tokens 77 --sessions 12 --layers 5 --streams 6 --seed 42 --timeout 3 "
-      "--connect-timeout 4s --tenant t --channels 2 --verify 0.25 --allow-refused --json f.json "
-      "--quiet --progress");
+      "--connect-timeout 4s --tenant t --channels 2 --shared-memory off --verify 0.25 "
+      "--allow-refused --json f.json --quiet --progress");
   EXPECT_EQ(options.workload, WorkloadKind::kDecode);
   EXPECT_EQ(options.mode, LoopMode::kOpen);
   EXPECT_EQ(options.rate, 250.5);
@@ -74,6 +74,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.connect_timeout, absl::Seconds(4));
   EXPECT_EQ(options.tenant, "t");
   EXPECT_EQ(options.channels, 2);
+  EXPECT_EQ(options.shared_memory, SharedMemory::kOff);
   EXPECT_EQ(options.verify_fraction, 0.25);
   EXPECT_TRUE(options.allow_refused);
   EXPECT_EQ(options.json_path, "f.json");

@@ -1,0 +1,90 @@
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "tests/benchmark/transport/attention_process.h"
+#include "tests/benchmark/transport/attention_requests.h"
+#include "tests/benchmark/transport/shared_lane.h"
+#include "tests/benchmark/transport/studies.h"
+
+namespace attention::bench {
+namespace {
+
+constexpr char kMessages[] = "message, unix socket";
+
+struct Exchange {
+  std::string name;
+  std::size_t bytes;  // of tensors, in and out
+  int batch_size;     // of steps; 0: Attend
+  double max_p50_ratio;  // of the lane, in place, against messages over the unix socket
+};
+
+Exchange Attend(const std::string& name, std::size_t bytes, double max_p50_ratio) {
+  return {name, bytes, 0, max_p50_ratio};
+}
+
+Exchange Steps(const std::string& name, int batch_size, double max_p50_ratio) {
+  return {name, static_cast<std::size_t>(batch_size) * (kStepBytesIn + kStepBytesOut), batch_size,
+          max_p50_ratio};
+}
+
+std::vector<Exchange> AllExchanges() {
+  constexpr std::size_t kKiB = 1024;
+  return {
+      Attend("16KiB", 16 * kKiB, 0),       Attend("32KiB", 32 * kKiB, 0),
+      Attend("64KiB", 64 * kKiB, 0),       Attend("256KiB", 256 * kKiB, 0),
+      Attend("1MiB", 1024 * kKiB, 0),      Attend("16MiB", 16384 * kKiB, 0.25),
+      Steps("layer", 1, 0),                Steps("layer-x64", 64, 0.5),
+  };
+}
+
+Contender MakeContender(const std::string& name, const Exchange& exchange,
+                        const AttentionProcess& server,
+                        const AttentionProcess::Connection& connection, int max_in_flight,
+                        const SharedLane* lane) {
+  const bool is_steps = exchange.batch_size > 0;
+  return {.name = name,
+          .caller = connection.caller.get(),
+          .server = &server.process(),
+          .make_requests =
+              [&exchange, &connection, max_in_flight, lane, is_steps] {
+                return is_steps ? MakeStepRequests(connection.channel, exchange.batch_size,
+                                                   max_in_flight, lane)
+                                : MakeAttendRequests(exchange.bytes, lane);
+              },
+          .load = {.method = is_steps ? kStepStream : kAttend, .is_stream = is_steps},
+          .reference = name == kMessages ? "" : kMessages};
+}
+
+}  // namespace
+
+std::vector<Figures> StudyLane(const StudyOptions& options) {
+  const TemporaryFolder folder;
+  const AttentionProcess server(options.server_binary, folder.path());
+  const SharedLane in_place(server.lane_path(), /*copies=*/false);
+  const SharedLane copied(server.lane_path(), /*copies=*/true);
+  std::vector<Figures> all;
+  PrintHeader();
+  for (const Exchange& exchange : AllExchanges()) {
+    if (options.is_quick && exchange.bytes > (std::size_t{2} << 20)) continue;
+    if (exchange.name.find(options.filter) == std::string::npos) continue;
+    const auto contender = [&](const std::string& name,
+                               const AttentionProcess::Connection& connection,
+                               const SharedLane* lane) {
+      return MakeContender(name, exchange, server, connection, options.contest.in_flight, lane);
+    };
+    Contender lane = contender("shared memory, in place", server.unix_socket(), &in_place);
+    lane.max_p50_ratio = exchange.max_p50_ratio;
+    const std::vector<Figures> figures =
+        RunContest(exchange.name,
+                   {contender(kMessages, server.unix_socket(), nullptr),
+                    contender("message, TCP", server.tcp(), nullptr), lane,
+                    contender("shared memory, copied in", server.unix_socket(), &copied)},
+                   options.contest);
+    Print(figures);
+    all.insert(all.end(), figures.begin(), figures.end());
+  }
+  return all;
+}
+
+}  // namespace attention::bench

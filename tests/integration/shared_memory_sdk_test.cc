@@ -1,0 +1,512 @@
+// The SDK and a server of its own host, which share memory without being told to.
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "client/errors.h"
+#include "tests/support/session_driver.h"
+#include "tests/support/shared_memory.h"
+#include "tests/support/wire_tensor.h"
+
+extern char** environ;
+
+namespace attention::testing {
+namespace {
+
+using Use = client::SharedMemoryOptions::Use;
+
+constexpr int64_t kMegabyte = int64_t{1} << 20;
+constexpr char kChildTarget[] = "ATTENTION_TEST_CHILD_TARGET";
+
+std::string PathOf(const std::string& name) {
+  return ::testing::TempDir() + "attention-" + name + "-" + std::to_string(getpid());
+}
+
+ConfigChange Sharing(const std::string& name, const ConfigChange& change = nullptr) {
+  return [name, change](server::ServerConfig& config) {
+    config.shared_memory_listen = "unix:" + PathOf(name + "-lane");
+    if (change) change(config);
+  };
+}
+
+TestServer& SharingServer() {
+  static TestServer server(Sharing("sdk"));
+  return server;
+}
+
+// Connected, and with a lane if there is to be one.
+std::shared_ptr<client::Client> NewClient(const std::string& address,
+                                          client::ClientOptions options = {}) {
+  options.targets = {address};
+  auto made = client::Client::Connect(options);
+  EXPECT_TRUE(made.ok()) << made.status();
+  EXPECT_TRUE((*made)->WaitUntilReady(absl::Seconds(30)).ok());
+  return *std::move(made);
+}
+
+client::DType SdkType(v1::DType dtype) {
+  if (dtype == v1::DTYPE_BOOL) return client::DType::kBool;
+  return dtype == v1::DTYPE_FLOAT32   ? client::DType::kFloat32
+         : dtype == v1::DTYPE_FLOAT16 ? client::DType::kFloat16
+                                      : client::DType::kBFloat16;
+}
+
+client::TensorView ViewOf(const v1::Tensor& tensor) {
+  return client::TensorView(tensor.data().data(), SdkType(tensor.dtype()), ShapeOf(tensor));
+}
+
+// The request in the SDK's words; looks at `wire`.
+client::AttendRequest Sdk(const v1::AttendRequest& wire) {
+  client::AttendRequest request;
+  request.q = ViewOf(wire.q());
+  request.k = ViewOf(wire.k());
+  request.v = ViewOf(wire.v());
+  request.q_lens = {wire.q_lens().begin(), wire.q_lens().end()};
+  request.kv_lens = {wire.kv_lens().begin(), wire.kv_lens().end()};
+  request.config.is_causal = wire.config().is_causal();
+  request.returns.lse = wire.returns().lse();
+  return request;
+}
+
+// 768 KiB in and 256 KiB out.
+v1::AttendRequest LargeRequest(std::uint32_t seed = 1) {
+  return MakeAttendRequest({.q_lens = {500, 12}, .kv_lens = {1500, 36}, .seed = seed});
+}
+
+MATCHER_P(HasBitsOf, expected, "") {
+  if (!arg.ok()) {
+    *result_listener << "which is " << arg.status();
+    return false;
+  }
+  return arg->output.bytes() == expected.output().data() &&
+         arg->lse.bytes() == expected.lse().data();
+}
+
+// A copy of the view's bytes where the server reads them.
+client::SharedTensor InPlace(client::Client& client, const client::TensorView& view) {
+  auto tensor = client.AllocateShared(view.dtype, view.shape);
+  EXPECT_TRUE(tensor.ok()) << tensor.status();
+  std::memcpy(tensor->data(), view.data, view.num_bytes());
+  return *tensor;
+}
+
+TEST(SharedMemorySdkTest, LargeRequestsGoByItWithTheSameBits) {
+  TestServer& server = SharingServer();
+  const auto client = NewClient(server.address());
+  EXPECT_EQ(client->shared_memory_usage().num_lanes, 1);
+  for (const v1::DType dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
+    const v1::AttendRequest wire =
+        MakeAttendRequest({.dtype = dtype, .q_lens = {500, 12}, .kv_lens = {1500, 36}});
+    const v1::AttendResponse expected = MustAttend(server, wire);
+    const auto result = client->Attend(Sdk(wire));
+    EXPECT_THAT(result, HasBitsOf(expected));
+    EXPECT_EQ(result->timing.copied_bytes, 0);
+    EXPECT_THAT(client->AttendFuture(Sdk(wire)).get(), HasBitsOf(expected));
+  }
+  EXPECT_EQ(client->shared_memory_usage().num_requests, 6);
+  EXPECT_EQ(client->shared_memory_usage().used_bytes, 0);
+}
+
+TEST(SharedMemorySdkTest, SmallRequestsTravel) {
+  TestServer& server = SharingServer();
+  const auto client = NewClient(server.address());
+  const v1::AttendRequest wire = MakeAttendRequest({});
+  EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(MustAttend(server, wire)));
+  EXPECT_EQ(client->shared_memory_usage().num_requests, 0);
+}
+
+TEST(SharedMemorySdkTest, AResultKeepsItsMemoryBeyondTheClient) {
+  TestServer& server = SharingServer();
+  auto client = NewClient(server.address());
+  const v1::AttendRequest wire = LargeRequest();
+  const v1::AttendResponse expected = MustAttend(server, wire);
+  auto result = client->Attend(Sdk(wire));
+  const v1::AttendRequest other = LargeRequest(2);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(client->Attend(Sdk(other)).ok());
+  EXPECT_GT(client->shared_memory_usage().used_bytes, 0);
+  client.reset();
+  EXPECT_THAT(result, HasBitsOf(expected));
+}
+
+TEST(SharedMemorySdkTest, TensorsOfAllocateSharedAreNotCopied) {
+  TestServer& server = SharingServer();
+  const auto client = NewClient(server.address());
+  const v1::AttendRequest wire = LargeRequest();
+  client::AttendRequest request = Sdk(wire);
+  const client::SharedTensor q = InPlace(*client, request.q);
+  const client::SharedTensor k = InPlace(*client, request.k);
+  const client::SharedTensor v = InPlace(*client, request.v);
+  EXPECT_TRUE(q.is_shared());
+  request.q = q.view();
+  request.k = k.view();
+  request.v = v.view();
+  const int64_t before = client->shared_memory_usage().used_bytes;
+  const auto result = client->Attend(request);
+  EXPECT_THAT(result, HasBitsOf(MustAttend(server, wire)));
+  EXPECT_EQ(result->timing.copied_bytes, 0);
+  // Nothing was added to what the tensors take but the result.
+  EXPECT_LE(client->shared_memory_usage().used_bytes - before,
+            static_cast<int64_t>(result->output.bytes().size()) + 64);
+  // A result is a tensor like any other: it is sent from where it lies.
+  request.q = result->output.view();
+  EXPECT_TRUE(client->Attend(request).ok());
+  EXPECT_EQ(client->shared_memory_usage().num_requests, 2);
+}
+
+TEST(SharedMemorySdkTest, SmallTensorsInPlaceAreSentInPlace) {
+  TestServer& server = SharingServer();
+  const auto client = NewClient(server.address());
+  const v1::AttendRequest wire = MakeAttendRequest({});
+  client::AttendRequest request = Sdk(wire);
+  const client::SharedTensor k = InPlace(*client, request.k);
+  request.k = k.view();
+  EXPECT_THAT(client->Attend(request), HasBitsOf(MustAttend(server, wire)));
+  EXPECT_EQ(client->shared_memory_usage().num_requests, 1);
+}
+
+// A prompt of one session, fed in steps by `step`, is answered as it is without a lane.
+template <typename Step>
+void ExpectSameSteps(client::Client& client, Step step) {
+  const v1::AttendRequest prompt = MakePrompt(1200);
+  v1::AttendResponse expected = MustAttend(SharingServer(), prompt);
+  auto session = client.CreateSession({.geometry = {.num_layers = 1,
+                                                    .num_kv_heads = 2,
+                                                    .head_dim_qk = 32,
+                                                    .head_dim_v = 32}});
+  ASSERT_TRUE(session.ok()) << session.status();
+  std::string output;
+  for (int64_t begin = 0; begin < 1200; begin += 400) {
+    const v1::Tensor q = Rows(prompt.q(), begin, begin + 400);
+    const v1::Tensor k = Rows(prompt.k(), begin, begin + 400);
+    const v1::Tensor v = Rows(prompt.v(), begin, begin + 400);
+    client::LayerStep layer_step;
+    layer_step.q = ViewOf(q);
+    layer_step.k = ViewOf(k);
+    layer_step.v = ViewOf(v);
+    layer_step.config.is_causal = true;
+    client::StepRequest request;
+    request.steps.push_back(*session->MakeStep(layer_step));
+    absl::StatusOr<client::StepResult> result = step(request);
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_TRUE(session->Accept(request.steps[0], result->results[0]).ok())
+        << result->results[0].status;
+    EXPECT_EQ(result->timing.copied_bytes, 0);
+    output += result->results[0].output.bytes();
+  }
+  EXPECT_TRUE(output == expected.output().data());
+  EXPECT_EQ(client.shared_memory_usage().num_requests, 3);
+}
+
+TEST(SharedMemorySdkTest, StepsGoByIt) {
+  const auto client = NewClient(SharingServer().address());
+  ExpectSameSteps(*client, [&](const auto& request) { return client->Step(request); });
+}
+
+TEST(SharedMemorySdkTest, StepsOnAStreamGoByIt) {
+  const auto client = NewClient(SharingServer().address());
+  auto stream = client->OpenStepStream();
+  ASSERT_TRUE(stream.ok());
+  ExpectSameSteps(*client, [&](const auto& request) { return (*stream)->Step(request); });
+  EXPECT_TRUE((*stream)->Finish().ok());
+}
+
+TEST(SharedMemorySdkTest, CallsWithWeightsGoByIt) {
+  TestServer& server = SharingServer();
+  const auto client = NewClient(server.address());
+  const v1::AttendRequest wire = LargeRequest();
+  int64_t num_rows = 0;
+  const auto result = client->AttendWithWeights(
+      Sdk(wire), [&](const client::WeightsBlock& block) { num_rows += block.weights.shape()[0]; });
+  EXPECT_THAT(result, HasBitsOf(MustAttend(server, wire)));
+  EXPECT_EQ(num_rows, 512);
+  EXPECT_EQ(client->shared_memory_usage().num_requests, 1);
+}
+
+TEST(SharedMemorySdkTest, ARefusedRequestIsToldAsWithoutIt) {
+  TestServer& server = SharingServer();
+  const auto client = NewClient(server.address());
+  const auto plain = NewClient(server.address(), {.shared_memory = {.use = Use::kOff}});
+  const v1::AttendRequest wire = LargeRequest();
+  client::AttendRequest request = Sdk(wire);
+  request.q_lens = {500, 13};
+  const absl::Status refusal = client->Attend(request).status();
+  EXPECT_EQ(refusal, plain->Attend(request).status());
+  EXPECT_TRUE(absl::IsInvalidArgument(refusal)) << refusal;
+  EXPECT_EQ(client->shared_memory_usage().used_bytes, 0);
+  EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(MustAttend(server, wire)));
+}
+
+// What makes a client do without, and that it then does.
+struct Without {
+  const char* name;
+  client::SharedMemoryOptions options;
+  ConfigChange server;
+};
+
+TEST(SharedMemoryFallBackTest, RequestsTravelWhenTheyCannotGoByIt) {
+  const Without cases[] = {
+      {"Off", {.use = Use::kOff}, Sharing("off")},
+      {"NotOffered", {}, nullptr},
+      {"NoRoomForTheRequest", {.max_bytes = kMegabyte}, Sharing("room")},
+      {"TenantsBytes", {}, Sharing("bytes", [](server::ServerConfig& config) {
+         config.max_shared_bytes_per_tenant = 8192;
+       })},
+  };
+  const v1::AttendRequest wire =
+      MakeAttendRequest({.q_lens = {1000, 24}, .kv_lens = {3000, 72}});  // 2 MiB
+  for (const Without& without : cases) {
+    SCOPED_TRACE(without.name);
+    TestServer server(without.server);
+    const auto client = NewClient(server.address(), {.shared_memory = without.options});
+    const v1::AttendResponse expected = MustAttend(server, wire);
+    for (int i = 0; i < 3; ++i) EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(expected));
+    EXPECT_EQ(client->shared_memory_usage().num_requests, 0);
+    client::AttendRequest request = Sdk(wire);
+    const client::SharedTensor v = InPlace(*client, request.v);
+    request.v = v.view();
+    EXPECT_THAT(client->Attend(request), HasBitsOf(expected));
+  }
+}
+
+TEST(SharedMemoryFallBackTest, ATenantsSecondClientSharesWhatIsLeft) {
+  TestServer server(Sharing("second", [](server::ServerConfig& config) {
+    config.max_shared_bytes_per_tenant = 40 * kMegabyte;
+  }));
+  const auto first = NewClient(server.address());
+  const auto second = NewClient(server.address());
+  const v1::AttendRequest wire = LargeRequest();
+  const v1::AttendResponse expected = MustAttend(server, wire);
+  EXPECT_THAT(first->Attend(Sdk(wire)), HasBitsOf(expected));
+  EXPECT_THAT(second->Attend(Sdk(wire)), HasBitsOf(expected));
+  EXPECT_EQ(first->shared_memory_usage().mapped_bytes, 32 * kMegabyte);
+  EXPECT_EQ(second->shared_memory_usage().mapped_bytes, 8 * kMegabyte);
+  EXPECT_EQ(second->shared_memory_usage().num_requests, 1);
+}
+
+TEST(SharedMemoryFallBackTest, MoreMemoryIsMadeWhenResultsHoldWhatThereIs) {
+  TestServer& server = SharingServer();
+  const auto client = NewClient(server.address());
+  const v1::AttendRequest wire =
+      MakeAttendRequest({.q_lens = {8000}, .kv_lens = {100}});  // 4 MiB in, 4 MiB out
+  const v1::AttendResponse expected = MustAttend(server, wire);
+  std::vector<absl::StatusOr<client::AttendResult>> results;
+  for (int i = 0; i < 16; ++i) {
+    // One that finds no room travels, and sees to it that there will be.
+    EXPECT_TRUE(WaitUntil([&] { return client->Attend(Sdk(wire))->timing.copied_bytes == 0; }));
+    results.push_back(client->Attend(Sdk(wire)));
+  }
+  for (const auto& result : results) EXPECT_THAT(result, HasBitsOf(expected));
+  EXPECT_GT(client->shared_memory_usage().mapped_bytes, 32 * kMegabyte);
+}
+
+TEST(SharedMemoryFallBackTest, MemoryOfACallThatTimedOutIsNotUsedAgain) {
+  TestServer server(Sharing("timeout", SlowBackend()));
+  const auto client =
+      NewClient(server.address(), {.retry_policy = client::RetryPolicy::None(),
+                                   .shared_memory = {.max_bytes = 4 * kMegabyte}});
+  const v1::AttendRequest wire = MakeAttendRequest({.num_q_heads = 32,
+                                                    .num_kv_heads = 32,
+                                                    .head_dim_qk = 64,
+                                                    .head_dim_v = 64,
+                                                    .q_lens = {32},
+                                                    .kv_lens = {32}});  // 768 KiB, 256 KiB
+  const v1::AttendResponse expected = MustAttend(server, wire);
+  BusyWorker busy(server);
+  const auto late = client->Attend(Sdk(wire), {.timeout = absl::Milliseconds(50)});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late.status())) << late.status();
+  EXPECT_EQ(client->shared_memory_usage().used_bytes, kMegabyte) << "abandoned";
+  busy.Finish();
+  // Whatever is answered lies elsewhere; once the region is full, another takes its place.
+  std::vector<absl::StatusOr<client::AttendResult>> results;
+  for (int i = 0; i < 12; ++i) {
+    results.push_back(client->Attend(Sdk(wire)));
+    EXPECT_THAT(results.back(), HasBitsOf(expected));
+  }
+  results.clear();
+  EXPECT_TRUE(WaitUntil([&] {
+    EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(expected));
+    return client->shared_memory_usage().used_bytes == 0 &&
+           client->shared_memory_usage().num_lanes == 1;
+  }));
+}
+
+TEST(SharedMemoryFallBackTest, AServerThatRestartsIsSharedWithAgain) {
+  const std::string address = "unix:" + PathOf("restart");
+  const ConfigChange change = Sharing("restart", [&](server::ServerConfig& config) {
+    config.listen = {address};
+  });
+  auto server = std::make_unique<TestServer>(change);
+  const auto client = NewClient(address);
+  const v1::AttendRequest wire = LargeRequest();
+  const v1::AttendResponse expected = MustAttend(*server, wire);
+  client::AttendRequest request = Sdk(wire);
+  const client::SharedTensor k = InPlace(*client, request.k);
+  request.k = k.view();
+  EXPECT_THAT(client->Attend(request), HasBitsOf(expected));
+  for (int i = 0; i < 2; ++i) {
+    server.reset();
+    server = std::make_unique<TestServer>(change);
+    EXPECT_THAT(client->Attend(request), HasBitsOf(expected));
+    const int64_t before = client->shared_memory_usage().num_requests;
+    EXPECT_TRUE(WaitUntil([&] {
+      EXPECT_THAT(client->Attend(request), HasBitsOf(expected));
+      return client->shared_memory_usage().num_requests > before;
+    }));
+    EXPECT_EQ(client->Attend(request)->timing.copied_bytes, 0);
+  }
+}
+
+TEST(SharedMemoryFallBackTest, AServerThatRestartsWithoutItIsSentTensors) {
+  const std::string address = "unix:" + PathOf("without");
+  const auto listen = [&](server::ServerConfig& config) { config.listen = {address}; };
+  auto server = std::make_unique<TestServer>(Sharing("without", listen));
+  const auto client = NewClient(address);
+  const v1::AttendRequest wire = LargeRequest();
+  const v1::AttendResponse expected = MustAttend(*server, wire);
+  EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(expected));
+  server.reset();
+  server = std::make_unique<TestServer>(listen);
+  for (int i = 0; i < 3; ++i) EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(expected));
+  EXPECT_TRUE(WaitUntil([&] { return client->shared_memory_usage().num_lanes == 0; }));
+}
+
+// Not a test: the client that others kill, in a process of its own.
+TEST(SharedMemoryChild, SendsUntilItIsKilled) {
+  const char* target = std::getenv(kChildTarget);
+  if (target == nullptr) GTEST_SKIP() << "started by AClientThatIsKilled";
+  const auto client = NewClient(target);
+  const v1::AttendRequest wire = LargeRequest();
+  std::vector<client::Future<client::AttendResult>> calls(8);
+  for (;;) {
+    for (auto& call : calls) {
+      if (call.valid()) ASSERT_TRUE(call.get().ok());
+      call = client->AttendFuture(Sdk(wire));
+    }
+  }
+}
+
+class Child {
+ public:
+  explicit Child(const std::string& target) {
+    setenv(kChildTarget, target.c_str(), 1);
+    char program[] = "/proc/self/exe";
+    char filter[] = "--gtest_filter=SharedMemoryChild.*";
+    char* const argv[] = {program, filter, nullptr};
+    EXPECT_EQ(posix_spawn(&pid_, program, nullptr, nullptr, argv, environ), 0);
+    unsetenv(kChildTarget);
+  }
+  ~Child() { Kill(); }
+  void Kill() {
+    if (pid_ < 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+TEST(SharedMemoryFaultTest, AClientThatIsKilledTakesNobodyWithIt) {
+  TestServer server(Sharing("killed"));
+  const v1::AttendRequest wire = LargeRequest(3);
+  const auto neighbour = NewClient(server.address());
+  const v1::AttendResponse expected = MustAttend(server, wire);
+  for (int i = 0; i < 3; ++i) {
+    const double answered = server.Metric("attention_output_bytes_total");
+    Child child(server.address());
+    // Its tensors are in flight: it has been answered more than the neighbour asked for.
+    ASSERT_TRUE(WaitUntil([&] {
+      EXPECT_THAT(neighbour->Attend(Sdk(wire)), HasBitsOf(expected));
+      return server.Metric("attention_shared_memory_regions") == 2 &&
+             server.Metric("attention_output_bytes_total") > answered + 16 * kMegabyte;
+    }));
+    child.Kill();
+    EXPECT_TRUE(WaitUntil([&] {
+      EXPECT_THAT(neighbour->Attend(Sdk(wire)), HasBitsOf(expected));
+      return server.Metric("attention_shared_memory_regions") == 1;
+    }));
+  }
+  EXPECT_GT(neighbour->shared_memory_usage().num_requests, 0);
+}
+
+// What a client may do to memory while the server reads and writes it.
+struct Abuse {
+  const char* name;
+  std::function<void(const SharedMemory&)> abuse;
+};
+
+TEST(SharedMemoryFaultTest, MemoryThatIsAbusedWhileInUseSpoilsNobodyElsesAnswer) {
+  TestServer& server = SharingServer();
+  const v1::AttendRequest wire = LargeRequest(4);
+  const auto neighbour = NewClient(server.address());
+  const v1::AttendResponse expected = MustAttend(server, wire);
+  constexpr std::size_t kBytes = 8 * kMegabyte;
+  const Abuse abuses[] = {
+      {"Truncated",
+       [](const SharedMemory& memory) { EXPECT_NE(ftruncate(memory.fd(), 4096), 0); }},
+      {"Resized", [](const SharedMemory& memory) {
+         EXPECT_EQ(ftruncate(memory.fd(), 2 * kBytes), 0);
+       }},
+      {"PagesTaken",
+       [](const SharedMemory& memory) {
+         EXPECT_EQ(fallocate(memory.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kBytes),
+                   0);
+       }},
+      {"Unmapped",
+       [](const SharedMemory& memory) {
+         EXPECT_EQ(mmap(memory.data(), kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                        -1, 0),
+                   memory.data());
+       }},
+      {"Scribbled", [](const SharedMemory& memory) {
+         for (std::size_t i = 0; i + 4 <= kBytes; i += 64) {
+           const std::uint32_t value = 0x7f800000u + static_cast<std::uint32_t>(i);  // NaNs
+           std::memcpy(memory.data() + i, &value, 4);
+         }
+       }},
+  };
+  for (const Abuse& abuse : abuses) {
+    SCOPED_TRACE(abuse.name);
+    const SharedMemory memory(kBytes);
+    LaneConnection lane(PathOf("sdk-lane"));
+    const std::string id = lane.Register(memory).register_().region_id();
+    v1::AttendRequest own = LargeRequest();
+    std::size_t offset = 0;
+    for (v1::Tensor* tensor : {own.mutable_q(), own.mutable_k(), own.mutable_v()}) {
+      const std::size_t bytes = tensor->data().size();
+      MoveToSharedMemory(memory, id, offset, tensor);
+      offset += bytes;
+    }
+    own.mutable_output_to()->set_region_id(id);
+    own.mutable_output_to()->set_offset(static_cast<std::int64_t>(kBytes / 2));
+    std::atomic<bool> is_done{false};
+    std::thread abused([&] {
+      while (!is_done.load()) {
+        v1::AttendResponse response;
+        EXPECT_TRUE(Attend(server, own, &response).ok());
+      }
+    });
+    for (int i = 0; i < 10; ++i) {
+      abuse.abuse(memory);
+      EXPECT_THAT(neighbour->Attend(Sdk(wire)), HasBitsOf(expected));
+    }
+    is_done.store(true);
+    abused.join();
+  }
+  ExpectServes(server);
+}
+
+}  // namespace
+}  // namespace attention::testing

@@ -1,0 +1,165 @@
+// A server's shared-memory lane whose answers the test may change, and the memory it was given.
+#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
+#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "attention/v1/shared_memory.pb.h"
+#include "attention/v1/tensor.pb.h"
+
+namespace attention::client {
+
+class FakeLane {
+ public:
+  using Handler = std::function<void(const v1::LaneRequest&, int64_t size, v1::LaneResponse*)>;
+
+  static constexpr uint64_t kEpoch = 77;
+
+  explicit FakeLane(const std::string& name, Handler handler = nullptr)
+      : path_(absl::StrCat(testing::TempDir(), "fake-lane-", name, "-", getpid())),
+        handler_(std::move(handler)) {
+    unlink(path_.c_str());
+    listen_fd_ = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path_.data(), path_.size());
+    EXPECT_EQ(bind(listen_fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(listen(listen_fd_, 8), 0);
+    EXPECT_EQ(pipe(stop_), 0);
+    thread_ = std::thread([this] { Serve(); });
+  }
+  ~FakeLane() {
+    EXPECT_EQ(write(stop_[1], "", 1), 1);
+    thread_.join();
+    for (const auto& [id, memory] : memories_) munmap(memory.data, memory.size);
+    for (const int fd : {listen_fd_, stop_[0], stop_[1]}) close(fd);
+    unlink(path_.c_str());
+  }
+
+  const std::string& path() const { return path_; }
+  // Regions that were taken so far.
+  size_t num_regions() const {
+    absl::MutexLock lock(&mutex_);
+    return memories_.size();
+  }
+  std::vector<std::string> released() const {
+    absl::MutexLock lock(&mutex_);
+    return released_;
+  }
+
+  // The bytes at a place, or null when it is not in a region of this lane.
+  char* At(const v1::SharedMemoryRef& place, size_t bytes) const {
+    absl::MutexLock lock(&mutex_);
+    const auto found = memories_.find(place.region_id());
+    if (found == memories_.end()) return nullptr;
+    const auto offset = static_cast<size_t>(place.offset());
+    if (offset + bytes > found->second.size) return nullptr;
+    return found->second.data + offset;
+  }
+
+  // Ends all connections.
+  void Hang() { hang_ = true; }
+
+ private:
+  struct Memory {
+    char* data;
+    size_t size;
+  };
+
+  void Serve() {
+    std::vector<int> connections;
+    for (;;) {
+      std::vector<pollfd> polled = {{stop_[0], POLLIN, 0}, {listen_fd_, POLLIN, 0}};
+      for (const int fd : connections) polled.push_back({fd, POLLIN, 0});
+      poll(polled.data(), polled.size(), 10);
+      if (polled[0].revents != 0) break;
+      if (hang_.exchange(false)) {
+        for (const int fd : connections) close(fd);
+        connections.clear();
+        continue;
+      }
+      std::vector<int> open;
+      for (size_t i = 0; i < connections.size(); ++i) {
+        const bool ended = polled[i + 2].revents != 0 && !Answer(connections[i]);
+        if (ended) close(connections[i]);
+        if (!ended) open.push_back(connections[i]);
+      }
+      connections = open;
+      if (polled[1].revents != 0) connections.push_back(accept(listen_fd_, nullptr, nullptr));
+    }
+    for (const int fd : connections) close(fd);
+  }
+
+  bool Answer(int connection) {
+    char bytes[4096];
+    iovec buffer{bytes, sizeof(bytes)};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    msghdr message{};
+    message.msg_iov = &buffer;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    const ssize_t size = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+    v1::LaneRequest request;
+    if (size <= 0 || !request.ParseFromArray(bytes, static_cast<int>(size))) return false;
+    v1::LaneResponse response;
+    if (request.has_register_()) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
+      Register(request, fd, &response);
+    } else {
+      absl::MutexLock lock(&mutex_);
+      released_.push_back(request.release().region_id());
+      response.mutable_release();
+    }
+    const std::string answer = response.SerializeAsString();
+    return send(connection, answer.data(), answer.size(), MSG_NOSIGNAL) > 0;
+  }
+
+  void Register(const v1::LaneRequest& request, int fd, v1::LaneResponse* response) {
+    struct stat file {};
+    EXPECT_EQ(fstat(fd, &file), 0);
+    const auto size = static_cast<size_t>(file.st_size);
+    response->mutable_register_()->set_worker_epoch(kEpoch);
+    if (handler_) handler_(request, file.st_size, response);
+    if (response->has_register_()) {
+      void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+      EXPECT_NE(data, MAP_FAILED);
+      absl::MutexLock lock(&mutex_);
+      const std::string id = absl::StrCat("region-", memories_.size());
+      memories_[id] = {static_cast<char*>(data), size};
+      response->mutable_register_()->set_region_id(id);
+    }
+    close(fd);
+  }
+
+  const std::string path_;
+  const Handler handler_;
+  int listen_fd_ = -1;
+  int stop_[2] = {-1, -1};
+  std::atomic<bool> hang_ = false;
+  mutable absl::Mutex mutex_;
+  std::map<std::string, Memory> memories_;
+  std::vector<std::string> released_;
+  std::thread thread_;
+};
+
+}  // namespace attention::client
+
+#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
