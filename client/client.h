@@ -57,7 +57,8 @@ class Client {
 
   // Memory for a tensor that is then sent without being copied, to servers on this host that offer
   // it (SharedMemoryOptions); for all others, or beyond shared_memory.max_bytes, it is ordinary
-  // memory. INVALID_ARGUMENT: the shape is negative or too large; RESOURCE_EXHAUSTED: out of memory.
+  // memory. INVALID_ARGUMENT: the shape is negative or too large; RESOURCE_EXHAUSTED: out of
+  // memory.
   absl::StatusOr<SharedTensor> AllocateShared(DType dtype, Shape shape);
   // How much is shared now.
   SharedMemoryUsage shared_memory_usage() const;

@@ -13,8 +13,8 @@
 
 namespace attention::client {
 
-// Memory for a tensor, to be filled by the caller and given to calls as its view(). Copies share the
-// memory, which lives until the last copy is gone and no call needs it.
+// Memory for a tensor, to be filled by the caller and given to calls as its view(). Copies share
+// the memory, which lives until the last copy is gone and no call needs it.
 //
 // Where it is shared, requests carry its place instead of its bytes. Its contents must then stay as
 // they are until the call is over, not just until the function returns: a server that is still

@@ -193,9 +193,9 @@ class ServerAppImpl final : public ServerApp {
     if (config_.shared_memory_listen.empty()) return absl::OkStatus();
     ATTENTION_ASSIGN_OR_RETURN(const Listener listener,
                                ParseListener(config_.shared_memory_listen));
-    ATTENTION_ASSIGN_OR_RETURN(
-        lane_, SharedMemoryLane::Start(listener, config_.max_shared_connections,
-                                       sessions_.worker_epoch(), regions_));
+    ATTENTION_ASSIGN_OR_RETURN(lane_,
+                               SharedMemoryLane::Start(listener, config_.max_shared_connections,
+                                                       sessions_.worker_epoch(), regions_));
     return absl::OkStatus();
   }
 

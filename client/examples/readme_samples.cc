@@ -1,5 +1,6 @@
 // The samples of README.md: tests/lint/check_readme.py holds the README to the text between the
 // markers. Runs each against --target and prints the shape of what came back.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -18,6 +19,7 @@ namespace {
 using attention::client::AttendRequest;
 using attention::client::AttendResult;
 using attention::client::Client;
+using attention::client::DType;
 using attention::client::ErrorReason;
 using attention::client::Shape;
 using attention::client::Tensor;
@@ -89,6 +91,27 @@ void Variants(Client& client_ref) {
   Print("grouped-query", OrExit(std::move(grouped), "grouped").output);
 }
 
+absl::Status InPlace(Client& client_ref) {
+  Client* client = &client_ref;
+  const Tensor values = RandomTensor({1024, 8, 64}, 11);
+
+  // clang-format off
+  // [shared]
+  auto q = client->AllocateShared(DType::kFloat32, {1024, 8, 64});
+  if (!q.ok()) return q.status();
+  // To be written before the call, and left alone until it is answered.
+  std::copy(values.floats().begin(), values.floats().end(), q->floats().begin());
+  auto self = client->Attend({.q = q->view(), .k = q->view(), .v = q->view()});
+  // The output lies where the server wrote it. It goes into the next call without a copy, too.
+  if (!self.ok()) return self.status();
+  auto next = client->Attend({.q = self->output.view(), .k = q->view(), .v = q->view()});
+  // [end]
+  // clang-format on
+
+  Print("in place", OrExit(std::move(next), "in place").output);
+  return absl::OkStatus();
+}
+
 absl::Status Decode(Client& client_ref) {
   Client* client = &client_ref;
   const Tensor q_tensor = RandomTensor({16, 8, 64}, 7);
@@ -130,7 +153,8 @@ int main(int argc, char** argv) {
   const std::string target = argv[2];
   auto client = OrExit(Client::Connect({.targets = {target}}), "connect");
   Variants(*client);
-  const absl::Status status = Decode(*client);
-  if (!status.ok()) std::fprintf(stderr, "session: %s\n", status.ToString().c_str());
+  absl::Status status = InPlace(*client);
+  status.Update(Decode(*client));
+  if (!status.ok()) std::fprintf(stderr, "%s\n", status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

@@ -23,8 +23,8 @@ AnswerCallback Reading(Callback<Result> done, Convert convert) {
   };
 }
 
-// The same for a request that may have gone by shared memory. A target that does not know the memory
-// is sent the tensors.
+// The same for a request that may have gone by shared memory. A target that does not know the
+// memory is sent the tensors.
 template <typename Message, typename Result>
 AnswerCallback ReadingShared(std::shared_ptr<Transport> transport, const CallSettings& settings,
                              const char* method, std::shared_ptr<OutgoingRequest> request,
@@ -72,7 +72,8 @@ GrpcConnection::Prepared GrpcConnection::PrepareShared(const CallOptions& option
                                                        const Request& request,
                                                        Encode encode) const {
   ATTN_RETURN_IF_ERROR(CheckOptions(options));
-  if (auto shared = ShareRequest(transport_->lanes(), request, encode); shared != nullptr) return shared;
+  if (auto shared = ShareRequest(transport_->lanes(), request, encode); shared != nullptr)
+    return shared;
   return Prepare(options, encode(request, nullptr));
 }
 
@@ -83,8 +84,8 @@ void GrpcConnection::CallAny(const CallSettings& settings, const char* method, P
                     std::move(done));
 }
 
-void GrpcConnection::CallOwner(const std::string& worker, CallSettings settings,
-                               const char* method, Prepared request, AnswerCallback done) {
+void GrpcConnection::CallOwner(const std::string& worker, CallSettings settings, const char* method,
+                               Prepared request, AnswerCallback done) {
   if (!request.ok()) return done(std::move(request).status(), 0);
   // A search would end on one of gRPC's threads, which must not block.
   if (!transport_->targets().TargetOf(worker).has_value()) settings.may_block = false;
@@ -106,9 +107,9 @@ void GrpcConnection::Attend(const AttendRequest& request, const CallOptions& opt
       });
   if (!prepared.ok()) return done(prepared.status());
   const CallSettings settings = transport_->Settings(options);
-  CallAny(settings, kMethod, prepared,
-          ReadingShared<v1::AttendResponse>(transport_, settings, kMethod, *prepared,
-                                            std::move(done)));
+  CallAny(
+      settings, kMethod, prepared,
+      ReadingShared<v1::AttendResponse>(transport_, settings, kMethod, *prepared, std::move(done)));
 }
 
 void GrpcConnection::AttendWithWeights(const AttendRequest& request, const CallOptions& options,
@@ -183,16 +184,14 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
 void GrpcConnection::Step(const StepRequest& request, const CallOptions& options,
                           Callback<StepResult> done) {
   static constexpr char kMethod[] = ATTN_METHOD(SessionService, Step);
-  const Prepared prepared =
-      PrepareShared(options, request, [](const StepRequest& given, const SharedPlaces* places) {
-        return ToWire(given, places);
-      });
+  const Prepared prepared = PrepareShared(
+      options, request,
+      [](const StepRequest& given, const SharedPlaces* places) { return ToWire(given, places); });
   if (!prepared.ok()) return done(prepared.status());
   const CallSettings settings = transport_->Settings(options);
-  CallOwner(request.steps.empty() ? "" : request.steps[0].handle.worker, settings, kMethod,
-            prepared,
-            ReadingShared<v1::StepResponse>(transport_, settings, kMethod, *prepared,
-                                            std::move(done)));
+  CallOwner(
+      request.steps.empty() ? "" : request.steps[0].handle.worker, settings, kMethod, prepared,
+      ReadingShared<v1::StepResponse>(transport_, settings, kMethod, *prepared, std::move(done)));
 }
 
 void GrpcConnection::GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) {
@@ -233,8 +232,7 @@ absl::Status GrpcConnection::WaitUntilReady(absl::Time deadline) {
 absl::StatusOr<SharedTensor> GrpcConnection::AllocateShared(DType dtype, Shape shape) {
   const TensorView view(nullptr, dtype, shape);
   const bool may_share = transport_->lanes() != nullptr && view.num_elements() > 0;
-  if (may_share && view.num_elements() <=
-                       transport_->options().shared_memory.max_bytes) {
+  if (may_share && view.num_elements() <= transport_->options().shared_memory.max_bytes) {
     auto slot = transport_->lanes()->AllocateForUser(view.num_bytes());
     if (slot.ok()) {
       char* data = (*slot)->data();

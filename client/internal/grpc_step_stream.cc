@@ -54,8 +54,7 @@ class GrpcStepStream::Reactor final
     constexpr auto kEncode = [](const StepRequest& given, const SharedPlaces* places) {
       return ToWire(given, places);
     };
-    Outstanding outstanding{std::move(done),
-                            ShareRequest(transport_->lanes(), request, kEncode)};
+    Outstanding outstanding{std::move(done), ShareRequest(transport_->lanes(), request, kEncode)};
     absl::StatusOr<grpc::ByteBuffer> bytes =
         Serialize(id, outstanding.shared != nullptr ? outstanding.shared->MessageFor(target_)
                                                     : ToWire(request));
@@ -198,9 +197,9 @@ class GrpcStepStream::Reactor final
     }
     const SharedPlaces* places =
         request->shared != nullptr ? request->shared->places().get() : nullptr;
-    absl::StatusOr<StepResult> result =
-        response.has_error() ? FromStreamError(response.error())
-                             : FromWire(response.response(), received, places);
+    absl::StatusOr<StepResult> result = response.has_error()
+                                            ? FromStreamError(response.error())
+                                            : FromWire(response.response(), received, places);
     if (places != nullptr && request->shared->TakeBackIfLost(RegionStatus(result), target_)) {
       SendAgain(*std::move(request));
     } else {
@@ -215,7 +214,8 @@ class GrpcStepStream::Reactor final
     absl::Status status = bytes.status();
     if (status.ok()) status = Submit(id, *std::move(bytes), request);
     if (absl::IsFailedPrecondition(status)) {
-      status = absl::UnavailableError("the server has lost the request, and the stream is finishing");
+      status =
+          absl::UnavailableError("the server has lost the request, and the stream is finishing");
     }
     if (!status.ok()) request.done(std::move(status));
   }
@@ -252,8 +252,7 @@ class GrpcStepStream::Reactor final
 
 GrpcStepStream::GrpcStepStream(std::shared_ptr<Transport> transport, size_t target,
                                const CallSettings& settings, int max_outstanding)
-    : reactor_(std::make_shared<Reactor>(std::move(transport), target, settings,
-                                         max_outstanding)) {
+    : reactor_(std::make_shared<Reactor>(std::move(transport), target, settings, max_outstanding)) {
   reactor_->Start();
 }
 

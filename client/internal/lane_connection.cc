@@ -22,8 +22,8 @@ constexpr std::size_t kMaxPacketBytes = 4096;
 constexpr timeval kAnswerTimeout{1, 0};
 
 absl::Status SystemError(const char* what) {
-  return absl::UnavailableError(absl::StrCat("shared-memory lane: ", what, ": ",
-                                             std::strerror(errno)));
+  return absl::UnavailableError(
+      absl::StrCat("shared-memory lane: ", what, ": ", std::strerror(errno)));
 }
 
 absl::Status FromLaneError(const v1::LaneError& error) {

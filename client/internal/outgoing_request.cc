@@ -140,8 +140,7 @@ std::shared_ptr<const Request> Move(SharedLanes& lanes, const Request& request,
   });
   // Several tensors may lie in one slot.
   std::sort(inputs->slots.begin(), inputs->slots.end());
-  inputs->slots.erase(std::unique(inputs->slots.begin(), inputs->slots.end()),
-                      inputs->slots.end());
+  inputs->slots.erase(std::unique(inputs->slots.begin(), inputs->slots.end()), inputs->slots.end());
   inputs->output_bytes = std::move(output_bytes);
   return moved;
 }

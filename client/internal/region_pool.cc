@@ -48,8 +48,7 @@ absl::Status RegionPool::Grow(size_t bytes, size_t max_region_bytes) {
   const size_t room = std::min(left, max_region_bytes) / kPageBytes * kPageBytes;
   if (bytes > room || room == 0) {
     return absl::ResourceExhaustedError(absl::StrCat("shared_memory.max_bytes is ", max_bytes_,
-                                                     ", of which ", mapped,
-                                                     " are mapped; ", bytes,
+                                                     ", of which ", mapped, " are mapped; ", bytes,
                                                      " more do not fit"));
   }
   // `bytes` is at most `room`, far from what would overflow here.
@@ -67,8 +66,8 @@ void RegionPool::Keep(IsKept is_kept) {
   // Let go of without the lock: the last reference unmaps.
   std::vector<std::shared_ptr<SharedRegion>> dropped;
   absl::MutexLock lock(&mutex_);
-  const auto begin = std::stable_partition(
-      regions_.begin(), regions_.end(), [&](const auto& region) { return is_kept(*region); });
+  const auto begin = std::stable_partition(regions_.begin(), regions_.end(),
+                                           [&](const auto& region) { return is_kept(*region); });
   dropped.assign(begin, regions_.end());
   regions_.erase(begin, regions_.end());
 }

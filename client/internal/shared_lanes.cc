@@ -271,8 +271,7 @@ absl::Status SharedLanes::OfferRegions() {
 
 absl::Status SharedLanes::Offer(size_t target, const std::shared_ptr<SharedRegion>& region) {
   const std::shared_ptr<LaneConnection> connection = ConnectionOf(target);
-  absl::StatusOr<v1::RegisterRegionResponse> answer =
-      connection->Register(tenant_, region->fd());
+  absl::StatusOr<v1::RegisterRegionResponse> answer = connection->Register(tenant_, region->fd());
   absl::ReleasableMutexLock lock(&mutex_);
   Lane& lane = lanes_[target];
   if (answer.ok() && answer->worker_epoch() == lane.worker_epoch) {

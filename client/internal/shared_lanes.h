@@ -112,7 +112,7 @@ class SharedLanes {
   const std::string tenant_;
   Targets& targets_;
   RegionPool pool_;
-  const int wake_fd_;  // an eventfd; negative when there is none, and then there are no lanes
+  const int wake_fd_;        // an eventfd; negative when there is none, and then there are no lanes
   size_t max_region_bytes_;  // the largest that was not refused; the thread's
 
   mutable absl::Mutex mutex_;

@@ -49,8 +49,7 @@ std::optional<v1::SharedMemoryRef> SharedPlaces::Of(const TensorView& tensor) co
   if (bytes < kMinTensorBytes) return std::nullopt;
   const auto* data = static_cast<const char*>(tensor.data);
   const auto after = std::upper_bound(
-      inputs_.begin(), inputs_.end(), data,
-      [](const char* begin, const PlacedSlot& placed) {
+      inputs_.begin(), inputs_.end(), data, [](const char* begin, const PlacedSlot& placed) {
         return std::less<>()(begin, static_cast<const char*>(placed.slot->data()));
       });
   if (after == inputs_.begin()) return std::nullopt;
@@ -69,16 +68,17 @@ absl::StatusOr<Tensor> SharedPlaces::Read(const v1::SharedMemoryRef& place, DTyp
                                           Shape shape) const {
   const int64_t elements = NumElements(shape);
   const auto offset = static_cast<size_t>(place.offset());
-  auto found = std::lower_bound(
-      outputs_.begin(), outputs_.end(), offset,
-      [](const Output& output, size_t wanted) { return output.offset < wanted; });
+  auto found =
+      std::lower_bound(outputs_.begin(), outputs_.end(), offset,
+                       [](const Output& output, size_t wanted) { return output.offset < wanted; });
   // Those without a place stand before the next that has one.
   while (found != outputs_.end() && found->offset == offset && found->bytes == 0) ++found;
-  if (found == outputs_.end() || found->offset != offset || place.region_id() != output_.region_id || elements < 0 ||
+  if (found == outputs_.end() || found->offset != offset ||
+      place.region_id() != output_.region_id || elements < 0 ||
       static_cast<size_t>(elements) * ElementBytes(dtype) != found->bytes) {
-    return absl::InternalError(
-        absl::StrCat("the server wrote an output to offset ", place.offset(), " of region '",
-                     place.region_id(), "', which is not where it was asked to"));
+    return absl::InternalError(absl::StrCat("the server wrote an output to offset ", place.offset(),
+                                            " of region '", place.region_id(),
+                                            "', which is not where it was asked to"));
   }
   const char* data = output_.slot->data() + (offset - output_.slot->offset());
   return Tensor(dtype, std::move(shape), std::string_view(data, found->bytes), output_.slot);

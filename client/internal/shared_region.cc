@@ -15,9 +15,8 @@ namespace attention::client::internal {
 namespace {
 
 absl::Status SystemError(size_t bytes, const char* what) {
-  return absl::ResourceExhaustedError(absl::StrCat("cannot ", what, " ", bytes,
-                                                   " bytes of shared memory: ",
-                                                   std::strerror(errno)));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("cannot ", what, " ", bytes, " bytes of shared memory: ", std::strerror(errno)));
 }
 
 }  // namespace
@@ -34,8 +33,7 @@ absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegion::Create(
     close(fd);
     return status;
   }
-  void* data =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
   if (data == MAP_FAILED) {
     const absl::Status status = SystemError(bytes, "map");
     close(fd);
@@ -47,11 +45,7 @@ absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegion::Create(
 
 SharedRegion::SharedRegion(int fd, char* data, size_t size,
                            std::shared_ptr<std::atomic<size_t>> total_bytes)
-    : fd_(fd),
-      data_(data),
-      size_(size),
-      total_bytes_(std::move(total_bytes)),
-      extents_(size) {
+    : fd_(fd), data_(data), size_(size), total_bytes_(std::move(total_bytes)), extents_(size) {
   if (total_bytes_ != nullptr) *total_bytes_ += size_;
 }
 

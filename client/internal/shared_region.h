@@ -5,9 +5,9 @@
 // it is destroyed. Its bytes are lent again when the last holder lets go, unless it was abandoned:
 // a call that ended without the server's word (cancelled, timed out, connection lost) may still be
 // running there, reading its inputs into a session's cache or writing its output. Nothing tells the
-// client when that ends, so such bytes are not used again as long as the region lives; a region that
-// has some is replaced once it is full (RegionPool), and unmapped here when its last slot goes. The
-// server keeps its own mapping for as long as it computes.
+// client when that ends, so such bytes are not used again as long as the region lives; a region
+// that has some is replaced once it is full (RegionPool), and unmapped here when its last slot
+// goes. The server keeps its own mapping for as long as it computes.
 //
 // Thread-safety: all methods.
 #ifndef ATTENTION_CLIENT_INTERNAL_SHARED_REGION_H_

@@ -156,8 +156,8 @@ absl::StatusOr<grpc::ByteBuffer> Transport::Serialize(OutgoingRequest& request,
 void Transport::Unary(const CallSettings& settings, Route route, const char* method,
                       absl::StatusOr<grpc::ByteBuffer> request, AnswerCallback done) {
   if (!request.ok()) return done(std::move(request).status(), 0);
-  Unary(settings, std::move(route), method,
-        std::make_shared<OutgoingRequest>(*std::move(request)), std::move(done));
+  Unary(settings, std::move(route), method, std::make_shared<OutgoingRequest>(*std::move(request)),
+        std::move(done));
 }
 
 void Transport::Unary(const CallSettings& settings, Route route, const char* method,

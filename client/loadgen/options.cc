@@ -21,9 +21,8 @@ const std::map<std::string, LoopMode> kModes = {{"closed", LoopMode::kClosed},
                                                 {"open", LoopMode::kOpen}};
 const std::map<std::string, Arrivals> kArrivals = {{"poisson", Arrivals::kPoisson},
                                                    {"constant", Arrivals::kConstant}};
-const std::map<std::string, SharedMemory> kSharedMemory = {{"auto", SharedMemory::kAuto},
-                                                           {"on", SharedMemory::kOn},
-                                                           {"off", SharedMemory::kOff}};
+const std::map<std::string, SharedMemory> kSharedMemory = {
+    {"auto", SharedMemory::kAuto}, {"on", SharedMemory::kOn}, {"off", SharedMemory::kOff}};
 const std::map<std::string, DType> kDTypes = {
     {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}};
 

@@ -78,18 +78,20 @@ absl::StatusOr<char*> RequestTensors::Resolve(absl::string_view field,
         absl::StatusCode::kFailedPrecondition, ErrorReason::kRegionNotFound,
         absl::StrCat(field, " is in shared memory, which this server does not offer"));
   }
-  auto region = regions_->Find(place.region_id(), tenant_);
-  if (!region.ok()) return AtField(field, region.status());
-  if (!(*region)->Contains(place.offset(), bytes)) {
+  // The tensors of most requests lie in one region, which is looked for once.
+  if (used_regions_.empty() || last_region_id_ != place.region_id()) {
+    auto found = regions_->Find(place.region_id(), tenant_);
+    if (!found.ok()) return AtField(field, found.status());
+    used_regions_.push_back(*std::move(found));
+    last_region_id_ = place.region_id();
+  }
+  const SharedRegion& region = *used_regions_.back();
+  if (!region.Contains(place.offset(), bytes)) {
     return absl::InvalidArgumentError(
         absl::StrCat(field, " is ", bytes, " bytes at offset ", place.offset(),
-                     ", expected them within the region's ", (*region)->size(), " bytes"));
+                     ", expected them within the region's ", region.size(), " bytes"));
   }
-  char* data = (*region)->data() + place.offset();
-  if (used_regions_.empty() || used_regions_.back() != *region) {
-    used_regions_.push_back(*std::move(region));
-  }
-  return data;
+  return region.data() + place.offset();
 }
 
 absl::Status RequestTensors::ResolveTensor(absl::string_view field, const v1::Tensor& tensor,

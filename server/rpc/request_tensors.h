@@ -69,6 +69,7 @@ class RequestTensors {
   std::vector<PooledBuffer> buffers_;
   std::size_t used_ = 0;  // of the last buffer
   std::vector<std::shared_ptr<const SharedRegion>> used_regions_;
+  std::string last_region_id_;                                  // of the last one
   absl::flat_hash_map<const v1::Tensor*, const char*> shared_;  // resolved tensors
   std::int64_t copied_bytes_ = 0;
 };

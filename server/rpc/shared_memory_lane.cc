@@ -171,10 +171,9 @@ v1::LaneResponse Answer(Packet& packet, RegionTable& regions, std::set<std::stri
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(const Listener& listener,
-                                                                          int max_connections,
-                                                                          std::uint64_t worker_epoch,
-                                                                          RegionTable& regions) {
+absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(
+    const Listener& listener, int max_connections, std::uint64_t worker_epoch,
+    RegionTable& regions) {
   const absl::StatusOr<int> listen_fd = Bind(listener);
   if (!listen_fd.ok()) return listen_fd.status();
   const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -182,9 +181,8 @@ absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(const 
     close(*listen_fd);
     return SocketError(listener.socket_path(), "watch");
   }
-  return std::unique_ptr<SharedMemoryLane>(
-      new SharedMemoryLane(listener.socket_path(), *listen_fd, stop_fd, max_connections,
-                           worker_epoch, regions));
+  return std::unique_ptr<SharedMemoryLane>(new SharedMemoryLane(
+      listener.socket_path(), *listen_fd, stop_fd, max_connections, worker_epoch, regions));
 }
 
 SharedMemoryLane::SharedMemoryLane(std::string path, int listen_fd, int stop_fd,

@@ -1,96 +1,17 @@
 // The SDK and a server of its own host, which share memory without being told to.
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <thread>
 
-#include "absl/time/clock.h"
-#include "client/client.h"
-#include "client/errors.h"
 #include "tests/support/session_driver.h"
-#include "tests/support/shared_memory.h"
-#include "tests/support/wire_tensor.h"
-
-extern char** environ;
+#include "tests/support/sharing_client.h"
 
 namespace attention::testing {
 namespace {
 
 using Use = client::SharedMemoryOptions::Use;
 
-constexpr int64_t kMegabyte = int64_t{1} << 20;
-constexpr char kChildTarget[] = "ATTENTION_TEST_CHILD_TARGET";
-
-std::string PathOf(const std::string& name) {
-  return ::testing::TempDir() + "attention-" + name + "-" + std::to_string(getpid());
-}
-
-ConfigChange Sharing(const std::string& name, const ConfigChange& change = nullptr) {
-  return [name, change](server::ServerConfig& config) {
-    config.shared_memory_listen = "unix:" + PathOf(name + "-lane");
-    if (change) change(config);
-  };
-}
-
 TestServer& SharingServer() {
   static TestServer server(Sharing("sdk"));
   return server;
-}
-
-// Connected, and with a lane if there is to be one.
-std::shared_ptr<client::Client> NewClient(const std::string& address,
-                                          client::ClientOptions options = {}) {
-  options.targets = {address};
-  auto made = client::Client::Connect(options);
-  EXPECT_TRUE(made.ok()) << made.status();
-  EXPECT_TRUE((*made)->WaitUntilReady(absl::Seconds(30)).ok());
-  return *std::move(made);
-}
-
-client::DType SdkType(v1::DType dtype) {
-  if (dtype == v1::DTYPE_BOOL) return client::DType::kBool;
-  return dtype == v1::DTYPE_FLOAT32   ? client::DType::kFloat32
-         : dtype == v1::DTYPE_FLOAT16 ? client::DType::kFloat16
-                                      : client::DType::kBFloat16;
-}
-
-client::TensorView ViewOf(const v1::Tensor& tensor) {
-  return client::TensorView(tensor.data().data(), SdkType(tensor.dtype()), ShapeOf(tensor));
-}
-
-// The request in the SDK's words; looks at `wire`.
-client::AttendRequest Sdk(const v1::AttendRequest& wire) {
-  client::AttendRequest request;
-  request.q = ViewOf(wire.q());
-  request.k = ViewOf(wire.k());
-  request.v = ViewOf(wire.v());
-  request.q_lens = {wire.q_lens().begin(), wire.q_lens().end()};
-  request.kv_lens = {wire.kv_lens().begin(), wire.kv_lens().end()};
-  request.config.is_causal = wire.config().is_causal();
-  request.returns.lse = wire.returns().lse();
-  return request;
-}
-
-// 768 KiB in and 256 KiB out.
-v1::AttendRequest LargeRequest(std::uint32_t seed = 1) {
-  return MakeAttendRequest({.q_lens = {500, 12}, .kv_lens = {1500, 36}, .seed = seed});
-}
-
-MATCHER_P(HasBitsOf, expected, "") {
-  if (!arg.ok()) {
-    *result_listener << "which is " << arg.status();
-    return false;
-  }
-  return arg->output.bytes() == expected.output().data() &&
-         arg->lse.bytes() == expected.lse().data();
 }
 
 // A copy of the view's bytes where the server reads them.
@@ -180,10 +101,8 @@ template <typename Step>
 void ExpectSameSteps(client::Client& client, Step step) {
   const v1::AttendRequest prompt = MakePrompt(1200);
   v1::AttendResponse expected = MustAttend(SharingServer(), prompt);
-  auto session = client.CreateSession({.geometry = {.num_layers = 1,
-                                                    .num_kv_heads = 2,
-                                                    .head_dim_qk = 32,
-                                                    .head_dim_v = 32}});
+  auto session = client.CreateSession(
+      {.geometry = {.num_layers = 1, .num_kv_heads = 2, .head_dim_qk = 32, .head_dim_v = 32}});
   ASSERT_TRUE(session.ok()) << session.status();
   std::string output;
   for (int64_t begin = 0; begin < 1200; begin += 400) {
@@ -259,9 +178,10 @@ TEST(SharedMemoryFallBackTest, RequestsTravelWhenTheyCannotGoByIt) {
       {"Off", {.use = Use::kOff}, Sharing("off")},
       {"NotOffered", {}, nullptr},
       {"NoRoomForTheRequest", {.max_bytes = kMegabyte}, Sharing("room")},
-      {"TenantsBytes", {}, Sharing("bytes", [](server::ServerConfig& config) {
-         config.max_shared_bytes_per_tenant = 8192;
-       })},
+      {"TenantsBytes",
+       {},
+       Sharing("bytes",
+               [](server::ServerConfig& config) { config.max_shared_bytes_per_tenant = 8192; })},
   };
   const v1::AttendRequest wire =
       MakeAttendRequest({.q_lens = {1000, 24}, .kv_lens = {3000, 72}});  // 2 MiB
@@ -312,9 +232,8 @@ TEST(SharedMemoryFallBackTest, MoreMemoryIsMadeWhenResultsHoldWhatThereIs) {
 
 TEST(SharedMemoryFallBackTest, MemoryOfACallThatTimedOutIsNotUsedAgain) {
   TestServer server(Sharing("timeout", SlowBackend()));
-  const auto client =
-      NewClient(server.address(), {.retry_policy = client::RetryPolicy::None(),
-                                   .shared_memory = {.max_bytes = 4 * kMegabyte}});
+  const auto client = NewClient(server.address(), {.retry_policy = client::RetryPolicy::None(),
+                                                   .shared_memory = {.max_bytes = 4 * kMegabyte}});
   const v1::AttendRequest wire = MakeAttendRequest({.num_q_heads = 32,
                                                     .num_kv_heads = 32,
                                                     .head_dim_qk = 64,
@@ -343,9 +262,8 @@ TEST(SharedMemoryFallBackTest, MemoryOfACallThatTimedOutIsNotUsedAgain) {
 
 TEST(SharedMemoryFallBackTest, AServerThatRestartsIsSharedWithAgain) {
   const std::string address = "unix:" + PathOf("restart");
-  const ConfigChange change = Sharing("restart", [&](server::ServerConfig& config) {
-    config.listen = {address};
-  });
+  const ConfigChange change =
+      Sharing("restart", [&](server::ServerConfig& config) { config.listen = {address}; });
   auto server = std::make_unique<TestServer>(change);
   const auto client = NewClient(address);
   const v1::AttendRequest wire = LargeRequest();
@@ -379,133 +297,6 @@ TEST(SharedMemoryFallBackTest, AServerThatRestartsWithoutItIsSentTensors) {
   server = std::make_unique<TestServer>(listen);
   for (int i = 0; i < 3; ++i) EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(expected));
   EXPECT_TRUE(WaitUntil([&] { return client->shared_memory_usage().num_lanes == 0; }));
-}
-
-// Not a test: the client that others kill, in a process of its own.
-TEST(SharedMemoryChild, SendsUntilItIsKilled) {
-  const char* target = std::getenv(kChildTarget);
-  if (target == nullptr) GTEST_SKIP() << "started by AClientThatIsKilled";
-  const auto client = NewClient(target);
-  const v1::AttendRequest wire = LargeRequest();
-  std::vector<client::Future<client::AttendResult>> calls(8);
-  for (;;) {
-    for (auto& call : calls) {
-      if (call.valid()) ASSERT_TRUE(call.get().ok());
-      call = client->AttendFuture(Sdk(wire));
-    }
-  }
-}
-
-class Child {
- public:
-  explicit Child(const std::string& target) {
-    setenv(kChildTarget, target.c_str(), 1);
-    char program[] = "/proc/self/exe";
-    char filter[] = "--gtest_filter=SharedMemoryChild.*";
-    char* const argv[] = {program, filter, nullptr};
-    EXPECT_EQ(posix_spawn(&pid_, program, nullptr, nullptr, argv, environ), 0);
-    unsetenv(kChildTarget);
-  }
-  ~Child() { Kill(); }
-  void Kill() {
-    if (pid_ < 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = -1;
-  }
-
- private:
-  pid_t pid_ = -1;
-};
-
-TEST(SharedMemoryFaultTest, AClientThatIsKilledTakesNobodyWithIt) {
-  TestServer server(Sharing("killed"));
-  const v1::AttendRequest wire = LargeRequest(3);
-  const auto neighbour = NewClient(server.address());
-  const v1::AttendResponse expected = MustAttend(server, wire);
-  for (int i = 0; i < 3; ++i) {
-    const double answered = server.Metric("attention_output_bytes_total");
-    Child child(server.address());
-    // Its tensors are in flight: it has been answered more than the neighbour asked for.
-    ASSERT_TRUE(WaitUntil([&] {
-      EXPECT_THAT(neighbour->Attend(Sdk(wire)), HasBitsOf(expected));
-      return server.Metric("attention_shared_memory_regions") == 2 &&
-             server.Metric("attention_output_bytes_total") > answered + 16 * kMegabyte;
-    }));
-    child.Kill();
-    EXPECT_TRUE(WaitUntil([&] {
-      EXPECT_THAT(neighbour->Attend(Sdk(wire)), HasBitsOf(expected));
-      return server.Metric("attention_shared_memory_regions") == 1;
-    }));
-  }
-  EXPECT_GT(neighbour->shared_memory_usage().num_requests, 0);
-}
-
-// What a client may do to memory while the server reads and writes it.
-struct Abuse {
-  const char* name;
-  std::function<void(const SharedMemory&)> abuse;
-};
-
-TEST(SharedMemoryFaultTest, MemoryThatIsAbusedWhileInUseSpoilsNobodyElsesAnswer) {
-  TestServer& server = SharingServer();
-  const v1::AttendRequest wire = LargeRequest(4);
-  const auto neighbour = NewClient(server.address());
-  const v1::AttendResponse expected = MustAttend(server, wire);
-  constexpr std::size_t kBytes = 8 * kMegabyte;
-  const Abuse abuses[] = {
-      {"Truncated",
-       [](const SharedMemory& memory) { EXPECT_NE(ftruncate(memory.fd(), 4096), 0); }},
-      {"Resized", [](const SharedMemory& memory) {
-         EXPECT_EQ(ftruncate(memory.fd(), 2 * kBytes), 0);
-       }},
-      {"PagesTaken",
-       [](const SharedMemory& memory) {
-         EXPECT_EQ(fallocate(memory.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kBytes),
-                   0);
-       }},
-      {"Unmapped",
-       [](const SharedMemory& memory) {
-         EXPECT_EQ(mmap(memory.data(), kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-                        -1, 0),
-                   memory.data());
-       }},
-      {"Scribbled", [](const SharedMemory& memory) {
-         for (std::size_t i = 0; i + 4 <= kBytes; i += 64) {
-           const std::uint32_t value = 0x7f800000u + static_cast<std::uint32_t>(i);  // NaNs
-           std::memcpy(memory.data() + i, &value, 4);
-         }
-       }},
-  };
-  for (const Abuse& abuse : abuses) {
-    SCOPED_TRACE(abuse.name);
-    const SharedMemory memory(kBytes);
-    LaneConnection lane(PathOf("sdk-lane"));
-    const std::string id = lane.Register(memory).register_().region_id();
-    v1::AttendRequest own = LargeRequest();
-    std::size_t offset = 0;
-    for (v1::Tensor* tensor : {own.mutable_q(), own.mutable_k(), own.mutable_v()}) {
-      const std::size_t bytes = tensor->data().size();
-      MoveToSharedMemory(memory, id, offset, tensor);
-      offset += bytes;
-    }
-    own.mutable_output_to()->set_region_id(id);
-    own.mutable_output_to()->set_offset(static_cast<std::int64_t>(kBytes / 2));
-    std::atomic<bool> is_done{false};
-    std::thread abused([&] {
-      while (!is_done.load()) {
-        v1::AttendResponse response;
-        EXPECT_TRUE(Attend(server, own, &response).ok());
-      }
-    });
-    for (int i = 0; i < 10; ++i) {
-      abuse.abuse(memory);
-      EXPECT_THAT(neighbour->Attend(Sdk(wire)), HasBitsOf(expected));
-    }
-    is_done.store(true);
-    abused.join();
-  }
-  ExpectServes(server);
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ struct Load {
   int in_flight = 1;                 // unanswered at once
   double seconds = 1;                // the last is sent by then
   std::size_t min_answer_bytes = 0;  // fewer are an error, which ends the program
+  std::size_t shared_bytes = 0;      // of each exchange, which lie in shared memory
 };
 
 struct Sample {

@@ -78,7 +78,7 @@ class GrpcCaller final : public Caller {
       Slot* slot = static_cast<Slot*>(tag);
       if (!slot->status.ok()) Fail(load.method, slot->status.error_message());
       CheckAnswer(load, slot->answer);
-      recorder.Add(slot->started, slot->request_bytes + slot->answer.Length());
+      recorder.Add(slot->started, slot->request_bytes + slot->answer.Length() + load.shared_bytes);
       if (recorder.IsOver()) {
         --num_running;
       } else {
@@ -126,7 +126,8 @@ class GrpcCaller final : public Caller {
       if (tag == &write_tag) is_writing = false;
       if (tag == &read_tag) {
         CheckAnswer(load, answer);
-        recorder.Add(unanswered.front().time, unanswered.front().bytes + answer.Length());
+        recorder.Add(unanswered.front().time,
+                     unanswered.front().bytes + answer.Length() + load.shared_bytes);
         unanswered.pop_front();
         stream->Read(&answer, &read_tag);
       }

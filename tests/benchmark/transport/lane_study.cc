@@ -14,8 +14,8 @@ constexpr char kMessages[] = "message, unix socket";
 
 struct Exchange {
   std::string name;
-  std::size_t bytes;  // of tensors, in and out
-  int batch_size;     // of steps; 0: Attend
+  std::size_t bytes;     // of tensors: of steps in and out together, of Attend each way
+  int batch_size;        // of steps; 0: Attend
   double max_p50_ratio;  // of the lane, in place, against messages over the unix socket
 };
 
@@ -31,10 +31,10 @@ Exchange Steps(const std::string& name, int batch_size, double max_p50_ratio) {
 std::vector<Exchange> AllExchanges() {
   constexpr std::size_t kKiB = 1024;
   return {
-      Attend("16KiB", 16 * kKiB, 0),       Attend("32KiB", 32 * kKiB, 0),
-      Attend("64KiB", 64 * kKiB, 0),       Attend("256KiB", 256 * kKiB, 0),
-      Attend("1MiB", 1024 * kKiB, 0),      Attend("16MiB", 16384 * kKiB, 0.25),
-      Steps("layer", 1, 0),                Steps("layer-x64", 64, 0.5),
+      Attend("16KiB", 16 * kKiB, 0),  Attend("32KiB", 32 * kKiB, 0),
+      Attend("64KiB", 64 * kKiB, 0),  Attend("256KiB", 256 * kKiB, 0),
+      Attend("1MiB", 1024 * kKiB, 0), Attend("16MiB", 16384 * kKiB, 0.25),
+      Steps("layer", 1, 0),           Steps("layer-x64", 64, 0.5),
   };
 }
 
@@ -52,7 +52,11 @@ Contender MakeContender(const std::string& name, const Exchange& exchange,
                                                    max_in_flight, lane)
                                 : MakeAttendRequests(exchange.bytes, lane);
               },
-          .load = {.method = is_steps ? kStepStream : kAttend, .is_stream = is_steps},
+          .load = {.method = is_steps ? kStepStream : kAttend,
+                   .is_stream = is_steps,
+                   .shared_bytes = lane == nullptr ? 0
+                                   : is_steps      ? exchange.bytes
+                                                   : 2 * exchange.bytes},
           .reference = name == kMessages ? "" : kMessages};
 }
 

@@ -326,10 +326,9 @@ TEST_F(SharedLanesTest, ARetrySendsTheSameTensorsAndAsksForTheOutputElsewhere) {
 
 TEST_F(SharedLanesTest, ARefusalLeavesNothingBehind) {
   StartLane();
-  for (const grpc::Status& refusal :
-       {grpc::Status(grpc::INVALID_ARGUMENT, "no"),
-        ServerError(grpc::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL"),
-        ServerError(grpc::UNAVAILABLE, "draining", "DRAINING")}) {
+  for (const grpc::Status& refusal : {grpc::Status(grpc::INVALID_ARGUMENT, "no"),
+                                      ServerError(grpc::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL"),
+                                      ServerError(grpc::UNAVAILABLE, "draining", "DRAINING")}) {
     server_.on_attend = [&](auto*, auto&, auto*) { return refusal; };
     const auto client = Connect({.retry_policy = RetryPolicy::None()});
     EXPECT_FALSE(client->Attend(Request()).ok());

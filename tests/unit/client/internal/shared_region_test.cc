@@ -180,8 +180,7 @@ class SharedPlacesTest : public testing::Test {
   const std::shared_ptr<SharedSlot> a_ = region_->Allocate(4096);
   const std::shared_ptr<SharedSlot> b_ = region_->Allocate(4096);
   const std::shared_ptr<SharedSlot> out_ = region_->Allocate(4096);
-  const SharedPlaces places_ =
-      SharedPlaces({{b_, "id"}, {a_, "id"}}, {out_, "out"}, {400, 0, 256});
+  const SharedPlaces places_ = SharedPlaces({{b_, "id"}, {a_, "id"}}, {out_, "out"}, {400, 0, 256});
 };
 
 TEST_F(SharedPlacesTest, ATensorThatLiesWithinASlotHasAPlace) {
