@@ -31,7 +31,9 @@ TEST(SharedMemoryChild, SendsUntilItIsKilled) {
   std::vector<client::Future<client::AttendResult>> calls(8);
   for (;;) {
     for (auto& call : calls) {
-      if (call.valid()) ASSERT_TRUE(call.get().ok());
+      if (call.valid()) {
+        ASSERT_TRUE(call.get().ok());
+      }
       call = client->AttendFuture(Sdk(wire));
     }
   }
