@@ -26,7 +26,7 @@ usage: tests/run.sh [options]
   --help              this text
 
 Stages: packages, lint, release build and all its tests, address and undefined-behaviour sanitizers,
-thread sanitizer, every tests/*/run.sh (Python client, SDK consumer), container.
+thread sanitizer, every tests/*/run.sh (Python client, SDK consumer), examples, container.
 USAGE
 }
 
@@ -196,6 +196,7 @@ run_scripts() {
       *) run_script "$room" "$script" ;;
     esac
   done
+  run_script "examples" tests/interop/run_examples.sh
 }
 
 run_container() {

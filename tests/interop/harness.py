@@ -95,6 +95,10 @@ def use_server(server):
     _server = server
 
 
+def server():
+    return _server
+
+
 def address():
     return _server.address
 

@@ -1,4 +1,7 @@
-"""Starts the server, runs every test of this directory, stops the server. Called by run.sh."""
+"""Starts the server, runs every test of this directory, stops the server.
+
+Called by run.sh, and by run_examples.sh with `--pattern`.
+"""
 
 import pathlib
 import signal

@@ -1,0 +1,92 @@
+"""Attention and KV cache of a model's sequences, computed by an attention-server.
+
+A session holds the keys and values of one sequence, all layers. Each layer of a forward pass is one
+request on one open stream, with a step for each sequence: it carries their new rows and brings back
+what these attend to.
+"""
+
+import queue
+
+import grpc
+import numpy as np
+from attention.v1 import session_service_pb2 as pb
+from attention.v1 import session_service_pb2_grpc, tensor_pb2
+
+
+def to_tensor(array):
+    """A float32 array [tokens, heads, head_dim] as the wire has it."""
+    return tensor_pb2.Tensor(
+        dtype=tensor_pb2.DTYPE_FLOAT32, shape=array.shape, data=array.astype("<f4").tobytes()
+    )
+
+
+def from_tensor(tensor):
+    return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+
+
+class RemoteAttention:
+    """The attention of one model. `sequences` are objects whose `length` counts the cached tokens."""
+
+    def __init__(self, target, model):
+        self._channel = grpc.insecure_channel(target)
+        self._sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
+        self._geometry = pb.SessionGeometry(
+            num_layers=model.num_layers,
+            num_kv_heads=model.num_kv_heads,
+            head_dim_qk=model.head_dim,
+            head_dim_v=model.head_dim,
+            kv_dtype=tensor_pb2.DTYPE_FLOAT32,
+        )
+        self._handles = {}
+        self._requests = queue.SimpleQueue()
+        self._answers = self._sessions.StepStream(iter(self._requests.get, None))
+        self._num_requests = 0
+
+    def add(self, sequence):
+        """Gives the sequence an empty cache."""
+        request = pb.CreateSessionRequest(geometry=self._geometry)
+        self._handles[id(sequence)] = self._sessions.CreateSession(request).session.handle
+
+    def remove(self, sequence):
+        handle = self._handles.pop(id(sequence))
+        self._sessions.DeleteSession(pb.DeleteSessionRequest(handle=handle))
+
+    def attend(self, sequences, row_counts, layer, q, k, v):
+        """Appends k and v and attends with q.
+
+        q [rows, num_q_heads, head_dim], k and v [rows, num_kv_heads, head_dim]: row_counts[0] rows of
+        sequences[0], then those of sequences[1] and so on. Returns an array of q's shape.
+        """
+        request = pb.StepRequest()
+        end = 0
+        for sequence, count in zip(sequences, row_counts):
+            rows = slice(end, end + count)
+            end += count
+            step = request.steps.add(
+                handle=self._handles[id(sequence)],
+                layer=layer,
+                expected_position=sequence.length,  # a step that is sent twice is appended once
+                q=to_tensor(q[rows]),
+                k=to_tensor(k[rows]),
+                v=to_tensor(v[rows]),
+            )
+            step.config.is_causal = True
+        return np.concatenate([from_tensor(result.output) for result in self._exchange(request)])
+
+    def close(self):
+        self._requests.put(None)  # no more requests: the stream ends
+        for _ in self._answers:
+            pass
+        self._channel.close()
+
+    def _exchange(self, request):
+        """Sends the request and waits for its answer. Several could be under way at once."""
+        self._num_requests += 1
+        self._requests.put(pb.StepStreamRequest(request_id=self._num_requests, request=request))
+        answer = next(self._answers)
+        if answer.HasField("error"):
+            raise RuntimeError(answer.error.message)
+        for result in answer.response.results:
+            if result.HasField("error"):
+                raise RuntimeError(f"{result.error.reason}: {result.error.message}")
+        return answer.response.results
