@@ -21,7 +21,9 @@ PROMPTS = (
     "def fibonacci(n):\n",
 )
 NUM_TOKENS = 64
-PROGRAM = pathlib.Path(__file__).parents[2] / "client/examples/python/smollm2_generate.py"
+FLAGS = ("--max-tokens", str(NUM_TOKENS), "--print-ids")
+EXAMPLES = pathlib.Path(__file__).parents[2] / "client/examples/python"
+CPP_PROGRAM = pathlib.Path(os.environ["ATTENTION_BIN"], "attention-smollm2")
 WORK = pathlib.Path(os.environ["ATTENTION_WORK"])
 MISSING = os.environ["ATTENTION_PACKAGES_MISSING"]
 
@@ -55,9 +57,13 @@ def run(command):
     return [[int(token) for token in line.split()] for line in ids]
 
 
+def run_cpp(*arguments):
+    files = ("--model", str(WORK / "smollm2.safetensors"), "--prompts", str(WORK / "prompts.json"))
+    return run([str(CPP_PROGRAM), *files, *FLAGS, *arguments])
+
+
 def run_python(*arguments):
-    flags = ("--max-tokens", str(NUM_TOKENS), "--print-ids", *arguments)
-    return run([sys.executable, str(PROGRAM), *flags, *PROMPTS])
+    return run([sys.executable, str(EXAMPLES / "smollm2_generate.py"), *FLAGS, *arguments, *PROMPTS])
 
 
 @unittest.skipIf(MISSING, MISSING)
@@ -105,3 +111,18 @@ class SmolLm2Test(unittest.TestCase):
 
     def test_python_with_local_attention(self):
         self.check(run_python("--attention", "local"))
+
+    def test_cpp(self):
+        if not CPP_PROGRAM.exists():
+            self.skipTest("attention-smollm2 is not built, install libdnnl-dev")
+        self.export()
+        with self.subTest(attention="remote"):
+            self.check_remote(lambda: run_cpp("--target", harness.address()))
+        with self.subTest(attention="local"):
+            self.check(run_cpp("--attention", "local"))
+
+    def export(self):
+        files = ["--model", WORK / "smollm2.safetensors", "--prompts", WORK / "prompts.json"]
+        command = [sys.executable, EXAMPLES / "smollm2_export.py", *PROMPTS, *files]
+        subprocess.run(command, check=True)
+        self.addCleanup((WORK / "smollm2.safetensors").unlink)

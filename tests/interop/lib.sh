@@ -2,6 +2,7 @@
 # Shared by run.sh and run_examples.sh: what is needed, and the stubs. To be sourced.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck disable=SC2034 # for the sourcing script
 repository=$(cd "$here/../.." && pwd)
 python=${PYTHON:-/usr/bin/python3}
 

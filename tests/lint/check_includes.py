@@ -51,7 +51,8 @@ ROOMS = {
     "client/mocks": ("client",),
     "client/loadgen": ("client", "kernels/reference", "kernels/api", "kernels/base"),
     "client/ctl": ("client",),
-    "client/examples": ("client",),
+    # The kernels: to compare a program on remote attention with the same one on local attention.
+    "client/examples": ("client", "kernels", "kernels/api", "kernels/base"),
     "tests": ANY,
 }
 
@@ -64,10 +65,10 @@ LIBRARIES = (
     ("Highway", r"hwy/", ("kernels/cpu",)),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|httplib\.h$",
      ("server/observe", "server/server_app.cc", "server/main.cc")),
-    ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/ctl")),
+    ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/ctl", "client/examples")),
     ("the JSON library", r"nlohmann/",
      ("server/config", "server/observe", "server/store", "server/server_app.cc", "client/loadgen",
-      "client/ctl")),
+      "client/ctl", "client/examples")),
     ("Abseil", r"absl/",
      tuple(room for room in ROOMS if room not in ("kernels/base", "tests"))),
     ("CUDA", r"(cuda|cublas|cudnn|nccl|nvrtc|cooperative_groups|cub/|thrust/|cute/)",

