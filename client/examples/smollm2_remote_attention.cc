@@ -20,7 +20,6 @@ class RemoteAttention final : public ModelAttention {
                   std::unique_ptr<StepStream> stream)
       : shape_(shape), sessions_(std::move(sessions)), stream_(std::move(stream)) {}
 
-  // [attend]
   absl::Status Attend(std::span<const SequenceRows> sequences, int layer, const LayerRows& rows,
                       float* output) override {
     client::StepRequest request;  // of all sequences: they share one batch
@@ -47,7 +46,6 @@ class RemoteAttention final : public ModelAttention {
     }
     return absl::OkStatus();
   }
-  // [end]
 
   absl::Status Close() override {
     absl::Status status = stream_->Finish();

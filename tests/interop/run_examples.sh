@@ -40,7 +40,7 @@ else
   packages_missing="$python cannot make a virtual environment, install python3-venv"
 fi
 
-work=$(mktemp -d)
+work=$(mktemp -d -p "$repository/build") # copies of the model, a gigabyte for a while
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/stubs"
 generate_python "$work/stubs" "$repository/proto" "$repository"/proto/attention/v1/*.proto
@@ -49,7 +49,8 @@ generate_python "$work/stubs" "$repository/proto" "$repository"/proto/attention/
 # the cores: threads of numpy and OpenMP that wait busily would take them from the server.
 export no_proxy=127.0.0.1 OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export ATTENTION_SERVER=$bin/attention-server ATTENTION_BIN=$bin ATTENTION_WORK=$work
-export ATTENTION_PACKAGES_MISSING=$packages_missing PYTHONDONTWRITEBYTECODE=1
+export ATTENTION_PACKAGES_MISSING=$packages_missing ATTENTION_TIME_LIMIT_SECONDS=900
+export PYTHONDONTWRITEBYTECODE=1
 export PYTHONPATH=$work/stubs:$here:$repository/client/examples/python:$repository/tests/fixtures
 "$python" "$here/run_tests.py" --pattern 'examples_*.py' "$@"
 if [[ -n $packages_missing ]]; then echo "skipped: language models: $packages_missing"; fi

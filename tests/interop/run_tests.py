@@ -3,6 +3,7 @@
 Called by run.sh, and by run_examples.sh with `--pattern`.
 """
 
+import os
 import pathlib
 import signal
 import sys
@@ -10,7 +11,7 @@ import unittest
 
 import harness
 
-TIME_LIMIT_SECONDS = 300
+TIME_LIMIT_SECONDS = int(os.environ.get("ATTENTION_TIME_LIMIT_SECONDS", 300))
 
 # So that small limits can be met by small requests.
 SERVER_FLAGS = (

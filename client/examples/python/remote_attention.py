@@ -51,6 +51,7 @@ class RemoteAttention:
         handle = self._handles.pop(id(sequence))
         self._sessions.DeleteSession(pb.DeleteSessionRequest(handle=handle))
 
+    # [attend]
     def attend(self, sequences, row_counts, layer, q, k, v):
         """Appends k and v and attends with q.
 
@@ -72,6 +73,7 @@ class RemoteAttention:
             )
             step.config.is_causal = True
         return np.concatenate([from_tensor(result.output) for result in self._exchange(request)])
+    # [end]
 
     def close(self):
         self._requests.put(None)  # no more requests: the stream ends

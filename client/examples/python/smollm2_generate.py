@@ -30,7 +30,6 @@ class Sequence:
     is_finished: bool = False
 
 
-# [advance]
 def advance(model, attention, sequences):
     """One forward pass for all sequences at once: appends to each the likeliest next token."""
     new_tokens = [sequence.tokens[sequence.length :] for sequence in sequences]
@@ -44,7 +43,6 @@ def advance(model, attention, sequences):
     for sequence, token in zip(sequences, logits.argmax(axis=1)):
         sequence.length = len(sequence.tokens)
         sequence.tokens.append(int(token))
-# [end]
 
 
 @dataclasses.dataclass
