@@ -45,18 +45,38 @@ inline std::uint16_t FloatToBFloat16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// On bit patterns: the compiler's own _Float16 is missing from clang 14 on most of x86.
 inline float Float16ToFloat(std::uint16_t bits) {
-  _Float16 value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return static_cast<float>(value);
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
+  const std::uint32_t exponent = bits >> 10 & 31u;
+  const std::uint32_t fraction = bits & 1023u;
+  if (exponent == 0) {  // zero, or a multiple of 2^-24
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+  }
+  const std::uint32_t wide = exponent == 31 ? 255 : exponent + (127 - 15);
+  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
 }
 
-// Rounds to nearest, ties to even; overflows to infinity.
+// Rounds to nearest, ties to even; overflows to infinity; a NaN stays a (quiet) NaN.
 inline std::uint16_t FloatToFloat16(float value) {
-  const _Float16 half = static_cast<_Float16>(value);
-  std::uint16_t bits;
-  std::memcpy(&bits, &half, sizeof(bits));
-  return bits;
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) {
+    return static_cast<std::uint16_t>(sign | 0x7e00u | (magnitude >> 13 & 1023u));
+  }
+  // From halfway between the largest finite value, 65504, and the next.
+  if (magnitude >= std::bit_cast<std::uint32_t>(65520.0f)) {
+    return static_cast<std::uint16_t>(sign | 0x7c00u);
+  }
+  if (magnitude < std::bit_cast<std::uint32_t>(0x1p-14f)) {
+    // A multiple of 2^-24, which is the last place of a float32 of 0.5 to 1: the addition rounds.
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
+  }
+  const std::uint32_t rebased = magnitude - ((127u - 15u) << 23);
+  return static_cast<std::uint16_t>(sign | (rebased + 0xfffu + (rebased >> 13 & 1u)) >> 13);
 }
 
 // Reads and writes one element, not of int8, at `index` of a possibly unaligned dense array.
