@@ -138,7 +138,9 @@ class BusyServerTest(unittest.TestCase):
     SLOW = make_problem(768, 768, 8, 8, 64, 64)  # about a second in the float64 backend
 
     def setUp(self):
-        flags = ("--backend=reference", "--max-batch-requests=1", "--max-queued-requests=2")
+        # Neither in slices, between which others run, nor on the thread that receives calls.
+        flags = ("--backend=reference", "--max-batch-requests=1", "--max-queued-requests=2",
+                 "--max-batch-work=1h", "--max-inline-work=1ns")
         self.server = self.enterContext(harness.ServerProcess(*flags))
         self.client = self.enterContext(harness.RecordedClient(self.server.address))
 
