@@ -5,8 +5,8 @@
 // Batch invariance: the bits of a task's results depend on that task alone. Not on its neighbours,
 // the number of threads, the page size, the page order, or on how a prompt was cut into tasks.
 //
-// Thread-safety: a backend is owned by one worker thread; only info(), Supports, PageLayout and
-// Explain may be called from others.
+// Thread-safety: a backend is owned by one worker thread; only info(), Supports, PageLayout,
+// KernelName and projections() may be called from others.
 #pragma once
 
 #include <atomic>
@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_params.h"
 #include "kernels/api/paged_kv_view.h"
+#include "kernels/api/projection.h"
 #include "kernels/api/work_estimate.h"
 
 namespace attention {
@@ -107,6 +108,9 @@ class AttentionBackend {
 
   // Recomputes rows of attention weights, p = exp(s - lse), from a finished task.
   virtual absl::Status RunWeights(const WeightsTask& task) = 0;
+
+  // Projections on the same device; null: not offered.
+  virtual ProjectionBackend* projections() { return nullptr; }
 };
 
 }  // namespace attention

@@ -42,6 +42,12 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "POSITION_MISMATCH";
     case ErrorReason::kRegionNotFound:
       return "REGION_NOT_FOUND";
+    case ErrorReason::kLayerNotFound:
+      return "LAYER_NOT_FOUND";
+    case ErrorReason::kLayerBytesExhausted:
+      return "LAYER_BYTES_EXHAUSTED";
+    case ErrorReason::kHashMismatch:
+      return "HASH_MISMATCH";
   }
   return "UNSPECIFIED";
 }

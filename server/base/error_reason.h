@@ -24,6 +24,9 @@ enum class ErrorReason {
   kSessionMoved,
   kPositionMismatch,
   kRegionNotFound,
+  kLayerNotFound,
+  kLayerBytesExhausted,
+  kHashMismatch,
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);

@@ -38,10 +38,10 @@ TEST(ErrorReasonTest, PlainStatusHasNoDetail) {
 
 TEST(ErrorReasonTest, EveryReasonHasANameOfItsOwn) {
   std::set<absl::string_view> names;
-  for (int reason = 0; reason <= static_cast<int>(ErrorReason::kRegionNotFound); ++reason) {
+  for (int reason = 0; reason <= static_cast<int>(ErrorReason::kHashMismatch); ++reason) {
     names.insert(ErrorReasonName(static_cast<ErrorReason>(reason)));
   }
-  EXPECT_EQ(names.size(), static_cast<int>(ErrorReason::kRegionNotFound) + 1u);
+  EXPECT_EQ(names.size(), static_cast<int>(ErrorReason::kHashMismatch) + 1u);
   EXPECT_EQ(names.count("UNSPECIFIED"), 0u);
 }
 
