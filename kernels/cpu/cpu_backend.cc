@@ -15,6 +15,7 @@
 #include "kernels/api/validate.h"
 #include "kernels/base/cpu_affinity.h"
 #include "kernels/base/thread_pool.h"
+#include "kernels/cpu/cpu_projections.h"
 #include "kernels/cpu/huge_page_memory.h"
 #include "kernels/cpu/machine_ceilings.h"
 #include "kernels/cpu/plan.h"
@@ -71,6 +72,7 @@ class CpuBackend final : public AttentionBackend {
       : kernels_(kernels),
         pool_(cpus.empty() ? ThreadPool(num_threads) : ThreadPool(cpus)),
         runner_(kernels, uses_dot, pool_),
+        projections_(MakeCpuProjections(pool_)),
         info_{.name = "cpu",
               .device = ProcessorName(),
               .isa = kernels.isa,
@@ -128,11 +130,14 @@ class CpuBackend final : public AttentionBackend {
     return runner_.RunWeights(**plan, task.q_begin, task.weights);
   }
 
+  ProjectionBackend* projections() override { return projections_.get(); }
+
  private:
   const KernelTable& kernels_;
   HugePageAllocator allocator_;
   ThreadPool pool_;
   PlanRunner runner_;
+  const std::unique_ptr<ProjectionBackend> projections_;
   BackendInfo info_;
   std::optional<DeviceCeilings> ceilings_;
 };

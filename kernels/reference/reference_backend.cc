@@ -12,6 +12,7 @@
 #include "kernels/base/aligned_buffer.h"
 #include "kernels/base/divide.h"
 #include "kernels/reference/reference_attention.h"
+#include "kernels/reference/reference_projection.h"
 
 namespace attention::reference {
 namespace {
@@ -195,7 +196,10 @@ class ReferenceBackend final : public AttentionBackend {
     return absl::OkStatus();
   }
 
+  ProjectionBackend* projections() override { return projections_.get(); }
+
  private:
+  const std::unique_ptr<ProjectionBackend> projections_ = MakeReferenceProjections();
   BackendInfo info_{.name = "reference", .device = "any", .isa = "float64", .num_threads = 1};
   HeapAllocator allocator_;
   DeviceCeilings ceilings_;
