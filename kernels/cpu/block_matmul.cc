@@ -119,7 +119,8 @@ void BlockMatmul::KeepInvariantSizes() {
   // Every row one place further on, the last one first: shows what depends on the place in a block.
   std::vector<float> moved_x(x.end() - in_features_, x.end());
   moved_x.insert(moved_x.end(), x.begin(), x.end() - in_features_);
-  const memory weights = PackWeights(w.data());
+  AlignedBuffer<char> packed(weights_bytes());
+  const memory weights = PackWeights(w.data(), packed.data());
 
   std::vector<std::vector<float>> results;
   for (const Size& size : sizes_) {
@@ -160,11 +161,11 @@ std::int64_t BlockMatmul::RowsFor(std::int64_t left) const {
   return rows;
 }
 
-memory BlockMatmul::PackWeights(const float* weights) const {
+memory BlockMatmul::PackWeights(const float* weights, void* place) const {
   UseOneDnnThread();
   memory plain({{in_features_, out_features_}, memory::data_type::f32, memory::format_tag::ba},
                Engine(), Mutable(weights));
-  memory packed(weights_desc_, Engine());
+  memory packed(weights_desc_, Engine(), place);
   dnnl::reorder(plain, packed).execute(Stream(), plain, packed);
   Stream().wait();
   return packed;

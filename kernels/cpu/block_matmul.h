@@ -39,8 +39,9 @@ class BlockMatmul {
   std::int64_t RowsFor(std::int64_t left) const;
 
   std::size_t weights_bytes() const { return weights_desc_.get_size(); }
-  // From and to [out_features, in_features], float32.
-  dnnl::memory PackWeights(const float* weights) const;
+  // From and to [out_features, in_features], float32. The packed weights lie at `place`, 64-byte
+  // aligned, of weights_bytes().
+  dnnl::memory PackWeights(const float* weights, void* place) const;
   void UnpackWeights(const dnnl::memory& packed, float* weights) const;
 
   // y [rows, out_features] = x [rows, in_features] W^T + bias for one of block_rows.

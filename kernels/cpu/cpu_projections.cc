@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/divide.h"
 #include "kernels/cpu/block_matmul.h"
+#include "kernels/cpu/weight_memory.h"
 
 namespace attention::cpu {
 namespace {
@@ -52,15 +53,17 @@ struct ColumnBlock {
 
 class PackedBlocks final : public PackedProjection {
  public:
-  PackedBlocks(std::int64_t in_features, std::vector<ColumnBlock> blocks, std::vector<float> bias)
-      : in_features_(in_features), blocks_(std::move(blocks)), bias_(std::move(bias)) {}
+  PackedBlocks(std::int64_t in_features, std::vector<ColumnBlock> blocks, WeightMemory memory,
+               std::vector<float> bias)
+      : in_features_(in_features),
+        memory_(std::move(memory)),
+        blocks_(std::move(blocks)),
+        bias_(std::move(bias)) {}
 
   std::int64_t out_features() const override { return static_cast<std::int64_t>(bias_.size()); }
   std::int64_t in_features() const override { return in_features_; }
   std::size_t bytes() const override {
-    std::size_t bytes = bias_.size() * sizeof(float);
-    for (const ColumnBlock& block : blocks_) bytes += block.matmul->weights_bytes();
-    return bytes;
+    return memory_.size() + bias_.size() * sizeof(float);
   }
   void Unpack(float* weights, float* bias) const override {
     for (const ColumnBlock& block : blocks_) {
@@ -74,6 +77,7 @@ class PackedBlocks final : public PackedProjection {
 
  private:
   const std::int64_t in_features_;
+  const WeightMemory memory_;  // of the blocks
   const std::vector<ColumnBlock> blocks_;
   const std::vector<float> bias_;
 };
@@ -150,7 +154,8 @@ class CpuProjections final : public ProjectionBackend {
     return static_cast<std::size_t>(RoundUp(in_features, std::int64_t{64}) *
                                         RoundUp(out_features, std::int64_t{64}) +
                                     out_features) *
-           sizeof(float);
+               sizeof(float) +
+           CeilDiv(out_features, std::int64_t{64}) * kCacheLineBytes;
   }
 
   absl::Status Project(std::span<const ProjectionTask> tasks) override {
@@ -188,15 +193,21 @@ class CpuProjections final : public ProjectionBackend {
       row += part.out_features;
     }
     std::vector<ColumnBlock> blocks;
+    std::size_t bytes = 0;
     const std::int64_t width = BlockColumns(out_features);
     for (std::int64_t begin = 0; begin < out_features; begin += width) {
-      ColumnBlock block;
-      block.begin = begin;
-      block.matmul = MatmulFor(in_features, std::min(width, out_features - begin));
-      block.weights = block.matmul->PackWeights(weights.data() + begin * in_features);
-      blocks.push_back(std::move(block));
+      blocks.push_back({begin, MatmulFor(in_features, std::min(width, out_features - begin)), {}});
+      bytes += RoundUp(blocks.back().matmul->weights_bytes(), kCacheLineBytes);
     }
-    return std::make_shared<PackedBlocks>(in_features, std::move(blocks), std::move(bias));
+    WeightMemory memory(bytes);
+    char* place = memory.data();
+    for (ColumnBlock& block : blocks) {
+      block.weights =
+          block.matmul->PackWeights(weights.data() + block.begin * in_features, place);
+      place += RoundUp(block.matmul->weights_bytes(), kCacheLineBytes);
+    }
+    return std::make_shared<PackedBlocks>(in_features, std::move(blocks), std::move(memory),
+                                          std::move(bias));
   }
 
   // Layers of one shape share it. Two threads that meet a shape at once both make it, alike.

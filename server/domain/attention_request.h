@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "kernels/api/attention_params.h"
+#include "kernels/api/projection.h"
 
 namespace attention::server {
 
@@ -54,6 +55,14 @@ struct SessionStep {
   std::optional<PlaneShape> mask_shape;
   bool wants_column_sums = false;
   std::int64_t max_column_sum_bytes = 0;
+};
+
+// Rows that are projected before a request's attention, which reads the result, or after it.
+struct RequestProjection {
+  ProjectionTask task;
+  // The step it belongs to: without that step's success it is not computed, and its first_position is
+  // where the step appends. Negative: belongs to the stateless tasks.
+  int step = -1;
 };
 
 struct StepOutcome {
@@ -97,6 +106,9 @@ struct AttentionRequest {
   std::vector<AttentionTask> tasks;
   std::vector<SessionStep> steps;
   std::vector<WeightsTask> weights;
+  std::vector<RequestProjection> inputs;   // before the appends and the attention
+  std::vector<RequestProjection> outputs;  // after it
+  std::shared_ptr<const void> projections_owner;
 
   // Goes on with a request that was admitted before (the next block of its weights): neither a
   // drain nor a full queue refuses it. At most one of each admitted request is queued.

@@ -20,12 +20,27 @@ void BatchAssembly::Add(AttentionRequest& request, AttentionResult& result) {
   for (const AttentionTask& task : request.tasks) attends_.push_back({nullptr, nullptr, task});
   weights_.insert(weights_.end(), request.weights.begin(), request.weights.end());
   result.steps.resize(request.steps.size());
+  std::vector<std::int64_t> append_positions(request.steps.size(), 0);
   for (std::size_t i = 0; i < request.steps.size(); ++i) {
-    result.steps[i].status = AddStep(request.steps[i], result.steps[i]);
+    result.steps[i].status = AddStep(request.steps[i], result.steps[i], append_positions[i]);
+  }
+  AddProjections(request.inputs, result, append_positions, inputs_);
+  AddProjections(request.outputs, result, append_positions, outputs_);
+}
+
+void BatchAssembly::AddProjections(const std::vector<RequestProjection>& projections,
+                                   const AttentionResult& result,
+                                   const std::vector<std::int64_t>& append_positions,
+                                   std::vector<ProjectionTask>& tasks) {
+  for (const RequestProjection& projection : projections) {
+    if (projection.step >= 0 && !result.steps[projection.step].status.ok()) continue;
+    tasks.push_back(projection.task);
+    if (projection.step >= 0) tasks.back().first_position = append_positions[projection.step];
   }
 }
 
-absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcome) {
+absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcome,
+                                    std::int64_t& append_position) {
   KvCache& cache = *step.cache;
   if (cache.is_lost()) {
     return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
@@ -34,6 +49,7 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   const std::int64_t length = cache.length(step.layer);
   outcome.position = length;
   ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length));
+  append_position = resolved.append_position;
 
   AttentionTask task = step.attend;
   if (step.has_attend) {

@@ -33,6 +33,9 @@ class BatchAssembly {
   std::vector<AttentionTask> Tasks();
 
   std::vector<WeightsTask> weights() const { return weights_; }
+  // What is projected before the appends, and after the attention.
+  const std::vector<ProjectionTask>& inputs() const { return inputs_; }
+  const std::vector<ProjectionTask>& outputs() const { return outputs_; }
   std::int64_t tokens_appended() const { return tokens_appended_; }
 
   // Takes every append back: the caches have the lengths they had before the batch.
@@ -55,13 +58,21 @@ class BatchAssembly {
     std::int64_t length;
   };
 
-  absl::Status AddStep(const SessionStep& step, StepOutcome& outcome);
+  // `append_position`: where the step appends, if it does.
+  absl::Status AddStep(const SessionStep& step, StepOutcome& outcome,
+                       std::int64_t& append_position);
+  static void AddProjections(const std::vector<RequestProjection>& projections,
+                             const AttentionResult& result,
+                             const std::vector<std::int64_t>& append_positions,
+                             std::vector<ProjectionTask>& tasks);
   absl::Status CheckTask(const AttentionTask& task) const;
 
   const AttentionBackend& backend_;
   std::vector<Append> appends_;
   std::vector<Attend> attends_;
   std::vector<WeightsTask> weights_;
+  std::vector<ProjectionTask> inputs_;
+  std::vector<ProjectionTask> outputs_;
   std::vector<OldLength> old_lengths_;
   std::int64_t tokens_appended_ = 0;
 };

@@ -43,10 +43,17 @@ SlicedAttention::SlicedAttention(AttentionBackend& backend, const Clock& clock,
 SlicedAttention::~SlicedAttention() = default;
 
 double SlicedAttention::progress() const {
-  if (has_attended_) return 1;
-  if (plan_ == nullptr) return 0;
-  const PlanProgress progress = plan_->progress();
-  return progress.flops > 0 ? progress.flops_done / progress.flops : 0;
+  if (!is_prepared_) return 0;
+  double attended = has_attended_ ? 1 : 0;  // share of the attention that is done
+  if (!has_attended_ && plan_ != nullptr) {
+    const PlanProgress progress = plan_->progress();
+    attended = progress.flops > 0 ? progress.flops_done / progress.flops : 0;
+  }
+  const double projection = inputs_->flops() + outputs_->flops();
+  const double attention = std::max(0.0, request_->flops - projection);
+  if (projection + attention <= 0) return attended;
+  return (inputs_->flops_done() + outputs_->flops_done() + attended * attention) /
+         (projection + attention);
 }
 
 bool SlicedAttention::RunSlice(const std::atomic<bool>& should_yield) {
@@ -66,7 +73,8 @@ void SlicedAttention::Abandon(const absl::Status& status) { Finish(status); }
 absl::StatusOr<RunState> SlicedAttention::Advance(const std::atomic<bool>& should_yield) {
   if (!is_prepared_) ATTENTION_RETURN_IF_ERROR(Prepare());
   for (const auto stage :
-       {&SlicedAttention::Append, &SlicedAttention::Attend, &SlicedAttention::ComputeWeights}) {
+       {&SlicedAttention::ProjectInputs, &SlicedAttention::Append, &SlicedAttention::Attend,
+        &SlicedAttention::ComputeWeights, &SlicedAttention::ProjectOutputs}) {
     ATTENTION_ASSIGN_OR_RETURN(const RunState state, (this->*stage)(should_yield));
     if (state == RunState::kYielded) return state;
   }
@@ -80,8 +88,18 @@ absl::Status SlicedAttention::Prepare() {
   for (const std::vector<KvAppendTask>& wave : assembly_.AppendWaves()) {
     appends_.insert(appends_.end(), wave.begin(), wave.end());
   }
+  inputs_.emplace(backend_.projections(), assembly_.inputs());
+  outputs_.emplace(backend_.projections(), assembly_.outputs());
   result_.timing.batch_formation = clock_.Now() - begin;
   return result_.status;
+}
+
+absl::StatusOr<RunState> SlicedAttention::ProjectInputs(const std::atomic<bool>& should_yield) {
+  return inputs_->Run(should_yield);
+}
+
+absl::StatusOr<RunState> SlicedAttention::ProjectOutputs(const std::atomic<bool>& should_yield) {
+  return outputs_->Run(should_yield);
 }
 
 absl::StatusOr<RunState> SlicedAttention::Append(const std::atomic<bool>& should_yield) {

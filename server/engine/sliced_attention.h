@@ -1,11 +1,12 @@
-// A long request, computed in slices: its appends chunk by chunk, its attention with a plan that
-// yields, its weights block by block.
+// A long request, computed in slices: its projections and its appends chunk by chunk, its attention
+// with a plan that yields, its weights block by block.
 //
 // Thread-safety: as SlicedRequest.
 #pragma once
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,6 +14,7 @@
 #include "server/base/metrics.h"
 #include "server/engine/batch_assembly.h"
 #include "server/engine/contained.h"
+#include "server/engine/sliced_projection.h"
 #include "server/scheduler/batch_executor.h"
 
 namespace attention::server {
@@ -33,6 +35,8 @@ class SlicedAttention final : public SlicedRequest {
  private:
   absl::StatusOr<RunState> Advance(const std::atomic<bool>& should_yield);
   absl::Status Prepare();
+  absl::StatusOr<RunState> ProjectInputs(const std::atomic<bool>& should_yield);
+  absl::StatusOr<RunState> ProjectOutputs(const std::atomic<bool>& should_yield);
   absl::StatusOr<RunState> Append(const std::atomic<bool>& should_yield);
   absl::Status AppendChunk(const KvAppendTask& task);
   absl::StatusOr<RunState> Attend(const std::atomic<bool>& should_yield);
@@ -49,6 +53,8 @@ class SlicedAttention final : public SlicedRequest {
   const FailureHandler on_failure_;
 
   bool is_prepared_ = false;
+  std::optional<SlicedProjection> inputs_;
+  std::optional<SlicedProjection> outputs_;
   std::vector<KvAppendTask> appends_;  // in order
   std::size_t next_append_ = 0;
   std::int64_t appended_tokens_ = 0;  // of the next append

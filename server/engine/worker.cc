@@ -59,6 +59,11 @@ std::unique_ptr<SlicedRequest> Worker::BeginSliced(std::unique_ptr<AttentionRequ
                                            options_.on_failure);
 }
 
+absl::Status Worker::Project(const std::vector<ProjectionTask>& tasks) {
+  // Those of a layer, of whichever request, share one pass over its weights.
+  return tasks.empty() ? absl::OkStatus() : backend_.projections()->Project(tasks);
+}
+
 absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {
   const absl::Time planning = clock_.Now();
   std::vector<std::vector<KvAppendTask>> waves = assembly.AppendWaves();
@@ -67,6 +72,7 @@ absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {
 
   const absl::Time computing = clock_.Now();
   timing.batch_formation += computing - planning;
+  ATTENTION_RETURN_IF_ERROR(Project(assembly.inputs()));
   for (const std::vector<KvAppendTask>& wave : waves) {
     ATTENTION_RETURN_IF_ERROR(backend_.AppendKv(wave));
   }
@@ -74,6 +80,7 @@ absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {
   for (const WeightsTask& task : assembly.weights()) {
     ATTENTION_RETURN_IF_ERROR(backend_.RunWeights(task));
   }
+  ATTENTION_RETURN_IF_ERROR(Project(assembly.outputs()));
   timing.compute = clock_.Now() - computing;
   return absl::OkStatus();
 }

@@ -44,6 +44,7 @@ class Worker final : public BatchExecutor {
   absl::Status Compute(Batch& batch, BatchAssembly& assembly, std::vector<AttentionResult>& results,
                        RequestTiming& timing);
   absl::Status Run(BatchAssembly& assembly, RequestTiming& timing);
+  absl::Status Project(const std::vector<ProjectionTask>& tasks);
 
   AttentionBackend& backend_;
   const Clock& clock_;

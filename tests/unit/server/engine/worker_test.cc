@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "kernels/reference/reference_backend.h"
+#include "kernels/reference/reference_projection.h"
 #include "server/base/error_reason.h"
 #include "server/cache/kv_cache_factory.h"
 #include "tests/support/fake_clock.h"
@@ -45,6 +46,28 @@ class FaultyBackend final : public AttentionBackend {
     return real_->AppendKv(tasks);
   }
   absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
+  ProjectionBackend* projections() override { return &projections_; }
+
+  // Counts what is projected at once.
+  class CountingProjections final : public ProjectionBackend {
+   public:
+    absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
+        std::int64_t in_features, std::span<const ProjectionPart> parts) override {
+      return real_->Pack(in_features, parts);
+    }
+    std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const override {
+      return real_->PackedBytes(in_features, out_features);
+    }
+    absl::Status Project(std::span<const ProjectionTask> tasks) override {
+      calls.push_back(tasks.size());
+      return real_->Project(tasks);
+    }
+    std::vector<std::size_t> calls;
+
+   private:
+    std::unique_ptr<ProjectionBackend> real_ = reference::MakeReferenceProjections();
+  };
+  CountingProjections projections_;
 
   absl::Status run_status;
   bool throws = false;
@@ -256,6 +279,97 @@ TEST_F(WorkerTest, TimingTellsTheBatchItRodeIn) {
   EXPECT_EQ(results_[0]->timing.queue, absl::Milliseconds(7));
   EXPECT_EQ(results_[1]->timing.queue, absl::ZeroDuration());
   EXPECT_EQ(results_[0]->timing.batch_size, 2);
+}
+
+// A step whose keys, values and queries are x W^T, and whose output goes through W, too. W doubles.
+class ForwardTest : public WorkerTest {
+ protected:
+  ForwardTest() {
+    std::vector<float> w(kDim * kDim, 0.0f);
+    for (int i = 0; i < kDim; ++i) w[i * kDim + i] = 2.0f;
+    const ProjectionPart part{kDim, DType::kFloat32, w.data(), nullptr};
+    doubling_ = *backend_.projections()->Pack(kDim, {&part, 1});
+  }
+
+  // Rows full of position + 1; their keys and values are twice that.
+  std::unique_ptr<AttentionRequest> Forward(const std::shared_ptr<KvCache>& cache,
+                                            std::int64_t position, std::int64_t num_tokens) {
+    SessionStep step = Step(cache, position, num_tokens);
+    std::vector<float>& projected = buffers_.emplace_back(num_tokens * kDim, -7.0f);
+    std::vector<float>& y = buffers_.emplace_back(num_tokens * kDim, -9.0f);
+    ProjectionTask in{doubling_.get(), num_tokens, step.k.data, DType::kFloat32, kDim,
+                      projected.data(), DType::kFloat32, kDim};
+    ProjectionTask out{doubling_.get(), num_tokens, step.attend.o.data, DType::kFloat32, kDim,
+                       y.data(), DType::kFloat32, kDim};
+    step.k.data = step.v.data = step.attend.q.data = projected.data();
+    auto request = Request({step});
+    request->inputs.push_back({in, 0});
+    request->outputs.push_back({out, 0});
+    return request;
+  }
+  static float FirstY(const AttentionRequest& request) {
+    return *static_cast<const float*>(request.outputs[0].task.y);
+  }
+
+  std::shared_ptr<const PackedProjection> doubling_;
+};
+
+TEST_F(ForwardTest, ProjectsBeforeAndAfterTheAttention) {
+  auto request = Forward(NewCache(), 0, 1);
+  const float* y = static_cast<const float*>(request->outputs[0].task.y);
+  ExecuteAll(std::move(request));
+  ASSERT_TRUE(results_[0]->steps[0].status.ok()) << results_[0]->steps[0].status;
+  EXPECT_EQ(*y, 4.0f) << "1 doubled is the only value, and doubled again";
+}
+
+TEST_F(ForwardTest, RequestsOfABatchShareTheirProjections) {
+  ExecuteAll(Forward(NewCache(), 0, 1), Forward(NewCache(), 0, 2), Forward(NewCache(), 0, 3));
+  EXPECT_THAT(backend_.projections_.calls, ::testing::ElementsAre(3, 3)) << "before and after";
+}
+
+TEST_F(ForwardTest, AStepThatFailsIsNotProjected) {
+  auto bad = Forward(NewCache(), 5, 1);
+  const float* y = static_cast<const float*>(bad->outputs[0].task.y);
+  ExecuteAll(Forward(NewCache(), 0, 1), std::move(bad));
+  EXPECT_EQ(GetErrorDetail(results_[0]->steps[0].status)->reason, "POSITION_MISMATCH");
+  EXPECT_TRUE(results_[1]->steps[0].status.ok());
+  EXPECT_EQ(*y, -9.0f) << "untouched";
+  EXPECT_THAT(backend_.projections_.calls, ::testing::ElementsAre(1, 1));
+}
+
+TEST_F(ForwardTest, RotaryPositionsAreWhereTheStepAppends) {
+  RotaryParams params;
+  params.dim = kDim;
+  const Rotary rotary(params);
+  auto cache = NewCache();
+  ExecuteAll(Forward(cache, 0, 3));
+  auto request = Forward(cache, 3, 1);
+  request->inputs[0].task.rotary = &rotary;
+  request->inputs[0].task.num_rotary_heads = 1;
+  request->inputs[0].task.rotary_head_dim = kDim;
+  const auto* q = static_cast<const float*>(request->inputs[0].task.y);
+  ExecuteAll(std::move(request));
+  ASSERT_TRUE(results_[1]->steps[0].status.ok());
+  std::vector<float> expected(kDim, 8.0f), cos_sin(kDim);  // token 3 is full of 4, doubled
+  rotary.Turn(3, cos_sin.data());
+  rotary.Apply(cos_sin.data(), expected.data());
+  EXPECT_EQ(std::vector<float>(q, q + kDim), expected);
+}
+
+TEST_F(ForwardTest, SlicesChangeNothing) {
+  auto request = Forward(NewCache(), 0, 40);
+  const float* y = static_cast<const float*>(request->outputs[0].task.y);
+  auto sliced = worker_.BeginSliced(std::move(request), clock_.Now());
+  const std::atomic<bool> always{true};
+  double progress = 0;
+  while (!sliced->RunSlice(always)) {
+    EXPECT_GE(sliced->progress(), progress);
+    progress = sliced->progress();
+  }
+  ASSERT_TRUE(results_[0]->steps[0].status.ok());
+  EXPECT_EQ(y[0], 4.0f);
+  EXPECT_EQ(y[39 * kDim], 2 * 2 * 20.5f) << "the mean of 1 to 40, doubled twice";
+  EXPECT_THAT(backend_.projections_.calls, ::testing::ElementsAre(1, 1));
 }
 
 }  // namespace
