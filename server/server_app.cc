@@ -1,6 +1,7 @@
 #include "server/server_app.h"
 
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -15,6 +16,7 @@
 #include "absl/synchronization/notification.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
+#include "server/layer/layer_table.h"
 #include "server/make_devices.h"
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
@@ -28,6 +30,12 @@ namespace {
 
 // Of tensors' buffers between calls: as much as a few of the largest common requests.
 constexpr std::size_t kMaxIdleBufferBytes = std::size_t{256} << 20;
+
+// A quarter of the machine's memory, unless configured.
+std::int64_t LayerCapacity(std::int64_t configured_bytes) {
+  if (configured_bytes > 0) return configured_bytes;
+  return std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE) / 4;
+}
 
 Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
   Scheduler::Limits limits;
@@ -119,6 +127,8 @@ class ServerAppImpl final : public ServerApp {
         caches_(PlacesOf(devices_), config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
                   SessionLimits(config), caches_, clock_, metrics_),
+        layers_(devices_[0]->backend().projections(),
+                {LayerCapacity(config.layer_capacity_bytes), config.max_layers_per_tenant}, clock_),
         scheduler_(SchedulersOf(devices_, SchedulerLimits(config), clock_, metrics_)),
         regions_({config.max_shared_bytes_per_tenant, config.max_shared_regions_per_tenant}) {}
 
@@ -134,6 +144,7 @@ class ServerAppImpl final : public ServerApp {
     ATTENTION_RETURN_IF_ERROR(StartLane());
     const ServiceContext services{scheduler_,
                                   sessions_,
+                                  layers_,
                                   [this] { return DeviceStatuses(); },
                                   devices_[0]->backend(),
                                   devices_[0]->backend().Ceilings(),
@@ -221,6 +232,10 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(caches_.used_bytes()); }},
         {"sessions", "Live sessions",
          [this] { return static_cast<double>(sessions_.num_sessions()); }},
+        {"layers", "Registered layers",
+         [this] { return static_cast<double>(layers_.num_layers()); }},
+        {"layer_bytes", "Bytes of layers' weights, those being uploaded or still in use included",
+         [this] { return static_cast<double>(layers_.weight_bytes()); }},
         {"shared_memory_bytes", "Shared memory that clients have registered",
          [this] { return static_cast<double>(regions_.bytes()); }},
         {"shared_memory_regions", "Regions of shared memory",
@@ -256,6 +271,7 @@ class ServerAppImpl final : public ServerApp {
   BufferPool buffers_;
   KvCacheFactory caches_;
   SessionTable sessions_;
+  LayerTable layers_;
   SchedulerPool scheduler_;
   std::atomic<bool> is_ready_{true};
   absl::Notification stop_reaper_;

@@ -220,6 +220,11 @@ class Parser {
         "Memory for KV pages; 0: a quarter of the machine's")
         ->check(CLI::NonNegativeNumber);
     Add("--kv-page-size", config_.kv_page_size, "Tokens of a KV page")->check(PageSizeCheck());
+    Add("--layer-capacity-bytes", config_.layer_capacity_bytes,
+        "Memory for layers' weights; 0: a quarter of the machine's")
+        ->check(CLI::NonNegativeNumber);
+    Add("--max-layers-per-tenant", config_.max_layers_per_tenant, "Layers of one tenant")
+        ->check(CLI::NonNegativeNumber);
   }
 
   void AddBounds() {

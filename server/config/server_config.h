@@ -34,6 +34,9 @@ struct ServerConfig {
   std::int64_t kv_capacity_bytes = 0;  // 0: a quarter of the machine's memory
   std::int64_t kv_page_size = 64;      // tokens
 
+  std::int64_t layer_capacity_bytes = 0;  // 0: a quarter of the machine's memory
+  std::int64_t max_layers_per_tenant = 10000;
+
   std::int64_t max_message_bytes = std::int64_t{1} << 30;
   std::int64_t max_queued_requests = 1024;
   std::int64_t max_queued_bytes = std::int64_t{2} << 30;

@@ -41,9 +41,11 @@ GrpcServer::GrpcServer(const ServiceContext& services)
     : services_(services),
       attention_(services_, streams_),
       session_(services_, streams_),
+      layer_(services_, streams_),
       server_info_(services_),
       health_({"", v1::AttentionService::service_full_name(),
-               v1::SessionService::service_full_name(), v1::ServerService::service_full_name()}) {}
+               v1::SessionService::service_full_name(), v1::LayerService::service_full_name(),
+               v1::ServerService::service_full_name()}) {}
 
 GrpcServer::~GrpcServer() {
   if (server_ != nullptr) Shutdown(absl::InfinitePast());
@@ -63,6 +65,7 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   ATTENTION_RETURN_IF_ERROR(listening.AddTo(builder));
   builder.RegisterService(&attention_);
   builder.RegisterService(&session_);
+  builder.RegisterService(&layer_);
   builder.RegisterService(&server_info_);
   builder.RegisterService(&health_);
   const auto max_bytes = static_cast<int>(
@@ -89,6 +92,7 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
       [&scheduler = services_.scheduler] { scheduler.RunPending(); });
   attention_.Listen(threads_->queue());
   session_.Listen(threads_->queue());
+  layer_.Listen(threads_->queue());
   server_info_.Listen(threads_->queue());
   health_.Listen(threads_->queue());
   health_.SetServing(true);
@@ -105,6 +109,7 @@ void GrpcServer::Shutdown(absl::Time deadline) {
   services_.calls_in_flight.AwaitNone(deadline);
   server_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kClosingGrace)));
   server_->Wait();
+  layer_.AwaitBackground();  // answers what is left, which needs the queue
   threads_.reset();
   server_.reset();
 }

@@ -15,6 +15,7 @@
 #include "server/rpc/attention_service.h"
 #include "server/rpc/completion_threads.h"
 #include "server/rpc/health_service.h"
+#include "server/rpc/layer_service.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/session_service.h"
 #include "server/rpc/stream_registry.h"
@@ -45,6 +46,7 @@ class GrpcServer {
   StreamRegistry streams_;
   AttentionServiceImpl attention_;
   SessionServiceImpl session_;
+  LayerServiceImpl layer_;
   ServerServiceImpl server_info_;
   HealthServiceImpl health_;
   std::unique_ptr<CompletionThreads> threads_;

@@ -23,7 +23,8 @@ void EncodeDevice(const DeviceStatus& device, v1::Device* wire) {
   wire->set_queued_requests(device.queued_requests);
 }
 
-void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes, v1::Limits* wire) {
+void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes,
+                  const LayerTable& layers, v1::Limits* wire) {
   wire->set_max_message_bytes(limits.max_message_bytes);
   wire->set_max_queued_requests(limits.max_queued_requests);
   wire->set_max_queued_bytes(limits.max_queued_bytes);
@@ -32,6 +33,8 @@ void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes, v
   wire->set_max_session_ttl_seconds(absl::ToInt64Seconds(limits.max_session_ttl));
   wire->set_max_head_dim(kMaxHeadDim);
   wire->set_kv_capacity_bytes(kv_capacity_bytes);
+  wire->set_layer_capacity_bytes(layers.limits().capacity_bytes);
+  wire->set_max_layers_per_tenant(layers.limits().max_layers_per_tenant);
 }
 
 absl::Status CheckLength(absl::string_view field, std::int64_t value) {
@@ -117,12 +120,15 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
           EncodeDevice(device, response->add_devices());
         }
         const KvCacheFactory& caches = services_.sessions.caches();
-        EncodeLimits(services_.limits, caches.capacity_bytes(), response->mutable_limits());
+        EncodeLimits(services_.limits, caches.capacity_bytes(), services_.layers,
+                     response->mutable_limits());
         response->set_shared_memory_socket(services_.shared_memory_socket);
         v1::Capacity* capacity = response->mutable_capacity();
         capacity->set_kv_free_bytes(caches.free_bytes());
         capacity->set_num_sessions(services_.sessions.num_sessions());
         capacity->set_queued_requests(services_.scheduler.load().requests);
+        capacity->set_num_layers(services_.layers.num_layers());
+        capacity->set_layer_bytes(services_.layers.weight_bytes());
         return absl::OkStatus();
       });
 }

@@ -18,6 +18,7 @@
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
+#include "server/layer/layer_table.h"
 #include "server/rpc/buffer_pool.h"
 #include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
@@ -80,6 +81,7 @@ struct DeviceStatus {
 struct ServiceContext {
   SchedulerPool& scheduler;
   SessionTable& sessions;
+  LayerTable& layers;
   std::function<std::vector<DeviceStatus>()> devices;
   const AttentionBackend& backend;  // of one of the devices, which are all of one kind
   DeviceCeilings ceilings;

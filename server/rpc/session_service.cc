@@ -40,12 +40,6 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
   return session;
 }
 
-void EncodeTime(absl::Time time, google::protobuf::Timestamp* wire) {
-  const timespec value = absl::ToTimespec(time);
-  wire->set_seconds(value.tv_sec);
-  wire->set_nanos(static_cast<int>(value.tv_nsec));
-}
-
 void EncodeSession(const SessionTable& table, const Session& session, v1::Session* wire) {
   wire->mutable_handle()->set_worker(table.worker());
   wire->mutable_handle()->set_worker_epoch(table.worker_epoch());

@@ -8,6 +8,12 @@ void EncodeDuration(absl::Duration duration, google::protobuf::Duration* wire) {
   wire->set_nanos(static_cast<int>(time.tv_nsec));
 }
 
+void EncodeTime(absl::Time time, google::protobuf::Timestamp* wire) {
+  const timespec value = absl::ToTimespec(time);
+  wire->set_seconds(value.tv_sec);
+  wire->set_nanos(static_cast<int>(value.tv_nsec));
+}
+
 absl::Duration BeginQueueing(const ServiceContext& services, AttentionRequest* request) {
   const absl::Time now = services.clock.Now();
   const absl::Duration wire_in = now - request->arrival;

@@ -1,6 +1,8 @@
 // The times of a request: taken where rpc works on it, and on their way to the client.
 #pragma once
 
+#include <google/protobuf/timestamp.pb.h>
+
 #include "absl/time/time.h"
 #include "attention/v1/timing.pb.h"
 #include "server/domain/attention_request.h"
@@ -9,6 +11,7 @@
 namespace attention::server {
 
 void EncodeDuration(absl::Duration duration, google::protobuf::Duration* wire);
+void EncodeTime(absl::Time time, google::protobuf::Timestamp* wire);
 
 // Ends the time of a request's decoding, which is returned, and begins that of its queueing.
 absl::Duration BeginQueueing(const ServiceContext& services, AttentionRequest* request);

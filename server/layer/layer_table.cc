@@ -1,0 +1,206 @@
+#include "server/layer/layer_table.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "server/base/error_reason.h"
+#include "server/base/random_id.h"
+#include "server/base/status_macros.h"
+#include "server/layer/convert.h"
+
+namespace attention::server {
+namespace {
+
+constexpr std::size_t kMaxIdBytes = 128;
+
+absl::Status CheckId(const std::string& id) {
+  const bool is_valid =
+      id.size() <= kMaxIdBytes && std::all_of(id.begin(), id.end(), [](char c) {
+        return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' ||
+               c == '-' || c == '/';
+      });
+  if (is_valid) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("layer_id is '", absl::CEscape(id.substr(0, kMaxIdBytes)),
+                   "', expected at most ", kMaxIdBytes, " of A-Z a-z 0-9 . _ - and /"));
+}
+
+// What makes two layers' packed weights the same: dtype and shapes of all tensors, and their bytes.
+std::string ContentKey(const LayerTensors& tensors, const std::string& hash) {
+  std::string key = absl::StrCat(static_cast<int>(tensors.spec().dtype), ":",
+                                 tensors.spec().is_cross() ? "cross:" : "self:");
+  for (int i = 0; i < kNumLayerTensors; ++i) {
+    const auto tensor = static_cast<LayerTensor>(i);
+    if (!tensors.has(tensor)) continue;
+    const LayerTensorShape shape = ShapeOf(tensors.spec(), tensor);
+    absl::StrAppend(&key, i, "[", shape.out_features, ",", shape.in_features, "]");
+  }
+  return key + hash;
+}
+
+}  // namespace
+
+bool LayerBytes::Take(std::int64_t bytes) {
+  std::int64_t used = used_.load(std::memory_order_relaxed);
+  do {
+    if (bytes > capacity_ - used) return false;
+  } while (!used_.compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
+  return true;
+}
+
+LayerTable::LayerTable(ProjectionBackend* projections, const Limits& limits, const Clock& clock)
+    : projections_(projections),
+      limits_(limits),
+      clock_(clock),
+      bytes_(std::make_shared<LayerBytes>(limits.capacity_bytes)) {}
+
+absl::Status LayerTable::CheckQuota(const std::string& tenant) const {
+  const auto it = layers_per_tenant_.find(tenant);
+  if (it == layers_per_tenant_.end() || it->second < limits_.max_layers_per_tenant) {
+    return absl::OkStatus();
+  }
+  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
+                       absl::StrCat("the tenant holds ", it->second,
+                                    " layers, expected fewer than max-layers-per-tenant (",
+                                    limits_.max_layers_per_tenant, ")"));
+}
+
+absl::StatusOr<LayerTable::Reservation> LayerTable::Reserve(const NewLayer& layer) {
+  if (projections_ == nullptr) {
+    return absl::UnimplementedError("the server's backend has no projections");
+  }
+  ATTENTION_RETURN_IF_ERROR(CheckId(layer.layer_id));
+  ATTENTION_RETURN_IF_ERROR(ValidateLayerSpec(layer.spec));
+  {
+    MutexLock lock(&mutex_);
+    if (layers_.count({layer.tenant, layer.layer_id}) == 0) {
+      ATTENTION_RETURN_IF_ERROR(CheckQuota(layer.tenant));
+    }
+  }
+  const auto bytes =
+      static_cast<std::int64_t>(LayerWeights::PackedBytes(*projections_, layer.spec));
+  if (bytes_->Take(bytes)) return Reservation(bytes_, bytes);
+  return ReasonedError(
+      absl::StatusCode::kResourceExhausted, ErrorReason::kLayerBytesExhausted,
+      absl::StrCat("the layer's weights take ", bytes, " bytes, expected at most the ",
+                   bytes_->capacity() - bytes_->used(), " that are left of layer-capacity-bytes (",
+                   bytes_->capacity(), ")"));
+}
+
+absl::StatusOr<std::shared_ptr<const LayerWeights>> LayerTable::WeightsOf(
+    const LayerTensors& tensors, const std::string& hash, Reservation reservation) {
+  const std::string key = ContentKey(tensors, hash);
+  {
+    MutexLock lock(&mutex_);
+    if (auto weights = weights_[key].lock()) return weights;
+  }
+  ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<const LayerWeights> packed,
+                             LayerWeights::Pack(*projections_, tensors));
+  // Counted from now on by what they are, until nobody holds them.
+  const auto size = static_cast<std::int64_t>(packed->bytes());
+  bytes_->Give(reservation.size_ - size);
+  reservation.size_ = size;
+  auto counted = std::make_shared<std::pair<Reservation, std::shared_ptr<const LayerWeights>>>(
+      std::move(reservation), std::move(packed));
+  std::shared_ptr<const LayerWeights> weights(counted, counted->second.get());
+  MutexLock lock(&mutex_);
+  std::weak_ptr<const LayerWeights>& known = weights_[key];
+  if (auto first = known.lock()) return first;  // another upload was faster
+  known = weights;
+  return weights;
+}
+
+absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Create(const NewLayer& new_layer,
+                                                                const LayerTensors& tensors,
+                                                                Reservation reservation) {
+  ATTENTION_RETURN_IF_ERROR(tensors.CheckComplete());
+  auto layer = std::make_shared<Layer>();
+  layer->tenant = new_layer.tenant;
+  layer->layer_id = new_layer.layer_id.empty() ? MakeRandomId() : new_layer.layer_id;
+  layer->spec = tensors.spec();
+  layer->sha256 = tensors.Hash();
+  for (int i = 0; i < kNumLayerTensors; ++i) {
+    const auto tensor = static_cast<LayerTensor>(i);
+    if (tensors.has(tensor)) layer->tensors.push_back(tensor);
+  }
+  ATTENTION_ASSIGN_OR_RETURN(layer->weights,
+                             WeightsOf(tensors, layer->sha256, std::move(reservation)));
+  if (layer->spec.rotary) layer->rotary.emplace(*layer->spec.rotary);
+  layer->create_time = clock_.Now();
+  return Register(std::move(layer));
+}
+
+absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Register(std::shared_ptr<Layer> layer) {
+  MutexLock lock(&mutex_);
+  const Key key(layer->tenant, layer->layer_id);
+  if (const auto it = layers_.find(key); it != layers_.end()) {
+    const Layer& present = *it->second;
+    if (present.spec == layer->spec && present.sha256 == layer->sha256 &&
+        present.tensors == layer->tensors) {
+      return it->second;
+    }
+    return absl::AlreadyExistsError(absl::StrCat("layer_id is '", layer->layer_id,
+                                                 "', which is another layer's, expected a new one"));
+  }
+  ATTENTION_RETURN_IF_ERROR(CheckQuota(layer->tenant));
+  ++layers_per_tenant_[layer->tenant];
+  layers_[key] = layer;
+  return std::shared_ptr<const Layer>(std::move(layer));
+}
+
+absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Convert(const std::string& tenant,
+                                                                 const std::string& source_id,
+                                                                 const std::string& layer_id,
+                                                                 int num_kv_heads) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const Layer> source, Find(tenant, source_id));
+  ATTENTION_ASSIGN_OR_RETURN(
+      const LayerTensors converted,
+      MeanPoolHeads(source->weights->Unpack(source->spec), num_kv_heads));
+  const NewLayer layer{tenant, layer_id, converted.spec()};
+  ATTENTION_ASSIGN_OR_RETURN(Reservation reservation, Reserve(layer));
+  return Create(layer, converted, std::move(reservation));
+}
+
+absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Find(const std::string& tenant,
+                                                              const std::string& layer_id) const {
+  MutexLock lock(&mutex_);
+  const auto it = layers_.find({tenant, layer_id});
+  if (it != layers_.end()) return it->second;
+  return ReasonedError(
+      absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
+      absl::StrCat("layer_id is '", absl::CEscape(layer_id.substr(0, kMaxIdBytes)),
+                   "', expected that of a layer of the tenant"));
+}
+
+void LayerTable::Delete(const std::string& tenant, const std::string& layer_id) {
+  std::shared_ptr<const Layer> removed;  // may be the last holder: freed without the lock
+  MutexLock lock(&mutex_);
+  const auto it = layers_.find({tenant, layer_id});
+  if (it == layers_.end()) return;
+  removed = std::move(it->second);
+  layers_.erase(it);
+  const auto count = layers_per_tenant_.find(tenant);
+  if (--count->second == 0) layers_per_tenant_.erase(count);
+  std::erase_if(weights_, [](const auto& entry) { return entry.second.expired(); });
+}
+
+std::vector<std::shared_ptr<const Layer>> LayerTable::List(const std::string& tenant,
+                                                           const std::string& after_id,
+                                                           std::size_t max_count) const {
+  MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<const Layer>> layers;
+  auto it = layers_.upper_bound({tenant, after_id});
+  for (; it != layers_.end() && it->first.first == tenant && layers.size() < max_count; ++it) {
+    layers.push_back(it->second);
+  }
+  return layers;
+}
+
+std::int64_t LayerTable::num_layers() const {
+  MutexLock lock(&mutex_);
+  return static_cast<std::int64_t>(layers_.size());
+}
+
+}  // namespace attention::server

@@ -1,0 +1,147 @@
+// The layers of all tenants, and the memory of their weights.
+//
+// Weights are counted once however many layers have them, for as long as anybody holds them: a deleted
+// layer's until the last call that uses them is done.
+//
+// Thread-safety: all methods. Layer is immutable.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/base/clock.h"
+#include "server/base/mutex.h"
+#include "server/layer/layer_weights.h"
+
+namespace attention::server {
+
+struct Layer {
+  std::string layer_id;
+  std::string tenant;
+  LayerSpec spec;
+  std::vector<LayerTensor> tensors;  // that were uploaded
+  std::string sha256;                // LayerTensors::Hash
+  std::shared_ptr<const LayerWeights> weights;
+  std::optional<Rotary> rotary;
+  absl::Time create_time;
+};
+
+// Bytes of weights, those that are being uploaded included.
+class LayerBytes {
+ public:
+  explicit LayerBytes(std::int64_t capacity) : capacity_(capacity) {}
+
+  std::int64_t capacity() const { return capacity_; }
+  std::int64_t used() const { return used_.load(std::memory_order_relaxed); }
+  // False when there is no room.
+  bool Take(std::int64_t bytes);
+  void Give(std::int64_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
+
+ private:
+  const std::int64_t capacity_;
+  std::atomic<std::int64_t> used_{0};
+};
+
+class LayerTable {
+ public:
+  struct Limits {
+    std::int64_t capacity_bytes = 0;
+    std::int64_t max_layers_per_tenant = 0;
+  };
+
+  // `projections` may be null: no layer can be created then. References must outlive the table.
+  LayerTable(ProjectionBackend* projections, const Limits& limits, const Clock& clock);
+
+  const Limits& limits() const { return limits_; }
+
+  // Room for a layer's weights while they are on their way; given back when it is destroyed.
+  class Reservation {
+   public:
+    Reservation() = default;
+    Reservation(std::shared_ptr<LayerBytes> bytes, std::int64_t size)
+        : bytes_(std::move(bytes)), size_(size) {}
+    Reservation(Reservation&& other) noexcept
+        : bytes_(std::move(other.bytes_)), size_(std::exchange(other.size_, 0)) {}
+    Reservation& operator=(Reservation&& other) noexcept {
+      std::swap(bytes_, other.bytes_);
+      std::swap(size_, other.size_);
+      return *this;
+    }
+    ~Reservation() {
+      if (bytes_ != nullptr) bytes_->Give(size_);
+    }
+
+   private:
+    friend class LayerTable;
+    std::shared_ptr<LayerBytes> bytes_;
+    std::int64_t size_ = 0;
+  };
+
+  struct NewLayer {
+    std::string tenant;
+    std::string layer_id;  // empty: one is picked
+    LayerSpec spec;
+  };
+  // Checks what can be known before the weights are there. INVALID_ARGUMENT for the id or the spec;
+  // RESOURCE_EXHAUSTED LAYER_BYTES_EXHAUSTED, QUOTA_EXCEEDED; UNIMPLEMENTED.
+  absl::StatusOr<Reservation> Reserve(const NewLayer& layer);
+
+  // Packs the complete tensors and registers the layer; an equal one under the same id is returned as it
+  // is. The spec is that of the tensors. ALREADY_EXISTS, and the errors of Reserve.
+  absl::StatusOr<std::shared_ptr<const Layer>> Create(const NewLayer& layer,
+                                                      const LayerTensors& tensors,
+                                                      Reservation reservation);
+  // Reserve, convert and create.
+  absl::StatusOr<std::shared_ptr<const Layer>> Convert(const std::string& tenant,
+                                                       const std::string& source_id,
+                                                       const std::string& layer_id,
+                                                       int num_kv_heads);
+
+  // NOT_FOUND LAYER_NOT_FOUND.
+  absl::StatusOr<std::shared_ptr<const Layer>> Find(const std::string& tenant,
+                                                    const std::string& layer_id) const;
+  // OK also when it is gone already.
+  void Delete(const std::string& tenant, const std::string& layer_id);
+  // The tenant's layers by ascending id, starting after `after_id`.
+  std::vector<std::shared_ptr<const Layer>> List(const std::string& tenant,
+                                                 const std::string& after_id,
+                                                 std::size_t max_count) const;
+
+  std::int64_t num_layers() const;
+  std::int64_t weight_bytes() const { return bytes_->used(); }
+
+ private:
+  using Key = std::pair<std::string, std::string>;  // tenant and id
+
+  absl::Status CheckQuota(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::shared_ptr<const LayerWeights>> WeightsOf(const LayerTensors& tensors,
+                                                                const std::string& hash,
+                                                                Reservation reservation);
+  absl::StatusOr<std::shared_ptr<const Layer>> Register(std::shared_ptr<Layer> layer);
+
+  ProjectionBackend* const projections_;
+  const Limits limits_;
+  const Clock& clock_;
+  const std::shared_ptr<LayerBytes> bytes_;  // shared: weights may outlive the table
+
+  mutable Mutex mutex_;
+  std::map<Key, std::shared_ptr<const Layer>> layers_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, std::int64_t> layers_per_tenant_ ABSL_GUARDED_BY(mutex_);
+  // By content.
+  std::unordered_map<std::string, std::weak_ptr<const LayerWeights>> weights_
+      ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace attention::server
