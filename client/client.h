@@ -23,6 +23,7 @@
 
 #include <future>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -30,6 +31,8 @@
 #include "absl/time/time.h"
 #include "client/attention.h"
 #include "client/connection.h"
+#include "client/layer.h"
+#include "client/layer_types.h"
 #include "client/options.h"
 #include "client/server_info.h"
 #include "client/session.h"
@@ -125,6 +128,42 @@ class Client {
   void StepAsync(const StepRequest& request, const CallOptions& options, Callback<StepResult> done);
   // The same, pipelined on one stream. May block to find options.worker among several targets.
   absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(const StepStreamOptions& options = {});
+
+  // Uploads a layer; to every target, so that any can compute it. Safe to retry. ALREADY_EXISTS:
+  // another layer has the name. RESOURCE_EXHAUSTED: reason kLayerBytesExhausted or kQuotaExceeded.
+  absl::StatusOr<Layer> CreateLayer(const LayerOptions& request, const CallOptions& options = {});
+  Future<Layer> CreateLayerFuture(const LayerOptions& request, const CallOptions& options = {});
+  void CreateLayerAsync(const LayerOptions& request, const CallOptions& options,
+                        Callback<Layer> done);
+
+  // Of an existing layer, one that the server preloads for instance. NOT_FOUND: reason
+  // kLayerNotFound.
+  absl::StatusOr<Layer> GetLayer(const std::string& layer_id, const CallOptions& options = {});
+  Future<Layer> GetLayerFuture(const std::string& layer_id, const CallOptions& options = {});
+  void GetLayerAsync(const std::string& layer_id, const CallOptions& options, Callback<Layer> done);
+
+  // A page of the tenant's layers.
+  absl::StatusOr<ListLayersResult> ListLayers(const ListLayersRequest& request = {},
+                                              const CallOptions& options = {});
+
+  // OK also when the layer was gone already. Calls in flight finish.
+  absl::Status DeleteLayer(const std::string& layer_id, const CallOptions& options = {});
+
+  // A layer of fewer KV heads, each the mean of a group's.
+  absl::StatusOr<Layer> ConvertLayer(const ConvertLayerRequest& request,
+                                     const CallOptions& options = {});
+  Future<Layer> ConvertLayerFuture(const ConvertLayerRequest& request,
+                                   const CallOptions& options = {});
+  void ConvertLayerAsync(const ConvertLayerRequest& request, const CallOptions& options,
+                         Callback<Layer> done);
+
+  // A layer's output. All sessions are one worker's.
+  absl::StatusOr<ForwardResult> Forward(const ForwardRequest& request,
+                                        const CallOptions& options = {});
+  Future<ForwardResult> ForwardFuture(const ForwardRequest& request,
+                                      const CallOptions& options = {});
+  void ForwardAsync(const ForwardRequest& request, const CallOptions& options,
+                    Callback<ForwardResult> done);
 
   absl::StatusOr<ServerInfo> GetServerInfo(const CallOptions& options = {});
   Future<ServerInfo> GetServerInfoFuture(const CallOptions& options = {});

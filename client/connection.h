@@ -9,12 +9,14 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/attention.h"
+#include "client/layer_types.h"
 #include "client/options.h"
 #include "client/server_info.h"
 #include "client/session_types.h"
@@ -49,6 +51,18 @@ class Connection {
                              StatusCallback done) = 0;
   virtual void Step(const StepRequest& request, const CallOptions& options,
                     Callback<StepResult> done) = 0;
+  virtual void CreateLayer(const LayerOptions& request, const CallOptions& options,
+                           Callback<LayerInfo> done) = 0;
+  virtual void GetLayer(const std::string& layer_id, const CallOptions& options,
+                        Callback<LayerInfo> done) = 0;
+  virtual void ListLayers(const ListLayersRequest& request, const CallOptions& options,
+                          Callback<ListLayersResult> done) = 0;
+  virtual void DeleteLayer(const std::string& layer_id, const CallOptions& options,
+                           StatusCallback done) = 0;
+  virtual void ConvertLayer(const ConvertLayerRequest& request, const CallOptions& options,
+                            Callback<LayerInfo> done) = 0;
+  virtual void Forward(const ForwardRequest& request, const CallOptions& options,
+                       Callback<ForwardResult> done) = 0;
   virtual void GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) = 0;
   virtual void Explain(const ExplainRequest& request, const CallOptions& options,
                        Callback<ExplainResult> done) = 0;

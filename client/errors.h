@@ -26,6 +26,9 @@ inline constexpr std::string_view kSessionLost = "SESSION_LOST";
 inline constexpr std::string_view kSessionMoved = "SESSION_MOVED";
 inline constexpr std::string_view kPositionMismatch = "POSITION_MISMATCH";
 inline constexpr std::string_view kRegionNotFound = "REGION_NOT_FOUND";
+inline constexpr std::string_view kLayerNotFound = "LAYER_NOT_FOUND";
+inline constexpr std::string_view kLayerBytesExhausted = "LAYER_BYTES_EXHAUSTED";
+inline constexpr std::string_view kHashMismatch = "HASH_MISMATCH";
 
 // Metadata keys.
 inline constexpr std::string_view kActualPosition = "actual_position";  // with kPositionMismatch

@@ -35,12 +35,18 @@ struct Limits {
   int64_t max_session_ttl_seconds = 0;
   int max_head_dim = 0;
   int64_t kv_capacity_bytes = 0;
+  // For the weights of layers.
+  int64_t layer_capacity_bytes = 0;
+  int64_t max_layers_per_tenant = 0;
 };
 
 struct Capacity {
   int64_t kv_free_bytes = 0;
   int64_t num_sessions = 0;
   int64_t queued_requests = 0;
+  int64_t num_layers = 0;
+  // Weights in memory.
+  int64_t layer_bytes = 0;
 };
 
 struct ServerInfo {

@@ -17,6 +17,7 @@
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
 #include "server/layer/layer_table.h"
+#include "server/layer/preload_file.h"
 #include "server/make_devices.h"
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
@@ -141,6 +142,7 @@ class ServerAppImpl final : public ServerApp {
   }
 
   absl::Status Start() {
+    ATTENTION_RETURN_IF_ERROR(PreloadLayers());
     ATTENTION_RETURN_IF_ERROR(StartLane());
     const ServiceContext services{scheduler_,
                                   sessions_,
@@ -200,6 +202,18 @@ class ServerAppImpl final : public ServerApp {
   }
 
  private:
+  absl::Status PreloadLayers() {
+    if (config_.preload_layers.empty()) return absl::OkStatus();
+    ATTENTION_ASSIGN_OR_RETURN(const std::vector<PreloadedLayer> layers,
+                               ReadPreloadFile(config_.preload_layers));
+    for (const PreloadedLayer& layer : layers) {
+      ATTENTION_RETURN_IF_ERROR(Preload(layer, layers_));
+    }
+    spdlog::info("preloaded {} layers, {} MiB of weights", layers.size(),
+                 layers_.weight_bytes() >> 20);
+    return absl::OkStatus();
+  }
+
   absl::Status StartLane() {
     if (config_.shared_memory_listen.empty()) return absl::OkStatus();
     ATTENTION_ASSIGN_OR_RETURN(const Listener listener,

@@ -143,6 +143,26 @@ absl::Status Decode(Client& client_ref) {
   return session->Delete();
 }
 
+absl::Status Layers(Client& client_ref) {
+  Client* client = &client_ref;
+  const Tensor weights = RandomTensor({256, 256}, 11);
+  const Tensor rows = RandomTensor({16, 256}, 12);
+  const TensorView w_q = weights.view(), w_k = w_q, w_v = w_q, w_o = w_q, x = rows.view();
+
+  // clang-format off
+  // [layer]
+  auto layer = client->CreateLayer({
+      .config = {.model_dim = 256, .num_q_heads = 8, .head_dim_qk = 32, .attention = {.is_causal = true}},
+      .weights = {.w_q = w_q, .w_k = w_k, .w_v = w_v, .w_o = w_o}});  // [out_features, in_features]
+  if (!layer.ok()) return layer.status();
+  auto y = layer->Forward({.x = x});  // x [tokens, 256], y->output [tokens, 256]
+  // [end]
+  // clang-format on
+
+  Print("layer", OrExit(std::move(y), "layer").output);
+  return layer->Delete();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -155,6 +175,7 @@ int main(int argc, char** argv) {
   Variants(*client);
   absl::Status status = InPlace(*client);
   status.Update(Decode(*client));
+  status.Update(Layers(*client));
   if (!status.ok()) std::fprintf(stderr, "%s\n", status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

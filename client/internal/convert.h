@@ -11,15 +11,18 @@
 #define ATTENTION_CLIENT_INTERNAL_CONVERT_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "attention/v1/attention_service.pb.h"
+#include "attention/v1/layer_service.pb.h"
 #include "attention/v1/server_service.pb.h"
 #include "attention/v1/session_service.pb.h"
 #include "client/attention.h"
 #include "client/internal/shared_places.h"
+#include "client/layer_types.h"
 #include "client/server_info.h"
 #include "client/session_types.h"
 #include "proto/codec/outgoing_message.h"
@@ -65,6 +68,14 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
 absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
                                     const codec::ReceivedMessage& received,
                                     const SharedPlaces* places = nullptr);
+
+// The messages of an upload; they hold copies of the tensors' bytes.
+absl::StatusOr<std::vector<codec::OutgoingMessage>> ToWire(const LayerOptions& options);
+absl::StatusOr<LayerInfo> FromProto(v1::Layer&& message);
+absl::StatusOr<ListLayersResult> FromProto(v1::ListLayersResponse&& message);
+absl::StatusOr<codec::OutgoingMessage> ToWire(const ForwardRequest& request);
+absl::StatusOr<ForwardResult> FromWire(const v1::ForwardResponse& message,
+                                       const codec::ReceivedMessage& received);
 
 absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message);
 absl::StatusOr<codec::OutgoingMessage> ToWire(const ExplainRequest& request);

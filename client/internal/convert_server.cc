@@ -26,10 +26,14 @@ absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message) {
                  .max_sessions_per_tenant = limits.max_sessions_per_tenant(),
                  .max_session_ttl_seconds = limits.max_session_ttl_seconds(),
                  .max_head_dim = limits.max_head_dim(),
-                 .kv_capacity_bytes = limits.kv_capacity_bytes()};
+                 .kv_capacity_bytes = limits.kv_capacity_bytes(),
+                 .layer_capacity_bytes = limits.layer_capacity_bytes(),
+                 .max_layers_per_tenant = limits.max_layers_per_tenant()};
   info.capacity = {.kv_free_bytes = message.capacity().kv_free_bytes(),
                    .num_sessions = message.capacity().num_sessions(),
-                   .queued_requests = message.capacity().queued_requests()};
+                   .queued_requests = message.capacity().queued_requests(),
+                   .num_layers = message.capacity().num_layers(),
+                   .layer_bytes = message.capacity().layer_bytes()};
   info.shared_memory_socket = message.shared_memory_socket();
   return info;
 }

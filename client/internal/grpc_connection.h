@@ -33,6 +33,18 @@ class GrpcConnection final : public Connection {
                      StatusCallback done) override;
   void Step(const StepRequest& request, const CallOptions& options,
             Callback<StepResult> done) override;
+  void CreateLayer(const LayerOptions& request, const CallOptions& options,
+                   Callback<LayerInfo> done) override;
+  void GetLayer(const std::string& layer_id, const CallOptions& options,
+                Callback<LayerInfo> done) override;
+  void ListLayers(const ListLayersRequest& request, const CallOptions& options,
+                  Callback<ListLayersResult> done) override;
+  void DeleteLayer(const std::string& layer_id, const CallOptions& options,
+                   StatusCallback done) override;
+  void ConvertLayer(const ConvertLayerRequest& request, const CallOptions& options,
+                    Callback<LayerInfo> done) override;
+  void Forward(const ForwardRequest& request, const CallOptions& options,
+               Callback<ForwardResult> done) override;
   void GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) override;
   void Explain(const ExplainRequest& request, const CallOptions& options,
                Callback<ExplainResult> done) override;

@@ -36,6 +36,19 @@ class MockConnection : public Connection {
               (override));
   MOCK_METHOD(void, Step, (const StepRequest&, const CallOptions&, Callback<StepResult>),
               (override));
+  MOCK_METHOD(void, CreateLayer, (const LayerOptions&, const CallOptions&, Callback<LayerInfo>),
+              (override));
+  MOCK_METHOD(void, GetLayer, (const std::string&, const CallOptions&, Callback<LayerInfo>),
+              (override));
+  MOCK_METHOD(void, ListLayers,
+              (const ListLayersRequest&, const CallOptions&, Callback<ListLayersResult>),
+              (override));
+  MOCK_METHOD(void, DeleteLayer, (const std::string&, const CallOptions&, StatusCallback),
+              (override));
+  MOCK_METHOD(void, ConvertLayer,
+              (const ConvertLayerRequest&, const CallOptions&, Callback<LayerInfo>), (override));
+  MOCK_METHOD(void, Forward, (const ForwardRequest&, const CallOptions&, Callback<ForwardResult>),
+              (override));
   MOCK_METHOD(void, GetServerInfo, (const CallOptions&, Callback<ServerInfo>), (override));
   MOCK_METHOD(void, Explain, (const ExplainRequest&, const CallOptions&, Callback<ExplainResult>),
               (override));

@@ -1,9 +1,9 @@
-// Projections, y = x W^T + b, on one device: what turns embeddings into queries, keys and values, and
-// attention's output back into embeddings.
+// Projections, y = x W^T + b, on one device: what turns embeddings into queries, keys and values,
+// and attention's output back into embeddings.
 //
 // Batch invariance, as for attention: the bits of a row of y depend on that row of x and on the
-// weights. Not on the rows beside it, on their number, on the number of threads, or on how rows were
-// cut into tasks.
+// weights. Not on the rows beside it, on their number, on the number of threads, or on how rows
+// were cut into tasks.
 #pragma once
 
 #include <cstddef>
@@ -52,8 +52,8 @@ struct ProjectionTask {
   DType y_dtype = DType::kFloat32;
   std::int64_t y_stride = 0;
 
-  // Rotates the first num_rotary_heads heads of y, of rotary_head_dim elements each, row i at position
-  // first_position + i. Null: none; else y is float32.
+  // Rotates the first num_rotary_heads heads of y, of rotary_head_dim elements each, row i at
+  // position first_position + i. Null: none; else y is float32.
   const Rotary* rotary = nullptr;
   int num_rotary_heads = 0;
   int rotary_head_dim = 0;
@@ -64,8 +64,9 @@ class ProjectionBackend {
  public:
   virtual ~ProjectionBackend() = default;
 
-  // Packs matrices of equal in_features as one: their outputs stand beside each other in y, in order,
-  // for one pass over x. RESOURCE_EXHAUSTED when memory is out. Thread-safe, beside Project too.
+  // Packs matrices of equal in_features as one: their outputs stand beside each other in y, in
+  // order, for one pass over x. RESOURCE_EXHAUSTED when memory is out. Thread-safe, beside Project
+  // too.
   virtual absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
       std::int64_t in_features, std::span<const ProjectionPart> parts) = 0;
   // What `bytes` of the packed parts will be, at the most.

@@ -22,8 +22,8 @@ double Llama3Frequency(const RotaryParams& p, double frequency) {
   const double original = static_cast<double>(p.original_max_positions);
   if (wavelength < original / p.high_freq_factor) return frequency;
   if (wavelength > original / p.low_freq_factor) return frequency / p.factor;
-  const double kept = (original / wavelength - p.low_freq_factor) /
-                      (p.high_freq_factor - p.low_freq_factor);
+  const double kept =
+      (original / wavelength - p.low_freq_factor) / (p.high_freq_factor - p.low_freq_factor);
   return (1 - kept) * frequency / p.factor + kept * frequency;
 }
 
@@ -49,7 +49,8 @@ absl::Status ValidateRotary(const RotaryParams& p, int head_dim) {
   // YaRN divides by log(theta).
   if (!std::isfinite(p.theta) || p.theta <= 1) return Invalid("theta", p.theta, "above 1");
   if (p.dim < 2 || p.dim % 2 != 0 || p.dim > head_dim) {
-    return Invalid("dim", p.dim, absl::StrCat("an even number from 2 to head_dim_qk (", head_dim, ")"));
+    return Invalid("dim", p.dim,
+                   absl::StrCat("an even number from 2 to head_dim_qk (", head_dim, ")"));
   }
   if (p.scaling == RotaryScaling::kNone) return absl::OkStatus();
   if (!std::isfinite(p.factor) || p.factor < 1) return Invalid("factor", p.factor, "1 or more");

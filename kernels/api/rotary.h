@@ -1,4 +1,5 @@
-// Rotary position embedding (Su et al. 2021) and the ways in use to stretch it over longer contexts.
+// Rotary position embedding (Su et al. 2021) and the ways in use to stretch it over longer
+// contexts.
 #pragma once
 
 #include <cstdint>

@@ -13,8 +13,8 @@ namespace {
 
 using dnnl::memory;
 
-// 1 and 4 for decoding, 16 for what batches decode, the others for prompts: a call of fewer rows costs
-// about as much as one of 16 where oneDNN packs the weights on each call.
+// 1 and 4 for decoding, 16 for what batches decode, the others for prompts: a call of fewer rows
+// costs about as much as one of 16 where oneDNN packs the weights on each call.
 constexpr std::int64_t kCandidateRows[] = {1, 4, 16, 64, 256};
 // The size that must be among those kept, if it is invariant at all.
 constexpr std::int64_t kPreferredRows = 16;
@@ -70,8 +70,8 @@ void BlockMatmul::AddSize(std::int64_t rows) {
   // The library's own scratchpad belongs to the thread that made the primitive.
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const dnnl::matmul::desc operation(Matrix(rows, in_features_),
-                                     sizes_.empty() ? any : weights_desc_,
-                                     Matrix(1, out_features_), Matrix(rows, out_features_));
+                                     sizes_.empty() ? any : weights_desc_, Matrix(1, out_features_),
+                                     Matrix(rows, out_features_));
   try {
     dnnl::matmul::primitive_desc desc(operation, attributes, Engine());
     if (sizes_.empty()) weights_desc_ = desc.weights_desc();
@@ -87,12 +87,11 @@ void BlockMatmul::RunSize(const Size& size, const float* x, const memory& weight
   const dnnl::matmul::primitive_desc& desc = size.desc;
   const memory::desc scratch_desc = desc.scratchpad_desc();
   char* bytes = scratch.bytes.Reserve(std::max<std::size_t>(1, scratch_desc.get_size()));
-  size.matmul.execute(Stream(),
-                      {{DNNL_ARG_SRC, memory(desc.src_desc(), Engine(), Mutable(x))},
-                       {DNNL_ARG_WEIGHTS, weights},
-                       {DNNL_ARG_BIAS, memory(desc.bias_desc(), Engine(), Mutable(bias))},
-                       {DNNL_ARG_DST, memory(desc.dst_desc(), Engine(), y)},
-                       {DNNL_ARG_SCRATCHPAD, memory(scratch_desc, Engine(), bytes)}});
+  size.matmul.execute(Stream(), {{DNNL_ARG_SRC, memory(desc.src_desc(), Engine(), Mutable(x))},
+                                 {DNNL_ARG_WEIGHTS, weights},
+                                 {DNNL_ARG_BIAS, memory(desc.bias_desc(), Engine(), Mutable(bias))},
+                                 {DNNL_ARG_DST, memory(desc.dst_desc(), Engine(), y)},
+                                 {DNNL_ARG_SCRATCHPAD, memory(scratch_desc, Engine(), bytes)}});
   Stream().wait();
 }
 

@@ -1,11 +1,11 @@
 // oneDNN's matmul for a block of weights, made row-invariant.
 //
 // oneDNN sums a row of y in another order when the number of rows is another: on AVX2 (oneDNN 2.6,
-// gemm:jit) 1, 2, 3, 4, 7 and 8 rows all differ, and so do the same rows on one thread and on two. So
-// rows are computed in blocks of a few fixed sizes, zeros filling up the last one, by one thread, and
-// only sizes that gave the same bits in a probe, at every place in the block, are used together. The
-// probe runs random rows through every size when a shape is first met; two orders of summation that
-// agree in all of some 10^4 sums of random numbers are the same order.
+// gemm:jit) 1, 2, 3, 4, 7 and 8 rows all differ, and so do the same rows on one thread and on two.
+// So rows are computed in blocks of a few fixed sizes, zeros filling up the last one, by one
+// thread, and only sizes that gave the same bits in a probe, at every place in the block, are used
+// together. The probe runs random rows through every size when a shape is first met; two orders of
+// summation that agree in all of some 10^4 sums of random numbers are the same order.
 #pragma once
 
 #include <cstddef>
@@ -23,8 +23,8 @@ struct MatmulScratch {
   AlignedBuffer<char> bytes;
 };
 
-// For weights [in_features, out_features] of any values. Immutable; Run is thread-safe with a scratch
-// for each thread.
+// For weights [in_features, out_features] of any values. Immutable; Run is thread-safe with a
+// scratch for each thread.
 class BlockMatmul {
  public:
   // Throws dnnl::error or std::bad_alloc.
@@ -45,8 +45,8 @@ class BlockMatmul {
   void UnpackWeights(const dnnl::memory& packed, float* weights) const;
 
   // y [rows, out_features] = x [rows, in_features] W^T + bias for one of block_rows.
-  void Run(std::int64_t rows, const float* x, const dnnl::memory& weights, const float* bias, float* y,
-           MatmulScratch& scratch) const;
+  void Run(std::int64_t rows, const float* x, const dnnl::memory& weights, const float* bias,
+           float* y, MatmulScratch& scratch) const;
 
  private:
   struct Size {
@@ -69,8 +69,8 @@ class BlockMatmul {
   std::vector<std::int64_t> block_rows_;
 };
 
-// Makes oneDNN run on the calling thread alone: the backend's own pool holds the threads, and OpenMP's
-// would compete with them for the cores.
+// Makes oneDNN run on the calling thread alone: the backend's own pool holds the threads, and
+// OpenMP's would compete with them for the cores.
 void UseOneDnnThread();
 
 }  // namespace attention::cpu

@@ -17,8 +17,8 @@ namespace attention::cpu {
 namespace {
 
 // Columns of y that one thread computes at a time: enough that the rows it converts are used well,
-// few enough that a decode step of a small model keeps several cores busy. Depends on the shape alone,
-// as the bits may depend on it.
+// few enough that a decode step of a small model keeps several cores busy. Depends on the shape
+// alone, as the bits may depend on it.
 constexpr std::int64_t kMaxBlockColumns = 256;
 constexpr std::int64_t kColumnGranularity = 16;
 
@@ -62,9 +62,7 @@ class PackedBlocks final : public PackedProjection {
 
   std::int64_t out_features() const override { return static_cast<std::int64_t>(bias_.size()); }
   std::int64_t in_features() const override { return in_features_; }
-  std::size_t bytes() const override {
-    return memory_.size() + bias_.size() * sizeof(float);
-  }
+  std::size_t bytes() const override { return memory_.size() + bias_.size() * sizeof(float); }
   void Unpack(float* weights, float* bias) const override {
     for (const ColumnBlock& block : blocks_) {
       block.matmul->UnpackWeights(block.weights, weights + block.begin * in_features_);
@@ -98,8 +96,8 @@ struct RowBatch {
   // Calls body(task, first row of the task, row of the batch, count) for what lies in [begin, end).
   template <typename Body>
   void ForEachPart(std::int64_t begin, std::int64_t end, const Body& body) const {
-    auto index = static_cast<std::size_t>(
-        std::upper_bound(begins.begin(), begins.end(), begin) - begins.begin() - 1);
+    auto index = static_cast<std::size_t>(std::upper_bound(begins.begin(), begins.end(), begin) -
+                                          begins.begin() - 1);
     for (std::int64_t row = begin; row < end; ++index) {
       const std::int64_t first = row - begins[index];
       const std::int64_t count = std::min(end - row, tasks[index]->num_rows - first);
@@ -202,8 +200,7 @@ class CpuProjections final : public ProjectionBackend {
     WeightMemory memory(bytes);
     char* place = memory.data();
     for (ColumnBlock& block : blocks) {
-      block.weights =
-          block.matmul->PackWeights(weights.data() + block.begin * in_features, place);
+      block.weights = block.matmul->PackWeights(weights.data() + block.begin * in_features, place);
       place += RoundUp(block.matmul->weights_bytes(), kCacheLineBytes);
     }
     return std::make_shared<PackedBlocks>(in_features, std::move(blocks), std::move(memory),
@@ -241,8 +238,9 @@ class CpuProjections final : public ProjectionBackend {
     return batches;
   }
 
-  // Row by row of blocks, so that a thread's next item mostly has the rows it holds. Block columns of
-  // one projection may admit different sizes (the last one is narrower), so each is cut by itself.
+  // Row by row of blocks, so that a thread's next item mostly has the rows it holds. Block columns
+  // of one projection may admit different sizes (the last one is narrower), so each is cut by
+  // itself.
   static void AddItems(const RowBatch& batch, std::vector<WorkItem>* items) {
     const std::size_t first = items->size();
     for (const ColumnBlock& columns : batch.projection->blocks()) {

@@ -223,6 +223,8 @@ class Parser {
     Add("--layer-capacity-bytes", config_.layer_capacity_bytes,
         "Memory for layers' weights; 0: a quarter of the machine's")
         ->check(CLI::NonNegativeNumber);
+    Add("--preload-layers", config_.preload_layers,
+        "JSON file of layers to have from the start, from .safetensors files");
     Add("--max-layers-per-tenant", config_.max_layers_per_tenant, "Layers of one tenant")
         ->check(CLI::NonNegativeNumber);
   }

@@ -36,6 +36,7 @@ struct ServerConfig {
 
   std::int64_t layer_capacity_bytes = 0;  // 0: a quarter of the machine's memory
   std::int64_t max_layers_per_tenant = 10000;
+  std::string preload_layers;  // a JSON file; empty: none
 
   std::int64_t max_message_bytes = std::int64_t{1} << 30;
   std::int64_t max_queued_requests = 1024;

@@ -60,8 +60,8 @@ struct SessionStep {
 // Rows that are projected before a request's attention, which reads the result, or after it.
 struct RequestProjection {
   ProjectionTask task;
-  // The step it belongs to: without that step's success it is not computed, and its first_position is
-  // where the step appends. Negative: belongs to the stateless tasks.
+  // The step it belongs to: without that step's success it is not computed, and its first_position
+  // is where the step appends. Negative: belongs to the stateless tasks.
   int step = -1;
 };
 

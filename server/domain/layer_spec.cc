@@ -32,8 +32,7 @@ absl::string_view LayerTensorName(LayerTensor tensor) {
 bool operator==(const LayerSpec& a, const LayerSpec& b) {
   return a.dtype == b.dtype && a.model_dim == b.model_dim && a.context_dim == b.context_dim &&
          a.output_dim == b.output_dim && AreEqual(a.attention, b.attention) &&
-         a.alibi_slopes == b.alibi_slopes && a.sink_logits == b.sink_logits &&
-         a.rotary == b.rotary;
+         a.alibi_slopes == b.alibi_slopes && a.sink_logits == b.sink_logits && a.rotary == b.rotary;
 }
 
 absl::Status ValidateLayerSpec(const LayerSpec& spec) {

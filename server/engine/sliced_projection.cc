@@ -10,7 +10,8 @@ namespace {
 
 // About a millisecond of a few cores: what others wait at the most.
 constexpr double kChunkFlops = 2e8;
-// Fewer rows would read the weights anew for too little arithmetic; more than kMaxRows gain nothing.
+// Fewer rows would read the weights anew for too little arithmetic; more than kMaxRows gain
+// nothing.
 constexpr std::int64_t kMinRows = 16;
 constexpr std::int64_t kMaxRows = 1024;
 

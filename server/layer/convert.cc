@@ -30,9 +30,9 @@ absl::StatusOr<LayerTensors> MeanPoolHeads(const LayerTensors& source, int num_k
   const AttentionParams& attention = source.spec().attention;
   const int present = attention.num_kv_heads;
   if (num_kv_heads < 1 || present % num_kv_heads != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_kv_heads is ", num_kv_heads, ", expected a divisor of the source's ",
-                     present, " KV heads"));
+    return absl::InvalidArgumentError(absl::StrCat("num_kv_heads is ", num_kv_heads,
+                                                   ", expected a divisor of the source's ", present,
+                                                   " KV heads"));
   }
   LayerSpec spec = source.spec();
   spec.attention.num_kv_heads = num_kv_heads;

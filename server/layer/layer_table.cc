@@ -16,11 +16,10 @@ namespace {
 constexpr std::size_t kMaxIdBytes = 128;
 
 absl::Status CheckId(const std::string& id) {
-  const bool is_valid =
-      id.size() <= kMaxIdBytes && std::all_of(id.begin(), id.end(), [](char c) {
-        return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' ||
-               c == '-' || c == '/';
-      });
+  const bool is_valid = id.size() <= kMaxIdBytes && std::all_of(id.begin(), id.end(), [](char c) {
+                          return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' ||
+                                 c == '_' || c == '-' || c == '/';
+                        });
   if (is_valid) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("layer_id is '", absl::CEscape(id.substr(0, kMaxIdBytes)),
@@ -141,8 +140,8 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Register(std::shared_pt
         present.tensors == layer->tensors) {
       return it->second;
     }
-    return absl::AlreadyExistsError(absl::StrCat("layer_id is '", layer->layer_id,
-                                                 "', which is another layer's, expected a new one"));
+    return absl::AlreadyExistsError(absl::StrCat(
+        "layer_id is '", layer->layer_id, "', which is another layer's, expected a new one"));
   }
   ATTENTION_RETURN_IF_ERROR(CheckQuota(layer->tenant));
   ++layers_per_tenant_[layer->tenant];
@@ -155,9 +154,8 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Convert(const std::stri
                                                                  const std::string& layer_id,
                                                                  int num_kv_heads) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const Layer> source, Find(tenant, source_id));
-  ATTENTION_ASSIGN_OR_RETURN(
-      const LayerTensors converted,
-      MeanPoolHeads(source->weights->Unpack(source->spec), num_kv_heads));
+  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors converted,
+                             MeanPoolHeads(source->weights->Unpack(source->spec), num_kv_heads));
   const NewLayer layer{tenant, layer_id, converted.spec()};
   ATTENTION_ASSIGN_OR_RETURN(Reservation reservation, Reserve(layer));
   return Create(layer, converted, std::move(reservation));
@@ -168,10 +166,9 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Find(const std::string&
   MutexLock lock(&mutex_);
   const auto it = layers_.find({tenant, layer_id});
   if (it != layers_.end()) return it->second;
-  return ReasonedError(
-      absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
-      absl::StrCat("layer_id is '", absl::CEscape(layer_id.substr(0, kMaxIdBytes)),
-                   "', expected that of a layer of the tenant"));
+  return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
+                       absl::StrCat("layer_id is '", absl::CEscape(layer_id.substr(0, kMaxIdBytes)),
+                                    "', expected that of a layer of the tenant"));
 }
 
 void LayerTable::Delete(const std::string& tenant, const std::string& layer_id) {

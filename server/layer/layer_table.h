@@ -1,7 +1,7 @@
 // The layers of all tenants, and the memory of their weights.
 //
-// Weights are counted once however many layers have them, for as long as anybody holds them: a deleted
-// layer's until the last call that uses them is done.
+// Weights are counted once however many layers have them, for as long as anybody holds them: a
+// deleted layer's until the last call that uses them is done.
 //
 // Thread-safety: all methods. Layer is immutable.
 #pragma once
@@ -98,8 +98,8 @@ class LayerTable {
   // RESOURCE_EXHAUSTED LAYER_BYTES_EXHAUSTED, QUOTA_EXCEEDED; UNIMPLEMENTED.
   absl::StatusOr<Reservation> Reserve(const NewLayer& layer);
 
-  // Packs the complete tensors and registers the layer; an equal one under the same id is returned as it
-  // is. The spec is that of the tensors. ALREADY_EXISTS, and the errors of Reserve.
+  // Packs the complete tensors and registers the layer; an equal one under the same id is returned
+  // as it is. The spec is that of the tensors. ALREADY_EXISTS, and the errors of Reserve.
   absl::StatusOr<std::shared_ptr<const Layer>> Create(const NewLayer& layer,
                                                       const LayerTensors& tensors,
                                                       Reservation reservation);

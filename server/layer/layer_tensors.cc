@@ -31,8 +31,8 @@ absl::Status LayerTensors::CheckLast() const {
   if (!last_) return absl::OkStatus();
   const auto size = static_cast<std::int64_t>(bytes(*last_).size());
   if (size == SizeOf(*last_)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      LayerTensorName(*last_), " has ", size, " bytes, expected ", SizeOf(*last_)));
+  return absl::InvalidArgumentError(
+      absl::StrCat(LayerTensorName(*last_), " has ", size, " bytes, expected ", SizeOf(*last_)));
 }
 
 absl::Status LayerTensors::Begin(LayerTensor tensor, DType dtype,
@@ -68,8 +68,8 @@ absl::Status LayerTensors::Append(absl::string_view bytes) {
   std::string& destination = bytes_[static_cast<int>(*last_)];
   const std::int64_t size = static_cast<std::int64_t>(destination.size() + bytes.size());
   if (size > SizeOf(*last_)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        LayerTensorName(*last_), " has ", size, " bytes or more, expected ", SizeOf(*last_)));
+    return absl::InvalidArgumentError(absl::StrCat(LayerTensorName(*last_), " has ", size,
+                                                   " bytes or more, expected ", SizeOf(*last_)));
   }
   destination.append(bytes.data(), bytes.size());
   return absl::OkStatus();
@@ -86,9 +86,7 @@ absl::Status LayerTensors::CheckComplete() const {
   return absl::OkStatus();
 }
 
-std::string LayerTensors::Hash() const {
-  return Sha256({bytes_.begin(), bytes_.end()});
-}
+std::string LayerTensors::Hash() const { return Sha256({bytes_.begin(), bytes_.end()}); }
 
 void LayerTensors::Set(LayerTensor tensor, std::string bytes) {
   is_there_[static_cast<int>(tensor)] = true;

@@ -28,11 +28,12 @@ class LayerTensors {
   bool has(LayerTensor tensor) const { return is_there_[static_cast<int>(tensor)]; }
   const std::string& bytes(LayerTensor tensor) const { return bytes_[static_cast<int>(tensor)]; }
 
-  // Begins a tensor with its first bytes. INVALID_ARGUMENT when the one before is not complete, it was
-  // there already, or dtype or shape are not the spec's.
+  // Begins a tensor with its first bytes. INVALID_ARGUMENT when the one before is not complete, it
+  // was there already, or dtype or shape are not the spec's.
   absl::Status Begin(LayerTensor tensor, DType dtype, const std::vector<std::int64_t>& shape,
                      absl::string_view bytes);
-  // The next bytes of the tensor begun last. INVALID_ARGUMENT when there is none or they are too many.
+  // The next bytes of the tensor begun last. INVALID_ARGUMENT when there is none or they are too
+  // many.
   absl::Status Append(absl::string_view bytes);
 
   // That every tensor but the biases is there, and the last one complete.

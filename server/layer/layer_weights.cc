@@ -85,8 +85,8 @@ absl::StatusOr<std::shared_ptr<const LayerWeights>> LayerWeights::Pack(
 }
 
 std::size_t LayerWeights::PackedBytes(const ProjectionBackend& projections, const LayerSpec& spec) {
-  std::size_t bytes = BytesOf(projections, spec, InputTensors(spec)) +
-                      BytesOf(projections, spec, OutputTensors());
+  std::size_t bytes =
+      BytesOf(projections, spec, InputTensors(spec)) + BytesOf(projections, spec, OutputTensors());
   if (spec.is_cross()) bytes += BytesOf(projections, spec, ContextTensors());
   return bytes;
 }

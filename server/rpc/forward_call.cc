@@ -25,7 +25,8 @@ absl::Status AtSession(std::size_t index, const absl::Status& status) {
 
 absl::Status ForwardCall::AcquireSessions(const CallFrame& frame, const v1::ForwardRequest& wire) {
   for (int i = 0; i < wire.sessions_size(); ++i) {
-    auto lease = services_.sessions.Acquire(DecodeHandle(wire.sessions(i).handle()), frame.tenant());
+    auto lease =
+        services_.sessions.Acquire(DecodeHandle(wire.sessions(i).handle()), frame.tenant());
     if (!lease.ok()) return AtSession(static_cast<std::size_t>(i), lease.status());
     leases_.push_back(*std::move(lease));
   }

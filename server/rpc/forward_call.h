@@ -20,14 +20,14 @@ class ForwardCall {
       : services_(services),
         tensors_(received, services.buffers, services.regions, frame.tenant()) {}
 
-  // Decodes `wire` into `request`, whose tensors live in this. The received buffers are not needed any
-  // more. INVALID_ARGUMENT names the field; NOT_FOUND, FAILED_PRECONDITION for the layer or a session;
-  // RESOURCE_EXHAUSTED when memory is out.
+  // Decodes `wire` into `request`, whose tensors live in this. The received buffers are not needed
+  // any more. INVALID_ARGUMENT names the field; NOT_FOUND, FAILED_PRECONDITION for the layer or a
+  // session; RESOURCE_EXHAUSTED when memory is out.
   absl::Status Begin(const CallFrame& frame, const v1::ForwardRequest& wire,
                      AttentionRequest* request);
 
-  // The ForwardResponse of a request that was computed, or the error of the first sequence that failed.
-  // Once.
+  // The ForwardResponse of a request that was computed, or the error of the first sequence that
+  // failed. Once.
   absl::StatusOr<codec::OutgoingMessage> Complete(const AttentionResult& result);
 
  private:

@@ -117,9 +117,9 @@ class ForwardBuilder {
                                      request_.context_lens(), spec_.context_dim, tensors_));
     }
     if (x_.is_present() && context_.is_present() && x_.dtype != context_.dtype) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "context.dtype is ", v1::DType_Name(request_.context().dtype()),
-          ", expected that of x (", v1::DType_Name(request_.x().dtype()), ")"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("context.dtype is ", v1::DType_Name(request_.context().dtype()),
+                       ", expected that of x (", v1::DType_Name(request_.x().dtype()), ")"));
     }
     return absl::OkStatus();
   }
@@ -136,8 +136,8 @@ class ForwardBuilder {
           CheckCount("first_positions", request_.first_positions_size(), num_sequences_));
     }
     for (int i = 0; i < request_.first_positions_size(); ++i) {
-      ATTENTION_RETURN_IF_ERROR(CheckPosition(absl::StrCat("first_positions[", i, "]"),
-                                              request_.first_positions(i)));
+      ATTENTION_RETURN_IF_ERROR(
+          CheckPosition(absl::StrCat("first_positions[", i, "]"), request_.first_positions(i)));
     }
     if (!has_sessions()) return absl::OkStatus();
     ATTENTION_RETURN_IF_ERROR(CheckCount("sessions", request_.sessions_size(), num_sequences_));
@@ -180,10 +180,9 @@ class ForwardBuilder {
     if (!std::equal(mask.shape().begin(), mask.shape().end(), expected.begin(), expected.end())) {
       v1::Tensor wanted;
       for (const std::int64_t dimension : expected) wanted.add_shape(dimension);
-      return absl::InvalidArgumentError(absl::StrCat("padding_mask.shape is ", ShapeText(mask),
-                                                     ", expected ", ShapeText(wanted),
-                                                     ", one for each row of ",
-                                                     spec_.is_cross() ? "context" : "x"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("padding_mask.shape is ", ShapeText(mask), ", expected ", ShapeText(wanted),
+                       ", one for each row of ", spec_.is_cross() ? "context" : "x"));
     }
     mask_ = reinterpret_cast<const std::uint8_t*>(tensors_.Place(mask));
     if (!spec_.is_cross()) FindHiddenRows();
@@ -240,8 +239,8 @@ class ForwardBuilder {
       AddOutput(i, task, step);
     }
     if (spec_.is_cross() && kv_rows > 0) {
-      AddInput(*weights_.context(), context_, i,
-               kv_ + kv_row_ * weights_.context()->out_features(), step);
+      AddInput(*weights_.context(), context_, i, kv_ + kv_row_ * weights_.context()->out_features(),
+               step);
     }
     if (has_sessions()) {
       AddStep(i, task, kv_rows);

@@ -1,7 +1,7 @@
 // ForwardRequest to projections, attention tasks or steps, and the projections after them.
 //
-// Queries, keys, values and attention's output are float32 in buffers of the pool, which the queue's
-// bound of bytes counts with the request's tensors.
+// Queries, keys, values and attention's output are float32 in buffers of the pool, which the
+// queue's bound of bytes counts with the request's tensors.
 #pragma once
 
 #include <cstdint>

@@ -26,10 +26,10 @@ absl::Status CopyHeadVector(absl::string_view field, bool is_present, const v1::
       tensor.data().size() == static_cast<std::size_t>(num_q_heads) * sizeof(float)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "config.attention.", field, " is ", v1::DType_Name(tensor.dtype()), " ", ShapeText(tensor),
-      " of ", tensor.data().size(), " bytes, expected DTYPE_FLOAT32 [", num_q_heads,
-      "], one a query head"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("config.attention.", field, " is ", v1::DType_Name(tensor.dtype()), " ",
+                   ShapeText(tensor), " of ", tensor.data().size(),
+                   " bytes, expected DTYPE_FLOAT32 [", num_q_heads, "], one a query head"));
 }
 
 RotaryParams DecodeRotary(const v1::RotaryConfig& wire, int head_dim_qk) {
@@ -133,8 +133,9 @@ absl::StatusOr<LayerTensor> DecodeLayerTensorName(v1::LayerTensorName name) {
   if (name >= v1::LAYER_TENSOR_NAME_W_Q && name <= v1::LAYER_TENSOR_NAME_B_O) {
     return static_cast<LayerTensor>(name - v1::LAYER_TENSOR_NAME_W_Q);
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "tensor.name is ", static_cast<int>(name), ", expected LAYER_TENSOR_NAME_W_Q (1) to B_O (8)"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("tensor.name is ", static_cast<int>(name),
+                   ", expected LAYER_TENSOR_NAME_W_Q (1) to B_O (8)"));
 }
 
 void EncodeLayer(const Layer& layer, v1::Layer* wire) {
@@ -152,8 +153,8 @@ void EncodeLayer(const Layer& layer, v1::Layer* wire) {
   EncodeAttention(spec, config->mutable_attention());
   if (spec.rotary) EncodeRotary(*spec.rotary, config->mutable_rotary());
   for (const LayerTensor tensor : layer.tensors) {
-    wire->add_tensors(static_cast<v1::LayerTensorName>(static_cast<int>(tensor) +
-                                                       v1::LAYER_TENSOR_NAME_W_Q));
+    wire->add_tensors(
+        static_cast<v1::LayerTensorName>(static_cast<int>(tensor) + v1::LAYER_TENSOR_NAME_W_Q));
   }
   wire->set_weight_bytes(static_cast<std::int64_t>(layer.weights->bytes()));
   wire->set_sha256(layer.sha256);

@@ -46,7 +46,8 @@ absl::Status LayerAssembly::BeginTensor(const v1::LayerTensor& wire) {
     return absl::InvalidArgumentError(
         absl::StrCat(field, ".shared_memory is set, expected data and chunks"));
   }
-  ATTENTION_ASSIGN_OR_RETURN(const DType dtype, DecodeDType(field + ".dtype", wire.tensor().dtype()));
+  ATTENTION_ASSIGN_OR_RETURN(const DType dtype,
+                             DecodeDType(field + ".dtype", wire.tensor().dtype()));
   const std::vector<std::int64_t> shape(wire.tensor().shape().begin(), wire.tensor().shape().end());
   return tensors_->Begin(name, dtype, shape, wire.tensor().data());
 }
@@ -136,8 +137,8 @@ void LayerUpload::OnReadDone(bool ok) {
   } else {
     MutexLock lock(&mutex_);
     if (!is_finished_) {
-      // Nothing tells a half-closed stream from a broken one here; but on a broken one nothing can be
-      // sent, not even the initial metadata.
+      // Nothing tells a half-closed stream from a broken one here; but on a broken one nothing can
+      // be sent, not even the initial metadata.
       pending_events_.fetch_add(1, std::memory_order_relaxed);
       has_all_ = true;
       channel_.SendInitialMetadata(&ready_);

@@ -1,5 +1,5 @@
-// A CreateLayer call: reads the client's messages, then has the layer packed and registered on another
-// thread, and answers.
+// A CreateLayer call: reads the client's messages, then has the layer packed and registered on
+// another thread, and answers.
 //
 // Thread-safety: gRPC's events of one call come one at a time, but for the end of the call.
 #pragma once

@@ -45,16 +45,15 @@ absl::StatusOr<RaggedRows> DecodeRaggedRows(
   rows.columns = columns;
   const std::int64_t batch = rows.is_dense ? tensor.shape(0) : lens.empty() ? 1 : lens.size();
   if (batch < 1 || batch > kMaxSequences) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        rows.is_dense ? field : lens_field, " has ", batch, " sequences, expected 1 to ",
-        kMaxSequences));
+    return absl::InvalidArgumentError(absl::StrCat(rows.is_dense ? field : lens_field, " has ",
+                                                   batch, " sequences, expected 1 to ",
+                                                   kMaxSequences));
   }
   rows.padded_len = tensor.shape(rank - 2);
   rows.num_tensor_rows = rows.is_dense ? batch * rows.padded_len : rows.padded_len;
   if (!lens.empty() && lens.size() != batch) {
-    return absl::InvalidArgumentError(absl::StrCat(lens_field, " has ", lens.size(),
-                                                   " entries, expected ", batch,
-                                                   ", one a sequence"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        lens_field, " has ", lens.size(), " entries, expected ", batch, ", one a sequence"));
   }
   rows.lens.assign(lens.begin(), lens.end());
   if (lens.empty()) rows.lens.assign(static_cast<std::size_t>(batch), rows.padded_len);

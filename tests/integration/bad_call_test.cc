@@ -221,7 +221,8 @@ TEST_F(BadCallTest, BytesThatAreNoMessageAreRefused) {
   for (const std::string& bytes : Garbage()) {
     for (const char* method :
          {"/attention.v1.AttentionService/Attend", "/attention.v1.SessionService/CreateSession",
-          "/attention.v1.SessionService/Step", "/attention.v1.ServerService/Explain"}) {
+          "/attention.v1.SessionService/Step", "/attention.v1.LayerService/Forward",
+          "/attention.v1.LayerService/GetLayer", "/attention.v1.ServerService/Explain"}) {
       SCOPED_TRACE(method);
       EXPECT_THAT(CallRaw(shared_server().channel(), method, bytes),
                   FailsWith(grpc::INVALID_ARGUMENT, "is malformed: "));

@@ -14,7 +14,8 @@ class BadLayerTest : public ServiceFixture {
   BadLayerTest() : layer_(MakeLayer(SmallLayerConfig(), 1)) {}
 
   // What the server says of the upload, changed.
-  grpc::Status UploadChanged(const std::function<void(std::vector<v1::CreateLayerRequest>&)>& change) {
+  grpc::Status UploadChanged(
+      const std::function<void(std::vector<v1::CreateLayerRequest>&)>& change) {
     auto messages = UploadOf(layer_, "bad", std::size_t{1} << 20);
     change(messages);
     const grpc::Status status = Upload(shared_server(), messages);
@@ -67,10 +68,9 @@ TEST_F(BadLayerTest, UploadsThatAreNotWhatTheyDeclareAreRefusedByName) {
               FailsWith(kInvalid, "w_k is missing, expected a tensor"));
   EXPECT_THAT(UploadChanged([](Messages& m) { m.push_back(m[2]); }),
               FailsWith(kInvalid, "w_k was sent twice"));
-  EXPECT_THAT(UploadChanged([&](Messages& m) {
-                Begun(m, kWk)->mutable_tensor()->set_shape(0, 33);
-              }),
-              FailsWith(kInvalid, "w_k.shape is [33, 48], expected [32, 48]"));
+  EXPECT_THAT(
+      UploadChanged([&](Messages& m) { Begun(m, kWk)->mutable_tensor()->set_shape(0, 33); }),
+      FailsWith(kInvalid, "w_k.shape is [33, 48], expected [32, 48]"));
   EXPECT_THAT(UploadChanged([&](Messages& m) {
                 Begun(m, kWk)->mutable_tensor()->set_dtype(v1::DTYPE_FLOAT16);
               }),
@@ -79,20 +79,19 @@ TEST_F(BadLayerTest, UploadsThatAreNotWhatTheyDeclareAreRefusedByName) {
                 Begun(m, kWk)->mutable_tensor()->mutable_data()->pop_back();
               }),
               FailsWith(kInvalid, "w_k has 6143 bytes, expected 6144"));
-  EXPECT_THAT(UploadChanged([&](Messages& m) {
-                m.insert(m.begin() + 3, {})->set_chunk("x");
-              }),
+  EXPECT_THAT(UploadChanged([&](Messages& m) { m.insert(m.begin() + 3, {})->set_chunk("x"); }),
               FailsWith(kInvalid, "w_k has 6145 bytes or more, expected 6144"));
   EXPECT_THAT(UploadChanged([](Messages& m) { m.insert(m.begin() + 1, {})->set_chunk("x"); }),
               FailsWith(kInvalid, "chunk came first"));
-  EXPECT_THAT(UploadChanged([&](Messages& m) { Begun(m, kWk)->set_name(static_cast<v1::LayerTensorName>(99)); }),
+  EXPECT_THAT(UploadChanged([&](Messages& m) {
+                Begun(m, kWk)->set_name(static_cast<v1::LayerTensorName>(99));
+              }),
               FailsWith(kInvalid, "tensor.name is 99"));
   EXPECT_THAT(UploadChanged([](Messages& m) { m.emplace_back(); }),
               FailsWith(kInvalid, "part is missing"));
-  EXPECT_THAT(UploadChanged([](Messages& m) {
-                m[0].mutable_layer()->set_sha256(std::string(32, 'x'));
-              }),
-              FailsBecause(kInvalid, "HASH_MISMATCH"));
+  EXPECT_THAT(
+      UploadChanged([](Messages& m) { m[0].mutable_layer()->set_sha256(std::string(32, 'x')); }),
+      FailsBecause(kInvalid, "HASH_MISMATCH"));
   EXPECT_THAT(UploadChanged([](Messages& m) { m[0].mutable_layer()->set_sha256("short"); }),
               FailsWith(kInvalid, "sha256 has 5 bytes, expected 32 or none"));
   EXPECT_EQ(LayerBytes(shared_server()), bytes_before) << "nothing stays reserved";
@@ -104,7 +103,8 @@ TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {
   };
   EXPECT_THAT(upload([](auto& c) { c.set_model_dim(0); }),
               FailsWith(kInvalid, "model_dim is 0, expected 1 to"));
-  EXPECT_THAT(upload([](auto& c) { c.set_context_dim(-1); }), FailsWith(kInvalid, "context_dim is"));
+  EXPECT_THAT(upload([](auto& c) { c.set_context_dim(-1); }),
+              FailsWith(kInvalid, "context_dim is"));
   EXPECT_THAT(upload([](auto& c) { c.set_num_kv_heads(3); }), FailsWith(kInvalid, "num_kv_heads"));
   EXPECT_THAT(upload([](auto& c) { c.set_head_dim_qk(257); }), FailsWith(kInvalid, "head_dim_qk"));
   EXPECT_THAT(upload([](auto& c) { c.set_dtype(v1::DTYPE_INT8); }),
@@ -117,8 +117,7 @@ TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {
               }),
               FailsWith(kInvalid, "rotary is set, expected none with cross-attention"));
   EXPECT_THAT(upload([](auto& c) {
-                *c.mutable_attention()->mutable_sink_logits() =
-                    ZeroTensor(v1::DTYPE_FLOAT32, {3});
+                *c.mutable_attention()->mutable_sink_logits() = ZeroTensor(v1::DTYPE_FLOAT32, {3});
               }),
               FailsWith(kInvalid, "config.attention.sink_logits is DTYPE_FLOAT32 [3]"));
   EXPECT_THAT(UploadChanged([](auto& m) { m[0].mutable_layer()->set_layer_id("a b"); }),
@@ -175,7 +174,9 @@ TEST_F(BadLayerTest, CallsThatDoNotFitTheLayerAreRefusedByName) {
   EXPECT_THAT(Forward(shared_server(), others, &response, "another"),
               FailsBecause(grpc::NOT_FOUND, "LAYER_NOT_FOUND"));
   EXPECT_THAT(forward([](auto& r) { r.clear_x(); }), FailsWith(kInvalid, "x is missing"));
-  EXPECT_THAT(forward([](auto& r) { *r.mutable_x() = ZeroTensor(v1::DTYPE_FLOAT32, {5, 47}); }),
+  EXPECT_THAT(forward([](auto& r) {
+                *r.mutable_x() = ZeroTensor(v1::DTYPE_FLOAT32, {5, 47});
+              }),
               FailsWith(kInvalid, "x.shape is [5, 47], expected [rows, 48] or [batch, rows, 48]"));
   EXPECT_THAT(forward([](auto& r) { r.mutable_x()->mutable_data()->pop_back(); }),
               FailsWith(kInvalid, "x.data has 959 bytes, expected 960"));
@@ -189,9 +190,7 @@ TEST_F(BadLayerTest, CallsThatDoNotFitTheLayerAreRefusedByName) {
               FailsWith(kInvalid, "context is set, expected none: the layer is self-attention"));
   EXPECT_THAT(forward([](auto& r) { r.add_first_positions(-1); }),
               FailsWith(kInvalid, "first_positions[0] is -1"));
-  EXPECT_THAT(forward([](auto& r) {
-                *r.mutable_padding_mask() = ZeroTensor(v1::DTYPE_BOOL, {4});
-              }),
+  EXPECT_THAT(forward([](auto& r) { *r.mutable_padding_mask() = ZeroTensor(v1::DTYPE_BOOL, {4}); }),
               FailsWith(kInvalid, "padding_mask.shape is [4], expected [5]"));
   v1::LayerConfig other = SmallLayerConfig();
   other.set_head_dim_v(8);
@@ -205,9 +204,9 @@ TEST_F(BadLayerTest, CallsThatDoNotFitTheLayerAreRefusedByName) {
       change(*r.mutable_sessions(0));
     });
   };
-  EXPECT_THAT(with_session(misfit, [](auto&) {}),
-              FailsWith(kInvalid,
-                        "sessions[0] has a geometry with head_dim_v 8, expected the layer's 16"));
+  EXPECT_THAT(
+      with_session(misfit, [](auto&) {}),
+      FailsWith(kInvalid, "sessions[0] has a geometry with head_dim_v 8, expected the layer's 16"));
   EXPECT_THAT(with_session(fit, [](auto& s) { s.set_layer(2); }),
               FailsWith(kInvalid, "sessions[0].layer is 2, expected 0 to 1"));
   EXPECT_THAT(with_session(fit, [](auto& s) { s.clear_expected_position(); }),

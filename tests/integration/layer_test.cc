@@ -1,6 +1,8 @@
 // What layers compute: against float64, in every form, with and without sessions.
+#include <future>
 #include <thread>
 
+#include "client/errors.h"
 #include "tests/support/layer_driver.h"
 
 namespace attention::testing {
@@ -40,7 +42,7 @@ class LayerTest : public ServiceFixture {
 
 struct VariantCase {
   const char* name;
-  v1::DType dtype;    // of the weights
+  v1::DType dtype;  // of the weights
   v1::DType x_dtype;
   void (*change)(v1::LayerConfig&);
 };
@@ -245,6 +247,71 @@ TEST_F(LayerTest, NaNWeightsStayInTheirLayer) {
   ExpectServes(shared_server());
 }
 
+TEST_F(LayerTest, TheSdkMakesCallsAndConvertsLayers) {
+  v1::LayerConfig config = SmallLayerConfig();
+  config.mutable_rotary()->set_theta(500);
+  const LayerCase layer = MakeLayer(config, 50);
+  const auto view = [&](v1::LayerTensorName name) {
+    const v1::Tensor& tensor = layer.tensors.at(name);
+    return client::TensorView(tensor.data().data(), client::DType::kFloat32, ShapeOf(tensor));
+  };
+  client::LayerOptions options;
+  options.config = {.model_dim = 48,
+                    .num_q_heads = 4,
+                    .num_kv_heads = 2,
+                    .head_dim_qk = 16,
+                    .attention = {.is_causal = true},
+                    .rotary = client::RotaryConfig{.theta = 500}};
+  options.weights = {.w_q = view(v1::LAYER_TENSOR_NAME_W_Q),
+                     .w_k = view(v1::LAYER_TENSOR_NAME_W_K),
+                     .w_v = view(v1::LAYER_TENSOR_NAME_W_V),
+                     .w_o = view(v1::LAYER_TENSOR_NAME_W_O),
+                     .b_q = view(v1::LAYER_TENSOR_NAME_B_Q),
+                     .b_k = view(v1::LAYER_TENSOR_NAME_B_K),
+                     .b_v = view(v1::LAYER_TENSOR_NAME_B_V),
+                     .b_o = view(v1::LAYER_TENSOR_NAME_B_O)};
+  const auto client = shared_server().NewClient();
+  const auto created = client->CreateLayer(options);
+  ASSERT_TRUE(created.ok()) << created.status();
+  EXPECT_EQ(created->info().config.rotary->theta, 500);
+  EXPECT_EQ(created->info().config.output_dim, 48);
+  EXPECT_EQ(created->info().sha256.size(), 32u);
+  const v1::Tensor x = Embeddings(7, 51);
+  const client::ForwardRequest request{.x = {x.data().data(), client::DType::kFloat32, {7, 48}}};
+  const auto plain = created->Forward(request);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  const v1::Tensor expected = MustForward(shared_server(), Request(created->id(), x)).output();
+  EXPECT_EQ(plain->output.bytes(), expected.data());
+  EXPECT_EQ(FindMismatch(ExpectForward(layer, {.x = x}), expected), "");
+  EXPECT_EQ(created->ForwardFuture(request).get()->output.bytes(), expected.data());
+  std::promise<std::string> async;
+  created->ForwardAsync(request, {}, [&](const absl::StatusOr<client::ForwardResult>& result) {
+    async.set_value(std::string(result->output.bytes()));
+  });
+  EXPECT_EQ(async.get_future().get(), expected.data());
+
+  auto session = client->CreateSession(
+      {.geometry = {.num_layers = 1, .num_kv_heads = 2, .head_dim_qk = 16, .head_dim_v = 16}});
+  ASSERT_TRUE(session.ok());
+  client::ForwardRequest stepwise = request;
+  stepwise.sessions = {{.handle = session->handle(), .expected_position = 0}};
+  const auto stepped = created->Forward(stepwise);
+  ASSERT_TRUE(stepped.ok()) << stepped.status();
+  EXPECT_EQ(stepped->output.bytes(), expected.data());
+  EXPECT_EQ(stepped->positions, std::vector<std::int64_t>{7});
+
+  const auto converted =
+      client->ConvertLayer({.source_layer_id = created->id(), .num_kv_heads = 1});
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  EXPECT_EQ(converted->info().config.num_kv_heads, 1);
+  EXPECT_EQ(client->GetLayer(created->id())->info().sha256, created->info().sha256);
+  EXPECT_GE(client->ListLayers()->layers.size(), 2u);
+  EXPECT_TRUE(created->Delete().ok());
+  EXPECT_TRUE(client->DeleteLayer(converted->id()).ok());
+  EXPECT_EQ(client::ErrorReason(created->Forward(request).status()),
+            std::string(client::kLayerNotFound));
+}
+
 // Independent of the server's: heads averaged here, in the weights that the oracle reads.
 LayerCase Pooled(const LayerCase& source, int num_kv_heads) {
   LayerCase pooled = source;
@@ -279,8 +346,8 @@ TEST_F(LayerTest, ConversionAveragesTheHeadsOfAGroup) {
     request.set_source_layer_id("convert/source");
     request.set_num_kv_heads(heads);
     v1::ConvertLayerResponse response;
-    const grpc::Status status = LayerStub(shared_server())
-                                    ->ConvertLayer(NewContext().get(), request, &response);
+    const grpc::Status status =
+        LayerStub(shared_server())->ConvertLayer(NewContext().get(), request, &response);
     ASSERT_TRUE(status.ok()) << status.error_message();
     EXPECT_EQ(response.layer().config().num_kv_heads(), heads);
     const v1::Tensor y =

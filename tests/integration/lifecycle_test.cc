@@ -34,7 +34,7 @@ std::string HealthRequest(const std::string& service) {
 }
 
 const char* const kServices[] = {"attention.v1.AttentionService", "attention.v1.SessionService",
-                                 "attention.v1.ServerService"};
+                                 "attention.v1.LayerService", "attention.v1.ServerService"};
 
 TEST(LifecycleTest, ThePortFileTellsTheAddresses) {
   ServerProcess process;

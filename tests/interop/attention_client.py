@@ -7,8 +7,8 @@ import json
 
 import grpc
 import numpy as np
-from attention.v1 import attention_service_pb2_grpc, errors_pb2, server_service_pb2_grpc
-from attention.v1 import session_service_pb2_grpc, tensor_pb2
+from attention.v1 import attention_service_pb2_grpc, errors_pb2, layer_service_pb2_grpc
+from attention.v1 import server_service_pb2_grpc, session_service_pb2_grpc, tensor_pb2
 
 # numpy has no bfloat16: its bits travel in a uint16 array.
 _NUMPY_TYPES = {
@@ -87,6 +87,7 @@ class Client:
         self.channel = grpc.insecure_channel(target, channel_options(timeout_seconds))
         self.attention = attention_service_pb2_grpc.AttentionServiceStub(self.channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self.channel)
+        self.layers = layer_service_pb2_grpc.LayerServiceStub(self.channel)
         self.server = server_service_pb2_grpc.ServerServiceStub(self.channel)
 
     def __enter__(self):

@@ -120,6 +120,7 @@ class RecordedClient(Client):
         super().__init__(target)
         self.attention = _RecordedStub(self.attention, "attention.v1.AttentionService")
         self.sessions = _RecordedStub(self.sessions, "attention.v1.SessionService")
+        self.layers = _RecordedStub(self.layers, "attention.v1.LayerService")
         self.server = _RecordedStub(self.server, "attention.v1.ServerService")
 
 

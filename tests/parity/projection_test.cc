@@ -49,8 +49,7 @@ double Tolerance(const Matrix& x, const Matrix& w, const Matrix& b, DType y_dtyp
       sum += b.at(0, out);
       float rounded = plain;
       StoreElement(&rounded, y_dtype, 0, plain);
-      plain_error =
-          std::max(plain_error, std::abs(LoadElement(&rounded, y_dtype, 0) - sum));
+      plain_error = std::max(plain_error, std::abs(LoadElement(&rounded, y_dtype, 0) - sum));
       largest = std::max(largest, std::abs(sum));
       exact->push_back(sum);
     }
@@ -96,8 +95,12 @@ class ProjectionTest : public ::testing::Test {
 TEST_F(ProjectionTest, IsAsExactAsThePlainComputation) {
   const DType kTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
   std::uint32_t seed = 0;
-  for (const auto& [rows, in, out] : {std::array<int, 3>{1, 64, 64}, {7, 96, 50}, {33, 130, 384},
-                                      {70, 257, 19}, {5, 1, 1}, {300, 64, 300}}) {
+  for (const auto& [rows, in, out] : {std::array<int, 3>{1, 64, 64},
+                                      {7, 96, 50},
+                                      {33, 130, 384},
+                                      {70, 257, 19},
+                                      {5, 1, 1},
+                                      {300, 64, 300}}) {
     for (const DType w_type : kTypes) {
       for (const DType x_type : kTypes) {
         SCOPED_TRACE(::testing::Message() << rows << " x " << in << " x " << out << " of "
@@ -119,8 +122,8 @@ TEST_F(ProjectionTest, IsAsExactAsThePlainComputation) {
 }
 
 TEST_F(ProjectionTest, ARowsBitsDoNotDependOnItsCompany) {
-  for (const auto& [in, out] : {std::array<int, 2>{64, 64}, {576, 960}, {768, 768}, {1000, 96},
-                                {30, 50}, {2048, 272}}) {
+  for (const auto& [in, out] :
+       {std::array<int, 2>{64, 64}, {576, 960}, {768, 768}, {1000, 96}, {30, 50}, {2048, 272}}) {
     SCOPED_TRACE(::testing::Message() << in << " x " << out);
     const Matrix w(out, in, DType::kFloat32, 1), b(1, out, DType::kFloat32, 2);
     const Matrix x(301, in, DType::kFloat32, 3);

@@ -74,8 +74,8 @@ bool IsVisible(const v1::LayerConfig& config, const LayerSequence& sequence, std
 }
 
 template <typename Real>
-Rows<Real> Attend(const v1::LayerConfig& config, const LayerSequence& sequence,
-                  const Rows<Real>& q, const Rows<Real>& k, const Rows<Real>& v) {
+Rows<Real> Attend(const v1::LayerConfig& config, const LayerSequence& sequence, const Rows<Real>& q,
+                  const Rows<Real>& k, const Rows<Real>& v) {
   const int dim_qk = config.head_dim_qk();
   const int dim_v = config.head_dim_v();
   const int group = config.num_q_heads() / config.num_kv_heads();
@@ -167,8 +167,7 @@ LayerCase MakeLayer(const v1::LayerConfig& config, std::uint32_t seed) {
   for (int i = v1::LAYER_TENSOR_NAME_W_Q; i <= v1::LAYER_TENSOR_NAME_B_O; ++i) {
     const auto name = static_cast<v1::LayerTensorName>(i);
     const Shape shape = LayerTensorShape(config, name);
-    const float deviation =
-        shape.size() == 2 ? 1 / std::sqrt(static_cast<float>(shape[1])) : 0.1f;
+    const float deviation = shape.size() == 2 ? 1 / std::sqrt(static_cast<float>(shape[1])) : 0.1f;
     layer.tensors[name] = RandomTensor(config.dtype(), shape, seed * 100 + i, deviation);
   }
   return layer;
@@ -183,7 +182,8 @@ LayerExpectation ExpectForward(const LayerCase& layer, const LayerSequence& sequ
     error = std::max(error, std::abs(Rounded(dtype, plain[i]) - expected.y[i]));
     largest = std::max(largest, std::abs(expected.y[i]));
   }
-  // A small tensor may be computed almost exactly by luck: no less than two roundings of its largest.
+  // A small tensor may be computed almost exactly by luck: no less than two roundings of its
+  // largest.
   error = std::max(error, 0x1p-22 * largest);
   expected.tolerance = 2 * error + EpsilonOf(dtype) * largest;
   return expected;

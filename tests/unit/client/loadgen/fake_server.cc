@@ -267,6 +267,36 @@ void FakeServer::ListSessions(const client::ListSessionsRequest&, const client::
                               client::Callback<client::ListSessionsResult> done) {
   done(absl::UnimplementedError("fake"));
 }
+void FakeServer::CreateLayer(const client::LayerOptions&, const client::CallOptions&,
+                             client::Callback<client::LayerInfo> done) {
+  done(absl::UnimplementedError("CreateLayer"));
+}
+
+void FakeServer::GetLayer(const std::string&, const client::CallOptions&,
+                          client::Callback<client::LayerInfo> done) {
+  done(absl::UnimplementedError("GetLayer"));
+}
+
+void FakeServer::ListLayers(const client::ListLayersRequest&, const client::CallOptions&,
+                            client::Callback<client::ListLayersResult> done) {
+  done(absl::UnimplementedError("ListLayers"));
+}
+
+void FakeServer::DeleteLayer(const std::string&, const client::CallOptions&,
+                             client::StatusCallback done) {
+  done(absl::UnimplementedError("DeleteLayer"));
+}
+
+void FakeServer::ConvertLayer(const client::ConvertLayerRequest&, const client::CallOptions&,
+                              client::Callback<client::LayerInfo> done) {
+  done(absl::UnimplementedError("ConvertLayer"));
+}
+
+void FakeServer::Forward(const client::ForwardRequest&, const client::CallOptions&,
+                         client::Callback<client::ForwardResult> done) {
+  done(absl::UnimplementedError("Forward"));
+}
+
 void FakeServer::Explain(const client::ExplainRequest&, const client::CallOptions&,
                          client::Callback<client::ExplainResult> done) {
   done(absl::UnimplementedError("fake"));

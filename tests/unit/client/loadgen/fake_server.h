@@ -87,6 +87,18 @@ class FakeServer final : public client::Connection {
                   client::Callback<client::SessionInfo> done) override;
   void ListSessions(const client::ListSessionsRequest&, const client::CallOptions&,
                     client::Callback<client::ListSessionsResult> done) override;
+  void CreateLayer(const client::LayerOptions&, const client::CallOptions&,
+                   client::Callback<client::LayerInfo> done) override;
+  void GetLayer(const std::string&, const client::CallOptions&,
+                client::Callback<client::LayerInfo> done) override;
+  void ListLayers(const client::ListLayersRequest&, const client::CallOptions&,
+                  client::Callback<client::ListLayersResult> done) override;
+  void DeleteLayer(const std::string&, const client::CallOptions&,
+                   client::StatusCallback done) override;
+  void ConvertLayer(const client::ConvertLayerRequest&, const client::CallOptions&,
+                    client::Callback<client::LayerInfo> done) override;
+  void Forward(const client::ForwardRequest&, const client::CallOptions&,
+               client::Callback<client::ForwardResult> done) override;
   void Explain(const client::ExplainRequest&, const client::CallOptions&,
                client::Callback<client::ExplainResult> done) override;
 

@@ -75,8 +75,6 @@ TEST(RotaryTest, LinearScalingDividesEveryFrequency) {
   for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_DOUBLE_EQ(scaled[i], plain[i] / 8);
 }
 
-
-
 TEST(RotaryTest, Llama3KeepsShortWavelengthsAndDividesLongOnes) {
   RotaryParams params = Params(RotaryScaling::kLlama3);
   params.dim = 128;

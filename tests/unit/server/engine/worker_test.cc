@@ -297,10 +297,11 @@ class ForwardTest : public WorkerTest {
     SessionStep step = Step(cache, position, num_tokens);
     std::vector<float>& projected = buffers_.emplace_back(num_tokens * kDim, -7.0f);
     std::vector<float>& y = buffers_.emplace_back(num_tokens * kDim, -9.0f);
-    ProjectionTask in{doubling_.get(), num_tokens, step.k.data, DType::kFloat32, kDim,
+    ProjectionTask in{doubling_.get(),  num_tokens,      step.k.data, DType::kFloat32, kDim,
                       projected.data(), DType::kFloat32, kDim};
-    ProjectionTask out{doubling_.get(), num_tokens, step.attend.o.data, DType::kFloat32, kDim,
-                       y.data(), DType::kFloat32, kDim};
+    ProjectionTask out{doubling_.get(), num_tokens, step.attend.o.data,
+                       DType::kFloat32, kDim,       y.data(),
+                       DType::kFloat32, kDim};
     step.k.data = step.v.data = step.attend.q.data = projected.data();
     auto request = Request({step});
     request->inputs.push_back({in, 0});

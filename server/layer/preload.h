@@ -1,0 +1,24 @@
+// Layers that a server has from its start, from .safetensors files.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "server/layer/layer_table.h"
+
+namespace attention::server {
+
+struct PreloadedLayer {
+  std::string tenant = "default";
+  std::string layer_id;
+  LayerSpec spec;  // dtype is the file's
+  std::string file;
+  std::map<LayerTensor, std::string> tensors;  // names in the file
+};
+
+// Registers the layer. What is wrong with its file or its spec names the layer.
+absl::Status Preload(const PreloadedLayer& layer, LayerTable& table);
+
+}  // namespace attention::server

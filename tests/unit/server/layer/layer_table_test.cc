@@ -1,0 +1,184 @@
+#include "server/layer/layer_table.h"
+
+#include <gmock/gmock.h>
+
+#include "kernels/reference/reference_projection.h"
+#include "server/base/error_reason.h"
+#include "server/layer/convert.h"
+#include "tests/support/fake_clock.h"
+
+namespace attention::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+LayerSpec Spec(int num_kv_heads = 4, DType dtype = DType::kFloat32) {
+  LayerSpec spec;
+  spec.dtype = dtype;
+  spec.model_dim = 6;
+  spec.output_dim = 5;
+  spec.attention.num_q_heads = 4;
+  spec.attention.num_kv_heads = num_kv_heads;
+  spec.attention.head_dim_qk = 3;
+  spec.attention.head_dim_v = 2;
+  spec.attention.softmax_scale = 1;
+  return spec;
+}
+
+std::vector<std::int64_t> WireShape(const LayerSpec& spec, LayerTensor tensor) {
+  const LayerTensorShape shape = ShapeOf(spec, tensor);
+  if (IsBias(tensor)) return {shape.out_features};
+  return {shape.out_features, shape.in_features};
+}
+
+// Element i of tensor t is t + i / 64, which every dtype holds for the first dozens.
+LayerTensors Tensors(const LayerSpec& spec, bool has_biases = true, float first = 0) {
+  LayerTensors tensors(spec);
+  for (int t = 0; t < kNumLayerTensors; ++t) {
+    const auto tensor = static_cast<LayerTensor>(t);
+    if (IsBias(tensor) && !has_biases) continue;
+    const std::int64_t count = ShapeOf(spec, tensor).elements();
+    std::string bytes(count * DTypeBytes(spec.dtype), '\0');
+    for (std::int64_t i = 0; i < count; ++i) {
+      StoreElement(bytes.data(), spec.dtype, i, static_cast<float>(t) + i / 64.0f);
+    }
+    if (t == 0) StoreElement(bytes.data(), spec.dtype, 0, first);
+    EXPECT_TRUE(tensors.Begin(tensor, spec.dtype, WireShape(spec, tensor), bytes).ok());
+  }
+  return tensors;
+}
+
+class LayerTableTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::shared_ptr<const Layer>> Create(LayerTable& table, const std::string& id,
+                                                      const LayerTensors& tensors,
+                                                      const std::string& tenant = "a") {
+    const LayerTable::NewLayer layer{tenant, id, tensors.spec()};
+    auto reservation = table.Reserve(layer);
+    if (!reservation.ok()) return reservation.status();
+    return table.Create(layer, tensors, *std::move(reservation));
+  }
+  static std::string ReasonOf(const absl::Status& status) {
+    const auto detail = GetErrorDetail(status);
+    return detail ? detail->reason : "";
+  }
+
+  FakeClock clock_;
+  std::unique_ptr<ProjectionBackend> projections_ = reference::MakeReferenceProjections();
+  LayerTable table_{projections_.get(), {1 << 20, 3}, clock_};
+};
+
+TEST_F(LayerTableTest, WeightsAreCountedOnceAndUntilNobodyHoldsThem) {
+  const LayerTensors tensors = Tensors(Spec());
+  auto first = *Create(table_, "1", tensors);
+  const std::int64_t bytes = table_.weight_bytes();
+  EXPECT_EQ(bytes, static_cast<std::int64_t>(first->weights->bytes()));
+  auto same = *Create(table_, "2", tensors);
+  EXPECT_EQ(same->weights, first->weights);
+  EXPECT_EQ(table_.weight_bytes(), bytes);
+  auto other = *Create(table_, "3", Tensors(Spec(), true, 7));
+  EXPECT_NE(other->weights, first->weights);
+  EXPECT_EQ(table_.weight_bytes(), 2 * bytes);
+  other.reset();
+  for (const char* id : {"1", "2", "3"}) table_.Delete("a", id);
+  EXPECT_EQ(table_.num_layers(), 0);
+  EXPECT_EQ(table_.weight_bytes(), bytes) << "first and same are still held";
+  first.reset();
+  same.reset();
+  EXPECT_EQ(table_.weight_bytes(), 0);
+}
+
+TEST_F(LayerTableTest, AReservationIsGivenBack) {
+  {
+    auto reservation = table_.Reserve({"a", "", Spec()});
+    ASSERT_TRUE(reservation.ok());
+    EXPECT_GT(table_.weight_bytes(), 0);
+  }
+  EXPECT_EQ(table_.weight_bytes(), 0);
+}
+
+TEST_F(LayerTableTest, LayersWithTheSameBytesInOtherShapesDoNotShare) {
+  LayerSpec wide = Spec();
+  wide.attention.head_dim_qk = 2;
+  wide.attention.head_dim_v = 3;
+  LayerTensors a(Spec()), b(wide);
+  for (int t = 0; t < kNumLayerTensors; ++t) {
+    const auto tensor = static_cast<LayerTensor>(t);
+    if (IsBias(tensor)) continue;
+    a.Set(tensor, std::string(ShapeOf(Spec(), tensor).elements() * 4, '\0'));
+    b.Set(tensor, std::string(ShapeOf(wide, tensor).elements() * 4, '\0'));
+  }
+  EXPECT_NE((*Create(table_, "a", a))->weights, (*Create(table_, "b", b))->weights);
+}
+
+TEST_F(LayerTableTest, BoundsAreKept) {
+  LayerTable small(projections_.get(), {100, 3}, clock_);
+  const auto refused = small.Reserve({"a", "x", Spec()});
+  EXPECT_EQ(ReasonOf(refused.status()), "LAYER_BYTES_EXHAUSTED");
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("expected at most the 100"));
+  for (const char* id : {"1", "2", "3"}) ASSERT_TRUE(Create(table_, id, Tensors(Spec())).ok());
+  EXPECT_EQ(ReasonOf(Create(table_, "4", Tensors(Spec())).status()), "QUOTA_EXCEEDED");
+  EXPECT_TRUE(Create(table_, "1", Tensors(Spec())).ok()) << "it is there already";
+  EXPECT_TRUE(Create(table_, "4", Tensors(Spec()), "b").ok()) << "another tenant";
+  LayerTable none(nullptr, {100, 3}, clock_);
+  EXPECT_EQ(none.Reserve({"a", "x", Spec()}).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(LayerTableTest, NamesAreATenantsOwn) {
+  ASSERT_TRUE(Create(table_, "x/y-1", Tensors(Spec())).ok());
+  EXPECT_EQ(ReasonOf(table_.Find("b", "x/y-1").status()), "LAYER_NOT_FOUND");
+  EXPECT_EQ(Create(table_, "x/y-1", Tensors(Spec(), false)).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(table_.List("a", "", 10).size(), 1u);
+  EXPECT_TRUE(table_.List("b", "", 10).empty());
+  EXPECT_TRUE(table_.List("a", "x/y-1", 10).empty());
+  EXPECT_EQ(table_.Reserve({"a", "no blanks", Spec()}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(table_.Reserve({"a", std::string(129, 'x'), Spec()}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(LayerTableTest, WeightsUnpackToWhatWasUploaded) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    LayerSpec cross = Spec(2, dtype);
+    cross.context_dim = 7;
+    for (const LayerSpec& spec : {Spec(2, dtype), cross}) {
+      const LayerTensors tensors = Tensors(spec, dtype != DType::kFloat16);
+      const auto weights = *LayerWeights::Pack(*projections_, tensors);
+      EXPECT_EQ(weights->Unpack(spec).Hash(), tensors.Hash());
+    }
+  }
+}
+
+TEST_F(LayerTableTest, ConversionAveragesGroupsAndRefusesWhatDoesNotDivide) {
+  const LayerTensors source = Tensors(Spec());
+  const LayerTensors pooled = *MeanPoolHeads(source, 2);
+  EXPECT_EQ(pooled.spec().attention.num_kv_heads, 2);
+  const std::string& from = source.bytes(LayerTensor::kWk);
+  const std::string& to = pooled.bytes(LayerTensor::kWk);
+  ASSERT_EQ(to.size() * 2, from.size());
+  constexpr int kHead = 3 * 6;  // elements of a head's rows of w_k
+  for (int i = 0; i < 2 * kHead; ++i) {
+    const int first = i / kHead * 2 * kHead + i % kHead;
+    const float mean = (LoadElement(from.data(), DType::kFloat32, first) +
+                        LoadElement(from.data(), DType::kFloat32, first + kHead)) /
+                       2;
+    EXPECT_EQ(LoadElement(to.data(), DType::kFloat32, i), mean) << i;
+  }
+  EXPECT_EQ(pooled.bytes(LayerTensor::kWq), source.bytes(LayerTensor::kWq));
+  EXPECT_EQ(pooled.bytes(LayerTensor::kBk).size(), 2u * 3 * 4);
+  EXPECT_EQ(MeanPoolHeads(source, 4)->Hash(), source.Hash()) << "the identity";
+  for (const int heads : {0, -2, 3, 8}) {
+    EXPECT_EQ(MeanPoolHeads(source, heads).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(LayerTensorsTest, HashIsThatOfTheBytesInOrder) {
+  // SHA-256 of nothing.
+  EXPECT_EQ(Sha256({}).substr(0, 4), "\xe3\xb0\xc4\x42");
+  EXPECT_EQ(Sha256({"ab", "c"}), Sha256({"abc"}));
+  EXPECT_EQ(Sha256({"abc"}).substr(0, 4), "\xba\x78\x16\xbf");
+}
+
+}  // namespace
+}  // namespace attention::server
