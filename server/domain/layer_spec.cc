@@ -8,9 +8,9 @@ namespace attention::server {
 namespace {
 
 absl::Status CheckDim(absl::string_view field, std::int64_t value) {
-  if (value >= 1 && value <= kMaxModelDim) return absl::OkStatus();
+  if (value >= 1 && value <= kMaxLayerColumns) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", value, ", expected 1 to ", kMaxModelDim));
+      absl::StrCat(field, " is ", value, ", expected 1 to ", kMaxLayerColumns));
 }
 
 bool AreEqual(const AttentionParams& a, const AttentionParams& b) {
@@ -40,6 +40,8 @@ absl::Status ValidateLayerSpec(const LayerSpec& spec) {
   if (spec.context_dim != 0) ATTENTION_RETURN_IF_ERROR(CheckDim("context_dim", spec.context_dim));
   ATTENTION_RETURN_IF_ERROR(CheckDim("output_dim", spec.output_dim));
   ATTENTION_RETURN_IF_ERROR(ValidateParams(spec.attention));
+  ATTENTION_RETURN_IF_ERROR(CheckDim("num_q_heads * head_dim_qk", spec.q_columns()));
+  ATTENTION_RETURN_IF_ERROR(CheckDim("num_q_heads * head_dim_v", spec.o_columns()));
   if (!spec.rotary) return absl::OkStatus();
   if (spec.is_cross()) {
     return absl::InvalidArgumentError(

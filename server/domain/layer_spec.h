@@ -19,8 +19,9 @@ inline constexpr bool IsBias(LayerTensor tensor) { return tensor >= LayerTensor:
 // "w_q"
 absl::string_view LayerTensorName(LayerTensor tensor);
 
-// Columns of x, of a context and of the output stay below this.
-inline constexpr int kMaxModelDim = 1 << 20;
+// Columns of x, of a context, of the output, and of all query or value heads together are at most
+// so many: twice those of the largest models.
+inline constexpr int kMaxLayerColumns = 1 << 16;
 
 struct LayerSpec {
   DType dtype = DType::kFloat32;  // of the weights

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -317,12 +318,21 @@ class ForwardBuilder {
     }
   }
 
+  // Weights are read once for all sequences of a batch, of whichever request: charged once a
+  // request, as if sixteen shared the pass. Charged in full, they would keep those who could share
+  // them in different batches.
+  double WeightBytes(const PackedProjection& projection) {
+    constexpr double kSharers = 16;
+    if (!counted_.insert(&projection).second) return 0;
+    return static_cast<double>(projection.bytes()) / kSharers;
+  }
+
   void CountProjection(const ProjectionTask& task) {
     const auto rows = static_cast<double>(task.num_rows);
     const auto in = static_cast<double>(task.projection->in_features());
     const auto out = static_cast<double>(task.projection->out_features());
     decoded_.work.flops += 2 * rows * in * out;
-    decoded_.work.kv_bytes += static_cast<double>(task.projection->bytes());
+    decoded_.work.kv_bytes += WeightBytes(*task.projection);
     decoded_.work.io_bytes += rows * (in * static_cast<double>(DTypeBytes(task.x_dtype)) +
                                       out * static_cast<double>(DTypeBytes(task.y_dtype)));
   }
@@ -368,6 +378,7 @@ class ForwardBuilder {
   float* attended_ = nullptr;           // [x rows, num_q_heads * head_dim_v]
   std::int64_t x_row_ = 0;
   std::int64_t kv_row_ = 0;
+  std::set<const PackedProjection*> counted_;
   DecodedForward decoded_;
 };
 

@@ -103,6 +103,10 @@ TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {
   };
   EXPECT_THAT(upload([](auto& c) { c.set_model_dim(0); }),
               FailsWith(kInvalid, "model_dim is 0, expected 1 to"));
+  EXPECT_THAT(upload([](auto& c) { c.set_output_dim(65537); }),
+              FailsWith(kInvalid, "output_dim is 65537, expected 1 to 65536"));
+  EXPECT_THAT(upload([](auto& c) { c.set_num_q_heads(65536); }),
+              FailsWith(kInvalid, "num_q_heads * head_dim_qk is"));
   EXPECT_THAT(upload([](auto& c) { c.set_context_dim(-1); }),
               FailsWith(kInvalid, "context_dim is"));
   EXPECT_THAT(upload([](auto& c) { c.set_num_kv_heads(3); }), FailsWith(kInvalid, "num_kv_heads"));
@@ -244,7 +248,7 @@ TEST_F(BadLayerTest, GroupCountsThatDoNotDivideAreRefused) {
 
 TEST_F(BadLayerTest, ThereIsRoomForSoManyBytesAndLayers) {
   TestServer server([](server::ServerConfig& config) {
-    config.layer_capacity_bytes = 100 << 10;
+    config.layer_capacity_bytes = 80 << 10;
     config.max_layers_per_tenant = 2;
   });
   MustCreateLayer(server, layer_, "1");
