@@ -36,6 +36,7 @@ RecoveringBackend::RecoveringBackend(BackendMaker maker, std::shared_ptr<Attenti
     : maker_(std::move(maker)),
       info_(backend->info()),
       memory_outlives_(backend->memory().outlives_backend()),
+      has_projections_(backend->projections() != nullptr),
       ceilings_(backend->Ceilings()),
       backend_(std::move(backend)) {}
 
@@ -107,6 +108,22 @@ absl::StatusOr<RunState> RecoveringBackend::Run(AttentionPlan& plan,
 absl::Status RecoveringBackend::AppendKv(std::span<const KvAppendTask> tasks) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
   return backend->AppendKv(tasks);
+}
+
+absl::StatusOr<std::shared_ptr<const PackedProjection>> RecoveringBackend::Projections::Pack(
+    std::int64_t in_features, std::span<const ProjectionPart> parts) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, owner_.Usable());
+  return backend->projections()->Pack(in_features, parts);
+}
+
+std::size_t RecoveringBackend::Projections::PackedBytes(std::int64_t in_features,
+                                                        std::int64_t out_features) const {
+  return owner_.Current()->projections()->PackedBytes(in_features, out_features);
+}
+
+absl::Status RecoveringBackend::Projections::Project(std::span<const ProjectionTask> tasks) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, owner_.Usable());
+  return backend->projections()->Project(tasks);
 }
 
 absl::Status RecoveringBackend::RunWeights(const WeightsTask& task) {

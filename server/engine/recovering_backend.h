@@ -50,8 +50,22 @@ class RecoveringBackend final : public AttentionBackend {
   absl::StatusOr<RunState> Run(AttentionPlan& plan, const std::atomic<bool>* should_yield) override;
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
   absl::Status RunWeights(const WeightsTask& task) override;
+  ProjectionBackend* projections() override { return has_projections_ ? &projections_ : nullptr; }
 
  private:
+  // Those of the present backend. What one has packed outlives it as its memory does.
+  class Projections final : public ProjectionBackend {
+   public:
+    explicit Projections(const RecoveringBackend& owner) : owner_(owner) {}
+    absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
+        std::int64_t in_features, std::span<const ProjectionPart> parts) override;
+    std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const override;
+    absl::Status Project(std::span<const ProjectionTask> tasks) override;
+
+   private:
+    const RecoveringBackend& owner_;
+  };
+
   class Memory final : public MemoryAllocator {
    public:
     explicit Memory(const RecoveringBackend& owner) : owner_(owner) {}
@@ -71,8 +85,10 @@ class RecoveringBackend final : public AttentionBackend {
 
   const BackendMaker maker_;
   Memory memory_{*this};
+  Projections projections_{*this};
   const BackendInfo info_;
   const bool memory_outlives_;
+  const bool has_projections_;
   const DeviceCeilings ceilings_;
 
   mutable Mutex mutex_;

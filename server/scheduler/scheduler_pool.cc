@@ -16,6 +16,22 @@ struct Part {
   std::vector<std::size_t> indices;  // of its steps in the whole
 };
 
+// Gives each projection to the part that has its step.
+void CutProjections(const std::vector<RequestProjection>& whole,
+                    std::vector<RequestProjection> AttentionRequest::*projections,
+                    std::map<int, Part>& parts) {
+  for (auto& [device, part] : parts) {
+    for (const RequestProjection& projection : whole) {
+      const auto index = std::find(part.indices.begin(), part.indices.end(),
+                                   static_cast<std::size_t>(projection.step));
+      if (index == part.indices.end()) continue;
+      (part.request.get()->*projections).push_back(projection);
+      (part.request.get()->*projections).back().step =
+          static_cast<int>(index - part.indices.begin());
+    }
+  }
+}
+
 // Work and bytes of a request are known for all its steps together; a part counts by its steps.
 std::map<int, Part> Cut(AttentionRequest& whole) {
   const auto num_steps = static_cast<double>(whole.steps.size());
@@ -29,10 +45,13 @@ std::map<int, Part> Cut(AttentionRequest& whole) {
       part.request->arrival = whole.arrival;
       part.request->deadline = whole.deadline;
       part.request->is_cancelled = whole.is_cancelled;
+      part.request->projections_owner = whole.projections_owner;
     }
     part.request->steps.push_back(std::move(whole.steps[i]));
     part.indices.push_back(i);
   }
+  CutProjections(whole.inputs, &AttentionRequest::inputs, parts);
+  CutProjections(whole.outputs, &AttentionRequest::outputs, parts);
   for (auto& [device, part] : parts) {
     const double share = static_cast<double>(part.indices.size()) / num_steps;
     part.request->work = whole.work * share;

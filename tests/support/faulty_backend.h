@@ -58,6 +58,7 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
     return real_->AppendKv(tasks);
   }
   absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
+  ProjectionBackend* projections() override { return real_->projections(); }
 
  private:
   void* Allocate(std::size_t bytes) override { return real_->memory().Allocate(bytes); }

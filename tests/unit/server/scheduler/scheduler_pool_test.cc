@@ -4,6 +4,9 @@
 
 #include <map>
 #include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
 
 #include "server/base/error_reason.h"
 #include "tests/support/fake_clock.h"
@@ -20,6 +23,14 @@ class EchoExecutor final : public BatchExecutor {
     {
       MutexLock lock(&mutex_);
       ++num_batches_;
+      for (const auto& request : batch.requests) {
+        for (const auto* list : {&request->inputs, &request->outputs}) {
+          for (const RequestProjection& projection : *list) {
+            projections_.push_back(
+                absl::StrCat(projection.task.num_rows, " for ", projection.step));
+          }
+        }
+      }
       changed_.NotifyAll();
       changed_.Await(&mutex_, [this] { return is_open_; });
     }
@@ -49,6 +60,11 @@ class EchoExecutor final : public BatchExecutor {
     MutexLock lock(&mutex_);
     changed_.Await(&mutex_, [this] { return num_batches_ > 0; });
   }
+  // Rows and step of each projection that came.
+  std::vector<std::string> projections() {
+    MutexLock lock(&mutex_);
+    return projections_;
+  }
   int num_batches() {
     MutexLock lock(&mutex_);
     return num_batches_;
@@ -62,6 +78,7 @@ class EchoExecutor final : public BatchExecutor {
   CondVar changed_;
   bool is_open_ = true;
   int num_batches_ = 0;
+  std::vector<std::string> projections_;
 };
 
 class SchedulerPoolTest : public ::testing::Test {
@@ -149,6 +166,22 @@ TEST_F(SchedulerPoolTest, StepsOfSeveralDevicesComeTogetherInTheirOrder) {
   EXPECT_TRUE(result.status.ok());
   EXPECT_THAT(Positions(result), ElementsAre(0, 1, 2, 3));
   EXPECT_EQ(result.timing.compute, absl::Milliseconds(7)) << "the slowest part's";
+}
+
+TEST_F(SchedulerPoolTest, ProjectionsGoWithTheirStep) {
+  auto request = Request({0, 1, 1});
+  for (const int step : {2, 0, 1}) {
+    ProjectionTask task;
+    task.num_rows = 10 + step;
+    request->inputs.push_back({task, step});
+    task.num_rows = 20 + step;
+    request->outputs.push_back({task, step});
+  }
+  ASSERT_TRUE(pool_->Submit(request).ok());
+  EXPECT_THAT(Positions(Result()), ElementsAre(0, 1, 2));
+  EXPECT_THAT(executors_[0].projections(), ElementsAre("10 for 0", "20 for 0"));
+  EXPECT_THAT(executors_[1].projections(),
+              ElementsAre("12 for 1", "11 for 0", "22 for 1", "21 for 0"));
 }
 
 TEST_F(SchedulerPoolTest, APartThatFailsLeavesTheOthersStepsAlone) {
