@@ -124,7 +124,7 @@ class ServerAppImpl final : public ServerApp {
       : config_(config),
         instruments_(std::move(instruments)),
         devices_(std::move(devices)),
-        buffers_(devices_[0]->backend().memory(), kMaxIdleBufferBytes),
+        buffers_(devices_[0]->backend().host_memory(), kMaxIdleBufferBytes),
         caches_(PlacesOf(devices_), config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
                   SessionLimits(config), caches_, clock_, metrics_),

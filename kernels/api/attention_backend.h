@@ -68,7 +68,10 @@ class AttentionBackend {
   virtual ~AttentionBackend() = default;
 
   virtual const BackendInfo& info() const = 0;
+  // For KV pages. What a device alone can read and write must not be touched by the host.
   virtual MemoryAllocator& memory() = 0;
+  // For tensors of tasks: the host's memory, from which and to which the backend copies fastest.
+  virtual MemoryAllocator& host_memory() { return memory(); }
 
   // OK, or UNIMPLEMENTED with the reason.
   virtual absl::Status Supports(const AttentionParams& params) const = 0;
