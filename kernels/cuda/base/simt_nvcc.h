@@ -1,0 +1,124 @@
+// The words of simt.h as instructions of sm_80 and newer.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/api/dtype.h"
+
+#define ATTENTION_DEVICE __device__ __forceinline__
+
+namespace attention::cuda {
+
+ATTENTION_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
+ATTENTION_DEVICE int BlockIndex() { return static_cast<int>(blockIdx.x); }
+
+ATTENTION_DEVICE void SyncThreads() { __syncthreads(); }
+// Also a barrier: whether any thread of the block says so.
+ATTENTION_DEVICE bool SyncThreadsOr(bool value) { return __syncthreads_or(value) != 0; }
+
+ATTENTION_DEVICE float ShuffleXor(float value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+ATTENTION_DEVICE std::uint32_t ShuffleXor(std::uint32_t value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+// Copies 16 bytes from global to shared memory, or writes zeros and reads nothing. The bytes are
+// there for the calling thread after WaitCopies, for others after a barrier beyond it.
+ATTENTION_DEVICE void CopyAsync16(void* shared, const void* global, bool is_wanted) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = is_wanted ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+ATTENTION_DEVICE void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most kNewest of the committed groups are under way.
+template <int kNewest>
+ATTENTION_DEVICE void WaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kNewest) : "memory");
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8 (16-byte aligned).
+ATTENTION_DEVICE void LoadMatrix4(std::uint32_t (&out)[4], const void* shared) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+ATTENTION_DEVICE void LoadMatrix4Transposed(std::uint32_t (&out)[4], const void* shared) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(address)
+               : "memory");
+}
+
+// c += a b, of the type kType, accumulated in float32.
+template <DType kType>
+ATTENTION_DEVICE void Mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                          std::uint32_t b1) {
+  if constexpr (kType == DType::kBFloat16) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// Two floats, rounded to nearest even, as a pair; `low` at the lower address.
+template <DType kType>
+ATTENTION_DEVICE std::uint32_t PackPair(float low, float high) {
+  std::uint32_t pair;
+  if constexpr (kType == DType::kBFloat16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+}
+
+ATTENTION_DEVICE std::uint32_t BitsOf(float value) { return __float_as_uint(value); }
+ATTENTION_DEVICE float FloatOf(std::uint32_t bits) { return __uint_as_float(bits); }
+ATTENTION_DEVICE float HalfToFloat(std::uint16_t bits) {
+  return __half2float(__ushort_as_half(bits));
+}
+ATTENTION_DEVICE std::uint16_t FloatToHalf(float value) {
+  return __half_as_ushort(__float2half_rn(value));
+}
+// To nearest, ties to even.
+ATTENTION_DEVICE int RoundToInt(float value) { return __float2int_rn(value); }
+
+// 2^x within 2 ulp (PTX: 2^-22.5 relative), exactly 1 at 0 and 0 at minus infinity.
+ATTENTION_DEVICE float Exp2Fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ATTENTION_DEVICE float Exp2(float x) { return exp2f(x); }
+ATTENTION_DEVICE float Log(float x) { return logf(x); }
+ATTENTION_DEVICE float Tanh(float x) { return tanhf(x); }
+// One rounding, and none that the compiler adds elsewhere (-fmad=false).
+ATTENTION_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+ATTENTION_DEVICE std::uint32_t AtomicAdd(std::uint32_t* address, std::uint32_t value) {
+  return atomicAdd(address, value);
+}
+// What the calling thread wrote to global memory before is seen by whoever sees what it writes
+// after.
+ATTENTION_DEVICE void ThreadFence() { __threadfence(); }
+// Reads what other blocks wrote, past the caches that blocks do not share.
+ATTENTION_DEVICE float LoadFromOtherBlock(const float* address) { return __ldcg(address); }
+
+}  // namespace attention::cuda

@@ -1,0 +1,292 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/validate.h"
+#include "kernels/cuda/plan.h"
+#include "kernels/cuda/run_memory.h"
+#include "kernels/cuda/staging.h"
+
+namespace attention::cuda {
+namespace {
+
+// Where the parts of an append's upload lie.
+struct AppendPlaces {
+  std::size_t k, v, pages;
+};
+
+class CudaBackend final : public AttentionBackend {
+ public:
+  CudaBackend(std::shared_ptr<Device> device, const CudaBackendOptions& options)
+      : device_(std::move(device)),
+        options_(options),
+        info_{.name = "cuda",
+              .device = device_->properties().name,
+              .isa = device_->properties().architecture,
+              .num_threads = device_->properties().num_multiprocessors} {}
+
+  const BackendInfo& info() const override { return info_; }
+  MemoryAllocator& memory() override { return device_->memory(); }
+  MemoryAllocator& host_memory() override { return device_->host_memory(); }
+
+  absl::Status Supports(const AttentionParams& params) const override {
+    const absl::Status status = ValidateParams(params);
+    return status.ok() ? status : absl::UnimplementedError(status.message());
+  }
+
+  KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
+    return {page_size, static_cast<std::size_t>(MakePageLayout(geometry, page_size).page_bytes)};
+  }
+
+  std::string KernelName(const AttentionTask& task) const override {
+    return absl::StrCat("cuda/", info_.isa, "/", KernelIdName(ChooseKernel(task)),
+                        IsSplit(task) ? absl::StrCat("/ranges", RangeKeysOf(task)) : "");
+  }
+
+  const DeviceCeilings& Ceilings() override {
+    if (!ceilings_.has_value()) ceilings_ = device_->MeasureCeilings();
+    return *ceilings_;
+  }
+
+  absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
+      std::span<const AttentionTask> tasks) override {
+    auto plan = MakeCudaPlan(tasks, options_.step_flops);
+    if (!plan.ok()) return plan.status();
+    return std::unique_ptr<AttentionPlan>(std::move(*plan));
+  }
+
+  absl::StatusOr<RunState> Run(AttentionPlan& base_plan,
+                               const std::atomic<bool>* should_yield) override {
+    auto& plan = static_cast<CudaPlan&>(base_plan);
+    absl::StatusOr<RunState> state = Advance(plan, should_yield);
+    if (!state.ok() || *state == RunState::kDone) {
+      Retire(std::move(plan.memory));
+      plan.next_step = 0;
+    }
+    return state;
+  }
+
+  absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
+
+  absl::Status RunWeights(const WeightsTask& task) override {
+    auto made = MakeWeightsPlan(task);
+    if (!made.ok()) return made.status();
+    CudaPlan& plan = **made;
+    if (plan.probes.empty()) return absl::OkStatus();
+    const absl::StatusOr<RunState> state = Advance(plan, nullptr);
+    if (state.ok()) {
+      const PlannedTask& planned = plan.tasks.front();
+      const std::int64_t floats = (planned.weights_q_end - planned.weights_q_begin) *
+                                  planned.task.params.num_q_heads * planned.task.kv_len;
+      std::memcpy(task.weights, plan.memory->host_results.data() + planned.weights,
+                  floats * sizeof(float));
+    }
+    Retire(std::move(plan.memory));
+    return state.status();
+  }
+
+ private:
+  // --- Runs ---
+
+  absl::StatusOr<RunState> Advance(CudaPlan& plan, const std::atomic<bool>* should_yield) {
+    if (plan.memory == nullptr) {
+      if (absl::Status status = Begin(plan); !status.ok()) return status;
+    }
+    while (plan.next_step < plan.steps.size()) {
+      const std::size_t end = should_yield != nullptr ? plan.next_step + 1 : plan.steps.size();
+      if (absl::Status status = LaunchSteps(plan, end); !status.ok()) return status;
+      if (should_yield == nullptr || plan.next_step == plan.steps.size()) break;
+      if (absl::Status status = device_->Synchronize(); !status.ok()) return status;
+      if (should_yield->load(std::memory_order_relaxed)) return RunState::kYielded;
+    }
+    if (absl::Status status = Collect(plan); !status.ok()) return status;
+    plan.flops_done = plan.flops;
+    return RunState::kDone;
+  }
+
+  absl::Status Begin(CudaPlan& plan) {
+    plan.flops_done = 0;
+    plan.memory = Lease();
+    RunMemory& memory = *plan.memory;
+    absl::Status status = memory.Reserve(plan.upload_bytes, plan.scratch_bytes, plan.result_bytes);
+    if (!status.ok() || plan.steps.empty()) return status;
+    FillUpload(plan, memory);
+    status =
+        device_->CopyToDevice(memory.upload.data(), memory.host_upload.data(), plan.upload_bytes);
+    if (!status.ok() || plan.num_counters == 0) return status;
+    return device_->Zero(memory.scratch.data() + plan.counters,
+                         plan.num_counters * sizeof(std::uint32_t));
+  }
+
+  // Steps [next_step, end); neighbours of one kernel become one launch.
+  absl::Status LaunchSteps(CudaPlan& plan, std::size_t end) {
+    while (plan.next_step < end) {
+      LaunchStep step = plan.steps[plan.next_step++];
+      while (plan.next_step < end && plan.steps[plan.next_step].kernel == step.kernel) {
+        const LaunchStep& next = plan.steps[plan.next_step++];
+        step.num_items += next.num_items;
+        step.flops += next.flops;
+      }
+      if (absl::Status status = LaunchOne(plan, step); !status.ok()) return status;
+      plan.flops_done = std::min(plan.flops, plan.flops_done + step.flops);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status LaunchOne(const CudaPlan& plan, const LaunchStep& step) {
+    const char* upload = plan.memory->upload.data();
+    const auto* tasks = reinterpret_cast<const DeviceTask*>(upload + plan.device_tasks);
+    const auto blocks = static_cast<int>(step.num_items);
+    if (step.kernel.family == KernelFamily::kAppend) {
+      const auto* items = reinterpret_cast<const AppendItem*>(upload + plan.device_append_items);
+      return device_->Launch(
+          step.kernel, blocks,
+          AppendArguments{reinterpret_cast<const DeviceAppend*>(upload + plan.device_appends),
+                          items + step.first_item});
+    }
+    if (step.kernel.family == KernelFamily::kProbe) {
+      const auto* items = reinterpret_cast<const ProbeItem*>(upload + plan.device_probes);
+      return device_->Launch(step.kernel, blocks, ProbeArguments{tasks, items + step.first_item});
+    }
+    char* scratch = plan.memory->scratch.data();
+    const auto* items = reinterpret_cast<const WorkItem*>(upload + plan.device_items);
+    return device_->Launch(
+        step.kernel, blocks,
+        AttendArguments{tasks, items + step.first_item,
+                        reinterpret_cast<float*>(scratch + plan.partials),
+                        reinterpret_cast<std::uint32_t*>(scratch + plan.counters)});
+  }
+
+  absl::Status Collect(CudaPlan& plan) {
+    RunMemory& memory = *plan.memory;
+    if (plan.result_bytes > 0) {
+      absl::Status status =
+          device_->CopyToHost(memory.host_results.data(), memory.results.data(), plan.result_bytes);
+      if (!status.ok()) return status;
+    }
+    if (absl::Status status = device_->Synchronize(); !status.ok()) return status;
+    DeliverResults(plan, memory);
+    return absl::OkStatus();
+  }
+
+  // --- Memory ---
+
+  std::unique_ptr<RunMemory> Lease() {
+    if (idle_.empty()) return std::make_unique<RunMemory>(device_);
+    std::unique_ptr<RunMemory> memory = std::move(idle_.back());
+    idle_.pop_back();
+    return memory;
+  }
+
+  void Retire(std::unique_ptr<RunMemory> memory) {
+    constexpr std::size_t kMaxIdle = 2;
+    if (memory != nullptr && idle_.size() < kMaxIdle) idle_.push_back(std::move(memory));
+  }
+
+  // --- Appends ---
+
+  static DeviceAppend DescribeAppend(const KvAppendTask& task);
+  absl::Status RunAppends(std::span<const KvAppendTask> tasks, const std::vector<AppendItem>& items,
+                          RunMemory& memory);
+
+  std::shared_ptr<Device> device_;
+  const CudaBackendOptions options_;
+  const BackendInfo info_;
+  std::vector<std::unique_ptr<RunMemory>> idle_;
+  std::optional<DeviceCeilings> ceilings_;
+};
+
+DeviceAppend CudaBackend::DescribeAppend(const KvAppendTask& task) {
+  DeviceAppend append;
+  append.num_kv_heads = task.geometry.num_kv_heads;
+  append.head_dim_qk = task.geometry.head_dim_qk;
+  append.head_dim_v = task.geometry.head_dim_v;
+  append.dtype = task.geometry.dtype;
+  append.k_dtype = GatheredType(task.k, task.k_pieces);
+  append.v_dtype = GatheredType(task.v, task.v_pieces);
+  append.layout = MakePageLayout(task.geometry, task.destination.page_size);
+  append.position = task.position % task.destination.page_size;
+  return append;
+}
+
+absl::Status CudaBackend::AppendKv(std::span<const KvAppendTask> tasks) {
+  std::vector<AppendItem> items;
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    if (absl::Status status = ValidateAppend(tasks[i]); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
+    }
+    AddAppendItems(static_cast<int>(i), tasks[i].geometry.num_kv_heads, tasks[i].num_tokens,
+                   &items);
+  }
+  if (items.empty()) return absl::OkStatus();
+  std::unique_ptr<RunMemory> memory = Lease();
+  const absl::Status status = RunAppends(tasks, items, *memory);
+  Retire(std::move(memory));
+  return status;
+}
+
+absl::Status CudaBackend::RunAppends(std::span<const KvAppendTask> tasks,
+                                     const std::vector<AppendItem>& items, RunMemory& memory) {
+  Places upload;
+  std::vector<AppendPlaces> places;
+  for (const KvAppendTask& task : tasks) {
+    const std::int64_t rows = task.num_tokens * task.geometry.num_kv_heads;
+    const std::size_t k_bytes =
+        rows * task.geometry.head_dim_qk * DTypeBytes(GatheredType(task.k, task.k_pieces));
+    const std::size_t v_bytes =
+        rows * task.geometry.head_dim_v * DTypeBytes(GatheredType(task.v, task.v_pieces));
+    const std::int64_t page_size = task.destination.page_size;
+    const std::int64_t num_pages =
+        (task.position % page_size + task.num_tokens + page_size - 1) / page_size;
+    places.push_back(
+        {upload.Add(k_bytes), upload.Add(v_bytes), upload.Add(num_pages * sizeof(void*))});
+  }
+  const std::size_t appends_at = upload.Add(tasks.size() * sizeof(DeviceAppend));
+  const std::size_t items_at = upload.Add(items.size() * sizeof(AppendItem));
+  if (absl::Status status = memory.Reserve(upload.size(), 0, 0); !status.ok()) return status;
+
+  char* host = memory.host_upload.data();
+  char* device = memory.upload.data();
+  auto* appends = reinterpret_cast<DeviceAppend*>(host + appends_at);
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    const KvAppendTask& task = tasks[i];
+    new (appends + i) DeviceAppend(DescribeAppend(task));
+    if (task.num_tokens == 0) continue;
+    const int heads = task.geometry.num_kv_heads;
+    GatherPieces(task.k, task.k_pieces, task.num_tokens, heads, task.geometry.head_dim_qk,
+                 host + places[i].k);
+    GatherPieces(task.v, task.v_pieces, task.num_tokens, heads, task.geometry.head_dim_v,
+                 host + places[i].v);
+    const std::int64_t page_size = task.destination.page_size;
+    const std::int64_t first = task.position / page_size;
+    const std::int64_t last = (task.position + task.num_tokens - 1) / page_size;
+    std::memcpy(host + places[i].pages, task.destination.pages + first,
+                (last - first + 1) * sizeof(void*));
+    appends[i].k = device + places[i].k;
+    appends[i].v = device + places[i].v;
+    appends[i].pages = reinterpret_cast<char* const*>(device + places[i].pages);
+  }
+  std::memcpy(host + items_at, items.data(), items.size() * sizeof(AppendItem));
+  if (absl::Status status = device_->CopyToDevice(device, host, upload.size()); !status.ok()) {
+    return status;
+  }
+  absl::Status status =
+      device_->Launch({KernelFamily::kAppend}, static_cast<int>(items.size()),
+                      AppendArguments{reinterpret_cast<const DeviceAppend*>(device + appends_at),
+                                      reinterpret_cast<const AppendItem*>(device + items_at)});
+  return status.ok() ? device_->Synchronize() : status;
+}
+
+}  // namespace
+
+std::unique_ptr<AttentionBackend> MakeCudaBackend(std::shared_ptr<Device> device,
+                                                  const CudaBackendOptions& options) {
+  return std::make_unique<CudaBackend>(std::move(device), options);
+}
+
+}  // namespace attention::cuda

@@ -1,0 +1,29 @@
+// Names of the kernels, for host code that chooses and launches them.
+#pragma once
+
+#include <compare>
+#include <string>
+
+#include "kernels/api/dtype.h"
+
+namespace attention::cuda {
+
+enum class KernelFamily { kAppend, kAttendMma, kAttendFloat, kProbe };
+
+// What is compiled: kAttendMma for head dims 64, 128 and 256, tiles of 16 and 64 rows, and types
+// (float16, float16), (bfloat16, bfloat16), (bfloat16, int8); kAttendFloat and kProbe for the head
+// dims.
+struct KernelId {
+  KernelFamily family = KernelFamily::kAppend;
+  DType dtype = DType::kFloat32;     // of queries and outputs; kAttendMma
+  DType kv_dtype = DType::kFloat32;  // kAttendMma
+  int head_dim = 0;                  // the compiled one, at least that of the task
+  int tile_rows = 0;                 // kAttendMma
+
+  auto operator<=>(const KernelId&) const = default;
+};
+
+// "mma/bfloat16/int8/dim128/rows16", "float/dim64", ...
+std::string KernelIdName(const KernelId& id);
+
+}  // namespace attention::cuda

@@ -1,0 +1,410 @@
+#include "kernels/cuda/plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/validate.h"
+#include "kernels/api/work_estimate.h"
+#include "kernels/base/divide.h"
+#include "kernels/cuda/key_span.h"
+#include "kernels/cuda/run_memory.h"
+
+namespace attention::cuda {
+namespace {
+
+// Every kernel's tile of keys divides it.
+constexpr int kSpanTile = 64;
+constexpr int kProbeTile = 32;
+
+absl::Status WithTask(const absl::Status& status, std::size_t index) {
+  return absl::Status(status.code(), absl::StrCat("task ", index, ": ", status.message()));
+}
+
+DType QueryTypeOf(const AttentionTask& task) {
+  return task.q.data != nullptr ? task.q.dtype : task.params.dtype;
+}
+
+DType OutputTypeOf(const AttentionTask& task) {
+  return task.o.data != nullptr ? task.o.dtype : task.params.dtype;
+}
+
+// Whether matrix instructions of a 16-bit type lose nothing that the output type would show.
+bool SuitsMma(const AttentionTask& task) {
+  const DType dtype = QueryTypeOf(task), kv_dtype = task.params.kv_dtype;
+  if (OutputTypeOf(task) != dtype) return false;
+  if (dtype == DType::kFloat16) return kv_dtype == DType::kFloat16;
+  return dtype == DType::kBFloat16 && (kv_dtype == DType::kBFloat16 || kv_dtype == DType::kInt8);
+}
+
+int TileRowsOf(const KernelId& kernel) {
+  return kernel.family == KernelFamily::kAttendMma ? kernel.tile_rows : 32;
+}
+
+// Keys that some query of [first, last] sees.
+KeySpan<kSpanTile> SpanOfQueries(const AttentionTask& task, std::int64_t first, std::int64_t last) {
+  return SpanOf<kSpanTile>(DescribeTask(task), first, last, 0, static_cast<int>(task.kv_len));
+}
+
+bool IsEmpty(const KeySpan<kSpanTile>& span) {
+  return span.window_begin >= span.end && span.kv_begin >= span.sink_end;
+}
+
+class Planner {
+ public:
+  explicit Planner(CudaPlan* plan) : plan_(*plan) {}
+
+  void AddTask(const AttentionTask& task) {
+    plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task)});
+    PlannedTask& planned = plan_.tasks.back();
+    planned.is_split = IsSplit(task);
+    planned.range_keys = RangeKeysOf(task);
+    if (task.q_len == 0) return;
+    PlaceInputs(planned);
+    const std::int64_t rows = task.q_len * task.params.num_q_heads;
+    planned.o = results_.Add(rows * task.params.head_dim_v * DTypeBytes(OutputTypeOf(task)));
+    if (task.lse != nullptr || task.column_sums != nullptr) {
+      planned.lse = results_.Add(rows * sizeof(float));
+    }
+    AddItems(planned, static_cast<int>(plan_.tasks.size()) - 1);
+    if (task.column_sums != nullptr) AddColumnSums(planned);
+  }
+
+  void AddWeights(const WeightsTask& weights) {
+    const AttentionTask& task = weights.attention;
+    plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task)});
+    PlannedTask& planned = plan_.tasks.back();
+    planned.weights_q_begin = weights.q_begin;
+    planned.weights_q_end = weights.q_end;
+    if (weights.q_begin == weights.q_end || task.kv_len == 0) return;
+    PlaceInputs(planned);
+    const int num_heads = task.params.num_q_heads;
+    planned.lse_in = upload_.Add(task.q_len * num_heads * sizeof(float));
+    planned.weights = results_.Add((weights.q_end - weights.q_begin) * num_heads *
+                                   static_cast<std::size_t>(task.kv_len) * sizeof(float));
+    for (std::int64_t q = weights.q_begin; q < weights.q_end; q += kProbeTile) {
+      AddProbes(task, 0, q, std::min<std::int64_t>(weights.q_end, q + kProbeTile), false);
+    }
+  }
+
+  void Finish(double step_flops) {
+    std::vector<std::size_t> order(plan_.items.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    // Kernel by kernel, the dearest first, so that the last blocks of a launch are short.
+    std::stable_sort(order.begin(), order.end(), [this](std::size_t a, std::size_t b) {
+      const KernelId &kernel_a = KernelOf(a), &kernel_b = KernelOf(b);
+      return kernel_a != kernel_b ? kernel_a < kernel_b : costs_[a] > costs_[b];
+    });
+    std::vector<WorkItem> items;
+    std::vector<double> costs;
+    for (std::size_t i : order) {
+      items.push_back(plan_.items[i]);
+      costs.push_back(costs_[i]);
+    }
+    plan_.items = std::move(items);
+    costs_ = std::move(costs);
+    AddSteps(step_flops);
+    PlaceTables();
+  }
+
+ private:
+  const KernelId& KernelOf(std::size_t item) const {
+    return plan_.tasks[plan_.items[item].task].kernel;
+  }
+
+  void PlaceInputs(PlannedTask& planned) {
+    const AttentionTask& task = planned.task;
+    const AttentionParams& params = task.params;
+    planned.q = upload_.Add(task.q_len * params.num_q_heads * PadDim(params.head_dim_qk) *
+                            DTypeBytes(QueryTypeOf(task)));
+    const std::size_t heads_bytes = params.num_q_heads * sizeof(float);
+    if (task.alibi_slopes != nullptr) planned.alibi = upload_.Add(heads_bytes);
+    if (task.sink_logits != nullptr) planned.sinks = upload_.Add(heads_bytes);
+    const std::size_t plane = task.q_len * task.kv_len;
+    if (task.bias.data != nullptr) {
+      planned.bias = upload_.Add((task.bias.head_stride != 0 ? params.num_q_heads : 1) * plane *
+                                 DTypeBytes(task.bias.dtype));
+    }
+    if (task.mask.data != nullptr) {
+      planned.mask = upload_.Add((task.mask.head_stride != 0 ? params.num_q_heads : 1) * plane);
+    }
+    planned.pages = upload_.Add(NumPages(task) * sizeof(void*));
+    planned.page_size = task.kv_pages.page_size;
+    if (planned.is_contiguous()) PlaceContiguous(planned);
+  }
+
+  static std::int64_t NumPages(const AttentionTask& task) {
+    return task.kv_pages.pages == nullptr ? 1 : CeilDiv(task.kv_len, task.kv_pages.page_size);
+  }
+
+  // Contiguous keys and values are written into a page of the scratch first.
+  void PlaceContiguous(PlannedTask& planned) {
+    const AttentionTask& task = planned.task;
+    const AttentionParams& params = task.params;
+    const KeySpan<kSpanTile> span = SpanOfQueries(task, 0, task.q_len - 1);
+    planned.page_size = kPageGranularity;
+    if (IsEmpty(span)) return;
+    planned.kv_begin = span.sink_end > span.kv_begin ? span.kv_begin : span.window_begin;
+    planned.kv_end = std::max(span.end, span.sink_end);
+    planned.kv_origin = RoundDown<std::int64_t>(planned.kv_begin, kPageGranularity);
+    planned.page_size = RoundUp<std::int64_t>(planned.kv_end - planned.kv_origin, kPageGranularity);
+    const std::int64_t tokens = planned.kv_end - planned.kv_begin;
+    planned.k =
+        upload_.Add(tokens * params.num_kv_heads * params.head_dim_qk * DTypeBytes(task.k.dtype));
+    planned.v =
+        upload_.Add(tokens * params.num_kv_heads * params.head_dim_v * DTypeBytes(task.v.dtype));
+    planned.arena =
+        scratch_.Add(MakePageLayout(params.kv_geometry(), planned.page_size).page_bytes);
+    AddAppendItems(static_cast<int>(plan_.tasks.size()) - 1, params.num_kv_heads, tokens,
+                   &plan_.append_items);
+  }
+
+  // The items of a tile of rows: one, or one for each range in which its rows see keys.
+  void AddTile(const PlannedTask& planned, WorkItem item) {
+    const DeviceTask device = DescribeTask(planned.task);
+    const std::int64_t first = item.row_begin / device.group;
+    const std::int64_t last = (item.row_begin + item.num_rows - 1) / device.group;
+    const auto kv_len = static_cast<int>(planned.task.kv_len);
+    const int range = planned.is_split ? static_cast<int>(planned.range_keys) : std::max(kv_len, 1);
+    std::vector<std::pair<int, int>> ranges;
+    for (int begin = 0; begin < kv_len; begin += range) {
+      const int end = std::min(kv_len, begin + range);
+      const auto span = SpanOf<kSpanTile>(device, first, last, begin, end);
+      if (span.first_tile() < span.end_tile()) ranges.emplace_back(begin, end);
+    }
+    if (ranges.empty()) ranges.emplace_back(0, 0);  // writes zeros
+    item.num_ranges = static_cast<int>(ranges.size());
+    if (item.num_ranges > 1) {
+      item.counter = static_cast<int>(plan_.num_counters++);
+      item.partials = num_partials_;
+      num_partials_ += static_cast<std::int64_t>(item.num_ranges) * item.num_rows *
+                       PartialRowFloats(device.head_dim_v);
+    }
+    for (const auto& [begin, end] : ranges) {
+      item.key_begin = begin;
+      item.key_end = end;
+      const auto span = SpanOf<kSpanTile>(device, first, last, begin, end);
+      const int num_keys = span.end_tile() - span.first_tile() - GapOf(span);
+      // Reading a key costs about as much as computing with it for four rows.
+      costs_.push_back(static_cast<double>(num_keys + kSpanTile) * (item.num_rows + 4) *
+                       (device.head_dim_qk + device.head_dim_v));
+      plan_.items.push_back(item);
+      ++item.range;
+    }
+  }
+
+  // Keys between the sinks and the window of an item that reads both.
+  static int GapOf(const KeySpan<kSpanTile>& span) {
+    if (span.first_tile() >= span.sink_end) return 0;
+    return std::max(0, std::min(span.window_begin, span.end_tile()) - span.sink_end);
+  }
+
+  void AddItems(const PlannedTask& planned, int index) {
+    const AttentionParams& params = planned.task.params;
+    const std::int64_t rows = planned.task.q_len * params.group_size();
+    const int tile_rows = TileRowsOf(planned.kernel);
+    for (std::int64_t row = 0; row < rows; row += tile_rows) {
+      for (int kv_head = 0; kv_head < params.num_kv_heads; ++kv_head) {
+        WorkItem item;
+        item.task = index;
+        item.kv_head = kv_head;
+        item.row_begin = row;
+        item.num_rows = static_cast<int>(std::min<std::int64_t>(tile_rows, rows - row));
+        AddTile(planned, item);
+      }
+    }
+  }
+
+  void AddProbes(const AttentionTask& task, int index, std::int64_t q_begin, std::int64_t q_end,
+                 bool is_column_sum) {
+    for (int head = 0; head < task.params.num_q_heads; ++head) {
+      for (std::int64_t key = 0; key < task.kv_len; key += kProbeTile) {
+        plan_.probes.push_back({.task = index,
+                                .head = head,
+                                .key_begin = static_cast<int>(key),
+                                .is_column_sum = is_column_sum ? 1 : 0,
+                                .q_begin = q_begin,
+                                .q_end = q_end});
+      }
+    }
+  }
+
+  void AddColumnSums(PlannedTask& planned) {
+    const AttentionTask& task = planned.task;
+    planned.column_sums = results_.Add(task.kv_len * task.params.num_q_heads * sizeof(float));
+    AddProbes(task, static_cast<int>(plan_.tasks.size()) - 1, 0, task.q_len, true);
+  }
+
+  // Launches of one kernel each, none with more than step_flops unless a single block has.
+  void AddSteps(double step_flops) {
+    if (!plan_.append_items.empty()) {
+      plan_.steps.push_back(
+          {{KernelFamily::kAppend}, 0, static_cast<std::int64_t>(plan_.append_items.size())});
+    }
+    double total = 0;
+    for (double cost : costs_) total += cost;
+    const double scale = total > 0 ? plan_.flops / total : 0;
+    for (std::size_t i = 0; i < plan_.items.size(); ++i) {
+      const double flops = costs_[i] * scale;
+      LaunchStep* last = plan_.steps.empty() ? nullptr : &plan_.steps.back();
+      if (last == nullptr || last->kernel != KernelOf(i) || last->flops + flops > step_flops) {
+        plan_.steps.push_back({KernelOf(i), static_cast<std::int64_t>(i), 0, 0});
+        last = &plan_.steps.back();
+      }
+      ++last->num_items;
+      last->flops += flops;
+    }
+    AddProbeSteps();
+  }
+
+  // Probes count nothing; a launch is of one head dim, and of no more blocks than keep it short.
+  void AddProbeSteps() {
+    constexpr std::int64_t kProbesPerStep = 4096;
+    for (std::size_t i = 0; i < plan_.probes.size(); ++i) {
+      const KernelId kernel{.family = KernelFamily::kProbe,
+                            .head_dim = plan_.tasks[plan_.probes[i].task].kernel.head_dim};
+      LaunchStep* last = plan_.steps.empty() ? nullptr : &plan_.steps.back();
+      if (last == nullptr || last->kernel != kernel || last->num_items == kProbesPerStep) {
+        plan_.steps.push_back({kernel, static_cast<std::int64_t>(i), 0, 0});
+        last = &plan_.steps.back();
+      }
+      ++last->num_items;
+    }
+  }
+
+  void PlaceTables() {
+    plan_.device_tasks = upload_.Add(plan_.tasks.size() * sizeof(DeviceTask));
+    plan_.device_items = upload_.Add(plan_.items.size() * sizeof(WorkItem));
+    plan_.device_probes = upload_.Add(plan_.probes.size() * sizeof(ProbeItem));
+    plan_.device_appends = upload_.Add(plan_.tasks.size() * sizeof(DeviceAppend));
+    plan_.device_append_items = upload_.Add(plan_.append_items.size() * sizeof(AppendItem));
+    plan_.partials = scratch_.Add(num_partials_ * sizeof(float));
+    plan_.counters = scratch_.Add(plan_.num_counters * sizeof(std::uint32_t));
+    plan_.upload_bytes = upload_.size();
+    plan_.scratch_bytes = scratch_.size();
+    plan_.result_bytes = results_.size();
+  }
+
+  CudaPlan& plan_;
+  Places upload_, scratch_, results_;
+  std::vector<double> costs_;  // of plan_.items
+  std::int64_t num_partials_ = 0;
+};
+
+absl::Status CheckTask(const AttentionTask& task) {
+  if (absl::Status status = ValidateTask(task); !status.ok()) return status;
+  if (task.kv_len <= kMaxKvLen) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("kv_len is ", task.kv_len, ", expected at most ", kMaxKvLen));
+}
+
+}  // namespace
+
+CudaPlan::CudaPlan() = default;
+CudaPlan::~CudaPlan() = default;
+
+KernelId ChooseKernel(const AttentionTask& task) {
+  const AttentionParams& params = task.params;
+  KernelId id;
+  const int dim = std::max(params.head_dim_qk, params.head_dim_v);
+  id.head_dim = dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
+  if (!SuitsMma(task)) {
+    id.family = KernelFamily::kAttendFloat;
+    return id;
+  }
+  id.family = KernelFamily::kAttendMma;
+  id.dtype = QueryTypeOf(task);
+  id.kv_dtype = params.kv_dtype;
+  id.tile_rows = task.q_len * params.group_size() <= 16 ? 16 : 64;
+  return id;
+}
+
+bool IsSplit(const AttentionTask& task) {
+  return task.q_len * task.params.group_size() <= kMaxSplitRows;
+}
+
+std::int64_t RangeKeysOf(const AttentionTask& task) {
+  if (task.q_len == 0) return kMinRangeKeys;
+  const KeySpan<kSpanTile> span = SpanOfQueries(task, 0, task.q_len - 1);
+  const std::int64_t seen =
+      std::max(0, span.end - span.window_begin) + std::max(0, span.sink_end - span.kv_begin);
+  const std::int64_t wanted = CeilDiv(seen, kMinRangeKeys * kWantedRanges);
+  return kMinRangeKeys * static_cast<std::int64_t>(std::bit_ceil(
+                             static_cast<std::uint64_t>(std::max<std::int64_t>(wanted, 1))));
+}
+
+DeviceTask DescribeTask(const AttentionTask& task) {
+  const AttentionParams& params = task.params;
+  DeviceTask device;
+  device.num_q_heads = params.num_q_heads;
+  device.num_kv_heads = params.num_kv_heads;
+  device.group = params.group_size();
+  device.head_dim_qk = params.head_dim_qk;
+  device.head_dim_v = params.head_dim_v;
+  device.softmax_scale = params.softmax_scale;
+  device.soft_cap = params.soft_cap;
+  device.is_causal = params.is_causal ? 1 : 0;
+  device.window_left = params.window_left;
+  device.window_right = params.window_right;
+  device.sink_tokens = params.sink_tokens;
+  device.first_query_position = task.first_query_position;
+  device.q_len = task.q_len;
+  device.kv_len = static_cast<int>(task.kv_len);
+  device.kv_begin = static_cast<int>(task.kv_begin);
+  device.q_dtype = QueryTypeOf(task);
+  device.o_dtype = OutputTypeOf(task);
+  device.kv_dtype = params.kv_dtype;
+  device.bias_dtype = task.bias.dtype;
+  const std::int64_t plane = task.q_len * task.kv_len;
+  device.bias_head_stride = task.bias.head_stride != 0 ? plane : 0;
+  device.mask_head_stride = task.mask.head_stride != 0 ? plane : 0;
+  return device;
+}
+
+absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
+                                                       double step_flops) {
+  auto plan = std::make_unique<CudaPlan>();
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    if (absl::Status status = CheckTask(tasks[i]); !status.ok()) return WithTask(status, i);
+    plan->flops += EstimateWork(tasks[i]).flops;
+  }
+  Planner planner(plan.get());
+  plan->tasks.reserve(tasks.size());
+  for (const AttentionTask& task : tasks) planner.AddTask(task);
+  planner.Finish(step_flops);
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<CudaPlan>> MakeWeightsPlan(const WeightsTask& task) {
+  AttentionTask checked = task.attention;
+  // A weights task has no output.
+  if (checked.o.data == nullptr) checked.o.data = task.weights;
+  if (absl::Status status = CheckTask(checked); !status.ok()) return status;
+  if (task.q_begin < 0 || task.q_begin > task.q_end || task.q_end > checked.q_len) {
+    return absl::InvalidArgumentError(absl::StrCat("rows are [", task.q_begin, ", ", task.q_end,
+                                                   "), expected a part of [0, ", checked.q_len,
+                                                   ")"));
+  }
+  if (checked.lse == nullptr)
+    return absl::InvalidArgumentError("lse is missing, expected that of an earlier run");
+  if (task.weights == nullptr && task.q_begin < task.q_end) {
+    return absl::InvalidArgumentError("weights is missing");
+  }
+  auto plan = std::make_unique<CudaPlan>();
+  Planner planner(plan.get());
+  planner.AddWeights(task);
+  planner.Finish(0);
+  return plan;
+}
+
+void AddAppendItems(int append, int num_kv_heads, std::int64_t num_tokens,
+                    std::vector<AppendItem>* items) {
+  for (std::int64_t token = 0; token < num_tokens; token += kAppendTokens) {
+    for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
+      items->push_back({append, kv_head, token, std::min(num_tokens, token + kAppendTokens)});
+    }
+  }
+}
+
+}  // namespace attention::cuda

@@ -1,0 +1,105 @@
+// Rows of keys and values into pages: converted, padded with zeros, for int8 quantised with a scale
+// for each row (kernels/api/quantized_row.h, whose arithmetic it repeats to the bit).
+//
+// A block takes a run of tokens of one KV head, a warp one row at a time, a lane the elements
+// lane, lane + 32, ... of it.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/base/convert.h"
+#include "kernels/cuda/device_types.h"
+
+namespace attention::cuda {
+
+struct Append {
+  static constexpr int kThreads = 128;
+  static constexpr int kMinBlocks = 1;
+  static constexpr int kSharedBytes = 0;
+  static constexpr int kLaneElements = 256 / 32;  // of a row of kMaxHeadDim
+  using Arguments = AppendArguments;
+
+  // Where a row comes from and goes to.
+  struct Row {
+    const void* from;
+    DType from_dtype;
+    std::int64_t from_index;
+    int dim;
+    char* to;
+    float* scale;  // for int8
+  };
+
+  static ATTENTION_DEVICE void StoreInt8(const Row& row, int lane,
+                                         const float (&values)[kLaneElements]) {
+    float max = 0.0f;
+    std::uint32_t is_broken = 0;
+    for (float value : values) {
+      const std::uint32_t magnitude = BitsOf(value) & 0x7fffffffu;
+      is_broken |= magnitude >= 0x7f800000u ? 1u : 0u;
+      max = Max(max, FloatOf(magnitude));
+    }
+    for (int mask = 1; mask < 32; mask *= 2) {
+      max = Max(max, ShuffleXor(max, mask));
+      is_broken |= ShuffleXor(is_broken, mask);
+    }
+    constexpr float kInt8Max = 127.0f;
+    constexpr float kLeastMax = 0x1p-100f;
+    float scale = 0.0f, reciprocal = 0.0f;
+    if (is_broken != 0) {
+      scale = FloatOf(0x7fc00000u);
+    } else if (max >= kLeastMax) {
+      scale = max / kInt8Max;
+      reciprocal = kInt8Max / max;
+    }
+    if (lane == 0) *row.scale = scale;
+    const int padded = PadDim(row.dim);
+    for (int i = 0; i < kLaneElements; ++i) {
+      const int dim = lane + 32 * i;
+      if (dim >= padded) break;
+      const int value = is_broken != 0 ? 0 : RoundToInt(values[i] * reciprocal);
+      row.to[dim] = static_cast<char>(static_cast<std::int8_t>(value));
+    }
+  }
+
+  static ATTENTION_DEVICE void StoreRow(const Row& row, DType dtype, int lane) {
+    float values[kLaneElements];
+    for (int i = 0; i < kLaneElements; ++i) {
+      const int dim = lane + 32 * i;
+      values[i] =
+          dim < row.dim ? ElementToFloat(row.from, row.from_dtype, row.from_index + dim) : 0.0f;
+    }
+    if (dtype == DType::kInt8) {
+      StoreInt8(row, lane, values);
+      return;
+    }
+    const int padded = PadDim(row.dim);
+    for (int i = 0; i < kLaneElements; ++i) {
+      const int dim = lane + 32 * i;
+      if (dim < padded) FloatToElement(row.to, dtype, dim, values[i]);
+    }
+  }
+
+  static ATTENTION_DEVICE void Run(const AppendArguments& arguments, char*) {
+    const AppendItem& item = arguments.items[BlockIndex()];
+    const DeviceAppend& append = arguments.appends[item.append];
+    const PageLayout& layout = append.layout;
+    const int lane = ThreadIndex() % 32;
+    for (std::int64_t i = item.token_begin + ThreadIndex() / 32; i < item.token_end;
+         i += kThreads / 32) {
+      const std::int64_t position = append.position + i;
+      char* head = append.pages[position / layout.page_size] + item.kv_head * layout.head_bytes;
+      const std::int64_t token = position % layout.page_size;
+      const std::int64_t source = i * append.num_kv_heads + item.kv_head;
+      StoreRow({append.k, append.k_dtype, source * append.head_dim_qk, append.head_dim_qk,
+                head + token * layout.key_row_bytes,
+                reinterpret_cast<float*>(head + layout.key_scale_offset) + token},
+               append.dtype, lane);
+      StoreRow({append.v, append.v_dtype, source * append.head_dim_v, append.head_dim_v,
+                head + layout.value_offset + token * layout.value_row_bytes,
+                reinterpret_cast<float*>(head + layout.value_scale_offset) + token},
+               append.dtype, lane);
+    }
+  }
+};
+
+}  // namespace attention::cuda

@@ -1,0 +1,471 @@
+// Attention on matrix instructions of 16-bit types (m16n8k16): prompts and decode steps whose
+// queries and outputs have one 16-bit type, over a cache of that type, or of int8 beside bfloat16.
+//
+// A block computes a tile of rows of one KV head over the keys of one item, with the online softmax
+// of FlashAttention-2 (Dao 2023). Keys and values come tile by tile through asynchronous copies,
+// one tile ahead. Warps either divide the rows (prompts), or the keys of each tile (few rows); in
+// the second case each keeps a softmax of its own, and they are merged at the end (finish_tile.h).
+//
+// Shared memory of a block, for D = kHeadDim (README.md derives the sizes):
+//
+//   queries [rows][D] | 2 stages x (keys [tile][D], values [tile][D]) | for int8: both as bfloat16
+//
+// Rows are swizzled in pieces of 16 bytes, so that the eight rows of an 8 x 8 matrix lie in
+// different banks. After the last tile the same memory takes the parts of the result.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/sm80/finish_tile.h"
+
+namespace attention::cuda {
+
+template <DType kElementType, DType kStoredType, int kHeadDimension, int kRowWarpCount>
+struct AttendMma {
+  static constexpr DType kType = kElementType;
+  static constexpr DType kKvType = kStoredType;
+  static constexpr int kHeadDim = kHeadDimension;
+  static constexpr int kRowWarps = kRowWarpCount;
+  static constexpr bool kIsInt8 = kKvType == DType::kInt8;
+  static constexpr int kTileKeys = kHeadDim <= 128 ? 64 : 32;
+  static constexpr int kKeyWarps = kRowWarps == 1 ? kTileKeys / 16 : 1;
+  static constexpr int kThreads = 32 * kRowWarps * kKeyWarps;
+  static constexpr int kMinBlocks = 1;
+  static constexpr int kTileRows = 16 * kRowWarps;
+  static constexpr int kWarpKeys = kTileKeys / kKeyWarps;
+
+  static constexpr int kRowBytes = 2 * kHeadDim;
+  static constexpr int kKvRowBytes = static_cast<int>(DTypeBytes(kKvType)) * kHeadDim;
+  static constexpr int kQueryBytes = kTileRows * kRowBytes;
+  static constexpr int kTensorBytes = kTileKeys * kKvRowBytes;  // of one stage
+  static constexpr int kScaleBytes = kIsInt8 ? kTileKeys * 4 : 0;
+  static constexpr int kStageBytes = 2 * (kTensorBytes + kScaleBytes);
+  static constexpr int kConvertedBytes = kIsInt8 ? kTileKeys * kRowBytes : 0;  // of one tensor
+  using Parts = TileParts<kKeyWarps, kTileRows, kHeadDim>;
+  static constexpr int kSharedBytes =
+      Max(kQueryBytes + 2 * kStageBytes + 2 * kConvertedBytes, Parts::kBytes);
+
+  using Arguments = AttendArguments;
+  using Span = KeySpan<kTileKeys>;
+
+  const DeviceTask& task;
+  const WorkItem& item;
+  char* shared;
+  Span span;
+  int lane, row_warp, key_warp;
+  ScoreRow rows[2];  // of the lane's rows g and g + 8
+
+  float o[kHeadDim / 8][4];
+  float max[2];
+  float sum[2];  // of the lane's columns
+
+  // --- Shared memory ---
+
+  // The place of 16 bytes of a row; `piece` counts them.
+  static ATTENTION_DEVICE int Swizzled(int row, int piece, int row_bytes) {
+    return row * row_bytes + ((piece ^ (row & 7 & (row_bytes / 16 - 1))) * 16);
+  }
+  ATTENTION_DEVICE char* queries() const { return shared; }
+  ATTENTION_DEVICE char* stored_keys(int stage) const {
+    return shared + kQueryBytes + stage * kStageBytes;
+  }
+  ATTENTION_DEVICE char* stored_values(int stage) const {
+    return stored_keys(stage) + kTensorBytes;
+  }
+  ATTENTION_DEVICE float* key_scales(int stage) const {
+    return reinterpret_cast<float*>(stored_values(stage) + kTensorBytes);
+  }
+  ATTENTION_DEVICE float* value_scales(int stage) const { return key_scales(stage) + kTileKeys; }
+  // As the matrix instructions read them.
+  ATTENTION_DEVICE char* keys(int stage) const {
+    return kIsInt8 ? shared + kQueryBytes + 2 * kStageBytes : stored_keys(stage);
+  }
+  ATTENTION_DEVICE char* values(int stage) const {
+    return kIsInt8 ? keys(stage) + kConvertedBytes : stored_values(stage);
+  }
+
+  ATTENTION_DEVICE AttendMma(const DeviceTask& block_task, const WorkItem& block_item,
+                             char* block_shared)
+      : task(block_task), item(block_item), shared(block_shared) {
+    const int warp = ThreadIndex() / 32;
+    lane = ThreadIndex() % 32;
+    row_warp = kKeyWarps == 1 ? warp : 0;
+    key_warp = kKeyWarps == 1 ? 0 : warp;
+    const std::int64_t last_row = item.row_begin + item.num_rows - 1;
+    span = SpanOf<kTileKeys>(task, item.row_begin / task.group, last_row / task.group,
+                             item.key_begin, item.key_end);
+    for (int i = 0; i < 2; ++i) {
+      const std::int64_t row = Min(last_row, item.row_begin + row_warp * 16 + lane / 4 + 8 * i);
+      rows[i] = ScoreRowAt(task, row / task.group,
+                           item.kv_head * task.group + static_cast<int>(row % task.group));
+      max[i] = MinusInfinity();
+      sum[i] = 0.0f;
+    }
+#pragma unroll
+    for (int block = 0; block < kHeadDim / 8; ++block) {
+      for (int i = 0; i < 4; ++i) o[block][i] = 0.0f;
+    }
+  }
+
+  // Whether the warp has rows to compute.
+  ATTENTION_DEVICE bool IsActive() const { return row_warp * 16 < item.num_rows; }
+
+  // --- Copies ---
+
+  ATTENTION_DEVICE void LoadQueries() const {
+    constexpr int kPieces = kRowBytes / 16;
+    const int row_bytes = PadDim(task.head_dim_qk) * 2;
+    for (int i = ThreadIndex(); i < kTileRows * kPieces; i += kThreads) {
+      const int row = i / kPieces, piece = i % kPieces;
+      const bool is_wanted = row < item.num_rows && piece * 16 < row_bytes;
+      const std::int64_t packed = item.row_begin + row;
+      const std::int64_t index =
+          packed / task.group * task.num_q_heads + item.kv_head * task.group + packed % task.group;
+      const char* source = is_wanted ? task.q + index * row_bytes + piece * 16 : task.q;
+      CopyAsync16(queries() + Swizzled(row, piece, kRowBytes), source, is_wanted);
+    }
+  }
+
+  // Keys that no row sees become zeros and are not read.
+  ATTENTION_DEVICE void LoadTile(int tile, int stage) const {
+    constexpr int kPieces = kKvRowBytes / 16;
+    for (int i = ThreadIndex(); i < kTileKeys * kPieces; i += kThreads) {
+      const int row = i / kPieces, piece = i % kPieces, key = tile + row;
+      const bool is_read = span.Contains(key);
+      int token = 0;
+      const char* head = is_read ? PageOf(task, item.kv_head, key, &token) : task.q;
+      const int offset = piece * 16;
+      const int place = Swizzled(row, piece, kKvRowBytes);
+      const bool has_key = is_read && offset < task.layout.key_row_bytes;
+      const bool has_value = is_read && offset < task.layout.value_row_bytes;
+      CopyAsync16(stored_keys(stage) + place,
+                  has_key ? head + token * task.layout.key_row_bytes + offset : task.q, has_key);
+      CopyAsync16(
+          stored_values(stage) + place,
+          has_value ? head + task.layout.value_offset + token * task.layout.value_row_bytes + offset
+                    : task.q,
+          has_value);
+    }
+    if constexpr (kIsInt8) {
+      for (int row = ThreadIndex(); row < kTileKeys; row += kThreads) {
+        float key_scale = 0.0f, value_scale = 0.0f;
+        if (span.Contains(tile + row)) {
+          int token = 0;
+          const char* head = PageOf(task, item.kv_head, tile + row, &token);
+          key_scale = reinterpret_cast<const float*>(head + task.layout.key_scale_offset)[token];
+          value_scale =
+              reinterpret_cast<const float*>(head + task.layout.value_scale_offset)[token];
+        }
+        key_scales(stage)[row] = key_scale;
+        value_scales(stage)[row] = value_scale;
+      }
+    }
+  }
+
+  // Integers as bfloat16, which holds them exactly; their scales are applied to scores and weights.
+  ATTENTION_DEVICE void ConvertTensor(const char* from, char* to) const {
+    constexpr int kPieces = kKvRowBytes / 16;
+    for (int i = ThreadIndex(); i < kTileKeys * kPieces; i += kThreads) {
+      const int row = i / kPieces, piece = i % kPieces;
+      const auto* in =
+          reinterpret_cast<const std::uint32_t*>(from + Swizzled(row, piece, kKvRowBytes));
+      for (int half = 0; half < 2; ++half) {
+        auto* out =
+            reinterpret_cast<std::uint32_t*>(to + Swizzled(row, 2 * piece + half, kRowBytes));
+        for (int j = 0; j < 2; ++j) {
+          const std::uint32_t word = in[2 * half + j];
+          const auto at = [word](int byte) {
+            return static_cast<float>(static_cast<std::int8_t>(word >> (8 * byte)));
+          };
+          out[2 * j] = PackPair<kType>(at(0), at(1));
+          out[2 * j + 1] = PackPair<kType>(at(2), at(3));
+        }
+      }
+    }
+  }
+
+  // --- Scores ---
+
+  ATTENTION_DEVICE void ComputeScores(int stage, float (&s)[kWarpKeys / 8][4]) const {
+#pragma unroll
+    for (int block = 0; block < kWarpKeys / 8; ++block) {
+      for (int i = 0; i < 4; ++i) s[block][i] = 0.0f;
+    }
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+      if (step * 16 >= task.head_dim_qk) break;  // what follows is zero
+      std::uint32_t a[4];
+      LoadMatrix4(a,
+                  queries() + Swizzled(row_warp * 16 + lane % 16, 2 * step + lane / 16, kRowBytes));
+#pragma unroll
+      for (int pair = 0; pair < kWarpKeys / 16; ++pair) {
+        const int row = key_warp * kWarpKeys + pair * 16 + lane % 8 + lane / 16 * 8;
+        std::uint32_t b[4];
+        LoadMatrix4(b, keys(stage) + Swizzled(row, 2 * step + lane / 8 % 2, kRowBytes));
+        Mma<kType>(s[2 * pair], a, b[0], b[1]);
+        Mma<kType>(s[2 * pair + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  // The key of a lane's element of a score fragment, counted from the tile's first.
+  ATTENTION_DEVICE int KeyInTile(int block, int i) const {
+    return key_warp * kWarpKeys + block * 8 + lane % 4 * 2 + (i & 1);
+  }
+
+  ATTENTION_DEVICE void ModifyScores(int tile, int stage, bool is_masked,
+                                     float (&s)[kWarpKeys / 8][4]) const {
+    const bool has_modifiers = HasModifiers(task);
+    if (!is_masked && !has_modifiers) {
+#pragma unroll
+      for (int block = 0; block < kWarpKeys / 8; ++block) {
+        for (int i = 0; i < 4; ++i) s[block][i] = Scaled(stage, block, i, s[block][i]);
+      }
+      return;
+    }
+    // One copy of the code, not one for each element: the blocks pass through the first registers
+    // and come around.
+#pragma unroll 1
+    for (int block = 0; block < kWarpKeys / 8; ++block) {
+      float modified[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        modified[i] = ScoreOf(task, rows[i / 2], tile + KeyInTile(block, i),
+                              Scaled(stage, block, i, s[0][i]), is_masked, has_modifiers);
+      }
+      PassThrough(s, modified);
+    }
+  }
+
+  ATTENTION_DEVICE float Scaled(int stage, int block, int i, float dot) const {
+    if constexpr (kIsInt8) dot *= key_scales(stage)[KeyInTile(block, i)];
+    return dot * task.softmax_scale;
+  }
+
+  // Every block moves one place to the front; `last` comes in at the end.
+  template <int kBlocks>
+  static ATTENTION_DEVICE void PassThrough(float (&blocks)[kBlocks][4], const float (&last)[4]) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        blocks[block][i] = block + 1 < kBlocks ? blocks[block + 1][i] : last[i];
+      }
+    }
+  }
+
+  // The row's maximum so far; what was summed before is scaled to it.
+  ATTENTION_DEVICE void RaiseMaximum(const float (&s)[kWarpKeys / 8][4], int half) {
+    float greatest = max[half];
+#pragma unroll
+    for (int block = 0; block < kWarpKeys / 8; ++block) {
+      greatest = Max(greatest, s[block][2 * half]);
+      greatest = Max(greatest, s[block][2 * half + 1]);
+    }
+    greatest = Max(greatest, ShuffleXor(greatest, 1));
+    greatest = Max(greatest, ShuffleXor(greatest, 2));
+    const float correction = Exp2Fast((max[half] - OriginOf(greatest)) * kLog2E);
+    max[half] = greatest;
+    sum[half] *= correction;
+#pragma unroll
+    for (int block = 0; block < kHeadDim / 8; ++block) {
+      o[block][2 * half] *= correction;
+      o[block][2 * half + 1] *= correction;
+    }
+  }
+
+  // Scores become weights.
+  ATTENTION_DEVICE void Exponentiate(float (&s)[kWarpKeys / 8][4], int half) {
+    const float shift = -OriginOf(max[half]) * kLog2E;
+#pragma unroll
+    for (int block = 0; block < kWarpKeys / 8; ++block) {
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        s[block][i] = Exp2Fast(Fma(s[block][i], kLog2E, shift));
+        sum[half] += s[block][i];
+      }
+    }
+  }
+
+  // --- Values ---
+
+  // Bit j: the row sees key j of the warp's keys.
+  struct SeenKeys {
+    std::uint32_t low = 0, high = 0;
+    ATTENTION_DEVICE bool Has(int key) const {
+      return ((key < 32 ? low : high) >> (key % 32) & 1u) != 0;
+    }
+  };
+
+  ATTENTION_DEVICE SeenKeys FindSeenKeys(const float (&s)[kWarpKeys / 8][4], int half) const {
+    SeenKeys seen;
+#pragma unroll
+    for (int block = 0; block < kWarpKeys / 8; ++block) {
+      for (int i = 0; i < 2; ++i) {
+        const int key = block * 8 + lane % 4 * 2 + i;
+        const std::uint32_t bit = s[block][2 * half + i] == MinusInfinity() ? 0u : 1u << (key % 32);
+        (block < 4 ? seen.low : seen.high) |= bit;
+      }
+    }
+    seen.low |= ShuffleXor(seen.low, 1);
+    seen.low |= ShuffleXor(seen.low, 2);
+    seen.high |= ShuffleXor(seen.high, 1);
+    seen.high |= ShuffleXor(seen.high, 2);
+    return seen;
+  }
+
+  ATTENTION_DEVICE bool HasBrokenValues(int stage) const {
+    bool is_broken = false;
+    const auto* words = reinterpret_cast<const std::uint32_t*>(values(stage));
+    for (int i = ThreadIndex(); i < kTensorBytes / 4; i += kThreads) {
+      is_broken |= IsPairBroken<kType>(words[i]);
+    }
+    return is_broken;
+  }
+
+  // Values that are not finite, of the keys that a row sees.
+  ATTENTION_DEVICE void AddBrokenValues(int stage, const SeenKeys& first, const SeenKeys& second) {
+#pragma unroll 1
+    for (int block = 0; block < kHeadDim / 8; ++block) {
+      float sums[4] = {o[0][0], o[0][1], o[0][2], o[0][3]};
+#pragma unroll 1
+      for (int key = 0; key < kWarpKeys; ++key) {
+        const auto pair = *reinterpret_cast<const std::uint32_t*>(
+            values(stage) + Swizzled(key_warp * kWarpKeys + key, block, kRowBytes) + lane % 4 * 4);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const std::uint32_t element = (pair >> (16 * i)) & 0xffffu;
+          const float value = kType == DType::kBFloat16
+                                  ? BFloatToFloat(static_cast<std::uint16_t>(element))
+                                  : HalfToFloat(static_cast<std::uint16_t>(element));
+          const bool is_broken = IsPairBroken<kType>(element);
+          if (is_broken && first.Has(key)) sums[i] += value;
+          if (is_broken && second.Has(key)) sums[2 + i] += value;
+        }
+      }
+      PassThrough(o, sums);
+    }
+  }
+
+  ATTENTION_DEVICE void ClearBrokenValues(int stage) const {
+    auto* words = reinterpret_cast<std::uint32_t*>(values(stage));
+    for (int i = ThreadIndex(); i < kTensorBytes / 4; i += kThreads) {
+      if (IsPairBroken<kType>(words[i] & 0xffffu)) words[i] &= 0xffff0000u;
+      if (IsPairBroken<kType>(words[i] >> 16)) words[i] &= 0xffffu;
+    }
+  }
+
+  // A weight with its value's scale. A weight of zero stays zero beside a scale that is NaN.
+  ATTENTION_DEVICE float Weight(int stage, int block, int i, float p) const {
+    if constexpr (kIsInt8) {
+      return p == 0.0f ? 0.0f : p * value_scales(stage)[KeyInTile(block, i)];
+    }
+    return p;
+  }
+
+  ATTENTION_DEVICE void AddValues(int stage, const float (&p)[kWarpKeys / 8][4]) {
+#pragma unroll
+    for (int step = 0; step < kWarpKeys / 16; ++step) {
+      std::uint32_t a[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int block = 2 * step + j / 2, i = 2 * (j % 2);
+        a[j] = PackPair<kType>(Weight(stage, block, i, p[block][i]),
+                               Weight(stage, block, i + 1, p[block][i + 1]));
+      }
+      const int row = key_warp * kWarpKeys + step * 16 + lane % 16;
+#pragma unroll
+      for (int pair = 0; pair < kHeadDim / 16; ++pair) {
+        if (pair * 16 >= task.head_dim_v) break;
+        std::uint32_t b[4];
+        LoadMatrix4Transposed(b, values(stage) + Swizzled(row, 2 * pair + lane / 16, kRowBytes));
+        Mma<kType>(o[2 * pair], a, b[0], b[1]);
+        Mma<kType>(o[2 * pair + 1], a, b[2], b[3]);
+      }
+    }
+  }
+
+  // --- The loop ---
+
+  ATTENTION_DEVICE void ComputeTile(int tile, int stage) {
+    if constexpr (kIsInt8) {
+      ConvertTensor(stored_keys(stage), keys(stage));
+      ConvertTensor(stored_values(stage), values(stage));
+      SyncThreads();
+    }
+    const bool is_masked = span.IsMasked(tile);
+    // A weight of zero times a value that is not finite would be NaN. Integers are always finite.
+    const bool is_broken = !kIsInt8 && is_masked && SyncThreadsOr(HasBrokenValues(stage));
+    float s[kWarpKeys / 8][4];
+    if (IsActive()) {
+      ComputeScores(stage, s);
+      ModifyScores(tile, stage, is_masked, s);
+      RaiseMaximum(s, 0);
+      RaiseMaximum(s, 1);
+      if (is_broken) {
+        AddBrokenValues(stage, FindSeenKeys(s, 0), FindSeenKeys(s, 1));
+      }
+      Exponentiate(s, 0);
+      Exponentiate(s, 1);
+    }
+    if (is_broken) {
+      SyncThreads();
+      ClearBrokenValues(stage);
+      SyncThreads();
+    }
+    if (IsActive()) AddValues(stage, s);
+  }
+
+  ATTENTION_DEVICE void ComputeTiles() {
+    int tile = span.first_tile();
+    const int end = span.end_tile();
+    LoadQueries();
+    if (tile < end) LoadTile(tile, 0);
+    CommitCopies();
+    for (int stage = 0; tile < end; stage ^= 1) {
+      const int next = span.next_tile(tile);
+      if (next < end) LoadTile(next, stage ^ 1);
+      CommitCopies();
+      WaitCopies<1>();
+      SyncThreads();
+      ComputeTile(tile, stage);
+      SyncThreads();
+      tile = next;
+    }
+    WaitCopies<0>();
+    SyncThreads();
+  }
+
+  ATTENTION_DEVICE void StoreParts(const Parts& parts) {
+    if (!IsActive()) return;
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_warp * 16 + lane / 4 + 8 * half;
+      float total = sum[half];
+      total += ShuffleXor(total, 1);
+      total += ShuffleXor(total, 2);
+      if (lane % 4 == 0) {
+        parts.max(key_warp, row) = max[half];
+        parts.sum(key_warp, row) = total;
+      }
+#pragma unroll
+      for (int block = 0; block < kHeadDim / 8; ++block) {
+        float* out = parts.o(key_warp, row) + block * 8 + lane % 4 * 2;
+        out[0] = o[block][2 * half];
+        out[1] = o[block][2 * half + 1];
+      }
+    }
+  }
+
+  static ATTENTION_DEVICE void Run(const AttendArguments& arguments, char* shared) {
+    const WorkItem& item = arguments.items[BlockIndex()];
+    const DeviceTask& task = arguments.tasks[item.task];
+    AttendMma block(task, item, shared);
+    block.ComputeTiles();
+    const Parts parts{reinterpret_cast<float*>(shared)};
+    block.StoreParts(parts);
+    SyncThreads();
+    FinishTile<kThreads>(arguments, task, item, parts);
+  }
+};
+
+}  // namespace attention::cuda

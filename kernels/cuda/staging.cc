@@ -1,0 +1,224 @@
+#include "kernels/cuda/staging.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/api/rows_cursor.h"
+
+namespace attention::cuda {
+namespace {
+
+template <typename T>
+T* At(char* base, std::size_t place) {
+  return place == kNowhere ? nullptr : reinterpret_cast<T*>(base + place);
+}
+
+// Planes [heads or 1, q_len, kv_len], dense.
+void GatherPlanes(const char* from, std::size_t element, std::int64_t head_stride,
+                  std::int64_t row_stride, const AttentionTask& task, char* to) {
+  const std::size_t row_bytes = task.kv_len * element;
+  if (row_bytes == 0) return;
+  const std::int64_t heads = head_stride != 0 ? task.params.num_q_heads : 1;
+  for (std::int64_t head = 0; head < heads; ++head) {
+    for (std::int64_t row = 0; row < task.q_len; ++row) {
+      const std::int64_t index = head * head_stride + row * row_stride;
+      std::memcpy(to, from + index * static_cast<std::int64_t>(element), row_bytes);
+      to += row_bytes;
+    }
+  }
+}
+
+void FillPages(const PlannedTask& planned, RunMemory& memory) {
+  void** pages = At<void*>(memory.host_upload.data(), planned.pages);
+  if (planned.is_contiguous()) {
+    *pages = planned.arena == kNowhere ? nullptr : memory.scratch.data() + planned.arena;
+    return;
+  }
+  const PagedKvView& kv = planned.task.kv_pages;
+  const std::int64_t count = (planned.task.kv_len + kv.page_size - 1) / kv.page_size;
+  if (count > 0) std::memcpy(pages, kv.pages, count * sizeof(void*));
+}
+
+void FillTensors(const PlannedTask& planned, RunMemory& memory) {
+  const AttentionTask& task = planned.task;
+  const AttentionParams& params = task.params;
+  char* base = memory.host_upload.data();
+  GatherRows(task.q, 0, task.q_len, params.num_q_heads, params.head_dim_qk,
+             PadDim(params.head_dim_qk), base + planned.q);
+  const std::size_t heads_bytes = params.num_q_heads * sizeof(float);
+  if (planned.alibi != kNowhere) {
+    std::memcpy(base + planned.alibi, task.alibi_slopes, heads_bytes);
+  }
+  if (planned.sinks != kNowhere) std::memcpy(base + planned.sinks, task.sink_logits, heads_bytes);
+  if (planned.lse_in != kNowhere) {
+    std::memcpy(base + planned.lse_in, task.lse, task.q_len * heads_bytes);
+  }
+  if (planned.bias != kNowhere) {
+    GatherPlanes(static_cast<const char*>(task.bias.data), DTypeBytes(task.bias.dtype),
+                 task.bias.head_stride, task.bias.row_stride, task, base + planned.bias);
+  }
+  if (planned.mask != kNowhere) {
+    GatherPlanes(reinterpret_cast<const char*>(task.mask.data), 1, task.mask.head_stride,
+                 task.mask.row_stride, task, base + planned.mask);
+  }
+  if (planned.k == kNowhere) return;
+  const std::int64_t tokens = planned.kv_end - planned.kv_begin;
+  GatherRows(task.k, planned.kv_begin, tokens, params.num_kv_heads, params.head_dim_qk,
+             params.head_dim_qk, base + planned.k);
+  GatherRows(task.v, planned.kv_begin, tokens, params.num_kv_heads, params.head_dim_v,
+             params.head_dim_v, base + planned.v);
+}
+
+DeviceTask BindTask(const PlannedTask& planned, const RunMemory& memory) {
+  char* upload = memory.upload.data();
+  char* results = memory.results.data();
+  DeviceTask device = DescribeTask(planned.task);
+  device.q = At<char>(upload, planned.q);
+  device.o = At<char>(results, planned.o);
+  device.lse = At<float>(planned.lse_in != kNowhere ? upload : results,
+                         planned.lse_in != kNowhere ? planned.lse_in : planned.lse);
+  device.pages = At<const char* const>(upload, planned.pages);
+  device.page_origin = static_cast<int>(planned.kv_origin);
+  device.layout = MakePageLayout(planned.task.params.kv_geometry(), planned.page_size);
+  device.alibi_slopes = At<float>(upload, planned.alibi);
+  device.sink_logits = At<float>(upload, planned.sinks);
+  device.bias = At<char>(upload, planned.bias);
+  device.mask = At<std::uint8_t>(upload, planned.mask);
+  device.column_sums = At<float>(results, planned.column_sums);
+  device.weights = At<float>(results, planned.weights);
+  device.weights_q_begin = planned.weights_q_begin;
+  device.weights_q_end = planned.weights_q_end;
+  return device;
+}
+
+DeviceAppend BindAppend(const PlannedTask& planned, const RunMemory& memory) {
+  const AttentionTask& task = planned.task;
+  DeviceAppend append;
+  append.num_kv_heads = task.params.num_kv_heads;
+  append.head_dim_qk = task.params.head_dim_qk;
+  append.head_dim_v = task.params.head_dim_v;
+  append.dtype = task.params.kv_dtype;
+  append.k_dtype = task.k.dtype;
+  append.v_dtype = task.v.dtype;
+  append.k = At<char>(memory.upload.data(), planned.k);
+  append.v = At<char>(memory.upload.data(), planned.v);
+  append.pages = At<char* const>(memory.upload.data(), planned.pages);
+  append.layout = MakePageLayout(task.params.kv_geometry(), planned.page_size);
+  append.position = planned.kv_begin - planned.kv_origin;
+  return append;
+}
+
+template <typename T>
+void CopyTable(const std::vector<T>& table, char* to) {
+  if (!table.empty()) std::memcpy(to, table.data(), table.size() * sizeof(T));
+}
+
+void DeliverOutput(const PlannedTask& planned, const char* from) {
+  const AttentionTask& task = planned.task;
+  const std::int64_t dim = task.params.head_dim_v, heads = task.params.num_q_heads;
+  const auto element = static_cast<std::int64_t>(DTypeBytes(task.o.dtype));
+  auto* to = static_cast<char*>(task.o.data);
+  if (task.o.head_stride == dim && task.o.row_stride == heads * dim) {
+    std::memcpy(to, from, task.q_len * heads * dim * element);
+    return;
+  }
+  for (std::int64_t row = 0; row < task.q_len; ++row) {
+    for (std::int64_t head = 0; head < heads; ++head) {
+      std::memcpy(to + (row * task.o.row_stride + head * task.o.head_stride) * element, from,
+                  dim * element);
+      from += dim * element;
+    }
+  }
+}
+
+}  // namespace
+
+void GatherRows(const RowsView& rows, std::int64_t first, std::int64_t count, int heads, int dim,
+                int padded_dim, char* to) {
+  const auto element = static_cast<std::int64_t>(DTypeBytes(rows.dtype));
+  const auto* from = static_cast<const char*>(rows.data) + first * rows.row_stride * element;
+  if (dim == padded_dim && rows.head_stride == dim && rows.row_stride == heads * dim) {
+    std::memcpy(to, from, count * heads * dim * element);
+    return;
+  }
+  for (std::int64_t row = 0; row < count; ++row) {
+    for (int head = 0; head < heads; ++head) {
+      std::memcpy(to, from + (row * rows.row_stride + head * rows.head_stride) * element,
+                  dim * element);
+      std::memset(to + dim * element, 0, (padded_dim - dim) * element);
+      to += padded_dim * element;
+    }
+  }
+}
+
+DType GatheredType(const RowsView& rows, std::span<const RowsPiece> pieces) {
+  if (pieces.empty()) return rows.dtype;
+  const DType first = pieces.front().rows.dtype;
+  const bool is_alike = std::all_of(pieces.begin(), pieces.end(), [first](const RowsPiece& piece) {
+    return piece.rows.dtype == first;
+  });
+  return is_alike ? first : DType::kFloat32;
+}
+
+void GatherPieces(const RowsView& rows, std::span<const RowsPiece> pieces, std::int64_t count,
+                  int heads, int dim, char* to) {
+  const DType dtype = GatheredType(rows, pieces);
+  if (pieces.empty()) {
+    GatherRows(rows, 0, count, heads, dim, dim, to);
+    return;
+  }
+  const std::size_t row_bytes = dim * DTypeBytes(dtype);
+  RowsCursor cursor(rows, pieces, /*first_row=*/0);
+  for (std::int64_t row = 0; row < count; ++row) {
+    for (int head = 0; head < heads; ++head) {
+      const char* from = cursor.At(row, head);
+      if (cursor.dtype() == dtype) {
+        std::memcpy(to, from, row_bytes);
+      } else {
+        for (int i = 0; i < dim; ++i) {
+          StoreElement(to, dtype, i, LoadElement(from, cursor.dtype(), i));
+        }
+      }
+      to += row_bytes;
+    }
+  }
+}
+
+void FillUpload(const CudaPlan& plan, RunMemory& memory) {
+  char* base = memory.host_upload.data();
+  std::vector<DeviceTask> tasks;
+  std::vector<DeviceAppend> appends;
+  for (const PlannedTask& planned : plan.tasks) {
+    tasks.push_back({});
+    appends.push_back({});
+    if (planned.q == kNowhere) continue;  // nothing to compute
+    FillPages(planned, memory);
+    FillTensors(planned, memory);
+    tasks.back() = BindTask(planned, memory);
+    if (planned.k != kNowhere) appends.back() = BindAppend(planned, memory);
+  }
+  CopyTable(tasks, base + plan.device_tasks);
+  CopyTable(plan.items, base + plan.device_items);
+  CopyTable(plan.probes, base + plan.device_probes);
+  CopyTable(appends, base + plan.device_appends);
+  CopyTable(plan.append_items, base + plan.device_append_items);
+}
+
+void DeliverResults(const CudaPlan& plan, const RunMemory& memory) {
+  const char* base = memory.host_results.data();
+  for (const PlannedTask& planned : plan.tasks) {
+    const AttentionTask& task = planned.task;
+    const std::size_t heads_bytes = task.params.num_q_heads * sizeof(float);
+    if (planned.o != kNowhere) {
+      DeliverOutput(planned, base + planned.o);
+      if (task.lse != nullptr) std::memcpy(task.lse, base + planned.lse, task.q_len * heads_bytes);
+    }
+    if (planned.column_sums != kNowhere && task.kv_len > 0) {
+      std::memcpy(task.column_sums, base + planned.column_sums, task.kv_len * heads_bytes);
+    } else if (task.column_sums != nullptr) {
+      std::fill_n(task.column_sums, task.kv_len * task.params.num_q_heads, 0.0f);
+    }
+  }
+}
+
+}  // namespace attention::cuda

@@ -1,0 +1,99 @@
+// The words of kernels/cuda/base/simt.h for code that block.h executes.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/api/dtype.h"
+#include "tests/simt/block.h"
+
+#define ATTENTION_DEVICE inline
+
+namespace attention::cuda {
+
+inline int ThreadIndex() { return simt::Current().index(); }
+inline int BlockIndex() { return simt::Current().block_index(); }
+
+inline void SyncThreads() { simt::Current().MeetBlock(false); }
+inline bool SyncThreadsOr(bool value) { return simt::Current().MeetBlock(value); }
+
+namespace simt_words {
+
+template <typename T>
+T ShuffleXor(T value, int mask) {
+  struct Operands {
+    T value;
+    int mask;
+    T result;
+  } mine{value, mask, {}};
+  simt::Current().Meet({"shuffle", &mine}, [](void* const(&all)[simt::kWarpThreads]) {
+    for (int lane = 0; lane < simt::kWarpThreads; ++lane) {
+      auto& to = *static_cast<Operands*>(all[lane]);
+      to.result = static_cast<Operands*>(all[lane ^ to.mask])->value;
+    }
+  });
+  return mine.result;
+}
+
+void LoadMatrix4(std::uint32_t (&out)[4], const void* shared, bool is_transposed);
+void Mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
+         DType dtype);
+
+}  // namespace simt_words
+
+inline float ShuffleXor(float value, int mask) { return simt_words::ShuffleXor(value, mask); }
+inline std::uint32_t ShuffleXor(std::uint32_t value, int mask) {
+  return simt_words::ShuffleXor(value, mask);
+}
+
+inline void CopyAsync16(void* shared, const void* global, bool is_wanted) {
+  simt::Current().BeginCopy({shared, is_wanted ? global : nullptr});
+}
+inline void CommitCopies() { simt::Current().CommitCopies(); }
+template <int kNewest>
+void WaitCopies() {
+  simt::Current().WaitCopies(kNewest);
+}
+
+inline void LoadMatrix4(std::uint32_t (&out)[4], const void* shared) {
+  simt_words::LoadMatrix4(out, shared, /*is_transposed=*/false);
+}
+inline void LoadMatrix4Transposed(std::uint32_t (&out)[4], const void* shared) {
+  simt_words::LoadMatrix4(out, shared, /*is_transposed=*/true);
+}
+
+template <DType kType>
+void Mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  simt_words::Mma(c, a, b0, b1, kType);
+}
+
+template <DType kType>
+std::uint32_t PackPair(float low, float high) {
+  const auto bits = [](float value) -> std::uint32_t {
+    return kType == DType::kBFloat16 ? FloatToBFloat16(value) : FloatToFloat16(value);
+  };
+  return bits(low) | bits(high) << 16;
+}
+
+inline std::uint32_t BitsOf(float value) { return std::bit_cast<std::uint32_t>(value); }
+inline float FloatOf(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+inline float HalfToFloat(std::uint16_t bits) { return Float16ToFloat(bits); }
+inline std::uint16_t FloatToHalf(float value) { return FloatToFloat16(value); }
+inline int RoundToInt(float value) { return static_cast<int>(std::nearbyint(value)); }
+
+inline float Exp2Fast(float x) { return std::exp2(x); }
+inline float Exp2(float x) { return std::exp2(x); }
+inline float Log(float x) { return std::log(x); }
+inline float Tanh(float x) { return std::tanh(x); }
+inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+
+inline std::uint32_t AtomicAdd(std::uint32_t* address, std::uint32_t value) {
+  const std::uint32_t before = *address;
+  *address += value;
+  return before;
+}
+inline void ThreadFence() {}
+inline float LoadFromOtherBlock(const float* address) { return *address; }
+
+}  // namespace attention::cuda
