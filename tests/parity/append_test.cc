@@ -5,9 +5,12 @@
 #include <deque>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/reference/reference_backend.h"
+#include "tests/simt/simt_device.h"
 #include "tests/support/attention_problem.h"
 #include "tests/support/cpu_targets.h"
 
@@ -130,8 +133,26 @@ TEST(AppendTest, TheReferenceTakesPiecesToo) {
   }
 }
 
-TEST(AppendTest, PiecesMayDifferInTypeAndStrides) {
-  const auto backend = MakeCpu(2);
+TEST(AppendTest, TheCudaBackendTakesPiecesToo) {
+  std::mt19937 random(7);
+  const auto backend = cuda::MakeCudaBackend(simt::MakeSimtDevice(/*seed=*/1));
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8}) {
+    for (DType row_dtype : kRowDTypes) {
+      ExpectPiecesLeaveNoTrace(
+          *backend, {.dtype = dtype, .row_dtype = row_dtype, .position = 21, .num_tokens = 130},
+          random);
+    }
+  }
+}
+
+class AppendOfUnlikePiecesTest : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Backends, AppendOfUnlikePiecesTest, ::testing::Values("cpu", "cuda"));
+
+TEST_P(AppendOfUnlikePiecesTest, PiecesMayDifferInTypeAndStrides) {
+  const auto backend = std::string(GetParam()) == "cpu"
+                           ? MakeCpu(2)
+                           : cuda::MakeCudaBackend(simt::MakeSimtDevice(/*seed=*/1));
   std::mt19937 random(3);
   constexpr int kDim = 16;
   constexpr std::int64_t kTokens = 40, kFirst = 13;

@@ -6,12 +6,31 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
+#include "kernels/cuda/cuda_backend.h"
+#include "tests/simt/simt_device.h"
 #include "tests/support/cpu_targets.h"
 
 namespace attention::testing {
 namespace {
+
+struct Target {
+  std::string name;
+  AttentionBackend* backend;
+};
+
+// The CPU backend for each instruction set, and the CUDA backend's kernels executed on the host.
+std::vector<Target> Targets() {
+  static auto* cuda = cuda::MakeCudaBackend(simt::MakeSimtDevice(/*seed=*/1)).release();
+  std::vector<Target> targets;
+  for (const TargetBackend& target : CpuTargets()) {
+    targets.push_back({target.name, target.backend.get()});
+  }
+  targets.push_back({"cuda", cuda});
+  return targets;
+}
 
 // The output, as floats, of attention over one key whose value is `values` (of `from`, raw bytes).
 std::vector<float> PassThrough(AttentionBackend& backend, const void* values, int count, DType from,
@@ -40,7 +59,7 @@ std::vector<float> PassThrough(AttentionBackend& backend, const void* values, in
 bool IsSame(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
 TEST(ConversionTest, EverySixteenBitValueReachesAFloat32Output) {
-  for (const TargetBackend& target : CpuTargets()) {
+  for (const Target& target : Targets()) {
     for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
       for (std::uint32_t first = 0; first < 0x10000; first += kMaxHeadDim) {
         std::vector<std::uint16_t> values(kMaxHeadDim);
@@ -82,7 +101,7 @@ std::vector<float> HardFloats() {
 
 TEST(ConversionTest, OutputsAreRoundedToNearestEven) {
   const std::vector<float> values = HardFloats();
-  for (const TargetBackend& target : CpuTargets()) {
+  for (const Target& target : Targets()) {
     for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
       for (std::size_t first = 0; first < values.size(); first += kMaxHeadDim) {
         const auto out = PassThrough(*target.backend, &values[first], kMaxHeadDim, DType::kFloat32,
@@ -101,7 +120,7 @@ TEST(ConversionTest, OutputsAreRoundedToNearestEven) {
 
 TEST(ConversionTest, RowsAreRoundedIntoACache) {
   const std::vector<float> values = HardFloats();
-  for (const TargetBackend& target : CpuTargets()) {
+  for (const Target& target : Targets()) {
     for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
       const auto out = PassThrough(*target.backend, values.data(), kMaxHeadDim, DType::kFloat32,
                                    dtype, DType::kFloat32);
