@@ -34,8 +34,10 @@ absl::StatusOr<std::unique_ptr<RecoveringBackend>> RecoveringBackend::Make(Backe
 
 RecoveringBackend::RecoveringBackend(BackendMaker maker, std::shared_ptr<AttentionBackend> backend)
     : maker_(std::move(maker)),
+      memory_(*this, &AttentionBackend::memory, backend->memory().outlives_backend()),
+      host_memory_(*this, &AttentionBackend::host_memory,
+                   backend->host_memory().outlives_backend()),
       info_(backend->info()),
-      memory_outlives_(backend->memory().outlives_backend()),
       has_projections_(backend->projections() != nullptr),
       ceilings_(backend->Ceilings()),
       backend_(std::move(backend)) {}
@@ -67,11 +69,11 @@ absl::StatusOr<std::shared_ptr<AttentionBackend>> RecoveringBackend::Usable() co
 }
 
 void* RecoveringBackend::Memory::Allocate(std::size_t bytes) {
-  return owner_.Current()->memory().Allocate(bytes);
+  return (*owner_.Current().*choice_)().Allocate(bytes);
 }
 
 void RecoveringBackend::Memory::Free(void* memory, std::size_t bytes) {
-  owner_.Current()->memory().Free(memory, bytes);
+  (*owner_.Current().*choice_)().Free(memory, bytes);
 }
 
 absl::Status RecoveringBackend::Supports(const AttentionParams& params) const {

@@ -38,6 +38,7 @@ class RecoveringBackend final : public AttentionBackend {
   // may be freed at any time, what does not must be forgotten instead.
   const BackendInfo& info() const override { return info_; }
   MemoryAllocator& memory() override { return memory_; }
+  MemoryAllocator& host_memory() override { return host_memory_; }
   const DeviceCeilings& Ceilings() override { return ceilings_; }
 
   // UNAVAILABLE while the device is unusable.
@@ -66,15 +67,20 @@ class RecoveringBackend final : public AttentionBackend {
     const RecoveringBackend& owner_;
   };
 
+  // One of the present backend's allocators.
   class Memory final : public MemoryAllocator {
    public:
-    explicit Memory(const RecoveringBackend& owner) : owner_(owner) {}
+    using Choice = MemoryAllocator& (AttentionBackend::*)();
+    Memory(const RecoveringBackend& owner, Choice choice, bool outlives_backend)
+        : owner_(owner), choice_(choice), outlives_backend_(outlives_backend) {}
     void* Allocate(std::size_t bytes) override;
     void Free(void* memory, std::size_t bytes) override;
-    bool outlives_backend() const override { return owner_.memory_outlives_; }
+    bool outlives_backend() const override { return outlives_backend_; }
 
    private:
     const RecoveringBackend& owner_;
+    const Choice choice_;
+    const bool outlives_backend_;
   };
 
   RecoveringBackend(BackendMaker maker, std::shared_ptr<AttentionBackend> backend);
@@ -84,10 +90,10 @@ class RecoveringBackend final : public AttentionBackend {
   absl::StatusOr<std::shared_ptr<AttentionBackend>> Usable() const;
 
   const BackendMaker maker_;
-  Memory memory_{*this};
+  Memory memory_;
+  Memory host_memory_;
   Projections projections_{*this};
   const BackendInfo info_;
-  const bool memory_outlives_;
   const bool has_projections_;
   const DeviceCeilings ceilings_;
 

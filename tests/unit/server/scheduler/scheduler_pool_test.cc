@@ -7,7 +7,6 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-
 #include "server/base/error_reason.h"
 #include "tests/support/fake_clock.h"
 
