@@ -21,7 +21,12 @@ namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
 #if HWY_TARGET == HWY_AVX3
+// clang forgets what the namespace's target has when a function names one of its own.
+#if defined(__clang__)
+#define ATTENTION_CPU_DOT __attribute__((target(HWY_TARGET_STR ",avx512bf16")))
+#else
 #define ATTENTION_CPU_DOT __attribute__((target("avx512bf16")))
+#endif
 // GCC 12 takes functions that convert a row in place for ones without effect and drops their calls.
 #if defined(__clang__)
 #define ATTENTION_CPU_DOT_IN_PLACE ATTENTION_CPU_DOT HWY_NOINLINE
