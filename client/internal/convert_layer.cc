@@ -196,10 +196,11 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const ForwardRequest& request) {
     }
   }
   codec::OutgoingMessage message(small_fields);
-  ATTN_RETURN_IF_ERROR(AddTensor(request.x, "x", Wire::kXFieldNumber, &message));
-  ATTN_RETURN_IF_ERROR(AddTensor(request.context, "context", Wire::kContextFieldNumber, &message));
+  ATTN_RETURN_IF_ERROR(AddTensor(request.x, "x", Wire::kXFieldNumber, nullptr, &message));
   ATTN_RETURN_IF_ERROR(
-      AddTensor(request.padding_mask, "padding_mask", Wire::kPaddingMaskFieldNumber, &message));
+      AddTensor(request.context, "context", Wire::kContextFieldNumber, nullptr, &message));
+  ATTN_RETURN_IF_ERROR(AddTensor(request.padding_mask, "padding_mask",
+                                 Wire::kPaddingMaskFieldNumber, nullptr, &message));
   return message;
 }
 

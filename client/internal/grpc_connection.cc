@@ -13,16 +13,6 @@
 namespace attention::client::internal {
 namespace {
 
-// Adapts a callback for a public result to one for the answer it is read from;
-// `convert(message, received)` makes the one of the other.
-template <typename Message, typename Result, typename Convert>
-AnswerCallback Reading(Callback<Result> done, Convert convert) {
-  return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
-    if (!answer.ok()) return done(answer.status());
-    done(ReadAnswer<Message>(*answer, convert));
-  };
-}
-
 // The same for a request that may have gone by shared memory. A target that does not know the
 // memory is sent the tensors.
 template <typename Message, typename Result>

@@ -57,25 +57,18 @@ constexpr auto kLayerFromProto = [](auto& message, const codec::ReceivedMessage&
   return FromProto(std::move(*message.mutable_layer()));
 };
 
-template <typename Message, typename Result, typename Convert>
-AnswerCallback Reading(std::function<void(absl::StatusOr<Result>)> done, Convert convert) {
-  return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
-    if (!answer.ok()) return done(answer.status());
-    done(ReadAnswer<Message>(*answer, convert));
-  };
-}
-
 }  // namespace
 
 void GrpcConnection::CreateLayer(const LayerOptions& request, const CallOptions& options,
                                  Callback<LayerInfo> done) {
+  if (absl::Status status = CheckOptions(options); !status.ok()) return done(std::move(status));
   LayerOptions named = request;
   if (named.layer_id.empty()) named.layer_id = NewLayerId();
   absl::StatusOr<std::vector<codec::OutgoingMessage>> wire = ToWire(named);
   if (!wire.ok()) return done(std::move(wire).status());
   auto messages = std::make_shared<std::vector<grpc::ByteBuffer>>();
   for (codec::OutgoingMessage& message : *wire) {
-    absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, std::move(message));
+    absl::StatusOr<grpc::ByteBuffer> bytes = transport_->Serialize(std::move(message));
     if (!bytes.ok()) return done(std::move(bytes).status());
     messages->push_back(*std::move(bytes));
   }
@@ -92,7 +85,8 @@ void GrpcConnection::GetLayer(const std::string& layer_id, const CallOptions& op
                               Callback<LayerInfo> done) {
   v1::GetLayerRequest message;
   message.set_layer_id(layer_id);
-  CallAny(options, ATTN_METHOD(LayerService, GetLayer), codec::OutgoingMessage(message),
+  CallAny(transport_->Settings(options), ATTN_METHOD(LayerService, GetLayer),
+          Prepare(options, codec::OutgoingMessage(message)),
           Reading<v1::GetLayerResponse>(std::move(done), kLayerFromProto));
 }
 
@@ -101,7 +95,8 @@ void GrpcConnection::ListLayers(const ListLayersRequest& request, const CallOpti
   v1::ListLayersRequest message;
   message.set_page_size(request.page_size);
   message.set_page_token(request.page_token);
-  CallAny(options, ATTN_METHOD(LayerService, ListLayers), codec::OutgoingMessage(message),
+  CallAny(transport_->Settings(options), ATTN_METHOD(LayerService, ListLayers),
+          Prepare(options, codec::OutgoingMessage(message)),
           Reading<v1::ListLayersResponse>(std::move(done),
                                           [](auto& answer, const codec::ReceivedMessage&) {
                                             return FromProto(std::move(answer));
@@ -112,14 +107,15 @@ void GrpcConnection::DeleteLayer(const std::string& layer_id, const CallOptions&
                                  StatusCallback done) {
   v1::DeleteLayerRequest message;
   message.set_layer_id(layer_id);
-  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, codec::OutgoingMessage(message));
-  if (!bytes.ok()) return done(std::move(bytes).status());
+  Prepared prepared = Prepare(options, codec::OutgoingMessage(message));
+  if (!prepared.ok()) return done(std::move(prepared).status());
   EveryTarget<bool>::Run(
       transport_->targets().size(),
-      [transport = transport_, settings = transport_->Settings(options), bytes = *std::move(bytes)](
-          size_t target, Callback<bool> next) {
+      [transport = transport_, settings = transport_->Settings(options),
+       prepared = *std::move(prepared)](size_t target, Callback<bool> next) {
         transport->Unary(
-            settings, Transport::OneTarget(target), ATTN_METHOD(LayerService, DeleteLayer), bytes,
+            settings, Transport::OneTarget(target), ATTN_METHOD(LayerService, DeleteLayer),
+            prepared,
             [next = std::move(next)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
               if (!answer.ok()) return next(answer.status());
               next(true);
@@ -134,14 +130,14 @@ void GrpcConnection::ConvertLayer(const ConvertLayerRequest& request, const Call
   message.set_source_layer_id(request.source_layer_id);
   message.set_layer_id(request.layer_id.empty() ? NewLayerId() : request.layer_id);
   message.set_num_kv_heads(request.num_kv_heads);
-  absl::StatusOr<grpc::ByteBuffer> bytes = Check(options, codec::OutgoingMessage(message));
-  if (!bytes.ok()) return done(std::move(bytes).status());
+  Prepared prepared = Prepare(options, codec::OutgoingMessage(message));
+  if (!prepared.ok()) return done(std::move(prepared).status());
   EveryTarget<LayerInfo>::Run(
       transport_->targets().size(),
-      [transport = transport_, settings = transport_->Settings(options), bytes = *std::move(bytes)](
-          size_t target, Callback<LayerInfo> next) {
+      [transport = transport_, settings = transport_->Settings(options),
+       prepared = *std::move(prepared)](size_t target, Callback<LayerInfo> next) {
         transport->Unary(settings, Transport::OneTarget(target),
-                         ATTN_METHOD(LayerService, ConvertLayer), bytes,
+                         ATTN_METHOD(LayerService, ConvertLayer), prepared,
                          Reading<v1::ConvertLayerResponse>(std::move(next), kLayerFromProto));
       },
       std::move(done));
@@ -153,11 +149,14 @@ void GrpcConnection::Forward(const ForwardRequest& request, const CallOptions& o
       std::move(done), [](const auto& message, const codec::ReceivedMessage& received) {
         return FromWire(message, received);
       });
+  const CallSettings settings = transport_->Settings(options);
+  Prepared prepared = Prepare(options, ToWire(request));
   if (request.sessions.empty()) {
-    return CallAny(options, ATTN_METHOD(LayerService, Forward), ToWire(request), std::move(read));
+    return CallAny(settings, ATTN_METHOD(LayerService, Forward), std::move(prepared),
+                   std::move(read));
   }
-  CallOwner(request.sessions[0].handle.worker, options, ATTN_METHOD(LayerService, Forward),
-            ToWire(request), std::move(read));
+  CallOwner(request.sessions[0].handle.worker, settings, ATTN_METHOD(LayerService, Forward),
+            std::move(prepared), std::move(read));
 }
 
 }  // namespace attention::client::internal

@@ -111,6 +111,16 @@ auto ReadAnswer(const grpc::ByteBuffer& bytes, Convert convert)
   return convert(message, received);
 }
 
+// Adapts a callback for a public result to one for the answer it is read from;
+// `convert(message, received)` makes the one of the other.
+template <typename Message, typename Result, typename Convert>
+AnswerCallback Reading(Callback<Result> done, Convert convert) {
+  return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
+    if (!answer.ok()) return done(answer.status());
+    done(ReadAnswer<Message>(*answer, convert));
+  };
+}
+
 }  // namespace attention::client::internal
 
 #endif  // ATTENTION_CLIENT_INTERNAL_TRANSPORT_H_
