@@ -33,6 +33,9 @@ struct AttendMma {
   static constexpr int kMinBlocks = 1;
   static constexpr int kTileRows = 16 * kRowWarps;
   static constexpr int kWarpKeys = kTileKeys / kKeyWarps;
+  // Copies of a loop's body. At 256 dims the output leaves few registers for what they keep ahead.
+  static constexpr int kCopyUnroll = kHeadDim <= 128 ? 4 : 1;
+  static constexpr int kStepUnroll = kHeadDim <= 128 ? kHeadDim / 16 : 4;
 
   static constexpr int kRowBytes = 2 * kHeadDim;
   static constexpr int kKvRowBytes = static_cast<int>(DTypeBytes(kKvType)) * kHeadDim;
@@ -129,6 +132,7 @@ struct AttendMma {
   // Keys that no row sees become zeros and are not read.
   ATTENTION_DEVICE void LoadTile(int tile, int stage) const {
     constexpr int kPieces = kKvRowBytes / 16;
+#pragma unroll kCopyUnroll
     for (int i = ThreadIndex(); i < kTileKeys * kPieces; i += kThreads) {
       const int row = i / kPieces, piece = i % kPieces, key = tile + row;
       const bool is_read = span.Contains(key);
@@ -147,6 +151,7 @@ struct AttendMma {
           has_value);
     }
     if constexpr (kIsInt8) {
+#pragma unroll 1
       for (int row = ThreadIndex(); row < kTileKeys; row += kThreads) {
         float key_scale = 0.0f, value_scale = 0.0f;
         if (span.Contains(tile + row)) {
@@ -165,6 +170,8 @@ struct AttendMma {
   // Integers as bfloat16, which holds them exactly; their scales are applied to scores and weights.
   ATTENTION_DEVICE void ConvertTensor(const char* from, char* to) const {
     constexpr int kPieces = kKvRowBytes / 16;
+    // Unrolled, its addresses and words would push the output out of the registers.
+#pragma unroll 1
     for (int i = ThreadIndex(); i < kTileKeys * kPieces; i += kThreads) {
       const int row = i / kPieces, piece = i % kPieces;
       const auto* in =
@@ -191,7 +198,7 @@ struct AttendMma {
     for (int block = 0; block < kWarpKeys / 8; ++block) {
       for (int i = 0; i < 4; ++i) s[block][i] = 0.0f;
     }
-#pragma unroll
+#pragma unroll kStepUnroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
       if (step * 16 >= task.head_dim_qk) break;  // what follows is zero
       std::uint32_t a[4];
