@@ -1,6 +1,6 @@
-// What the CUDA backend promises beside accuracy, its kernels executed on the host (tests/simt):
-// bits that do not depend on the batch, the paging, the order of blocks and warps, or on yields;
-// bytes that are not visible never matter.
+// What the CUDA backend promises beside accuracy, its kernels executed on the host (tests/simt) or
+// on a GPU: bits that do not depend on the batch, the paging, the order of blocks and warps, or on
+// yields; bytes that are not visible never matter.
 #include <gmock/gmock.h>
 
 #include <atomic>
@@ -10,9 +10,8 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "tests/simt/simt_device.h"
 #include "tests/support/attention_problem.h"
+#include "tests/support/cuda_backends.h"
 #include "tests/support/tolerance.h"
 
 namespace attention::testing {
@@ -22,15 +21,6 @@ constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16}
 constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t seed = 1, double step_flops = 2e11) {
-  return cuda::MakeCudaBackend(simt::MakeSimtDevice(seed), {.step_flops = step_flops});
-}
-
-AttentionBackend& Cuda() {
-  static auto* backend = MakeCuda().release();
-  return *backend;
-}
 
 DType RowTypeFor(DType kv_dtype) { return kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype; }
 

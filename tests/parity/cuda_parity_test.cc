@@ -1,13 +1,12 @@
-// The CUDA backend against float64, its kernels executed on the host (tests/simt): the grid of the
-// CPU backend's parity test. Contiguous and paged keys must agree to the bit.
+// The CUDA backend against float64, its kernels executed on the host (tests/simt) or on a GPU: the
+// grid of the CPU backend's parity test. Contiguous and paged keys must agree to the bit.
 #include <gmock/gmock.h>
 
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "tests/simt/simt_device.h"
 #include "tests/support/attention_problem.h"
+#include "tests/support/cuda_backends.h"
 #include "tests/support/problem_variants.h"
 #include "tests/support/tolerance.h"
 
@@ -16,11 +15,6 @@ namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
-
-AttentionBackend& Cuda() {
-  static auto* backend = cuda::MakeCudaBackend(simt::MakeSimtDevice(/*seed=*/1)).release();
-  return *backend;
-}
 
 // Queries and outputs of the type that the matrix instructions take beside a cache of that type.
 DType RowTypeFor(DType kv_dtype) { return kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype; }

@@ -201,12 +201,15 @@ PagedKv::PagedKv(AttentionBackend& backend, const AttentionProblem& problem, con
   page_bytes_ = backend.PageLayout(geometry, spec.page_size).page_bytes;
   const std::int64_t num_pages = (task.kv_len + spec.page_size - 1) / spec.page_size;
   const std::size_t stride = (page_bytes_ + 63) / 64 * 64;
-  memory_ = ShiftedBytes(num_pages * stride, 0);
-  std::memset(memory_.data(), spec.poison, num_pages * stride);
+  const std::size_t bytes = num_pages * stride;
+  MemoryAllocator& allocator = backend.memory();
+  memory_ = {static_cast<char*>(allocator.Allocate(bytes)),
+             [&allocator, bytes](char* memory) { allocator.Free(memory, bytes); }};
+  std::memset(memory_.get(), spec.poison, bytes);
   std::vector<int> order(num_pages);
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), std::mt19937(spec.seed));
-  for (int at : order) table_.push_back(memory_.data() + at * stride);
+  for (int at : order) table_.push_back(memory_.get() + at * stride);
   // Spare entries: null, and an address in the first page of memory, which is never mapped.
   table_.push_back(nullptr);
   table_.push_back(reinterpret_cast<void*>(64));

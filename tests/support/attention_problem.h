@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -118,7 +119,8 @@ struct PagingSpec {
   std::int64_t append_tokens = 0;  // tokens of each append; 0: all at once
 };
 
-// The problem's keys and values in pages of a backend. Page table entries past the last needed one
+// The problem's keys and values in pages of a backend, in memory of its allocator, which must be
+// the host's too. The backend must outlive it. Page table entries past the last needed one
 // are an address that must not be read.
 class PagedKv {
  public:
@@ -132,7 +134,7 @@ class PagedKv {
  private:
   PagingSpec spec_;
   std::size_t page_bytes_ = 0;
-  ShiftedBytes memory_;
+  std::shared_ptr<char> memory_;
   std::vector<void*> table_;
 };
 
