@@ -17,7 +17,9 @@ endif()
 
 add_library(attention_compiler INTERFACE)
 target_include_directories(attention_compiler INTERFACE "${CMAKE_SOURCE_DIR}")
-target_compile_options(attention_compiler INTERFACE -Wall -Wextra -Werror=return-type)
+# nvcc has none of these.
+target_compile_options(attention_compiler INTERFACE
+                       "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror=return-type>")
 
 if(ATTENTION_SANITIZE)
   add_compile_options(-fsanitize=${ATTENTION_SANITIZE} -fno-omit-frame-pointer -g1)

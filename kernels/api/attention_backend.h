@@ -30,6 +30,13 @@ struct BackendInfo {
   int num_threads = 0;
 };
 
+// A device that is there, or might be, and why no backend uses it.
+struct UnusedDevice {
+  std::string backend;  // that could use it
+  std::string device;   // model name; empty when it cannot be told
+  std::string reason;
+};
+
 // Allocates the bytes of KV pages where the backend can read them.
 class MemoryAllocator {
  public:
@@ -41,6 +48,8 @@ class MemoryAllocator {
   // through that of another backend of the same device. A processor's does; a GPU's is gone with
   // its context.
   virtual bool outlives_backend() const { return true; }
+  // What could be allocated now, of memory that nothing else uses; 0: not known.
+  virtual std::size_t free_bytes() const { return 0; }
 };
 
 // Whether a run has come to its end, or stopped on the way to be continued.

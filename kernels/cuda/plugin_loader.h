@@ -1,0 +1,26 @@
+// Finds and loads libattention_cuda.so: beside the program, in ../lib from there, or where the
+// system looks for libraries.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/attention_backend.h"
+
+namespace attention::cuda {
+
+struct PluginOptions {
+  int device = 0;                   // ordinal
+  bool has_managed_memory = false;  // pages that the host can read, for tests
+  double step_flops = 0;            // of CudaBackendOptions; 0: the default
+};
+
+// UNAVAILABLE says why there is none: no library, no driver, no device, a device too old.
+// FAILED_PRECONDITION: the library is of another build. Thread-safe; the library stays loaded.
+absl::StatusOr<std::unique_ptr<AttentionBackend>> LoadCudaBackend(const PluginOptions& options);
+
+// The model name of the device, or the same errors. Cheap: makes no context on the device.
+absl::StatusOr<std::string> DescribeCudaDevice(int device);
+
+}  // namespace attention::cuda

@@ -1,0 +1,24 @@
+// A Device that is a GPU.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/device.h"
+
+namespace attention::cuda {
+
+struct CudaDeviceOptions {
+  int ordinal = 0;
+  bool has_managed_memory = false;  // pages that the host can read, for tests
+};
+
+// UNAVAILABLE says why: no driver or one too old, no device of that ordinal, a compute capability
+// before 8.0.
+absl::StatusOr<std::shared_ptr<Device>> MakeCudaDevice(const CudaDeviceOptions& options);
+
+// The model name, or the same errors. Makes no context.
+absl::StatusOr<std::string> CudaDeviceName(int ordinal);
+
+}  // namespace attention::cuda

@@ -1,0 +1,69 @@
+#include "kernels/cuda/plugin.h"
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/runtime/cuda_device.h"
+
+namespace attention::cuda {
+namespace {
+
+void CopyText(const std::string& text, char* to, std::size_t bytes) {
+  if (to == nullptr || bytes == 0) return;
+  std::snprintf(to, bytes, "%.*s", static_cast<int>(text.size()), text.data());
+}
+
+absl::Status Describe(PluginRequest* request) {
+  auto name = CudaDeviceName(request->device);
+  if (!name.ok()) return name.status();
+  CopyText(*name, request->device_name, request->name_bytes);
+  return absl::OkStatus();
+}
+
+absl::Status Make(PluginRequest* request) {
+  auto device = MakeCudaDevice(
+      {.ordinal = request->device, .has_managed_memory = request->has_managed_memory});
+  if (!device.ok()) return device.status();
+  CudaBackendOptions options;
+  if (request->step_flops > 0) options.step_flops = request->step_flops;
+  request->backend = MakeCudaBackend(std::move(*device), options).release();
+  return absl::OkStatus();
+}
+
+// Exceptions end at the boundary.
+int Answer(PluginRequest* request, absl::Status (*call)(PluginRequest*)) {
+  if (std::strcmp(request->build, kPluginBuild) != 0 ||
+      request->request_bytes != sizeof(PluginRequest)) {
+    return kPluginOtherBuild;
+  }
+  absl::Status status;
+  try {
+    status = call(request);
+  } catch (const std::exception& error) {
+    status = absl::InternalError(error.what());
+  }
+  CopyText(std::string(status.message()), request->message, request->message_bytes);
+  return static_cast<int>(status.code());
+}
+
+}  // namespace
+}  // namespace attention::cuda
+
+extern "C" {
+
+__attribute__((visibility("default"))) int attention_cuda_make_backend(
+    attention::cuda::PluginRequest* request) {
+  return attention::cuda::Answer(request, attention::cuda::Make);
+}
+
+__attribute__((visibility("default"))) int attention_cuda_describe_device(
+    attention::cuda::PluginRequest* request) {
+  return attention::cuda::Answer(request, attention::cuda::Describe);
+}
+
+}  // extern "C"
