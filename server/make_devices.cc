@@ -13,17 +13,33 @@
 namespace attention::server {
 namespace {
 
-std::size_t KvCapacity(const ServerConfig& config) {
-  if (config.kv_capacity_bytes > 0) return static_cast<std::size_t>(config.kv_capacity_bytes);
+// Of one device. Of its own memory all but what runs need for their tensors; of the host's its part
+// of a quarter.
+std::size_t KvCapacity(const ServerConfig& config, std::size_t num_devices,
+                       const MemoryAllocator& pages) {
+  if (config.kv_capacity_bytes > 0) {
+    return static_cast<std::size_t>(config.kv_capacity_bytes) / num_devices;
+  }
+  if (const std::size_t free = pages.free_bytes(); free > 0) return free / 10 * 8;
   const auto memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
                       static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  return memory / 4;
+  return memory / 4 / num_devices;
+}
+
+// One GPU for each worker, by ordinal from the first one on.
+std::vector<BackendOptions> GpusOf(const ServerConfig& config) {
+  std::vector<BackendOptions> devices(static_cast<std::size_t>(std::max(1, config.workers)));
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    devices[i].cuda_device = config.cuda_device + static_cast<int>(i);
+  }
+  return devices;
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
                                                           const std::vector<CpuList>& nodes) {
+  if (config.backend == "cuda") return GpusOf(config);
   int num_cpus = 0;
   for (const CpuList& node : nodes) num_cpus += static_cast<int>(node.size());
   const int workers = config.workers > 0 ? config.workers : static_cast<int>(nodes.size());
@@ -72,7 +88,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(const ServerCon
                                  return factory(name, part);
                                }));
     Device::Options options;
-    options.kv_capacity_bytes = KvCapacity(config) / parts.size();
+    options.kv_capacity_bytes = KvCapacity(config, parts.size(), backend->memory());
     if (!part.cpus.empty()) options.cpu = part.cpus[0];
     options.on_failure = [log, index = devices.size()](const absl::Status& failure,
                                                        const absl::Status& recovery) {

@@ -124,6 +124,7 @@ class ServerAppImpl final : public ServerApp {
       : config_(config),
         instruments_(std::move(instruments)),
         devices_(std::move(devices)),
+        unused_devices_(UnusedDevices(config.backend, {.cuda_device = config.cuda_device})),
         buffers_(devices_[0]->backend().host_memory(), kMaxIdleBufferBytes),
         caches_(PlacesOf(devices_), config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
@@ -183,6 +184,10 @@ class ServerAppImpl final : public ServerApp {
                    info.name, info.device, info.isa, info.num_threads,
                    devices_[i]->pages().capacity_bytes() >> 20);
     }
+    for (const UnusedDevice& device : unused_devices_) {
+      spdlog::info("{} {} is not used: {}", device.backend,
+                   device.device.empty() ? "device" : device.device, device.reason);
+    }
     return absl::OkStatus();
   }
 
@@ -235,6 +240,13 @@ class ServerAppImpl final : public ServerApp {
       status.kv_free_bytes = static_cast<std::int64_t>(device->pages().free_bytes());
       status.queued_requests = scheduler_.load(static_cast<int>(statuses.size()) - 1).requests;
     }
+    for (const UnusedDevice& unused : unused_devices_) {
+      DeviceStatus& status = statuses.emplace_back();
+      status.info.name = unused.backend;
+      status.info.device = unused.device;
+      status.is_used = false;
+      status.unused_reason = unused.reason;
+    }
     return statuses;
   }
 
@@ -282,6 +294,7 @@ class ServerAppImpl final : public ServerApp {
   SpdlogCallLog call_log_;
   CallsInFlight calls_in_flight_;
   const Devices devices_;
+  const std::vector<UnusedDevice> unused_devices_;
   BufferPool buffers_;
   KvCacheFactory caches_;
   SessionTable sessions_;

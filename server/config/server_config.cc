@@ -206,10 +206,14 @@ class Parser {
 
   void AddCompute() {
     Add("--worker-name", config_.worker_name, "Name of this worker in session handles");
-    Add("--backend", config_.backend, "Kernels to use: cpu, or reference (float64, slow)")
-        ->check(CLI::IsMember({"cpu", "reference"}));
+    Add("--backend", config_.backend, "Kernels to use: cpu, cuda, or reference (float64, slow)")
+        ->check(CLI::IsMember({"cpu", "cuda", "reference"}));
+    Add("--cuda-device", config_.cuda_device,
+        "With --backend cuda, the ordinal of the first worker's GPU; others have the next ones")
+        ->check(CLI::Range(0, 255));
     Add("--workers", config_.workers,
-        "Workers, each with threads, KV pages and a queue of its own; 0: one for each NUMA node")
+        "Workers, each with threads, KV pages and a queue of its own; 0: one for each NUMA "
+        "node, or one GPU")
         ->check(CLI::Range(0, 256));
     Add("--threads", config_.threads, "Compute threads of all workers; 0: one a core")
         ->check(CLI::Range(0, 4096));

@@ -76,6 +76,10 @@ void RecoveringBackend::Memory::Free(void* memory, std::size_t bytes) {
   (*owner_.Current().*choice_)().Free(memory, bytes);
 }
 
+std::size_t RecoveringBackend::Memory::free_bytes() const {
+  return (*owner_.Current().*choice_)().free_bytes();
+}
+
 absl::Status RecoveringBackend::Supports(const AttentionParams& params) const {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
   return backend->Supports(params);

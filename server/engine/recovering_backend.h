@@ -76,6 +76,7 @@ class RecoveringBackend final : public AttentionBackend {
     void* Allocate(std::size_t bytes) override;
     void Free(void* memory, std::size_t bytes) override;
     bool outlives_backend() const override { return outlives_backend_; }
+    std::size_t free_bytes() const override;
 
    private:
     const RecoveringBackend& owner_;

@@ -249,7 +249,12 @@ TEST_F(SessionLifetimeTest, TheServerTellsItsBoundsAndWhatIsLeft) {
   EXPECT_EQ(before.limits().kv_capacity_bytes(), 64 << 20);
   EXPECT_EQ(before.capacity().num_sessions(), 1);
   EXPECT_EQ(before.capacity().kv_free_bytes(), 64 << 20);
-  ASSERT_EQ(before.devices_size(), 1);
+  // The processor, and the GPU with the reason why it is not used.
+  ASSERT_EQ(before.devices_size(), 2);
+  EXPECT_TRUE(before.devices(0).is_used());
+  EXPECT_FALSE(before.devices(1).is_used());
+  EXPECT_EQ(before.devices(1).backend(), "cuda");
+  EXPECT_NE(before.devices(1).unused_reason(), "");
   EXPECT_EQ(before.devices(0).backend(), "cpu");
   EXPECT_EQ(before.devices(0).num_threads(), 2);
   MustStep(own, MakeAppend(MakePrompt(100), handle, 0, 100));

@@ -53,6 +53,18 @@ TEST(DivideMachineTest, PinningIsTheOperatorsToChoose) {
   EXPECT_EQ(Divide(Config(2, 12))[0].num_threads, 6);
 }
 
+TEST(DivideMachineTest, AGpuForEachWorker) {
+  ServerConfig config = Config(2, 0);
+  config.backend = "cuda";
+  config.cuda_device = 1;
+  const auto devices = Divide(config, {{0}});
+  ASSERT_EQ(devices.size(), 2u);
+  EXPECT_EQ(devices[0].cuda_device, 1);
+  EXPECT_EQ(devices[1].cuda_device, 2);
+  config.workers = 0;
+  EXPECT_EQ(Divide(config).size(), 1u);
+}
+
 TEST(DivideMachineTest, WhatDoesNotFitTheMachineIsRefusedByKey) {
   const auto message = [](const ServerConfig& config) {
     const auto devices = DivideMachine(config, kTwoNodes);
