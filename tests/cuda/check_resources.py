@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Registers, spills and shared memory of every CUDA kernel, as ptxas reports them and as the kernels' own
+constants derive them (kernels/cuda/README.md, "Tiles").
+
+Compiles each file of device code once, for compute capability 9.0 or those that --architectures names, so it
+needs nvcc but no GPU. Prints a table, and exits with 1 if a kernel spills, has a stack, has more registers than its
+block's share of a multiprocessor, or asks for more shared memory than the smallest supported device has.
+"""
+
+import argparse
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "kernels/cuda/runtime"
+SKIPPED = 77
+
+# A block of compute capability 8.6, 8.9 and 12.0 may have this much (CUDA programming guide, table of
+# technical specifications).
+MAX_SHARED_BYTES = 99 * 1024
+REGISTER_FILE = 64 * 1024
+MAX_REGISTERS = 255
+
+# Blocks that should share a multiprocessor, by registers: what hides one's copies behind the other's work.
+WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendFloat": {64: 2, 128: 2, 256: 2},
+                 "Probe": {64: 2, 128: 2, 256: 2}, "Append": {0: 4}}
+
+ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
+FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+REGISTERS = re.compile(r"Used (\d+) registers")
+# Entry<AttendMma<type, kv type, head dim, row warps>>, Entry<AttendFloat<head dim>>, ...
+MMA = re.compile(r"EntryINS0_9AttendMmaILNS_5DTypeE(\d)ELS3_(\d)ELi(\d+)ELi(\d+)E")
+FLOAT = re.compile(r"EntryINS0_\d+(AttendFloat|Probe)ILi(\d+)E")
+APPEND = re.compile(r"EntryINS0_6AppendE")
+TYPE_BYTES = {"0": 4, "1": 2, "2": 2, "3": 1}
+
+
+def mma_shared_bytes(kv_type, dim, row_warps):
+    """The layout in the head of attend_mma.h."""
+    rows, keys = 16 * row_warps, 64 if dim <= 128 else 32
+    queries = rows * dim * 2
+    stage = 2 * keys * (dim * TYPE_BYTES[kv_type] + (4 if kv_type == "3" else 0))
+    converted = 2 * keys * dim * 2 if kv_type == "3" else 0
+    parts = 1 if row_warps > 1 else keys // 16
+    result = (parts * rows * (dim + 8 + 2) + 1) * 4
+    return max(queries + 2 * stage + converted, result)
+
+
+def describe(name):
+    """(kernel, head dim, threads, shared bytes) of an entry's mangled name; None for others."""
+    if match := MMA.search(name):
+        dim, row_warps = int(match[3]), int(match[4])
+        key_warps = (64 if dim <= 128 else 32) // 16 if row_warps == 1 else 1
+        return "AttendMma", dim, 32 * row_warps * key_warps, mma_shared_bytes(match[2], dim, row_warps)
+    if match := FLOAT.search(name):
+        dim = int(match[2])
+        tiles = 2 * 32 * (dim + 4)
+        shared = tiles + (32 * 33 + 32 if match[1] == "AttendFloat" else 16 * 32)
+        return match[1], dim, 128, 4 * max(shared, 32 * (dim + 10) + 1 if match[1] == "AttendFloat" else 0)
+    if APPEND.search(name):
+        return "Append", 0, 128, 0
+    return None
+
+
+def compile_report(source, architecture, folder):
+    command = ["nvcc", "-std=c++20", "-O3", "-DNDEBUG", "-fmad=false", "--expt-relaxed-constexpr",
+               f"-I{ROOT}", f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-Xptxas=-v",
+               "-cubin", "-o", str(pathlib.Path(folder) / "kernel.cubin"), str(source)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise RuntimeError(f"{source.name} for sm_{architecture}:\n{result.stderr}")
+    return result.stderr + result.stdout
+
+
+def entries(report):
+    """(mangled name, stack bytes, spilled bytes, registers) of each kernel of a ptxas report."""
+    name, stack, spilled = None, 0, 0
+    for line in report.splitlines():
+        if match := ENTRY.search(line):
+            name, stack, spilled = match[1], 0, 0
+        elif match := FRAME.search(line):
+            stack, spilled = int(match[1]), int(match[2]) + int(match[3])
+        elif (match := REGISTERS.search(line)) and name is not None:
+            yield name, stack, spilled, int(match[1])
+            name = None
+
+
+def faults(kernel, dim, threads, shared, stack, spilled, registers):
+    if stack or spilled:
+        yield f"{stack} bytes of stack, {spilled} of spills, expected none"
+    # Registers are handed out to warps in units of 8 a thread.
+    blocks = REGISTER_FILE // ((registers + 7) // 8 * 8 * threads)
+    wanted = WANTED_BLOCKS[kernel][dim]
+    if blocks < wanted:
+        yield f"{registers} registers leave room for {blocks} blocks, expected {wanted}"
+    if registers > MAX_REGISTERS:
+        yield f"{registers} registers, expected at most {MAX_REGISTERS}"
+    if shared > MAX_SHARED_BYTES:
+        yield f"{shared} bytes of shared memory, expected at most {MAX_SHARED_BYTES}"
+
+
+def main():
+    if shutil.which("nvcc") is None:
+        print("skipped: nvcc is not here")
+        return SKIPPED
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architectures", default="90", help="comma-separated, as 80,90 (90)")
+    architectures = parser.parse_args().architectures.split(",")
+    sources = [path for path in sorted(FOLDER.glob("*.cu")) if path.name != "ceilings.cu"]
+    is_good, count = True, 0
+    print(f"{'kernel':<12} {'dim':>4} {'threads':>7} {'arch':>5} {'registers':>9} {'stack':>5} {'spills':>6} "
+          f"{'shared':>7}  file")
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sources:
+            for architecture in architectures:
+                for name, stack, spilled, registers in entries(
+                        compile_report(source, architecture, folder)):
+                    described = describe(name)
+                    if described is None:
+                        print(f"FAILED: {name} of {source.name} is not known to this test")
+                        is_good = False
+                        continue
+                    kernel, dim, threads, shared = described
+                    count += 1
+                    print(f"{kernel:<12} {dim:>4} {threads:>7} {'sm_' + architecture:>5} {registers:>9} "
+                          f"{stack:>5} {spilled:>6} {shared:>7}  {source.name}")
+                    for fault in faults(kernel, dim, threads, shared, stack, spilled, registers):
+                        print(f"FAILED: {kernel} dim {dim} on sm_{architecture}: {fault}")
+                        is_good = False
+    expected = (3 * 6 + 3 + 3 + 1) * len(architectures)
+    if count != expected:
+        print(f"FAILED: {count} kernels, expected {expected}")
+        is_good = False
+    print("every kernel keeps to its budget" if is_good else "some kernels do not")
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
