@@ -98,6 +98,7 @@ class DeviceAllocator final : public MemoryAllocator {
     return nullptr;
   }
   void Free(void* memory, std::size_t) override { cudaFree(memory); }
+  bool outlives_backend() const override { return false; }
 
   std::size_t free_bytes() const override {
     std::size_t free = 0, total = 0;
@@ -122,6 +123,7 @@ class PinnedAllocator final : public MemoryAllocator {
     return nullptr;
   }
   void Free(void* memory, std::size_t) override { cudaFreeHost(memory); }
+  bool outlives_backend() const override { return false; }
 
  private:
   const int ordinal_;
