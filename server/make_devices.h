@@ -26,8 +26,8 @@ using DeviceLog = std::function<void(std::size_t device, const absl::Status& fai
                                      const absl::Status& recovery)>;
 
 // What the backend of each worker is made with: a worker for each NUMA node, or as many as the
-// configuration says, with the node's CPUs and its part of the threads; or a GPU each. INVALID_ARGUMENT names the
-// key that does not fit the machine.
+// configuration says, with the node's CPUs and its part of the threads; or a GPU each.
+// INVALID_ARGUMENT names the key that does not fit the machine.
 absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
                                                           const std::vector<CpuList>& nodes);
 

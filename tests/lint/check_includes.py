@@ -65,7 +65,7 @@ LIBRARIES = (
     ("Prometheus' messages", r"io/prometheus/client/.*\.pb\.h$|google/protobuf/util/",
      ("proto", "server/observe")),
     ("Highway", r"hwy/", ("kernels/cpu",)),
-    ("oneDNN", r"oneapi/", ("kernels/cpu",)),
+    ("oneDNN", r"oneapi/", ("kernels/cpu", "client/examples")),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|httplib\.h$",
      ("server/observe", "server/server_app.cc", "server/main.cc")),
     ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/ctl", "client/examples")),
