@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "client/connection.h"
 #include "client/internal/call_context.h"
 #include "client/internal/error_details.h"
 #include "client/internal/outgoing_request.h"
