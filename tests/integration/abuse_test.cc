@@ -236,7 +236,9 @@ TEST_F(AbuseTest, ConnectionsThatTrickle) {
 TEST_F(AbuseTest, StreamsThatAreNotRead) {
   constexpr int kStreams = 20;
   constexpr std::uint64_t kRequests = 100;  // of 2 MiB: 4 GiB, if they were all taken in
-  most_growth_mib_ = 500;
+  // gRPC's flow-control windows come on top of what the server takes in: 900 MiB, from the third
+  // second on (measured), whatever else is offered.
+  most_growth_mib_ = 1500;
   Neighbour neighbour(server_);
   v1::AttendStreamRequest request;
   *request.mutable_request() = MakeAttendRequest({.q_lens = {64}, .kv_lens = {4096}});

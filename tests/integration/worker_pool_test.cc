@@ -46,14 +46,16 @@ TEST(WorkerPoolTest, SessionsAreSpreadAndTheirStepsShareARequest) {
     EXPECT_TRUE(SameAnswer(AsResponse(result), AsResponse(response.results(0))));
   }
   const v1::GetServerInfoResponse info = InfoOf(server);
-  ASSERT_EQ(info.devices_size(), 2);
+  int num_used = 0;
   std::int64_t capacity = 0;
   for (const v1::Device& device : info.devices()) {
-    EXPECT_TRUE(device.is_used());
+    if (!device.is_used()) continue;  // a GPU that this server does not compute on
+    ++num_used;
     EXPECT_EQ(device.num_threads(), 1);
     EXPECT_LT(device.kv_free_bytes(), device.kv_capacity_bytes()) << "it holds sessions";
     capacity += device.kv_capacity_bytes();
   }
+  EXPECT_EQ(num_used, 2);
   EXPECT_EQ(info.limits().kv_capacity_bytes(), capacity);
 }
 
