@@ -45,7 +45,7 @@ ROOMS = {
     "server/rpc": ("proto", "proto/codec", "proto/transport", "server/session", "server/shared_memory", "server/layer", "server/scheduler", "server/domain",
                    "server/base", "kernels/api", "kernels/base"),
     "server/config": ("server/base",),
-    "server/observe": ("proto", "server/base"),
+    "server/observe": ("server/base",),
     "server": ANY,
     "client": (),
     "client sources": ("client", "client/internal"),
