@@ -86,6 +86,7 @@ std::vector<CpuList> NumaNodes(const std::string& sysfs) {
     }
   }
   std::vector<CpuList> lists;
+  lists.reserve(nodes.size());
   for (auto& [node, cpus] : nodes) lists.push_back(std::move(cpus));
   if (lists.empty()) lists.push_back(available);
   return lists;

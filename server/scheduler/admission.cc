@@ -18,11 +18,11 @@ bool HasRoom(std::int64_t held, std::int64_t held_by_tenant, std::int64_t amount
   return amount <= free && held_by_tenant < kMaxTimesOfFree * free;
 }
 
-absl::Status QueueFull(const QueueView& view, std::string message) {
+absl::Status QueueFull(const QueueView& view, absl::string_view message) {
   // What has to go before there is room: the tenant's own part at the most.
   const absl::Duration in_the_way = std::min(view.all.work, view.tenant.work / view.tenant_share);
-  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
-                       std::move(message), {}, RetryDelay(in_the_way, view.work_rate));
+  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull, message, {},
+                       RetryDelay(in_the_way, view.work_rate));
 }
 
 }  // namespace

@@ -83,7 +83,7 @@ absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request, Start
 absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
                               std::vector<DroppedRequest>& dropped) {
   if (!request->is_continuation) {
-    const absl::Status status = CheckRoomFor(
+    absl::Status status = CheckRoomFor(
         {request->tenant, request->priority, request->bytes, request->deadline}, dropped);
     if (!status.ok()) return status;
   }

@@ -69,18 +69,24 @@ class Joint {
     result_.steps.resize(num_steps);
   }
 
-  void OnPart(const std::vector<std::size_t>& indices, AttentionResult part) {
+  // Takes the steps out of the result.
+  void OnPart(const std::vector<std::size_t>& indices, AttentionResult& part) {
+    AttentionResult joined;
     {
       MutexLock lock(&mutex_);
       for (std::size_t i = 0; i < indices.size(); ++i) {
         StepOutcome& outcome = result_.steps[indices[i]];
-        if (part.status.ok()) outcome = std::move(part.steps[i]);
-        if (!part.status.ok()) outcome.status = part.status;
+        if (part.status.ok()) {
+          outcome = std::move(part.steps[i]);
+        } else {
+          outcome.status = part.status;
+        }
       }
       AddTiming(part.timing);
       if (--num_pending_ > 0) return;
+      joined = std::exchange(result_, {});
     }
-    Complete(std::move(whole_), std::move(result_));
+    Complete(std::move(whole_), std::move(joined));
   }
 
   // The whole again, of which no part was taken.
@@ -125,7 +131,7 @@ absl::Status SchedulerPool::SubmitParts(std::unique_ptr<AttentionRequest>& reque
   for (auto& [device, part] : parts) {
     part.request->completion = [joint, indices = part.indices](std::unique_ptr<AttentionRequest>,
                                                                AttentionResult result) {
-      joint->OnPart(indices, std::move(result));
+      joint->OnPart(indices, result);
     };
     absl::Status status = schedulers_[device]->Submit(part.request, start);
     if (!status.ok()) refused.emplace_back(std::move(part.indices), std::move(status));
@@ -137,7 +143,7 @@ absl::Status SchedulerPool::SubmitParts(std::unique_ptr<AttentionRequest>& reque
   for (auto& [indices, status] : refused) {
     AttentionResult result;
     result.status = std::move(status);
-    joint->OnPart(indices, std::move(result));
+    joint->OnPart(indices, result);
   }
   return absl::OkStatus();
 }
