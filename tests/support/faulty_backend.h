@@ -1,6 +1,7 @@
 // A backend that fails when it is told to, for tests of what becomes of its device.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -27,10 +28,14 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
     ++faults_.num_made;
     ++faults_.num_alive;
   }
-  ~FaultyBackend() override { --faults_.num_alive; }
+  ~FaultyBackend() override {
+    --faults_.num_alive;
+    for (const auto& [memory, bytes] : lost_with_it_) real_->memory().Free(memory, bytes);
+  }
 
   const BackendInfo& info() const override { return real_->info(); }
   MemoryAllocator& memory() override { return *this; }
+  MemoryAllocator& host_memory() override { return real_->memory(); }
   absl::Status Supports(const AttentionParams& params) const override {
     return real_->Supports(params);
   }
@@ -61,12 +66,20 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
   ProjectionBackend* projections() override { return real_->projections(); }
 
  private:
-  void* Allocate(std::size_t bytes) override { return real_->memory().Allocate(bytes); }
-  void Free(void* memory, std::size_t bytes) override { real_->memory().Free(memory, bytes); }
+  void* Allocate(std::size_t bytes) override {
+    void* memory = real_->memory().Allocate(bytes);
+    if (!faults_.memory_outlives) lost_with_it_[memory] = bytes;
+    return memory;
+  }
+  void Free(void* memory, std::size_t bytes) override {
+    lost_with_it_.erase(memory);
+    real_->memory().Free(memory, bytes);
+  }
   bool outlives_backend() const override { return faults_.memory_outlives; }
 
   Faults& faults_;
   bool has_yielded_ = false;
+  std::map<void*, std::size_t> lost_with_it_;
   std::unique_ptr<AttentionBackend> real_ = reference::MakeReferenceBackend();
 };
 

@@ -55,7 +55,8 @@ TEST(LayerTest, ForwardNamesItsLayer) {
 }
 
 TEST(LayerTest, ATensorThatCannotBeReadIsNamed) {
-  LayerOptions options = Options(std::vector<float>(16));
+  const std::vector<float> w(16);
+  LayerOptions options = Options(w);
   options.weights.b_v = TensorView(nullptr, DType::kFloat32, {4});
   EXPECT_THAT(std::string(internal::ToWire(options).status().message()),
               ::testing::HasSubstr("b_v.data: null"));
