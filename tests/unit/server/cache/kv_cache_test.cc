@@ -121,6 +121,7 @@ TEST_F(KvCacheTest, ACacheKnowsThatItsDeviceHasLostIt) {
   auto cache = factory_.Create(kGeometry, 1, 0);
   ASSERT_TRUE((*cache)->Extend(0, 16).ok());
   EXPECT_FALSE((*cache)->is_lost());
+  void* const lost = (*cache)->View(0).pages[0];  // at the start of its chunk
   pool_.LoseAll();
   EXPECT_TRUE((*cache)->is_lost());
   auto next = factory_.Create(kGeometry, 1, 0);
@@ -128,6 +129,7 @@ TEST_F(KvCacheTest, ACacheKnowsThatItsDeviceHasLostIt) {
   ASSERT_TRUE((*next)->Extend(0, 16).ok());
   cache->reset();
   EXPECT_EQ(static_cast<std::int64_t>(pool_.used_bytes()), (*next)->kv_bytes());
+  backend_->memory().Free(lost, kChunk);
 }
 
 class SeveralDevicesTest : public ::testing::Test {
