@@ -1,8 +1,9 @@
-// The threads that serve the calls that carry tensors.
+// The threads that serve all calls.
 //
 // These calls use completion queues, not gRPC's callback API: in gRPC 1.51 a callback runs on a
 // thread of gRPC's own that is woken for it, which costs 20-30 us of the 100 us of a small call.
-// Calls without tensors, where that does not matter, use the callback API.
+// Calls without tensors use them, too: callback threads would poll the same sockets and take
+// messages from these.
 #pragma once
 
 #include <grpcpp/completion_queue.h>
