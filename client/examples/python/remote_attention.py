@@ -14,7 +14,7 @@ from attention.v1 import session_service_pb2_grpc, tensor_pb2
 
 
 def to_tensor(array):
-    """A float32 array [tokens, heads, head_dim] as the wire has it."""
+    """An array as float32 numbers of the wire."""
     return tensor_pb2.Tensor(
         dtype=tensor_pb2.DTYPE_FLOAT32, shape=array.shape, data=array.astype("<f4").tobytes()
     )
