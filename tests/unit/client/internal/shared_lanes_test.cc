@@ -159,30 +159,32 @@ TEST_F(SharedLanesTest, OffMeansThatNothingIsAskedOrShared) {
 
 TEST_F(SharedLanesTest, CallsDoNotWaitForTheLane) {
   StartLane();
-  absl::Notification release;
-  server_.on_get_server_info = [&](auto*, auto&, auto*) {
-    release.WaitForNotification();
+  const auto release = std::make_shared<absl::Notification>();  // the server may be late
+  server_.on_get_server_info = [release](auto*, auto&, auto*) {
+    release->WaitForNotification();
     return grpc::Status::OK;
   };
   const auto client = server_.Connect();
   ExpectEcho(client->Attend(Request()));
   EXPECT_EQ(num_shared_, 0);
-  release.Notify();
+  release->Notify();
 }
 
 TEST_F(SharedLanesTest, AClientGoesWhileItsLaneIsBeingOpened) {
   StartLane();
-  absl::Notification asked, release;
-  server_.on_get_server_info = [&](auto*, auto&, auto*) {
-    asked.Notify();
-    release.WaitForNotification();
+  // Shared: once the client has cancelled, nobody waits for the server to be done with them.
+  const auto asked = std::make_shared<absl::Notification>();
+  const auto release = std::make_shared<absl::Notification>();
+  server_.on_get_server_info = [asked, release](auto*, auto&, auto*) {
+    asked->Notify();
+    release->WaitForNotification();
     return grpc::Status::OK;
   };
   auto client = server_.Connect();
   ExpectEcho(client->Attend(Request()));
-  asked.WaitForNotification();
+  asked->WaitForNotification();
   client.reset();
-  release.Notify();
+  release->Notify();
 }
 
 TEST_F(SharedLanesTest, TheSocketOfAnotherServerIsLeftAlone) {
