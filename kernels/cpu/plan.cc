@@ -121,8 +121,8 @@ void SplitItem(const WorkItem& item, double target_cost, CpuPlan* plan,
   const PackedLayout& layout = plan->tasks[item.task].layout;
   const std::int64_t ranges = item.range_end - item.range_begin;
   const std::int64_t parts =
-      std::clamp<std::int64_t>(static_cast<std::int64_t>(item.cost / target_cost + 0.5), 1, ranges);
-  if (parts == 1) {
+      std::min(static_cast<std::int64_t>(item.cost / target_cost + 0.5), ranges);
+  if (parts <= 1) {
     items->push_back(item);
     return;
   }
@@ -153,7 +153,8 @@ void PlanItems(int num_threads, CpuPlan* plan) {
     // Smaller tiles read the keys more often, so they come after splitting over the ranges.
     std::int64_t ranges = 0;
     for (const WorkItem& tile : tiles) ranges += tile.range_end - tile.range_begin;
-    if (num_threads == 1 || ranges >= static_cast<std::int64_t>(wanted)) break;
+    // Without keys there is nothing to split, and little to do.
+    if (num_threads == 1 || ranges == 0 || ranges >= static_cast<std::int64_t>(wanted)) break;
   }
   double total = 0;
   for (const WorkItem& tile : tiles) total += tile.cost;

@@ -282,10 +282,14 @@ inline void FinishRow(const PlannedTask& planned, const RowSpan& span, float max
     planned.lse[span.query * task.params.num_q_heads + span.q_head] =
         is_empty ? kNegInf : static_cast<float>(log_sum);
   }
+  char* out = OutputData(task.o, span);
+  if (is_empty) {
+    std::memset(out, 0, planned.layout.dim_v * DTypeBytes(task.o.dtype));
+    return;
+  }
   // Multiplying by the reciprocal costs half an ulp; dividing each output would cost 5 % of a
   // prompt of 512 tokens.
-  StoreScaled(o, is_empty ? 0.0f : 1.0f / sum, planned.layout.dim_v, task.o.dtype,
-              OutputData(task.o, span));
+  StoreScaled(o, 1.0f / sum, planned.layout.dim_v, task.o.dtype, out);
 }
 
 }  // namespace HWY_NAMESPACE

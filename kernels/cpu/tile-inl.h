@@ -233,7 +233,7 @@ bool Attend(const PlannedTask& planned, const WorkItem& item, const NextItem& ne
   ItemProgress& progress = scratch.progress;
   if (!progress.is_begun) {
     FindSpans(planned, item, scratch);
-    LoadQueries<Kv>(planned, item, scratch);
+    if (item.range_begin < item.range_end) LoadQueries<Kv>(planned, item, scratch);
     progress = {.is_begun = true, .range = item.range_begin};
   }
   const bool is_split = item.partial_offset >= 0;

@@ -155,5 +155,16 @@ TEST(PlanTest, LongHeadsArePackedByAllThreads) {
   EXPECT_FALSE(PlanOf({.q_len = 4096, .kv_len = 4096, .head_dim = 128}, 1)->has_packing_units);
 }
 
+TEST(PlanTest, WithoutKeysRowsAreComputedInFullTilesAndNothingIsMerged) {
+  const auto plan = PlanOf({.q_len = 640, .kv_len = 0}, 8);
+  EXPECT_TRUE(plan->merges.empty());
+  EXPECT_TRUE(plan->packs.empty());
+  EXPECT_EQ(plan->items.size(), 8u * ((640 + kTileRows - 1) / kTileRows));
+  for (const WorkItem& item : plan->items) {
+    EXPECT_EQ(item.range_begin, item.range_end);
+    EXPECT_LT(item.partial_offset, 0);
+  }
+}
+
 }  // namespace
 }  // namespace attention::cpu
