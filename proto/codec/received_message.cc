@@ -1,5 +1,6 @@
 #include "proto/codec/received_message.h"
 
+#include <deque>
 #include <string>
 #include <utility>
 
@@ -37,14 +38,17 @@ class MessageParser {
   // Parses the next `size` bytes.
   absl::Status Parse(const MessageShape& shape, std::size_t size, Message* message) {
     const std::size_t end = reader_.remaining() - size;
-    std::string small_fields;
+    // Of messages inside messages: each level has a string of its own, which keeps its memory.
+    if (small_fields_.size() <= path_.size()) small_fields_.emplace_back();
+    std::string& small_fields = small_fields_[path_.size()];
+    small_fields.clear();
     while (reader_.remaining() > end) {
       if (absl::Status status = ParseField(shape, end, message, &small_fields); !status.ok()) {
         return status;
       }
     }
     if (reader_.remaining() < end) return Malformed("a field goes beyond its message's end");
-    if (message->MergeFromString(small_fields)) return absl::OkStatus();
+    if (small_fields.empty() || message->MergeFromString(small_fields)) return absl::OkStatus();
     return Malformed(absl::StrCat("expected the fields of ", message->GetTypeName()));
   }
 
@@ -192,6 +196,9 @@ class MessageParser {
   ReceivedMessage& received_;
   // The fields that lead to the present message, with the index in a repeated one or -1.
   absl::InlinedVector<std::pair<const FieldDescriptor*, int>, 4> path_;
+  // The fields of each level of the path that are left to protobuf's parser. A deque: a level may
+  // be added while those above are in use.
+  std::deque<std::string> small_fields_;
 };
 
 absl::Status ReceivedMessage::Parse(const grpc::ByteBuffer& buffer, Message* message) {

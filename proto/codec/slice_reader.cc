@@ -8,31 +8,24 @@ SliceReader::SliceReader(std::span<const grpc::Slice> slices) : slices_(slices) 
   for (const grpc::Slice& slice : slices) remaining_ += slice.size();
 }
 
+void SliceReader::EnterNext() {
+  do {
+    at_ = slices_.front().begin();
+    end_ = slices_.front().end();
+    slices_ = slices_.subspan(1);
+  } while (at_ == end_);
+}
+
 template <typename Visit>
 void SliceReader::Take(std::size_t size, Visit visit) {
   remaining_ -= size;
   while (size > 0) {
-    const grpc::Slice& slice = slices_.front();
-    const std::size_t count = std::min(size, slice.size() - offset_);
-    visit(absl::string_view(reinterpret_cast<const char*>(slice.begin()) + offset_, count));
-    offset_ += count;
+    if (at_ == end_) EnterNext();
+    const std::size_t count = std::min(size, static_cast<std::size_t>(end_ - at_));
+    visit(absl::string_view(reinterpret_cast<const char*>(at_), count));
+    at_ += count;
     size -= count;
-    if (offset_ == slice.size()) {
-      slices_ = slices_.subspan(1);
-      offset_ = 0;
-    }
   }
-}
-
-bool SliceReader::ReadByte(std::uint8_t* byte) {
-  if (remaining_ == 0) return false;
-  while (offset_ == slices_.front().size()) {  // a slice may be empty
-    slices_ = slices_.subspan(1);
-    offset_ = 0;
-  }
-  *byte = slices_.front().begin()[offset_++];
-  --remaining_;
-  return true;
 }
 
 bool SliceReader::ReadVarint(int max_bytes, std::uint64_t* value) {

@@ -32,10 +32,19 @@ class SliceReader {
   // Calls visit(piece) over the next bytes, which must be there.
   template <typename Visit>
   void Take(std::size_t size, Visit visit);
-  bool ReadByte(std::uint8_t* byte);
+  // Goes on to the next slice that is not empty; there must be one.
+  void EnterNext();
+  bool ReadByte(std::uint8_t* byte) {
+    if (remaining_ == 0) return false;
+    if (at_ == end_) EnterNext();
+    *byte = *at_++;
+    --remaining_;
+    return true;
+  }
 
-  std::span<const grpc::Slice> slices_;  // the present one and what follows
-  std::size_t offset_ = 0;               // in the present one
+  std::span<const grpc::Slice> slices_;  // those after the present one
+  const std::uint8_t* at_ = nullptr;     // in the present one
+  const std::uint8_t* end_ = nullptr;
   std::size_t remaining_ = 0;
 };
 

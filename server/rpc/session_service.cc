@@ -1,5 +1,8 @@
 #include "server/rpc/session_service.h"
 
+#include <google/protobuf/arena.h>
+
+#include <cstddef>
 #include <memory>
 #include <utility>
 
@@ -63,13 +66,19 @@ void EncodeSession(const SessionTable& table, const Session& session, v1::Sessio
 
 // One StepRequest, from arrival to its answer.
 template <typename Wire>
-struct StepExchange {
+class StepExchange {
+  // Of the message's parts: a step is some ten, which cost more to allocate one by one than to
+  // parse. The first block holds those of a step or two.
+  alignas(std::max_align_t) char first_block_[2048];
+  google::protobuf::Arena arena_{first_block_, sizeof(first_block_)};
+
+ public:
   StepExchange(const ServiceContext& services, const CallFrame& frame)
       : call(services, frame, received) {}
 
   codec::ReceivedMessage received;
   std::size_t bytes = 0;  // of the received message
-  Wire wire;
+  Wire& wire = *google::protobuf::Arena::CreateMessage<Wire>(&arena_);
   StepCall call;
 };
 
