@@ -31,6 +31,7 @@ void Apply(const ChannelSettings& settings, grpc::ChannelArguments* arguments) {
   if (settings.lookahead_bytes > 0) {
     arguments->SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, settings.lookahead_bytes);
   }
+  if (settings.has_fixed_window) arguments->SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   if (settings.has_keepalive) {
     arguments->SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
     arguments->SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);

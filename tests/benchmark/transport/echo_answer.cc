@@ -4,6 +4,7 @@
 #include <grpcpp/support/slice.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -40,6 +41,25 @@ grpc::ByteBuffer EchoAnswer(grpc::ByteBuffer* request) {
   if (size == kEchoAll) return std::move(*request);
   const grpc::Slice slice(StoredAnswer().data(), std::min<std::size_t>(size, StoredAnswer().size()),
                           grpc::Slice::STATIC_SLICE);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+grpc::ByteBuffer CopiedEchoAnswer(grpc::ByteBuffer* request) {
+  static thread_local std::vector<char> copy(kMaxAnswerBytes);
+  std::vector<grpc::Slice> slices;
+  if (!request->Dump(&slices).ok()) return {};
+  std::size_t copied = 0;
+  for (const grpc::Slice& slice : slices) {
+    const std::size_t count = std::min(slice.size(), copy.size() - copied);
+    std::memcpy(copy.data() + copied, slice.begin(), count);
+    copied += count;
+  }
+  const AnswerBytes wanted = Header(request);
+  const std::size_t size = wanted == kEchoAll ? copied : std::min<std::size_t>(wanted, copy.size());
+  void* answer = std::malloc(size);
+  // What was copied shows in the answer, so that no compiler leaves the copy out.
+  std::memset(answer, copied > 0 ? copy[copied - 1] : 0, size);
+  const grpc::Slice slice(answer, size, std::free);
   return grpc::ByteBuffer(&slice, 1);
 }
 

@@ -8,4 +8,8 @@ namespace attention::bench {
 // Moves out of `request` when all of it is asked for.
 grpc::ByteBuffer EchoAnswer(grpc::ByteBuffer* request);
 
+// The same answer from memory that is written for it, after the request's bytes were copied to one
+// place.
+grpc::ByteBuffer CopiedEchoAnswer(grpc::ByteBuffer* request);
+
 }  // namespace attention::bench

@@ -38,6 +38,7 @@ struct Place {
   RawService* service;
   grpc::ServerCompletionQueue* queue;
   WorkerThread* worker;  // null: the queue's thread answers
+  grpc::ByteBuffer (*answer)(grpc::ByteBuffer* request);
 };
 
 void RunIn(const Place& place, const std::function<void()>& job) {
@@ -62,7 +63,7 @@ class UnaryCall final : public Event {
     }
     new UnaryCall(place_);
     is_answered_ = true;
-    RunIn(place_, [this] { responder_.Finish(EchoAnswer(&request_), grpc::Status::OK, this); });
+    RunIn(place_, [this] { responder_.Finish(place_.answer(&request_), grpc::Status::OK, this); });
   }
 
  private:
@@ -101,7 +102,7 @@ class StreamCall final {
     RunIn(place_, [this, ok] {
       std::lock_guard lock(mutex_);
       if (ok) {
-        answers_.push_back(EchoAnswer(&request_));
+        answers_.push_back(place_.answer(&request_));
         request_.Clear();
         stream_.Read(&request_, &read_);
       } else {
@@ -172,9 +173,11 @@ int ServeQueues(const EchoSettings& settings, const std::string& unix_path,
   const auto worker = settings.has_worker ? std::make_unique<WorkerThread>() : nullptr;
   std::vector<std::thread> threads;
   for (auto& queue : queues) {
+    const Place place{&service, queue.get(), worker.get(),
+                      settings.is_copying ? CopiedEchoAnswer : EchoAnswer};
     for (int i = 0; i < kWaitingCalls; ++i) {
-      new UnaryCall({&service, queue.get(), worker.get()});
-      new StreamCall({&service, queue.get(), worker.get()});
+      new UnaryCall(place);
+      new StreamCall(place);
     }
     for (int i = 0; i < settings.threads_per_queue; ++i) threads.emplace_back(Poll, queue.get());
   }

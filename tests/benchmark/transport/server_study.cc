@@ -106,6 +106,7 @@ std::vector<Figures> StudyServer(const StudyOptions& options) {
   const AttentionProcess server(options.server_binary, folder.path());
   const EchoProcess echo({.channel = ChosenSettings()}, folder.path());
   const EchoProcess worker({.has_worker = true, .channel = ChosenSettings()}, folder.path());
+  const EchoProcess copying({.is_copying = true, .channel = ChosenSettings()}, folder.path());
   const EchoProcess bare({.api = "socket", .channel = ChosenSettings()}, folder.path());
   std::vector<Figures> all;
   PrintHeader();
@@ -117,11 +118,15 @@ std::vector<Figures> StudyServer(const StudyOptions& options) {
       const Contender ours =
           MakeServerContender(exchange, server, is_unix ? server.unix_socket() : server.tcp());
       const WireBytes bytes = Measure(ours);
+      Contender copies =
+          MakeEchoContender("echo, copy and write", exchange.is_stream, bytes, copying, is_unix);
+      copies.reference = "echo";
       const std::vector<Figures> figures = RunContest(
           name,
           {MakeEchoContender("echo", exchange.is_stream, bytes, echo, is_unix),
            MakeEchoContender("echo, worker answers", exchange.is_stream, bytes, worker, is_unix),
-           MakeEchoContender("bare socket", exchange.is_stream, bytes, bare, is_unix), ours},
+           copies, MakeEchoContender("bare socket", exchange.is_stream, bytes, bare, is_unix),
+           ours},
           options.contest);
       Print(figures);
       all.insert(all.end(), figures.begin(), figures.end());

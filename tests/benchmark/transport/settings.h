@@ -21,13 +21,14 @@ NLOHMANN_JSON_SERIALIZE_ENUM(Memory, {{Memory::kDefault, "default"},
 
 // Of one end of a connection; both ends of a contender get the same.
 struct ChannelSettings {
-  int socket_buffer_bytes = 0;  // SO_SNDBUF and SO_RCVBUF; 0: the system's
-  int max_frame_bytes = 0;      // HTTP/2; 0: gRPC's 16 KiB
-  bool has_keepalive = false;   // a ping after 30 s without data, also without calls
-  int lookahead_bytes = 0;      // HTTP/2 flow control's window of a stream; 0: gRPC's 64 KiB
+  int socket_buffer_bytes = 0;    // SO_SNDBUF and SO_RCVBUF; 0: the system's
+  int max_frame_bytes = 0;        // HTTP/2; 0: gRPC's 16 KiB
+  bool has_keepalive = false;     // a ping after 30 s without data, also without calls
+  int lookahead_bytes = 0;        // HTTP/2 flow control's window of a stream; 0: gRPC's 64 KiB
+  bool has_fixed_window = false;  // it stays as it is; else gRPC moves it with what it measures
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ChannelSettings, socket_buffer_bytes, max_frame_bytes,
-                                   has_keepalive, lookahead_bytes)
+                                   has_keepalive, lookahead_bytes, has_fixed_window)
 
 // One echo server.
 struct EchoSettings {
@@ -35,11 +36,14 @@ struct EchoSettings {
   int num_queues = 1;      // completion queues
   int threads_per_queue = 1;
   bool has_worker = false;  // "cq": another thread answers, as where something is computed
+  // "cq": the request is copied to one place and the answer written anew, which whoever computes
+  // one from the other cannot do without.
+  bool is_copying = false;
   Memory memory = Memory::kKeep;
   ChannelSettings channel = {};
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EchoSettings, api, num_queues, threads_per_queue, has_worker,
-                                   memory, channel)
+                                   is_copying, memory, channel)
 
 // The first eight bytes of a request to an echo server, little-endian: how many bytes to answer
 // with, or kEchoAll for the request itself.

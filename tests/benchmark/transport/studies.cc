@@ -117,6 +117,11 @@ std::vector<Figures> StudySettings(const StudyOptions& options) {
   channel = ChosenSettings();
   channel.lookahead_bytes = 64 << 20;
   add("lookahead 64 MiB", Memory::kKeep, channel);
+  channel.has_fixed_window = true;
+  for (const int mib : {1, 4, 64}) {
+    channel.lookahead_bytes = mib << 20;
+    add("fixed window " + std::to_string(mib) + " MiB", Memory::kKeep, channel);
+  }
   return RunStudy(entrants, options);
 }
 
