@@ -43,6 +43,7 @@ Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
   limits.queue = {config.max_queued_requests, config.max_queued_bytes};
   limits.policy.max_batch_requests = config.max_batch_requests;
   limits.policy.max_batch_work = config.max_batch_work;
+  limits.policy.max_contended_batch_work = config.max_contended_batch_work;
   limits.policy.long_share = config.long_work_share;
   limits.policy.tenant_weights = config.tenant_weights;
   limits.max_inline_work = config.max_inline_work;

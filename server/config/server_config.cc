@@ -242,6 +242,8 @@ class Parser {
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
     AddDuration("--max-batch-work", config_.max_batch_work,
                 "Estimated computing time of one batch; a longer request runs alone, in slices");
+    AddDuration("--max-contended-batch-work", config_.max_contended_batch_work,
+                "The same of a batch while several tenants have work");
     AddDuration("--max-inline-work", config_.max_inline_work,
                 "Estimated computing time up to which an idle server computes on the thread that "
                 "received the request");

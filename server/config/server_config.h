@@ -44,6 +44,7 @@ struct ServerConfig {
   std::int64_t max_queued_bytes = std::int64_t{2} << 30;
   std::int64_t max_batch_requests = 256;
   absl::Duration max_batch_work = absl::Milliseconds(5);
+  absl::Duration max_contended_batch_work = absl::Milliseconds(1);
   absl::Duration max_inline_work = absl::Microseconds(200);
   double long_work_share = 0.25;
   std::map<std::string, double> tenant_weights;  // 1 for who is not listed

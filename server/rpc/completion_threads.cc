@@ -38,19 +38,24 @@ void CompletionThreads::Serve() {
   const gpr_timespec at_once = gpr_inf_past(GPR_CLOCK_MONOTONIC);
   void* tag = nullptr;
   bool ok = false;
+  // Whether an event was there without waiting, so that the next most likely is, too. To look in
+  // vain before each computation costs a single caller 8 us of some 250.
+  bool is_busy = false;
+  int num_events = 0;  // since something was computed
   for (;;) {
-    bool is_more_likely = true;
-    for (int num_events = 0; is_more_likely && num_events < kMaxEventsInARow; ++num_events) {
-      if (queue_->AsyncNext(&tag, &ok, at_once) != grpc::CompletionQueue::GOT_EVENT) {
-        is_more_likely = false;
-      } else if (Handle(tag, ok) >= kLongEvent) {
-        break;
-      }
+    if (queue_->AsyncNext(&tag, &ok, at_once) == grpc::CompletionQueue::GOT_EVENT) {
+      const bool is_long = Handle(tag, ok) >= kLongEvent;
+      if (is_busy && !is_long && ++num_events < kMaxEventsInARow) continue;
+      is_busy = true;
+    } else {
+      is_busy = false;
     }
     run_pending_();
-    if (is_more_likely) continue;
+    num_events = 0;
+    if (is_busy) continue;
     if (!queue_->Next(&tag, &ok)) return;
-    if (Handle(tag, ok) >= kLongEvent) run_pending_();
+    Handle(tag, ok);
+    run_pending_();
   }
 }
 

@@ -137,14 +137,28 @@ void WorkQueue::CountTaken(Tenant& tenant, const AttentionRequest& request) {
   }
 }
 
+absl::Duration WorkQueue::BatchBudget(absl::Time now) {
+  const auto& [first, tenant] = *std::find_if(
+      tenants_.begin(), tenants_.end(), [](const auto& entry) { return entry.second.HasShort(); });
+  const bool is_shared = std::any_of(tenants_.begin(), tenants_.end(), [&](const auto& entry) {
+    return entry.second.HasShort() && &entry.second != &tenant;
+  });
+  const bool is_another = !batch_tenant_.empty() && first != batch_tenant_;
+  if (is_shared || is_another) contended_until_ = now + policy_.contention_memory;
+  batch_tenant_ = first;
+  return now < contended_until_ ? std::min(policy_.max_batch_work, policy_.max_contended_batch_work)
+                                : policy_.max_batch_work;
+}
+
 void WorkQueue::TakeBatch(absl::Time now, Decision& decision) {
+  const absl::Duration budget = BatchBudget(now);
   absl::Duration work;
   while (static_cast<std::int64_t>(decision.batch.size()) < policy_.max_batch_requests) {
     Tenant* tenant = FurthestBehind([](const Tenant& candidate) { return candidate.HasShort(); });
     if (tenant == nullptr) return;
     std::unique_ptr<AttentionRequest>& front = tenant->short_lane.front();
     const absl::Duration charged = front->work;
-    if (!decision.batch.empty() && work + charged > policy_.max_batch_work) return;
+    if (!decision.batch.empty() && work + charged > budget) return;
     work += charged;
     Charge(*tenant, Lane::kShort, charged);
     CountTaken(*tenant, *front);

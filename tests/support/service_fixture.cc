@@ -211,7 +211,7 @@ ConfigChange SlowBackend(const ConfigChange& change) {
     config.backend = "reference";
     config.max_batch_requests = 1;
     // Neither in slices, between which others run, nor on the thread that receives calls.
-    config.max_batch_work = absl::Hours(1);
+    config.max_batch_work = config.max_contended_batch_work = absl::Hours(1);
     config.max_inline_work = absl::ZeroDuration();
     if (change) change(config);
   };

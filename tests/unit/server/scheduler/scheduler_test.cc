@@ -121,7 +121,7 @@ class SchedulerTest : public ::testing::Test {
   std::unique_ptr<Scheduler> scheduler_ = std::make_unique<Scheduler>(
       executor_,
       Scheduler::Limits{{5, 1000},
-                        {8, absl::Milliseconds(20), 0.25, absl::Seconds(1), {}},
+                        {.max_batch_requests = 8, .max_batch_work = absl::Milliseconds(20)},
                         absl::Milliseconds(2)},
       clock_, metrics_);
 };

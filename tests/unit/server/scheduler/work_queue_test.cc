@@ -69,6 +69,11 @@ class WorkQueueTest : public ::testing::Test {
   void Add(const Spec& spec) { queue_->Add(Request(spec)); }
   Decision Next(absl::Duration now = absl::ZeroDuration()) { return queue_->Next(kStart + now); }
 
+  void UseShortBatchesWhenContended() {
+    policy_.max_contended_batch_work = kMs;
+    queue_.emplace(policy_);
+  }
+
   // Runs the whole of what is next as a device would whose slices are a millisecond long, and adds
   // up each tenant's work. Long requests in progress are put back.
   void RunNext() {
@@ -88,7 +93,8 @@ class WorkQueueTest : public ::testing::Test {
     queue_->EndSlice(std::move(decision.sliced));
   }
 
-  WorkPolicy policy_ = {8, 5 * kMs, 0.25, absl::Seconds(1), {}};
+  WorkPolicy policy_ = {
+      .max_batch_requests = 8, .max_batch_work = 5 * kMs, .max_contended_batch_work = 5 * kMs};
   std::optional<WorkQueue> queue_{policy_};
   std::map<std::string, absl::Duration> work_;
   absl::Duration long_work_;
@@ -128,6 +134,30 @@ TEST_F(WorkQueueTest, StopsAtTheBudgetOfWork) {
 
 // --- Dead work
 // ------------------------------------------------------------------------------------
+
+// A batch is short as soon as a second tenant has shown itself, and for a while after.
+TEST_F(WorkQueueTest, BatchesAreShorterWhileTenantsContend) {
+  UseShortBatchesWhenContended();
+  const auto requests_of_next = [&](absl::Duration now) {
+    for (int i = 0; i < 20; ++i) Add({.tenant = "a", .arrival = now});
+    return Next(now).batch.size();
+  };
+  EXPECT_EQ(requests_of_next(absl::ZeroDuration()), 5u);
+  Add({.tenant = "b"});
+  EXPECT_EQ(requests_of_next(absl::ZeroDuration()), 1u);
+  EXPECT_EQ(requests_of_next(policy_.contention_memory / 2), 1u);
+  EXPECT_EQ(requests_of_next(2 * policy_.contention_memory), 5u);
+}
+
+TEST_F(WorkQueueTest, ATenantThatTurnsUpBetweenBatchesOfAnotherShortensThem) {
+  UseShortBatchesWhenContended();
+  Add({.tenant = "a"});
+  Next();
+  Add({.tenant = "b"});
+  Next();
+  for (int i = 0; i < 20; ++i) Add({.tenant = "a"});
+  EXPECT_EQ(Next().batch.size(), 1u);
+}
 
 TEST_F(WorkQueueTest, ExpiredAndCancelledWorkIsDroppedWithItsReason) {
   Add({.deadline = kMs, .id = 1});
