@@ -21,6 +21,7 @@ class Programs:
         self.bin = pathlib.Path(bin_folder)
         self.work = pathlib.Path(work_folder)
         self.count = 0
+        self.server_flags = []  # of every server, after its own
 
     def path(self, suffix):
         self.count += 1
@@ -31,7 +32,8 @@ class Programs:
         """A server on a unix socket, stopped at the end."""
         ports, log = self.path("-ports.json"), self.path("-server.log")
         command = [self.bin / "attention-server", f"--listen=unix:{self.path('.sock')}",
-                   "--admin-listen=127.0.0.1:0", f"--port-file={ports}", "--log-level=warn", *flags]
+                   "--admin-listen=127.0.0.1:0", f"--port-file={ports}", "--log-level=warn", *flags,
+                   *self.server_flags]
         with open(log, "wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:

@@ -5,6 +5,7 @@ import argparse
 import json
 import math
 import pathlib
+import shlex
 import sys
 
 import measures
@@ -21,6 +22,8 @@ def parse_arguments():
     parser.add_argument("--only", help="measures, separated by commas: " + ", ".join(measures.ALL))
     parser.add_argument("--soak", type=float, nargs="?", const=600, default=None,
                         metavar="SECONDS", help="also the mixed load, for so long (600)")
+    parser.add_argument("--server-flags", default="", metavar="FLAGS",
+                        help="more flags for every server, in one argument")
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args()
     options.names = options.only.split(",") if options.only else list(measures.ALL)
@@ -49,6 +52,7 @@ def main():
     records = []
     print(f"{'':46} {'':14} {'target':>8} {'':6} others")
     with programs.programs_in(options.bin) as tools:
+        tools.server_flags = shlex.split(options.server_flags)
         for name in options.names:
             try:
                 work = programs.OtherWork()
