@@ -15,6 +15,8 @@ namespace attention::cuda {
 ATTENTION_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
 ATTENTION_DEVICE int BlockIndex() { return static_cast<int>(blockIdx.x); }
 
+ATTENTION_DEVICE int LaneIndex() { return static_cast<int>(threadIdx.x % 32); }
+
 ATTENTION_DEVICE void SyncThreads() { __syncthreads(); }
 // Also a barrier: whether any thread of the block says so.
 ATTENTION_DEVICE bool SyncThreadsOr(bool value) { return __syncthreads_or(value) != 0; }
@@ -109,6 +111,8 @@ ATTENTION_DEVICE float Exp2Fast(float x) {
 ATTENTION_DEVICE float Exp2(float x) { return exp2f(x); }
 ATTENTION_DEVICE float Log(float x) { return logf(x); }
 ATTENTION_DEVICE float Tanh(float x) { return tanhf(x); }
+// The greater of two, or the one that is a number.
+ATTENTION_DEVICE float GreaterOf(float a, float b) { return fmaxf(a, b); }
 // One rounding, and none that the compiler adds elsewhere (-fmad=false).
 ATTENTION_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/sm80/scores.h"
+#include "kernels/cuda/tile/scores.h"
 
 namespace attention::cuda {
 
