@@ -144,12 +144,9 @@ struct AttendMma {
       const bool has_key = is_read && offset < task.layout.key_row_bytes;
       const bool has_value = is_read && offset < task.layout.value_row_bytes;
       CopyAsync16(stored_keys(stage) + place,
-                  has_key ? head + token * task.layout.key_row_bytes + offset : task.q, has_key);
-      CopyAsync16(
-          stored_values(stage) + place,
-          has_value ? head + task.layout.value_offset + token * task.layout.value_row_bytes + offset
-                    : task.q,
-          has_value);
+                  has_key ? head + task.layout.key_piece(token, piece) : task.q, has_key);
+      CopyAsync16(stored_values(stage) + place,
+                  has_value ? head + task.layout.value_piece(token, piece) : task.q, has_value);
     }
     if constexpr (kIsInt8) {
 #pragma unroll 1
