@@ -15,9 +15,14 @@ namespace attention::cuda {
 inline int ThreadIndex() { return simt::Current().index(); }
 inline int BlockIndex() { return simt::Current().block_index(); }
 
+inline int BlockCount() { return simt::Current().num_blocks(); }
 inline int LaneIndex() { return simt::Current().index() % simt::kWarpThreads; }
 
 inline void SyncThreads() { simt::Current().MeetBlock(false); }
+inline void SyncWarp() {
+  simt::Current().Meet({"syncwarp", nullptr}, [](void* const(&)[simt::kWarpThreads]) {});
+}
+inline int Uniform(int value) { return value; }
 inline bool SyncThreadsOr(bool value) { return simt::Current().MeetBlock(value); }
 
 namespace simt_words {
