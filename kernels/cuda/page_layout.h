@@ -16,8 +16,8 @@
 //
 //   [page_size / 8][lines of a row][8 tokens][8 pieces, piece i of token t at i ^ t]
 //
-// which is how the matrix instructions of compute capability 9.0 (wgmma) read both keys and values.
-// So any 8 n tokens are one bulk copy into shared memory, ready to multiply.
+// which is how wgmma reads both keys and values (sm90/operand.h). So any 8 n tokens are one bulk
+// copy into shared memory, ready to multiply.
 #pragma once
 
 #include <cstdint>
