@@ -28,13 +28,15 @@
 namespace attention::cuda {
 
 // PTX ISA, "Matrix Descriptor Format": addresses and offsets without their last four bits.
+// Addresses have 18 bits: what is above them names a block of a cluster.
 inline constexpr int kDescriptorShift = 4;
+inline constexpr std::uint32_t kDescriptorAddressMask = (1u << 18) - 1;
 inline constexpr std::uint64_t kDescriptorSwizzle128 = std::uint64_t{1} << 62;
 
 ATTENTION_HOST_DEVICE constexpr std::uint64_t MatrixDescriptor(std::uint32_t address,
                                                                int leading_offset,
                                                                int stride_offset) {
-  return address >> kDescriptorShift |
+  return (address & kDescriptorAddressMask) >> kDescriptorShift |
          static_cast<std::uint64_t>(leading_offset >> kDescriptorShift) << 16 |
          static_cast<std::uint64_t>(stride_offset >> kDescriptorShift) << 32 |
          kDescriptorSwizzle128;
