@@ -4,7 +4,8 @@
 #   tests/gpu.sh [BUILD-DIR]      default build/cuda; carry a build there, or it is made
 #
 # Parity grid and bitwise promises on the device, a repetition of 1000 runs, the memory and race checkers where
-# they are installed, the server end to end under load. Prints one table and exits with 1 if anything differs.
+# they are installed, the server end to end under load. On compute capability 9.0 prompts take its own kernel
+# (kernels/cuda/sm90), elsewhere the generic one. Prints one table and exits with 1 if anything differs.
 # Functions are called by name, which the checker does not see.
 # shellcheck disable=SC2317
 set -uo pipefail

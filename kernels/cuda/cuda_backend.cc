@@ -44,7 +44,7 @@ class CudaBackend final : public AttentionBackend {
   }
 
   std::string KernelName(const AttentionTask& task) const override {
-    return absl::StrCat("cuda/", info_.isa, "/", KernelIdName(ChooseKernel(task)),
+    return absl::StrCat("cuda/", info_.isa, "/", KernelIdName(ChooseKernel(task, has_wgmma())),
                         IsSplit(task) ? absl::StrCat("/ranges", RangeKeysOf(task)) : "");
   }
 
@@ -55,7 +55,7 @@ class CudaBackend final : public AttentionBackend {
 
   absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
       std::span<const AttentionTask> tasks) override {
-    auto plan = MakeCudaPlan(tasks, options_.step_flops);
+    auto plan = MakeCudaPlan(tasks, {.step_flops = options_.step_flops, .has_wgmma = has_wgmma()});
     if (!plan.ok()) return plan.status();
     return std::unique_ptr<AttentionPlan>(std::move(*plan));
   }
@@ -91,6 +91,8 @@ class CudaBackend final : public AttentionBackend {
   }
 
  private:
+  bool has_wgmma() const { return device_->properties().has_wgmma; }
+
   // --- Runs ---
 
   absl::StatusOr<RunState> Advance(CudaPlan& plan, const std::atomic<bool>* should_yield) {
@@ -155,11 +157,14 @@ class CudaBackend final : public AttentionBackend {
     }
     char* scratch = plan.memory->scratch.data();
     const auto* items = reinterpret_cast<const WorkItem*>(upload + plan.device_items);
-    return device_->Launch(
-        step.kernel, blocks,
-        AttendArguments{tasks, items + step.first_item,
-                        reinterpret_cast<float*>(scratch + plan.partials),
-                        reinterpret_cast<std::uint32_t*>(scratch + plan.counters)});
+    auto* counters = reinterpret_cast<std::uint32_t*>(scratch + plan.counters);
+    AttendArguments arguments{tasks, items + step.first_item,
+                              reinterpret_cast<float*>(scratch + plan.partials), counters};
+    if (!IsPersistent(step.kernel)) return device_->Launch(step.kernel, blocks, arguments);
+    arguments.num_items = blocks;
+    arguments.num_taken = counters + step.num_taken;
+    return device_->Launch(step.kernel, std::min(blocks, device_->properties().num_multiprocessors),
+                           arguments);
   }
 
   absl::Status Collect(CudaPlan& plan) {

@@ -16,6 +16,7 @@ struct DeviceProperties {
   std::string name;
   std::string architecture;  // "sm_90"
   int num_multiprocessors = 1;
+  bool has_wgmma = false;  // of compute capability 9.0, which alone has these instructions
 };
 
 // Thread-safety: one thread at a time, but for properties() and the allocators.

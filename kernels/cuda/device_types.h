@@ -75,9 +75,13 @@ struct WorkItem {
 
 struct AttendArguments {
   const DeviceTask* tasks = nullptr;
-  const WorkItem* items = nullptr;  // one a block
+  const WorkItem* items = nullptr;  // one a block; of a persistent kernel, each block takes several
   float* partials = nullptr;
   std::uint32_t* counters = nullptr;
+  // Of a persistent kernel: how many items there are, and how many were taken beside each block's
+  // first. The counter is zero when the launch begins.
+  int num_items = 0;
+  std::uint32_t* num_taken = nullptr;
 };
 
 // A partial result: for each row its maximum, its sum, and the unnormalised output.

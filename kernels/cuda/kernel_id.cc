@@ -8,6 +8,8 @@ std::string KernelIdName(const KernelId& id) {
   switch (id.family) {
     case KernelFamily::kAppend:
       return "append";
+    case KernelFamily::kAttendWgmma:
+      return absl::StrCat("wgmma/", std::string(DTypeName(id.dtype)), "/dim", id.head_dim);
     case KernelFamily::kAttendMma:
       return absl::StrCat("mma/", std::string(DTypeName(id.dtype)), "/",
                           std::string(DTypeName(id.kv_dtype)), "/dim", id.head_dim, "/rows",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +15,7 @@
 namespace attention::cuda {
 namespace {
 
-// Every kernel's tile of keys divides it.
+// About every kernel's tile of keys: for what a tile costs.
 constexpr int kSpanTile = 64;
 constexpr int kProbeTile = 32;
 
@@ -38,9 +39,17 @@ bool SuitsMma(const AttentionTask& task) {
   return dtype == DType::kBFloat16 && (kv_dtype == DType::kBFloat16 || kv_dtype == DType::kInt8);
 }
 
-int TileRowsOf(const KernelId& kernel) {
-  return kernel.family == KernelFamily::kAttendMma ? kernel.tile_rows : 32;
+// Prompts that the instructions of a warpgroup serve: one 16-bit type throughout, rows that fill
+// lines of 128 bytes (page_layout.h), and as many as the kernel counts.
+bool SuitsWgmma(const AttentionTask& task) {
+  const AttentionParams& params = task.params;
+  const int dim = params.head_dim_qk;
+  return !IsSplit(task) && params.kv_dtype == QueryTypeOf(task) && params.head_dim_v == dim &&
+         (dim == 64 || dim == 128 || dim == 256) &&
+         task.q_len <= std::numeric_limits<int>::max() / params.group_size();
 }
+
+int TileRowsOf(const KernelId& kernel) { return kernel.tile_rows != 0 ? kernel.tile_rows : 32; }
 
 // Keys that some query of [first, last] sees.
 KeySpan<kSpanTile> SpanOfQueries(const AttentionTask& task, std::int64_t first, std::int64_t last) {
@@ -53,10 +62,10 @@ bool IsEmpty(const KeySpan<kSpanTile>& span) {
 
 class Planner {
  public:
-  explicit Planner(CudaPlan* plan) : plan_(*plan) {}
+  Planner(CudaPlan* plan, const PlanOptions& options) : plan_(*plan), options_(options) {}
 
   void AddTask(const AttentionTask& task) {
-    plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task)});
+    plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task, options_.has_wgmma)});
     PlannedTask& planned = plan_.tasks.back();
     planned.is_split = IsSplit(task);
     planned.range_keys = RangeKeysOf(task);
@@ -73,7 +82,7 @@ class Planner {
 
   void AddWeights(const WeightsTask& weights) {
     const AttentionTask& task = weights.attention;
-    plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task)});
+    plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task, options_.has_wgmma)});
     PlannedTask& planned = plan_.tasks.back();
     planned.weights_q_begin = weights.q_begin;
     planned.weights_q_end = weights.q_end;
@@ -88,7 +97,7 @@ class Planner {
     }
   }
 
-  void Finish(double step_flops) {
+  void Finish() {
     std::vector<std::size_t> order(plan_.items.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     // Kernel by kernel, the dearest first, so that the last blocks of a launch are short.
@@ -104,7 +113,7 @@ class Planner {
     }
     plan_.items = std::move(items);
     costs_ = std::move(costs);
-    AddSteps(step_flops);
+    AddSteps();
     PlaceTables();
   }
 
@@ -236,8 +245,8 @@ class Planner {
     AddProbes(task, static_cast<int>(plan_.tasks.size()) - 1, 0, task.q_len, true);
   }
 
-  // Launches of one kernel each, none with more than step_flops unless a single block has.
-  void AddSteps(double step_flops) {
+  // Launches of one kernel each, none with more than step_flops unless a single item has.
+  void AddSteps() {
     if (!plan_.append_items.empty()) {
       plan_.steps.push_back(
           {{KernelFamily::kAppend}, 0, static_cast<std::int64_t>(plan_.append_items.size())});
@@ -248,9 +257,11 @@ class Planner {
     for (std::size_t i = 0; i < plan_.items.size(); ++i) {
       const double flops = costs_[i] * scale;
       LaunchStep* last = plan_.steps.empty() ? nullptr : &plan_.steps.back();
-      if (last == nullptr || last->kernel != KernelOf(i) || last->flops + flops > step_flops) {
+      if (last == nullptr || last->kernel != KernelOf(i) ||
+          last->flops + flops > options_.step_flops) {
         plan_.steps.push_back({KernelOf(i), static_cast<std::int64_t>(i), 0, 0});
         last = &plan_.steps.back();
+        if (IsPersistent(last->kernel)) last->num_taken = plan_.num_counters++;
       }
       ++last->num_items;
       last->flops += flops;
@@ -287,6 +298,7 @@ class Planner {
   }
 
   CudaPlan& plan_;
+  const PlanOptions options_;
   Places upload_, scratch_, results_;
   std::vector<double> costs_;  // of plan_.items
   std::int64_t num_partials_ = 0;
@@ -304,7 +316,7 @@ absl::Status CheckTask(const AttentionTask& task) {
 CudaPlan::CudaPlan() = default;
 CudaPlan::~CudaPlan() = default;
 
-KernelId ChooseKernel(const AttentionTask& task) {
+KernelId ChooseKernel(const AttentionTask& task, bool has_wgmma) {
   const AttentionParams& params = task.params;
   KernelId id;
   const int dim = std::max(params.head_dim_qk, params.head_dim_v);
@@ -313,10 +325,11 @@ KernelId ChooseKernel(const AttentionTask& task) {
     id.family = KernelFamily::kAttendFloat;
     return id;
   }
-  id.family = KernelFamily::kAttendMma;
+  const bool is_wgmma = has_wgmma && SuitsWgmma(task);
+  id.family = is_wgmma ? KernelFamily::kAttendWgmma : KernelFamily::kAttendMma;
   id.dtype = QueryTypeOf(task);
   id.kv_dtype = params.kv_dtype;
-  id.tile_rows = task.q_len * params.group_size() <= 16 ? 16 : 64;
+  id.tile_rows = is_wgmma ? 128 : task.q_len * params.group_size() <= 16 ? 16 : 64;
   return id;
 }
 
@@ -363,16 +376,16 @@ DeviceTask DescribeTask(const AttentionTask& task) {
 }
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
-                                                       double step_flops) {
+                                                       const PlanOptions& options) {
   auto plan = std::make_unique<CudaPlan>();
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     if (absl::Status status = CheckTask(tasks[i]); !status.ok()) return WithTask(status, i);
     plan->flops += EstimateWork(tasks[i]).flops;
   }
-  Planner planner(plan.get());
+  Planner planner(plan.get(), options);
   plan->tasks.reserve(tasks.size());
   for (const AttentionTask& task : tasks) planner.AddTask(task);
-  planner.Finish(step_flops);
+  planner.Finish();
   return plan;
 }
 
@@ -392,9 +405,9 @@ absl::StatusOr<std::unique_ptr<CudaPlan>> MakeWeightsPlan(const WeightsTask& tas
     return absl::InvalidArgumentError("weights is missing");
   }
   auto plan = std::make_unique<CudaPlan>();
-  Planner planner(plan.get());
+  Planner planner(plan.get(), {});
   planner.AddWeights(task);
-  planner.Finish(0);
+  planner.Finish();
   return plan;
 }
 

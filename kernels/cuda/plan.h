@@ -1,8 +1,8 @@
 // Cuts tasks into the blocks of launches. Pure functions of the tasks: no device is asked.
 //
-// What decides about bits depends on the task alone: its kernel (types, head dims, rows), its tile
-// and its ranges (README.md). The order of items and the cut into steps follow the batch, and do
-// not show.
+// What decides about bits depends on device and task alone: its kernel (types, head dims, rows),
+// its tile and its ranges (README.md). The order of items and the cut into steps follow the batch,
+// and do not show.
 #pragma once
 
 #include <cstddef>
@@ -73,7 +73,8 @@ struct LaunchStep {
   KernelId kernel;
   std::int64_t first_item = 0;
   std::int64_t num_items = 0;
-  double flops = 0;  // its share of the plan's
+  double flops = 0;             // its share of the plan's
+  std::int64_t num_taken = -1;  // of a persistent kernel, which counter
 };
 
 struct RunMemory;  // run_memory.h
@@ -108,8 +109,15 @@ struct CudaPlan : AttentionPlan {
   PlanProgress progress() const override { return {flops, flops_done}; }
 };
 
+struct PlanOptions {
+  // Bounds a launch: a run that yields stops between two.
+  double step_flops = 0;
+  // Whether the device has the instructions of compute capability 9.0.
+  bool has_wgmma = false;
+};
+
 // The kernel of a task, whose pointers may be null.
-KernelId ChooseKernel(const AttentionTask& task);
+KernelId ChooseKernel(const AttentionTask& task, bool has_wgmma);
 bool IsSplit(const AttentionTask& task);
 // Keys of a range of a split task: a power of two times kMinRangeKeys, by how many keys it sees.
 std::int64_t RangeKeysOf(const AttentionTask& task);
@@ -117,10 +125,9 @@ std::int64_t RangeKeysOf(const AttentionTask& task);
 // The device's view of a task, without addresses.
 DeviceTask DescribeTask(const AttentionTask& task);
 
-// `step_flops` bounds a launch: a run that yields stops between two. INVALID_ARGUMENT and
-// UNIMPLEMENTED name the task and the field.
+// INVALID_ARGUMENT and UNIMPLEMENTED name the task and the field.
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
-                                                       double step_flops);
+                                                       const PlanOptions& options);
 
 // A plan that writes the weights of queries [q_begin, q_end).
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeWeightsPlan(const WeightsTask& task);

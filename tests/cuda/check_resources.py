@@ -2,9 +2,10 @@
 """Registers, spills and shared memory of every CUDA kernel, as ptxas reports them and as the kernels' own
 constants derive them (kernels/cuda/README.md, "Tiles").
 
-Compiles each file of device code once, for compute capability 9.0 or those that --architectures names, so it
-needs nvcc but no GPU. Prints a table, and exits with 1 if a kernel spills, has a stack, has more registers than its
-block's share of a multiprocessor, or asks for more shared memory than the smallest supported device has.
+Compiles each file of device code once, for compute capability 9.0 or those that --architectures names (the kernels
+of warpgroups for 9.0a alone), so it needs nvcc but no GPU. Prints a table, and exits with 1 if a kernel spills, has a
+stack, has more registers than its block's share of a multiprocessor, asks for more shared memory than the smallest
+device that runs it has, or if ptxas cannot keep its matrix instructions asynchronous.
 """
 
 import argparse
@@ -22,12 +23,18 @@ SKIPPED = 77
 # A block of compute capability 8.6, 8.9 and 12.0 may have this much (CUDA programming guide, table of
 # technical specifications).
 MAX_SHARED_BYTES = 99 * 1024
+# The same for 9.0, which alone runs the kernels of warpgroups.
+MAX_WGMMA_SHARED_BYTES = 227 * 1024
 REGISTER_FILE = 64 * 1024
 MAX_REGISTERS = 255
+WGMMA_ARCHITECTURE = "90a"
+# What the three warpgroups have after they traded registers (pipeline.h). If the launch gave the block fewer, a
+# warpgroup would wait for them for ever.
+TRADED_REGISTERS = 128 * (40 + 2 * 232)
 
 # Blocks that should share a multiprocessor, by registers: what hides one's copies behind the other's work.
 WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendFloat": {64: 2, 128: 2, 256: 2},
-                 "Probe": {64: 2, 128: 2, 256: 2}, "Append": {0: 4}}
+                 "Probe": {64: 2, 128: 2, 256: 2}, "Append": {0: 4}, "AttendWgmma": {64: 1, 128: 1, 256: 1}}
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -36,6 +43,10 @@ REGISTERS = re.compile(r"Used (\d+) registers")
 MMA = re.compile(r"EntryINS0_9AttendMmaILNS_5DTypeE(\d)ELS3_(\d)ELi(\d+)ELi(\d+)E")
 FLOAT = re.compile(r"EntryINS0_\d+(AttendFloat|Probe)ILi(\d+)E")
 APPEND = re.compile(r"EntryINS0_6AppendE")
+WGMMA = re.compile(r"EntryINS0_11AttendWgmmaILNS_5DTypeE(\d)ELi(\d+)E")
+# What ptxas says when it waits for each matrix instruction, or finds setmaxnreg without meaning.
+SERIALIZED = re.compile(r".*(?:wgmma\.mma_async instructions are serialized|warpgroup\.wait is injected"
+                        r"|setmaxnreg.*ignored).*")
 TYPE_BYTES = {"0": 4, "1": 2, "2": 2, "3": 1}
 
 
@@ -50,6 +61,14 @@ def mma_shared_bytes(kv_type, dim, row_warps):
     return max(queries + 2 * stage + converted, result)
 
 
+def wgmma_shared_bytes(dim):
+    """The layout of Pipeline in pipeline.h."""
+    keys, stages = (128 if dim <= 128 else 64), (4 if dim == 64 else 2)
+    barriers = 8 * (5 * stages + 2 * 2)
+    words = 4 * (2 + 3 * stages)
+    return 128 * dim * 2 + 2 * stages * keys * dim * 2 + barriers + words
+
+
 def describe(name):
     """(kernel, head dim, threads, shared bytes) of an entry's mangled name; None for others."""
     if match := MMA.search(name):
@@ -61,6 +80,9 @@ def describe(name):
         tiles = 2 * 32 * (dim + 4)
         shared = tiles + (32 * 33 + 32 if match[1] == "AttendFloat" else 16 * 32)
         return match[1], dim, 128, 4 * max(shared, 32 * (dim + 10) + 1 if match[1] == "AttendFloat" else 0)
+    if match := WGMMA.search(name):
+        dim = int(match[2])
+        return "AttendWgmma", dim, 384, wgmma_shared_bytes(dim)
     if APPEND.search(name):
         return "Append", 0, 128, 0
     return None
@@ -97,10 +119,22 @@ def faults(kernel, dim, threads, shared, stack, spilled, registers):
     wanted = WANTED_BLOCKS[kernel][dim]
     if blocks < wanted:
         yield f"{registers} registers leave room for {blocks} blocks, expected {wanted}"
+    if kernel == "AttendWgmma" and registers * threads < TRADED_REGISTERS:
+        yield f"{registers} registers at the launch, expected at least {TRADED_REGISTERS // threads} to trade"
     if registers > MAX_REGISTERS:
         yield f"{registers} registers, expected at most {MAX_REGISTERS}"
-    if shared > MAX_SHARED_BYTES:
-        yield f"{shared} bytes of shared memory, expected at most {MAX_SHARED_BYTES}"
+    limit = MAX_WGMMA_SHARED_BYTES if kernel == "AttendWgmma" else MAX_SHARED_BYTES
+    if shared > limit:
+        yield f"{shared} bytes of shared memory, expected at most {limit}"
+
+
+def builds(architectures):
+    """(source file, architecture) of each compilation."""
+    for source in sorted(FOLDER.glob("*.cu")):
+        if source.name.startswith("wgmma"):
+            yield source, WGMMA_ARCHITECTURE
+        elif source.name != "ceilings.cu":
+            yield from ((source, architecture) for architecture in architectures)
 
 
 def main():
@@ -110,28 +144,30 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", default="90", help="comma-separated, as 80,90 (90)")
     architectures = parser.parse_args().architectures.split(",")
-    sources = [path for path in sorted(FOLDER.glob("*.cu")) if path.name != "ceilings.cu"]
-    is_good, count = True, 0
-    print(f"{'kernel':<12} {'dim':>4} {'threads':>7} {'arch':>5} {'registers':>9} {'stack':>5} {'spills':>6} "
+    count = 0
+    is_good = True
+    print(f"{'kernel':<12} {'dim':>4} {'threads':>7} {'arch':>6} {'registers':>9} {'stack':>5} {'spills':>6} "
           f"{'shared':>7}  file")
     with tempfile.TemporaryDirectory() as folder:
-        for source in sources:
-            for architecture in architectures:
-                for name, stack, spilled, registers in entries(
-                        compile_report(source, architecture, folder)):
-                    described = describe(name)
-                    if described is None:
-                        print(f"FAILED: {name} of {source.name} is not known to this test")
-                        is_good = False
-                        continue
-                    kernel, dim, threads, shared = described
-                    count += 1
-                    print(f"{kernel:<12} {dim:>4} {threads:>7} {'sm_' + architecture:>5} {registers:>9} "
-                          f"{stack:>5} {spilled:>6} {shared:>7}  {source.name}")
-                    for fault in faults(kernel, dim, threads, shared, stack, spilled, registers):
-                        print(f"FAILED: {kernel} dim {dim} on sm_{architecture}: {fault}")
-                        is_good = False
-    expected = (3 * 6 + 3 + 3 + 1) * len(architectures)
+        for source, architecture in builds(architectures):
+            report = compile_report(source, architecture, folder)
+            for line in SERIALIZED.findall(report):
+                print(f"FAILED: {source.name}: {line}")
+                is_good = False
+            for name, stack, spilled, registers in entries(report):
+                described = describe(name)
+                if described is None:
+                    print(f"FAILED: {name} of {source.name} is not known to this test")
+                    is_good = False
+                    continue
+                kernel, dim, threads, shared = described
+                count += 1
+                print(f"{kernel:<12} {dim:>4} {threads:>7} {'sm_' + architecture:>6} {registers:>9} "
+                      f"{stack:>5} {spilled:>6} {shared:>7}  {source.name}")
+                for fault in faults(kernel, dim, threads, shared, stack, spilled, registers):
+                    print(f"FAILED: {kernel} dim {dim} on sm_{architecture}: {fault}")
+                    is_good = False
+    expected = (3 * 6 + 3 + 3 + 1) * len(architectures) + 2 * 3
     if count != expected:
         print(f"FAILED: {count} kernels, expected {expected}")
         is_good = False

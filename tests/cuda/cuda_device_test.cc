@@ -11,6 +11,7 @@
 
 #include "kernels/cuda/plugin_loader.h"
 #include "tests/support/attention_problem.h"
+#include "tests/support/backend_checks.h"
 #include "tests/support/cuda_backends.h"
 #include "tests/support/tolerance.h"
 
@@ -30,13 +31,18 @@ AttentionBackend& Cuda() {
   return *backend;
 }
 
+std::unique_ptr<AttentionBackend> MakeCudaHopper(std::uint32_t seed, double step_flops) {
+  return MakeCuda(seed, step_flops);
+}
+
+AttentionBackend& CudaHopper() { return Cuda(); }
+
 namespace {
 
 constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
 
-DType RowTypeFor(DType kv_dtype) { return kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype; }
-
-// A prompt, a step and a step split over ranges, for each type and compiled head dim.
+// A prompt, a step and a step split over ranges, for each type and compiled head dim. The prompt
+// has enough rows for the kernel of Hopper.
 std::vector<ProblemSpec> Shapes() {
   std::vector<ProblemSpec> specs;
   for (DType dtype : kKvDTypes) {

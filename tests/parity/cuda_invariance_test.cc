@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/support/attention_problem.h"
+#include "tests/support/backend_checks.h"
 #include "tests/support/cuda_backends.h"
 #include "tests/support/tolerance.h"
 
@@ -21,8 +22,6 @@ constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16}
 constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-DType RowTypeFor(DType kv_dtype) { return kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype; }
 
 // Different in every respect that an item may depend on.
 std::vector<ProblemSpec> MixedSpecs(int count) {
@@ -49,54 +48,6 @@ std::vector<ProblemSpec> MixedSpecs(int count) {
     specs.push_back(spec);
   }
   return specs;
-}
-
-// Tasks with their tensors and outputs; the same specs give the same tasks.
-class Batch {
- public:
-  explicit Batch(const std::vector<ProblemSpec>& specs, bool wants_column_sums = false) {
-    for (const ProblemSpec& spec : specs) {
-      AttentionTask task = problems_.emplace_back(spec).task();
-      TaskOutput& output = outputs_.emplace_back(task.params, task.q_len, task.kv_len);
-      output.wants_column_sums = wants_column_sums;
-      output.BindTo(&task);
-      tasks_.push_back(task);
-    }
-  }
-
-  const std::vector<AttentionTask>& tasks() const { return tasks_; }
-
-  void ExpectBitsOf(const Batch& other) const {
-    for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      SCOPED_TRACE(problems_[i].spec().Describe());
-      EXPECT_TRUE(SameBits(outputs_[i], other.outputs_[i]));
-      if (!outputs_[i].wants_column_sums) continue;
-      EXPECT_EQ(outputs_[i].column_sums, other.outputs_[i].column_sums);
-    }
-  }
-
- private:
-  std::deque<AttentionProblem> problems_;
-  std::deque<TaskOutput> outputs_;
-  std::vector<AttentionTask> tasks_;
-};
-
-AttentionTask Rows(const AttentionTask& task, std::int64_t begin, std::int64_t end) {
-  AttentionTask part = task;
-  part.q.data = static_cast<const char*>(task.q.data) +
-                begin * task.q.row_stride * static_cast<std::int64_t>(DTypeBytes(task.q.dtype));
-  part.q_len = end - begin;
-  part.first_query_position = task.position(begin);
-  return part;
-}
-
-// Whether `part` holds the bits of rows [begin, ...) of `whole`.
-bool HoldsRows(const TaskOutput& whole, const TaskOutput& part, std::int64_t begin) {
-  const std::size_t row_bytes = whole.num_q_heads * whole.head_dim_v * DTypeBytes(whole.dtype);
-  return std::memcmp(whole.o_bytes.data() + begin * row_bytes, part.o_bytes.data(),
-                     part.o_count * DTypeBytes(part.dtype)) == 0 &&
-         std::memcmp(whole.lse.data() + begin * whole.num_q_heads, part.lse.data(),
-                     part.lse.size() * sizeof(float)) == 0;
 }
 
 TEST(CudaInvarianceTest, ATaskAmongSixtyThreeOthersGivesTheBitsItGivesAlone) {
@@ -137,25 +88,17 @@ TEST(CudaInvarianceTest, PagingLeavesNoTrace) {
   }
 }
 
-// A cache that grows chunk by chunk: each chunk is a prompt, and attends with the kv_len it had.
 TEST(CudaInvarianceTest, ChunksOfAPromptGiveTheBitsOfTheWhole) {
   for (DType dtype : kKvDTypes) {
-    const AttentionProblem problem({.num_q_heads = 6,
-                                    .num_kv_heads = 2,
-                                    .dtype = RowTypeFor(dtype),
-                                    .kv_dtype = dtype,
-                                    .q_len = 400,
-                                    .kv_len = 400,
-                                    .is_causal = true});
-    const PagedKv paged(Cuda(), problem, {.page_size = 64});
-    const TaskOutput whole = RunTask(Cuda(), paged.Task(problem));
-    const std::int64_t cuts[] = {0, 50, 145, 256, 311, 400};  // of more than kMaxSplitRows rows
-    for (std::size_t i = 0; i + 1 < std::size(cuts); ++i) {
-      AttentionTask task = Rows(paged.Task(problem), cuts[i], cuts[i + 1]);
-      task.kv_len = cuts[i + 1];
-      EXPECT_TRUE(HoldsRows(whole, RunTask(Cuda(), task), cuts[i]))
-          << DTypeName(dtype) << " rows from " << cuts[i];
-    }
+    ExpectBitsOfChunks(Cuda(),
+                       {.num_q_heads = 6,
+                        .num_kv_heads = 2,
+                        .dtype = RowTypeFor(dtype),
+                        .kv_dtype = dtype,
+                        .q_len = 400,
+                        .kv_len = 400,
+                        .is_causal = true},
+                       {0, 50, 145, 256, 311, 400});  // of more than kMaxSplitRows rows
   }
 }
 
@@ -171,7 +114,7 @@ TEST(CudaInvarianceTest, RowsOfADecodeStepOneByOneGiveTheBitsOfAllTogether) {
                                     .is_causal = true});
     const TaskOutput whole = RunTask(Cuda(), problem.task());
     for (std::int64_t row = 0; row < 8; ++row) {
-      EXPECT_TRUE(HoldsRows(whole, RunTask(Cuda(), Rows(problem.task(), row, row + 1)), row));
+      EXPECT_TRUE(HoldsRows(whole, RunTask(Cuda(), RowsOf(problem.task(), row, row + 1)), row));
     }
   }
 }
@@ -240,35 +183,6 @@ TEST(CudaInvarianceTest, AYieldedPlanMayBeDestroyedOrOutliveItsBackend) {
   backend.reset();
 }
 
-// The rows (query * num_q_heads + head) with a NaN or infinity in o or lse.
-std::vector<std::int64_t> BrokenRows(const TaskOutput& output) {
-  std::vector<std::int64_t> rows;
-  for (std::size_t row = 0; row < output.lse.size(); ++row) {
-    bool is_broken = !std::isfinite(output.lse[row]);
-    for (std::int64_t i = 0; i < output.head_dim_v; ++i) {
-      is_broken |= !std::isfinite(output.o(static_cast<std::int64_t>(row) * output.head_dim_v + i));
-    }
-    if (is_broken) rows.push_back(static_cast<std::int64_t>(row));
-  }
-  return rows;
-}
-
-bool SameBitsOutside(const TaskOutput& a, const TaskOutput& b,
-                     const std::vector<std::int64_t>& rows) {
-  const std::size_t row_bytes = a.head_dim_v * DTypeBytes(a.dtype);
-  for (std::size_t row = 0; row < a.lse.size(); ++row) {
-    if (std::count(rows.begin(), rows.end(), static_cast<std::int64_t>(row)) > 0) continue;
-    if (std::memcmp(a.o_bytes.data() + row * row_bytes, b.o_bytes.data() + row * row_bytes,
-                    row_bytes) != 0 ||
-        a.lse[row] != b.lse[row]) {
-      return false;
-    }
-  }
-  return true;
-}
-
-// Every key that some row does not see is NaN or infinite in a second copy of the problem; rows
-// that see none of the poisoned keys must keep their bits.
 TEST(CudaInvisibleTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
   const ProblemSpec cases[] = {
       {.q_len = 40, .kv_len = 40, .is_causal = true},
@@ -283,33 +197,7 @@ TEST(CudaInvisibleTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
     for (DType dtype : kKvDTypes) {
       spec.kv_dtype = dtype;
       spec.dtype = RowTypeFor(dtype);
-      SCOPED_TRACE(spec.Describe());
-      const AttentionProblem clean(spec);
-      const TaskOutput expected = RunTask(Cuda(), clean.task());
-      for (std::int64_t key : {spec.kv_len - 1, spec.kv_len - 9, spec.kv_len / 2 + 3}) {
-        for (float poison : {kNaN, kInf, -kInf}) {
-          AttentionProblem poisoned(spec);
-          for (int head = 0; head < spec.num_kv_heads; ++head) {
-            poisoned.SetKey(key, head, 3, kNaN);
-            for (int i = 0; i < spec.head_dim_v; ++i) poisoned.SetValue(key, head, i, poison);
-          }
-          const AttentionTask& task = clean.task();
-          std::vector<std::int64_t> seeing;
-          for (std::int64_t query = 0; query < spec.q_len; ++query) {
-            const VisibleKeys keys = VisibleKeysOf(task, task.position(query));
-            bool is_visible = (keys.begin <= key && key < keys.end) || key < keys.sink_end;
-            if (task.mask.data != nullptr) {
-              is_visible &= task.mask.data[query * task.mask.row_stride + key] != 0;
-            }
-            for (int head = 0; is_visible && head < spec.num_q_heads; ++head) {
-              seeing.push_back(query * spec.num_q_heads + head);
-            }
-          }
-          const TaskOutput result = RunTask(Cuda(), poisoned.task());
-          EXPECT_EQ(BrokenRows(result), seeing);
-          EXPECT_TRUE(SameBitsOutside(expected, result, seeing)) << "key " << key;
-        }
-      }
+      ExpectInvisibleKeysNeverMatter(Cuda(), spec);
     }
   }
 }
@@ -317,23 +205,9 @@ TEST(CudaInvisibleTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
 // A finite key beside a value that is not: the scores do not tell.
 TEST(CudaInvisibleTest, ABrokenValueBreaksItsChannelOfTheRowsThatSeeIt) {
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-    const ProblemSpec spec{
-        .dtype = dtype, .kv_dtype = dtype, .q_len = 100, .kv_len = 100, .is_causal = true};
-    const AttentionProblem clean(spec);
-    AttentionProblem broken(spec);
-    broken.SetValue(70, 1, 9, kInf);
-    const TaskOutput expected = RunTask(Cuda(), clean.task());
-    const TaskOutput result = RunTask(Cuda(), broken.task());
-    for (std::int64_t row = 0; row < 400; ++row) {
-      for (int i = 0; i < 32; ++i) {
-        const bool is_broken = row / 4 >= 70 && row % 4 >= 2 && i == 9;
-        if (is_broken) {
-          ASSERT_EQ(result.o(row * 32 + i), kInf) << row;
-        } else {
-          ASSERT_EQ(result.o(row * 32 + i), expected.o(row * 32 + i)) << row << " " << i;
-        }
-      }
-    }
+    ExpectABrokenValueStaysInItsChannel(
+        Cuda(), {.dtype = dtype, .kv_dtype = dtype, .q_len = 100, .kv_len = 100, .is_causal = true},
+        /*key=*/70);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tests/support/attention_problem.h"
+#include "tests/support/backend_checks.h"
 #include "tests/support/cuda_backends.h"
 #include "tests/support/problem_variants.h"
 #include "tests/support/tolerance.h"
@@ -16,19 +17,8 @@ namespace {
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
 
-// Queries and outputs of the type that the matrix instructions take beside a cache of that type.
-DType RowTypeFor(DType kv_dtype) { return kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype; }
-
 void ExpectParity(const ProblemSpec& spec, std::int64_t page_size = 64) {
-  SCOPED_TRACE(spec.Describe());
-  const AttentionProblem problem(spec);
-  SCOPED_TRACE(Cuda().KernelName(problem.task()));
-  const Expectation expected = MakeExpectation(problem);
-  const TaskOutput contiguous = RunTask(Cuda(), problem.task());
-  EXPECT_EQ(FindMismatch(expected, contiguous), "");
-  const PagedKv paged(Cuda(), problem, {.page_size = page_size, .seed = spec.seed});
-  EXPECT_TRUE(SameBits(contiguous, RunTask(Cuda(), paged.Task(problem))))
-      << "pages of " << page_size << " give other bits";
+  ExpectParity(Cuda(), spec, page_size);
 }
 
 void ExpectParityOfVariants(const ProblemSpec& base, std::int64_t page_size) {

@@ -18,7 +18,7 @@ namespace context = boost::context;
 
 constexpr std::size_t kStackBytes = std::size_t{128} << 10;
 
-enum class State { kReady, kAtWarp, kAtBlock, kDone };
+enum class State { kReady, kAtWarp, kAtBlock, kWaiting, kPaused, kDone };
 
 class BlockRun;
 
@@ -28,9 +28,17 @@ class FiberThread final : public Thread {
 
   int index() const override { return index_; }
   int block_index() const override;
+  int num_blocks() const override;
   void Meet(const Arrival& arrival,
             const std::function<void(void* const (&)[kWarpThreads])>& combine) override;
+  void MeetWarpgroup(
+      const Arrival& arrival,
+      const std::function<void(void* const (&)[kWarpgroupThreads])>& combine) override;
+  void WaitUntil(const char* name, const std::function<bool()>& is_over) override;
+  void Pause() override;
   bool MeetBlock(bool value) override;
+  AsyncUnit& async() override;
+  WgmmaUnit& wgmma() override;
   void BeginCopy(const PendingCopy& copy) override;
   void CommitCopies() override { group_ends_.push_back(copies_.size()); }
   void WaitCopies(int num_newest) override;
@@ -41,6 +49,7 @@ class FiberThread final : public Thread {
   const int index_;
   State state_ = State::kReady;
   Arrival arrival_;
+  const std::function<bool()>* is_over_ = nullptr;  // what a waiting thread waits for
   context::fiber fiber_;
   context::fiber main_;
   std::vector<PendingCopy> copies_;      // under way, oldest first
@@ -51,26 +60,43 @@ FiberThread* current = nullptr;
 
 class BlockRun {
  public:
-  BlockRun(int block_index, int num_threads, std::mt19937& random)
-      : block_index_(block_index), random_(random), warps_(num_threads / kWarpThreads) {
+  BlockRun(int block_index, int num_blocks, int num_threads, SharedMemory shared,
+           std::mt19937& random)
+      : num_blocks(num_blocks),
+        async(shared, random, [this](const std::string& what) { Fail(what); }),
+        block_index_(block_index),
+        random_(random),
+        warps_(num_threads / kWarpThreads),
+        warpgroups_((num_threads + kWarpgroupThreads - 1) / kWarpgroupThreads),
+        slow_warp_(static_cast<int>(random() % (warps_.size() + warps_.size() / 2 + 1))) {
     for (int i = 0; i < num_threads; ++i) {
       threads_.push_back(std::make_unique<FiberThread>(*this, i));
     }
+    for (Meeting& group : warpgroups_) group.wgmma = std::make_unique<WgmmaUnit>(async);
   }
 
-  void Run(char* shared, const std::function<void(char*)>& kernel) {
-    for (const auto& thread : threads_) Begin(*thread, shared, kernel);
+  void Run(const std::function<void(char*)>& kernel) {
+    for (const auto& thread : threads_) Begin(*thread, async.shared().data, kernel);
     std::vector<int> order(warps_.size());
     std::iota(order.begin(), order.end(), 0);
     while (num_done_ < threads_.size()) {
       std::shuffle(order.begin(), order.end(), random_);
       bool has_run = false;
-      for (int warp : order) has_run |= RunWarp(warp);
-      if (!ReleaseBlock() && !has_run) Fail("threads wait for each other for ever");
+      for (int warp : order) has_run |= warp != slow_warp_ && RunWarp(warp);
+      // Warps of a GPU do not come at the same pace: one runs when no other can.
+      if (!has_run && slow_warp_ < static_cast<int>(warps_.size())) has_run = RunWarp(slow_warp_);
+      if (!ReleaseBlock() && !async.Advance(!has_run) && !has_run) {
+        Fail("threads wait for each other for ever");
+      }
     }
+    async.Finish();
+    for (const Meeting& group : warpgroups_) group.wgmma->Finish();
   }
 
   int block_index() const { return block_index_; }
+
+  const int num_blocks;
+  AsyncUnit async;
 
   [[noreturn]] void Fail(const std::string& what) {
     std::fprintf(stderr, "simt: block %d: %s\n", block_index_, what.c_str());
@@ -84,25 +110,17 @@ class BlockRun {
 
   void MeetWarp(FiberThread& thread,
                 const std::function<void(void* const (&)[kWarpThreads])>& combine) {
-    WarpState& warp = warps_[thread.index_ / kWarpThreads];
-    if (++warp.num_arrived < kWarpThreads) {
-      thread.state_ = State::kAtWarp;
-      thread.Suspend();
-      return;
-    }
-    warp.num_arrived = 0;
     void* operands[kWarpThreads];
-    const int first = thread.index_ / kWarpThreads * kWarpThreads;
-    for (int lane = 0; lane < kWarpThreads; ++lane) {
-      FiberThread& other = *threads_[first + lane];
-      if (std::strcmp(other.arrival_.name, thread.arrival_.name) != 0) {
-        Fail("lanes of a warp meet in different collectives");
-      }
-      operands[lane] = other.arrival_.operands;
-      other.state_ = State::kReady;
-    }
-    combine(operands);
+    if (Meet(thread, warps_[thread.index_ / kWarpThreads], operands)) combine(operands);
   }
+
+  void MeetWarpgroup(FiberThread& thread,
+                     const std::function<void(void* const (&)[kWarpgroupThreads])>& combine) {
+    void* operands[kWarpgroupThreads];
+    if (Meet(thread, warpgroups_[thread.index_ / kWarpgroupThreads], operands)) combine(operands);
+  }
+
+  WgmmaUnit& wgmma_of(int thread) { return *warpgroups_[thread / kWarpgroupThreads].wgmma; }
 
   bool MeetBlock(FiberThread& thread, bool value) {
     barrier_value_ |= value;
@@ -113,9 +131,33 @@ class BlockRun {
   }
 
  private:
-  struct WarpState {
+  // Threads that meet in collectives: a warp or a warpgroup.
+  struct Meeting {
     int num_arrived = 0;
+    std::unique_ptr<WgmmaUnit> wgmma;  // of a warpgroup
   };
+
+  // Waits for all; true for the last one, which has the operands of all.
+  template <int kThreads>
+  bool Meet(FiberThread& thread, Meeting& meeting, void* (&operands)[kThreads]) {
+    if (++meeting.num_arrived < kThreads) {
+      thread.state_ = State::kAtWarp;
+      thread.Suspend();
+      return false;
+    }
+    meeting.num_arrived = 0;
+    const std::size_t first = thread.index_ / kThreads * kThreads;
+    if (first + kThreads > threads_.size()) Fail("a collective of threads that are not there");
+    for (int i = 0; i < kThreads; ++i) {
+      FiberThread& other = *threads_[first + i];
+      if (std::strcmp(other.arrival_.name, thread.arrival_.name) != 0) {
+        Fail("lanes of a warp meet in different collectives");
+      }
+      operands[i] = other.arrival_.operands;
+      other.state_ = State::kReady;
+    }
+    return true;
+  }
 
   void Begin(FiberThread& thread, char* shared, const std::function<void(char*)>& kernel) {
     static thread_local context::pooled_fixedsize_stack stacks(kStackBytes);
@@ -130,11 +172,14 @@ class BlockRun {
   }
 
   bool RunWarp(int warp) {
-    bool has_run = false;
+    bool has_run = EndPause(warp);
     for (bool again = true; again;) {
       again = false;
       for (int lane = 0; lane < kWarpThreads; ++lane) {
         FiberThread& thread = *threads_[warp * kWarpThreads + lane];
+        if (thread.state_ == State::kWaiting && (*thread.is_over_)()) {
+          thread.state_ = State::kReady;
+        }
         if (thread.state_ != State::kReady) continue;
         current = &thread;
         thread.fiber_ = std::move(thread.fiber_).resume();
@@ -142,6 +187,19 @@ class BlockRun {
       }
     }
     return has_run;
+  }
+
+  // Whether lanes of the warp were pausing. A coin says whether they still do.
+  bool EndPause(int warp) {
+    bool has_paused = false;
+    const bool ends = random_() % 2 == 0;
+    for (int lane = 0; lane < kWarpThreads; ++lane) {
+      FiberThread& thread = *threads_[warp * kWarpThreads + lane];
+      if (thread.state_ != State::kPaused) continue;
+      has_paused = true;
+      if (ends) thread.state_ = State::kReady;
+    }
+    return has_paused;
   }
 
   // Lets all threads go on once they have come to the barrier.
@@ -155,7 +213,8 @@ class BlockRun {
 
   const int block_index_;
   std::mt19937& random_;
-  std::vector<WarpState> warps_;
+  std::vector<Meeting> warps_, warpgroups_;
+  const int slow_warp_;  // perhaps none
   std::vector<std::unique_ptr<FiberThread>> threads_;
   std::size_t num_done_ = 0;
   std::size_t num_at_barrier_ = 0;
@@ -164,11 +223,34 @@ class BlockRun {
 };
 
 int FiberThread::block_index() const { return run_.block_index(); }
+int FiberThread::num_blocks() const { return run_.num_blocks; }
+AsyncUnit& FiberThread::async() { return run_.async; }
+WgmmaUnit& FiberThread::wgmma() { return run_.wgmma_of(index_); }
 
 void FiberThread::Meet(const Arrival& arrival,
                        const std::function<void(void* const (&)[kWarpThreads])>& combine) {
   arrival_ = arrival;
   run_.MeetWarp(*this, combine);
+}
+
+void FiberThread::MeetWarpgroup(
+    const Arrival& arrival,
+    const std::function<void(void* const (&)[kWarpgroupThreads])>& combine) {
+  arrival_ = arrival;
+  run_.MeetWarpgroup(*this, combine);
+}
+
+void FiberThread::WaitUntil(const char* name, const std::function<bool()>& is_over) {
+  if (is_over()) return;
+  arrival_ = {name, nullptr};
+  is_over_ = &is_over;
+  state_ = State::kWaiting;
+  Suspend();
+}
+
+void FiberThread::Pause() {
+  state_ = State::kPaused;
+  Suspend();
 }
 
 bool FiberThread::MeetBlock(bool value) {
@@ -218,7 +300,7 @@ void RunBlocks(int num_blocks, int num_threads, int shared_bytes, std::uint32_t 
         static_cast<char*>(std::aligned_alloc(16, std::max(16, (shared_bytes + 15) / 16 * 16))),
         &std::free);
     std::memset(shared.get(), 0xff, shared_bytes);
-    BlockRun(block, num_threads, random).Run(shared.get(), kernel);
+    BlockRun(block, num_blocks, num_threads, {shared.get(), shared_bytes}, random).Run(kernel);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/sm80/append.h"
 #include "kernels/cuda/sm80/dispatch.h"
+#include "kernels/cuda/sm90/dispatch.h"
 #include "tests/simt/block.h"
 
 namespace attention::simt {
@@ -25,7 +26,12 @@ class HeapAllocator final : public MemoryAllocator {
 
 class SimtDevice final : public Device {
  public:
-  explicit SimtDevice(std::uint32_t seed) : seed_(seed) {}
+  SimtDevice(std::uint32_t seed, bool has_wgmma)
+      : seed_(seed),
+        properties_{.name = "host",
+                    .architecture = has_wgmma ? "simt_90" : "simt",
+                    .num_multiprocessors = 3,
+                    .has_wgmma = has_wgmma} {}
 
   const DeviceProperties& properties() const override { return properties_; }
   MemoryAllocator& memory() override { return allocator_; }
@@ -49,6 +55,9 @@ class SimtDevice final : public Device {
     bool is_known = false;
     if (id.family == KernelFamily::kAttendFloat) {
       is_known = DispatchHeadDim<AttendFloat>(id.head_dim, run);
+    } else if (id.family == KernelFamily::kAttendWgmma) {
+      is_known = id.dtype == DType::kFloat16 ? DispatchWgmma<DType::kFloat16>(id.head_dim, run)
+                                             : DispatchWgmma<DType::kBFloat16>(id.head_dim, run);
     } else if (id.kv_dtype == DType::kInt8) {
       is_known = DispatchMma<DType::kBFloat16, DType::kInt8>(id.head_dim, id.tile_rows, run);
     } else if (id.dtype == DType::kFloat16) {
@@ -85,14 +94,13 @@ class SimtDevice final : public Device {
 
   HeapAllocator allocator_;
   std::uint32_t seed_;
-  const DeviceProperties properties_{
-      .name = "host", .architecture = "simt", .num_multiprocessors = 1};
+  const DeviceProperties properties_;
 };
 
 }  // namespace
 
-std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed) {
-  return std::make_shared<SimtDevice>(seed);
+std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed, bool has_wgmma) {
+  return std::make_shared<SimtDevice>(seed, has_wgmma);
 }
 
 }  // namespace attention::simt

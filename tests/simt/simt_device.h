@@ -9,7 +9,8 @@
 
 namespace attention::simt {
 
-// `seed` draws the orders in which blocks and warps run.
-std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed);
+// `seed` draws the orders in which blocks and warps run. With `has_wgmma` it passes for one of
+// compute capability 9.0.
+std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed, bool has_wgmma = false);
 
 }  // namespace attention::simt

@@ -1,7 +1,8 @@
 #include "tests/simt/words.h"
 
 #include <cstring>
-#include <vector>
+
+#include "tests/simt/element_table.h"
 
 namespace attention::cuda::simt_words {
 namespace {
@@ -38,23 +39,9 @@ struct MmaOperands {
   std::uint32_t b[2];
 };
 
-// Conversions by table: the compiler's are calls.
-const std::vector<float>& FloatsOf(DType dtype) {
-  static const auto make = [](DType of) {
-    std::vector<float> floats(0x10000);
-    for (std::uint32_t bits = 0; bits < floats.size(); ++bits) {
-      floats[bits] = LoadElement(&bits, of, 0);
-    }
-    return floats;
-  };
-  static const std::vector<float> halves = make(DType::kFloat16);
-  static const std::vector<float> bfloats = make(DType::kBFloat16);
-  return dtype == DType::kFloat16 ? halves : bfloats;
-}
-
 template <DType kType>
 void MultiplyAll(void* const (&all)[kWarpThreads]) {
-  const float* floats = FloatsOf(kType).data();
+  const float* floats = simt::FloatsOf(kType).data();
   float a[16][16], b[16][8];
   for (int lane = 0; lane < kWarpThreads; ++lane) {
     const auto& mine = *static_cast<MmaOperands*>(all[lane]);

@@ -15,7 +15,14 @@ namespace attention::cuda {
 inline int ThreadIndex() { return simt::Current().index(); }
 inline int BlockIndex() { return simt::Current().block_index(); }
 
+inline int BlockCount() { return simt::Current().num_blocks(); }
+inline int LaneIndex() { return simt::Current().index() % simt::kWarpThreads; }
+
 inline void SyncThreads() { simt::Current().MeetBlock(false); }
+inline void SyncWarp() {
+  simt::Current().Meet({"syncwarp", nullptr}, [](void* const(&)[simt::kWarpThreads]) {});
+}
+inline int Uniform(int value) { return value; }
 inline bool SyncThreadsOr(bool value) { return simt::Current().MeetBlock(value); }
 
 namespace simt_words {
@@ -86,6 +93,7 @@ inline float Exp2Fast(float x) { return std::exp2(x); }
 inline float Exp2(float x) { return std::exp2(x); }
 inline float Log(float x) { return std::log(x); }
 inline float Tanh(float x) { return std::tanh(x); }
+inline float GreaterOf(float a, float b) { return std::fmax(a, b); }
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 
 inline std::uint32_t AtomicAdd(std::uint32_t* address, std::uint32_t value) {

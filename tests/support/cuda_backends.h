@@ -16,4 +16,9 @@ std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t seed = 1, double step_f
 // One that stays.
 AttentionBackend& Cuda();
 
+// The same on a device of compute capability 9.0: on the host one that passes for it, else the
+// machine's, whatever it is.
+std::unique_ptr<AttentionBackend> MakeCudaHopper(std::uint32_t seed = 1, double step_flops = 2e11);
+AttentionBackend& CudaHopper();
+
 }  // namespace attention::testing

@@ -50,4 +50,12 @@ ATTENTION_DEVICE bool IsPairBroken(std::uint32_t pair) {
   return (pair & kExponent) == kExponent || ((pair >> 16) & kExponent) == kExponent;
 }
 
+// A pair of 16-bit elements with zeros for those that are not finite.
+template <DType kType>
+ATTENTION_DEVICE std::uint32_t ClearedPair(std::uint32_t pair) {
+  if (IsPairBroken<kType>(pair & 0xffffu)) pair &= 0xffff0000u;
+  if (IsPairBroken<kType>(pair & 0xffff0000u)) pair &= 0xffffu;
+  return pair;
+}
+
 }  // namespace attention::cuda

@@ -15,7 +15,11 @@ namespace attention::cuda {
 ATTENTION_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
 ATTENTION_DEVICE int BlockIndex() { return static_cast<int>(blockIdx.x); }
 
+ATTENTION_DEVICE int BlockCount() { return static_cast<int>(gridDim.x); }
+ATTENTION_DEVICE int LaneIndex() { return static_cast<int>(threadIdx.x % 32); }
+
 ATTENTION_DEVICE void SyncThreads() { __syncthreads(); }
+ATTENTION_DEVICE void SyncWarp() { __syncwarp(); }
 // Also a barrier: whether any thread of the block says so.
 ATTENTION_DEVICE bool SyncThreadsOr(bool value) { return __syncthreads_or(value) != 0; }
 
@@ -25,6 +29,9 @@ ATTENTION_DEVICE float ShuffleXor(float value, int mask) {
 ATTENTION_DEVICE std::uint32_t ShuffleXor(std::uint32_t value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+
+// A value that all lanes of the warp have alike, so that the compiler knows it.
+ATTENTION_DEVICE int Uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
 
 // Copies 16 bytes from global to shared memory, or writes zeros and reads nothing. The bytes are
 // there for the calling thread after WaitCopies, for others after a barrier beyond it.
@@ -109,6 +116,8 @@ ATTENTION_DEVICE float Exp2Fast(float x) {
 ATTENTION_DEVICE float Exp2(float x) { return exp2f(x); }
 ATTENTION_DEVICE float Log(float x) { return logf(x); }
 ATTENTION_DEVICE float Tanh(float x) { return tanhf(x); }
+// The greater of two, or the one that is a number.
+ATTENTION_DEVICE float GreaterOf(float a, float b) { return fmaxf(a, b); }
 // One rounding, and none that the compiler adds elsewhere (-fmad=false).
 ATTENTION_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 

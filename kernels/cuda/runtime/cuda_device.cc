@@ -135,7 +135,8 @@ class CudaDevice final : public Device {
       : ordinal_(options.ordinal),
         properties_{.name = properties.name,
                     .architecture = absl::StrCat("sm_", properties.major, properties.minor),
-                    .num_multiprocessors = properties.multiProcessorCount},
+                    .num_multiprocessors = properties.multiProcessorCount,
+                    .has_wgmma = properties.major == 9 && properties.minor == 0},
         memory_(ordinal_, options.has_managed_memory),
         host_memory_(ordinal_) {}
 
@@ -175,6 +176,8 @@ class CudaDevice final : public Device {
     bool is_known = false;
     if (id.family == KernelFamily::kAttendFloat) {
       is_known = LaunchAttendFloat(id.head_dim, num_blocks, arguments, stream_, &error);
+    } else if (id.family == KernelFamily::kAttendWgmma) {
+      is_known = LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, stream_, &error);
     } else {
       const auto launch = id.kv_dtype == DType::kInt8   ? LaunchMmaInt8
                           : id.dtype == DType::kFloat16 ? LaunchMmaFloat16

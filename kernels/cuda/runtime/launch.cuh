@@ -1,4 +1,4 @@
-// A kernel type of sm80/ as a CUDA kernel.
+// A kernel type of sm80/ or sm90/ as a CUDA kernel.
 #pragma once
 
 #include <cuda_runtime.h>

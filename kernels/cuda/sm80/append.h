@@ -19,14 +19,25 @@ struct Append {
   static constexpr int kLaneElements = 256 / 32;  // of a row of kMaxHeadDim
   using Arguments = AppendArguments;
 
-  // Where a row comes from and goes to.
+  // Where a row comes from and goes to: a token's key or value.
   struct Row {
     const void* from;
     DType from_dtype;
     std::int64_t from_index;
     int dim;
-    char* to;
-    float* scale;  // for int8
+    const PageLayout& layout;
+    char* head;
+    std::int64_t token;
+    bool is_value;
+
+    ATTENTION_DEVICE char* piece(int index) const {
+      return head + (is_value ? layout.value_piece(token, index) : layout.key_piece(token, index));
+    }
+    // For int8, whose rows are not swizzled.
+    ATTENTION_DEVICE float& scale() const {
+      const std::int64_t offset = is_value ? layout.value_scale_offset : layout.key_scale_offset;
+      return reinterpret_cast<float*>(head + offset)[token];
+    }
   };
 
   static ATTENTION_DEVICE void StoreInt8(const Row& row, int lane,
@@ -51,13 +62,14 @@ struct Append {
       scale = max / kInt8Max;
       reciprocal = kInt8Max / max;
     }
-    if (lane == 0) *row.scale = scale;
+    if (lane == 0) row.scale() = scale;
     const int padded = PadDim(row.dim);
+    char* to = row.piece(0);
     for (int i = 0; i < kLaneElements; ++i) {
       const int dim = lane + 32 * i;
       if (dim >= padded) break;
       const int value = is_broken != 0 ? 0 : RoundToInt(values[i] * reciprocal);
-      row.to[dim] = static_cast<char>(static_cast<std::int8_t>(value));
+      to[dim] = static_cast<char>(static_cast<std::int8_t>(value));
     }
   }
 
@@ -73,9 +85,11 @@ struct Append {
       return;
     }
     const int padded = PadDim(row.dim);
+    const int piece_elements = kPieceBytes / static_cast<int>(DTypeBytes(dtype));
     for (int i = 0; i < kLaneElements; ++i) {
       const int dim = lane + 32 * i;
-      if (dim < padded) FloatToElement(row.to, dtype, dim, values[i]);
+      if (dim >= padded) break;
+      FloatToElement(row.piece(dim / piece_elements), dtype, dim % piece_elements, values[i]);
     }
   }
 
@@ -90,13 +104,11 @@ struct Append {
       char* head = append.pages[position / layout.page_size] + item.kv_head * layout.head_bytes;
       const std::int64_t token = position % layout.page_size;
       const std::int64_t source = i * append.num_kv_heads + item.kv_head;
-      StoreRow({append.k, append.k_dtype, source * append.head_dim_qk, append.head_dim_qk,
-                head + token * layout.key_row_bytes,
-                reinterpret_cast<float*>(head + layout.key_scale_offset) + token},
+      StoreRow({append.k, append.k_dtype, source * append.head_dim_qk, append.head_dim_qk, layout,
+                head, token, /*is_value=*/false},
                append.dtype, lane);
-      StoreRow({append.v, append.v_dtype, source * append.head_dim_v, append.head_dim_v,
-                head + layout.value_offset + token * layout.value_row_bytes,
-                reinterpret_cast<float*>(head + layout.value_scale_offset) + token},
+      StoreRow({append.v, append.v_dtype, source * append.head_dim_v, append.head_dim_v, layout,
+                head, token, /*is_value=*/true},
                append.dtype, lane);
     }
   }

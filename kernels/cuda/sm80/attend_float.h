@@ -9,8 +9,8 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/sm80/finish_tile.h"
 #include "kernels/cuda/sm80/float_tile.h"
+#include "kernels/cuda/tile/finish_tile.h"
 
 namespace attention::cuda {
 

@@ -16,7 +16,8 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/sm80/finish_tile.h"
+#include "kernels/cuda/tile/finish_tile.h"
+#include "kernels/cuda/tile/online_softmax.h"
 
 namespace attention::cuda {
 
@@ -143,12 +144,9 @@ struct AttendMma {
       const bool has_key = is_read && offset < task.layout.key_row_bytes;
       const bool has_value = is_read && offset < task.layout.value_row_bytes;
       CopyAsync16(stored_keys(stage) + place,
-                  has_key ? head + token * task.layout.key_row_bytes + offset : task.q, has_key);
-      CopyAsync16(
-          stored_values(stage) + place,
-          has_value ? head + task.layout.value_offset + token * task.layout.value_row_bytes + offset
-                    : task.q,
-          has_value);
+                  has_key ? head + task.layout.key_piece(token, piece) : task.q, has_key);
+      CopyAsync16(stored_values(stage) + place,
+                  has_value ? head + task.layout.value_piece(token, piece) : task.q, has_value);
     }
     if constexpr (kIsInt8) {
 #pragma unroll 1
@@ -222,26 +220,9 @@ struct AttendMma {
 
   ATTENTION_DEVICE void ModifyScores(int tile, int stage, bool is_masked,
                                      float (&s)[kWarpKeys / 8][4]) const {
-    const bool has_modifiers = HasModifiers(task);
-    if (!is_masked && !has_modifiers) {
-#pragma unroll
-      for (int block = 0; block < kWarpKeys / 8; ++block) {
-        for (int i = 0; i < 4; ++i) s[block][i] = Scaled(stage, block, i, s[block][i]);
-      }
-      return;
-    }
-    // One copy of the code, not one for each element: the blocks pass through the first registers
-    // and come around.
-#pragma unroll 1
-    for (int block = 0; block < kWarpKeys / 8; ++block) {
-      float modified[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        modified[i] = ScoreOf(task, rows[i / 2], tile + KeyInTile(block, i),
-                              Scaled(stage, block, i, s[0][i]), is_masked, has_modifiers);
-      }
-      PassThrough(s, modified);
-    }
+    cuda::ModifyScores(
+        task, rows, is_masked, [&](int block, int i) { return tile + KeyInTile(block, i); },
+        [&](int block, int i, float dot) { return Scaled(stage, block, i, dot); }, s);
   }
 
   ATTENTION_DEVICE float Scaled(int stage, int block, int i, float dot) const {
@@ -249,77 +230,7 @@ struct AttendMma {
     return dot * task.softmax_scale;
   }
 
-  // Every block moves one place to the front; `last` comes in at the end.
-  template <int kBlocks>
-  static ATTENTION_DEVICE void PassThrough(float (&blocks)[kBlocks][4], const float (&last)[4]) {
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        blocks[block][i] = block + 1 < kBlocks ? blocks[block + 1][i] : last[i];
-      }
-    }
-  }
-
-  // The row's maximum so far; what was summed before is scaled to it.
-  ATTENTION_DEVICE void RaiseMaximum(const float (&s)[kWarpKeys / 8][4], int half) {
-    float greatest = max[half];
-#pragma unroll
-    for (int block = 0; block < kWarpKeys / 8; ++block) {
-      greatest = Max(greatest, s[block][2 * half]);
-      greatest = Max(greatest, s[block][2 * half + 1]);
-    }
-    greatest = Max(greatest, ShuffleXor(greatest, 1));
-    greatest = Max(greatest, ShuffleXor(greatest, 2));
-    const float correction = Exp2Fast((max[half] - OriginOf(greatest)) * kLog2E);
-    max[half] = greatest;
-    sum[half] *= correction;
-#pragma unroll
-    for (int block = 0; block < kHeadDim / 8; ++block) {
-      o[block][2 * half] *= correction;
-      o[block][2 * half + 1] *= correction;
-    }
-  }
-
-  // Scores become weights.
-  ATTENTION_DEVICE void Exponentiate(float (&s)[kWarpKeys / 8][4], int half) {
-    const float shift = -OriginOf(max[half]) * kLog2E;
-#pragma unroll
-    for (int block = 0; block < kWarpKeys / 8; ++block) {
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        s[block][i] = Exp2Fast(Fma(s[block][i], kLog2E, shift));
-        sum[half] += s[block][i];
-      }
-    }
-  }
-
   // --- Values ---
-
-  // Bit j: the row sees key j of the warp's keys.
-  struct SeenKeys {
-    std::uint32_t low = 0, high = 0;
-    ATTENTION_DEVICE bool Has(int key) const {
-      return ((key < 32 ? low : high) >> (key % 32) & 1u) != 0;
-    }
-  };
-
-  ATTENTION_DEVICE SeenKeys FindSeenKeys(const float (&s)[kWarpKeys / 8][4], int half) const {
-    SeenKeys seen;
-#pragma unroll
-    for (int block = 0; block < kWarpKeys / 8; ++block) {
-      for (int i = 0; i < 2; ++i) {
-        const int key = block * 8 + lane % 4 * 2 + i;
-        const std::uint32_t bit = s[block][2 * half + i] == MinusInfinity() ? 0u : 1u << (key % 32);
-        (block < 4 ? seen.low : seen.high) |= bit;
-      }
-    }
-    seen.low |= ShuffleXor(seen.low, 1);
-    seen.low |= ShuffleXor(seen.low, 2);
-    seen.high |= ShuffleXor(seen.high, 1);
-    seen.high |= ShuffleXor(seen.high, 2);
-    return seen;
-  }
 
   ATTENTION_DEVICE bool HasBrokenValues(int stage) const {
     bool is_broken = false;
@@ -330,35 +241,18 @@ struct AttendMma {
     return is_broken;
   }
 
-  // Values that are not finite, of the keys that a row sees.
-  ATTENTION_DEVICE void AddBrokenValues(int stage, const SeenKeys& first, const SeenKeys& second) {
-#pragma unroll 1
-    for (int block = 0; block < kHeadDim / 8; ++block) {
-      float sums[4] = {o[0][0], o[0][1], o[0][2], o[0][3]};
-#pragma unroll 1
-      for (int key = 0; key < kWarpKeys; ++key) {
-        const auto pair = *reinterpret_cast<const std::uint32_t*>(
-            values(stage) + Swizzled(key_warp * kWarpKeys + key, block, kRowBytes) + lane % 4 * 4);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const std::uint32_t element = (pair >> (16 * i)) & 0xffffu;
-          const float value = kType == DType::kBFloat16
-                                  ? BFloatToFloat(static_cast<std::uint16_t>(element))
-                                  : HalfToFloat(static_cast<std::uint16_t>(element));
-          const bool is_broken = IsPairBroken<kType>(element);
-          if (is_broken && first.Has(key)) sums[i] += value;
-          if (is_broken && second.Has(key)) sums[2 + i] += value;
-        }
-      }
-      PassThrough(o, sums);
-    }
+  ATTENTION_DEVICE void AddBrokenValues(int stage, const float (&s)[kWarpKeys / 8][4]) {
+    const auto pair_of = [&](int key, int block) {
+      return *reinterpret_cast<const std::uint32_t*>(
+          values(stage) + Swizzled(key_warp * kWarpKeys + key, block, kRowBytes) + lane % 4 * 4);
+    };
+    cuda::AddBrokenValues<kType>(FindSeenKeys(s, 0), FindSeenKeys(s, 1), pair_of, o);
   }
 
   ATTENTION_DEVICE void ClearBrokenValues(int stage) const {
     auto* words = reinterpret_cast<std::uint32_t*>(values(stage));
     for (int i = ThreadIndex(); i < kTensorBytes / 4; i += kThreads) {
-      if (IsPairBroken<kType>(words[i] & 0xffffu)) words[i] &= 0xffff0000u;
-      if (IsPairBroken<kType>(words[i] >> 16)) words[i] &= 0xffffu;
+      if (IsPairBroken<kType>(words[i])) words[i] = ClearedPair<kType>(words[i]);
     }
   }
 
@@ -407,13 +301,13 @@ struct AttendMma {
     if (IsActive()) {
       ComputeScores(stage, s);
       ModifyScores(tile, stage, is_masked, s);
-      RaiseMaximum(s, 0);
-      RaiseMaximum(s, 1);
-      if (is_broken) {
-        AddBrokenValues(stage, FindSeenKeys(s, 0), FindSeenKeys(s, 1));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        ScaleRow(o, half, RaiseMaximum(s, half, kLog2E, max[half], sum[half]));
       }
-      Exponentiate(s, 0);
-      Exponentiate(s, 1);
+      if (is_broken) AddBrokenValues(stage, s);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) Exponentiate(s, half, kLog2E, max[half], sum[half]);
     }
     if (is_broken) {
       SyncThreads();
@@ -447,9 +341,7 @@ struct AttendMma {
     if (!IsActive()) return;
     for (int half = 0; half < 2; ++half) {
       const int row = row_warp * 16 + lane / 4 + 8 * half;
-      float total = sum[half];
-      total += ShuffleXor(total, 1);
-      total += ShuffleXor(total, 2);
+      const float total = SumOfLanes(sum[half]);
       if (lane % 4 == 0) {
         parts.max(key_warp, row) = max[half];
         parts.sum(key_warp, row) = total;

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/sm80/scores.h"
+#include "kernels/cuda/tile/scores.h"
 
 namespace attention::cuda {
 
@@ -53,7 +53,7 @@ template <int kHeadDim, typename IsWanted>
 ATTENTION_DEVICE void LoadFloatKv(const DeviceTask& task, int kv_head, int first, bool is_value,
                                   const FloatTile<kHeadDim>& tile, const IsWanted& is_wanted) {
   const PageLayout& layout = task.layout;
-  const int row_bytes = is_value ? layout.value_row_bytes : layout.key_row_bytes;
+  const int piece_elements = kPieceBytes / static_cast<int>(DTypeBytes(task.kv_dtype));
   const int padded = PadDim(is_value ? task.head_dim_v : task.head_dim_qk);
   for (int i = ThreadIndex(); i < kFloatTile * kHeadDim; i += kFloatThreads) {
     const int row = i / kHeadDim, dim = i % kHeadDim;
@@ -61,9 +61,10 @@ ATTENTION_DEVICE void LoadFloatKv(const DeviceTask& task, int kv_head, int first
     if (dim < padded && is_wanted(first + row)) {
       int token = 0;
       const char* head = PageOf(task, kv_head, first + row, &token);
-      const char* rows = head + (is_value ? layout.value_offset : 0);
-      value =
-          ElementToFloat(rows + static_cast<std::int64_t>(token) * row_bytes, task.kv_dtype, dim);
+      const int piece = dim / piece_elements;
+      value = ElementToFloat(
+          head + (is_value ? layout.value_piece(token, piece) : layout.key_piece(token, piece)),
+          task.kv_dtype, dim % piece_elements);
       if (task.kv_dtype == DType::kInt8) {
         const char* scales =
             head + (is_value ? layout.value_scale_offset : layout.key_scale_offset);

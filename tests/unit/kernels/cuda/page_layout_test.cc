@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <set>
+
 namespace attention::cuda {
 namespace {
 
@@ -19,6 +21,35 @@ TEST(PageLayoutTest, Int8RowsHaveAScaleEach) {
   EXPECT_EQ(layout.key_scale_offset, 16 * (128 + 64));
   EXPECT_EQ(layout.value_scale_offset, layout.key_scale_offset + 16 * 4);
   EXPECT_EQ(layout.head_bytes, layout.value_scale_offset + 16 * 4);
+}
+
+// As the matrix instructions of compute capability 9.0 read them.
+TEST(PageLayoutTest, RowsOf16BitElementsThatFillLinesAreSwizzledByEightTokens) {
+  const PageLayout layout = MakePageLayout({2, 128, 40, DType::kBFloat16}, 16);
+  EXPECT_TRUE(layout.has_swizzled_keys);
+  EXPECT_FALSE(layout.has_swizzled_values);
+  EXPECT_EQ(layout.key_piece(0, 3), 3 * 16);
+  EXPECT_EQ(layout.key_piece(5, 3), 5 * 128 + (3 ^ 5) * 16);
+  EXPECT_EQ(layout.key_piece(5, 8 + 3), 1024 + 5 * 128 + (3 ^ 5) * 16);
+  EXPECT_EQ(layout.key_piece(8, 0), 8 * 256);
+  EXPECT_EQ(layout.value_piece(5, 3), layout.value_offset + 5 * 48 * 2 + 3 * 16);
+  EXPECT_FALSE(MakePageLayout({2, 128, 128, DType::kFloat32}, 16).has_swizzled_keys);
+  EXPECT_FALSE(MakePageLayout({2, 128, 128, DType::kInt8}, 16).has_swizzled_values);
+}
+
+TEST(PageLayoutTest, EveryPieceHasAPlaceOfItsOwn) {
+  for (int dim : {40, 64, 192, 256}) {
+    const PageLayout layout = MakePageLayout({1, dim, dim, DType::kFloat16}, 48);
+    std::set<std::int64_t> places;
+    for (int token = 0; token < layout.page_size; ++token) {
+      for (int piece = 0; piece < layout.key_row_bytes / 16; ++piece) {
+        places.insert(layout.key_piece(token, piece));
+        places.insert(layout.value_piece(token, piece));
+      }
+    }
+    EXPECT_EQ(static_cast<std::int64_t>(places.size()) * 16, layout.head_bytes);
+    EXPECT_EQ(*places.rbegin(), layout.head_bytes - 16);
+  }
 }
 
 // Copies are of 16 bytes.

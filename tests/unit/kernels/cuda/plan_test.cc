@@ -48,7 +48,7 @@ AttentionTask MakeTask(const TaskSpec& spec) {
 }
 
 std::unique_ptr<CudaPlan> PlanOf(const std::vector<AttentionTask>& tasks, double step = 1e18) {
-  auto plan = MakeCudaPlan(tasks, step);
+  auto plan = MakeCudaPlan(tasks, {.step_flops = step});
   EXPECT_TRUE(plan.ok()) << plan.status();
   return std::move(*plan);
 }
@@ -60,20 +60,71 @@ TEST(CudaPlanTest, TypesThatMatrixInstructionsWouldRoundTakeFloat32) {
       {kFloat16, kInt8, false},     {kFloat32, kFloat32, false}, {kFloat32, kBFloat16, false},
       {kBFloat16, kFloat16, false}, {kFloat16, kBFloat16, false}};
   for (const auto& [dtype, kv_dtype, is_mma] : cases) {
-    const KernelId kernel = ChooseKernel(MakeTask({.dtype = dtype, .kv_dtype = kv_dtype}));
+    const KernelId kernel = ChooseKernel(MakeTask({.dtype = dtype, .kv_dtype = kv_dtype}), false);
     EXPECT_EQ(kernel.family == KernelFamily::kAttendMma, is_mma)
         << DTypeName(dtype) << " over " << DTypeName(kv_dtype);
   }
   AttentionTask mixed = MakeTask({});
   mixed.o.dtype = kFloat32;
-  EXPECT_EQ(ChooseKernel(mixed).family, KernelFamily::kAttendFloat);
+  EXPECT_EQ(ChooseKernel(mixed, true).family, KernelFamily::kAttendFloat);
 }
 
 TEST(CudaPlanTest, HeadDimsAreRoundedUpToACompiledOne) {
   const std::pair<int, int> cases[] = {{1, 64}, {64, 64}, {65, 128}, {128, 128}, {129, 256}};
   for (const auto& [dim, compiled] : cases) {
-    EXPECT_EQ(ChooseKernel(MakeTask({.dim = dim})).head_dim, compiled);
+    EXPECT_EQ(ChooseKernel(MakeTask({.dim = dim}), false).head_dim, compiled);
   }
+}
+
+TEST(CudaPlanTest, PromptsOfOne16BitTypeTakeWarpgroupsWhereTheDeviceHasThem) {
+  using enum DType;
+  const auto family = [](const TaskSpec& spec, bool has_wgmma = true) {
+    return ChooseKernel(MakeTask(spec), has_wgmma).family;
+  };
+  const TaskSpec prompt{.q_len = 33};  // of a group of 4
+  EXPECT_EQ(family(prompt), KernelFamily::kAttendWgmma);
+  EXPECT_EQ(family(prompt, /*has_wgmma=*/false), KernelFamily::kAttendMma);
+  EXPECT_EQ(family({.q_len = 32}), KernelFamily::kAttendMma);
+  for (int dim : {64, 128, 256}) {
+    for (DType dtype : {kBFloat16, kFloat16}) {
+      EXPECT_EQ(family({.dim = dim, .dtype = dtype, .kv_dtype = dtype, .q_len = 33}),
+                KernelFamily::kAttendWgmma);
+    }
+  }
+  for (int dim : {32, 63, 96, 192}) {
+    EXPECT_EQ(family({.dim = dim, .q_len = 33}), KernelFamily::kAttendMma) << dim;
+  }
+  EXPECT_EQ(family({.kv_dtype = kInt8, .q_len = 33}), KernelFamily::kAttendMma);
+  EXPECT_EQ(family({.dtype = kFloat32, .kv_dtype = kFloat32, .q_len = 33}),
+            KernelFamily::kAttendFloat);
+  AttentionTask unlike = MakeTask(prompt);
+  unlike.params.head_dim_v = 64;
+  EXPECT_EQ(ChooseKernel(unlike, true).family, KernelFamily::kAttendMma);
+}
+
+// Its blocks count the items that they take.
+TEST(CudaPlanTest, EachLaunchOfAPersistentKernelHasACounterOfItsOwn) {
+  const std::vector<AttentionTask> tasks = {MakeTask({.q_len = 900, .kv_len = 900}),
+                                            MakeTask({.q_len = 1, .kv_len = 9000})};
+  const auto plan = MakeCudaPlan(tasks, {.step_flops = 1e8, .has_wgmma = true});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  std::set<std::int64_t> counters;
+  for (const WorkItem& item : (*plan)->items) {
+    if (item.num_ranges > 1) counters.insert(item.counter);
+  }
+  const std::size_t num_merges = counters.size();
+  std::size_t num_launches = 0;
+  for (const LaunchStep& step : (*plan)->steps) {
+    if (step.kernel.family != KernelFamily::kAttendWgmma) {
+      EXPECT_EQ(step.num_taken, -1);
+      continue;
+    }
+    ++num_launches;
+    EXPECT_TRUE(counters.insert(step.num_taken).second);
+  }
+  EXPECT_GT(num_launches, 2u);
+  EXPECT_EQ(counters.size(), num_merges + num_launches);
+  EXPECT_EQ(static_cast<std::int64_t>(counters.size()), (*plan)->num_counters);
 }
 
 TEST(CudaPlanTest, RangesGrowByPowersOfTwoWithTheKeysThatATaskSees) {
@@ -170,14 +221,14 @@ TEST(CudaPlanTest, StepsHoldTheWholePlanAndStayBelowTheirBound) {
 TEST(CudaPlanTest, ErrorsNameTheTaskAndTheField) {
   AttentionTask bad = MakeTask({});
   bad.params.head_dim_v = 257;
-  const auto invalid = MakeCudaPlan(std::vector{MakeTask({}), bad}, 1e9);
+  const auto invalid = MakeCudaPlan(std::vector{MakeTask({}), bad}, {.step_flops = 1e9});
   EXPECT_EQ(invalid.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(invalid.status().message()), HasSubstr("task 1: head_dim_v is 257"));
 
   AttentionTask long_task = MakeTask({});
   long_task.kv_len = kMaxKvLen + 1;
   long_task.kv_pages.num_pages = kMaxKvLen;
-  const auto too_long = MakeCudaPlan(std::vector{long_task}, 1e9);
+  const auto too_long = MakeCudaPlan(std::vector{long_task}, {.step_flops = 1e9});
   EXPECT_EQ(too_long.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(too_long.status().message()), HasSubstr("task 0: kv_len is 1073741825"));
 }

@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/sm80/scores.h"
+#include "kernels/cuda/tile/scores.h"
 
 namespace attention::cuda {
 
@@ -79,10 +79,14 @@ struct RowWriter {
 
   ATTENTION_DEVICE RowWriter(const DeviceTask& row_task, const WorkItem& item, int row,
                              RowTotal total)
+      : RowWriter(row_task, (item.row_begin + row) / row_task.group,
+                  item.kv_head * row_task.group +
+                      static_cast<int>((item.row_begin + row) % row_task.group),
+                  total) {}
+
+  ATTENTION_DEVICE RowWriter(const DeviceTask& row_task, std::int64_t query, int head,
+                             RowTotal total)
       : task(row_task) {
-    const std::int64_t packed = item.row_begin + row;
-    const std::int64_t query = packed / task.group;
-    const int head = item.kv_head * task.group + static_cast<int>(packed % task.group);
     index = query * task.num_q_heads + head;
     factor = 1.0f;
     sum = total.sum;
