@@ -1,6 +1,7 @@
 #include "server/scheduler/work_queue.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace attention::server {
@@ -138,14 +139,12 @@ void WorkQueue::CountTaken(Tenant& tenant, const AttentionRequest& request) {
 }
 
 absl::Duration WorkQueue::BatchBudget(absl::Time now) {
-  const auto& [first, tenant] = *std::find_if(
-      tenants_.begin(), tenants_.end(), [](const auto& entry) { return entry.second.HasShort(); });
-  const bool is_shared = std::any_of(tenants_.begin(), tenants_.end(), [&](const auto& entry) {
-    return entry.second.HasShort() && &entry.second != &tenant;
-  });
-  const bool is_another = !batch_tenant_.empty() && first != batch_tenant_;
+  const auto has_short = [](const auto& entry) { return entry.second.HasShort(); };
+  const auto first = std::find_if(tenants_.begin(), tenants_.end(), has_short);
+  const bool is_shared = std::any_of(std::next(first), tenants_.end(), has_short);
+  const bool is_another = !batch_tenant_.empty() && first->first != batch_tenant_;
   if (is_shared || is_another) contended_until_ = now + policy_.contention_memory;
-  batch_tenant_ = first;
+  batch_tenant_ = first->first;
   return now < contended_until_ ? std::min(policy_.max_batch_work, policy_.max_contended_batch_work)
                                 : policy_.max_batch_work;
 }
