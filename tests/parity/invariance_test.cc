@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/support/attention_problem.h"
+#include "tests/support/backend_checks.h"
 #include "tests/support/cpu_targets.h"
 
 namespace attention::testing {
@@ -59,15 +60,6 @@ AttentionTask Rows(const AttentionTask& task, std::int64_t begin, std::int64_t e
   }
   if (part.mask.data != nullptr) part.mask.data += begin * task.mask.row_stride;
   return part;
-}
-
-// Whether `part` holds the bits of rows [begin, ...) of `whole`.
-bool HoldsRows(const TaskOutput& whole, const TaskOutput& part, std::int64_t begin) {
-  const std::size_t row_bytes = whole.num_q_heads * whole.head_dim_v * DTypeBytes(whole.dtype);
-  return std::memcmp(whole.o_bytes.data() + begin * row_bytes, part.o_bytes.data(),
-                     part.o_count * DTypeBytes(part.dtype)) == 0 &&
-         std::memcmp(whole.lse.data() + begin * whole.num_q_heads, part.lse.data(),
-                     part.lse.size() * sizeof(float)) == 0;
 }
 
 TEST(InvarianceTest, ATaskAmongSixtyThreeOthersGivesTheBitsItGivesAlone) {

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/packed_layout.h"
 #include "tests/support/attention_problem.h"
+#include "tests/support/backend_checks.h"
 #include "tests/support/cpu_targets.h"
 
 namespace attention::testing {
@@ -17,34 +18,6 @@ namespace {
 constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-// The rows (query * num_q_heads + head) with a NaN or infinity in o or lse.
-std::vector<std::int64_t> BrokenRows(const TaskOutput& output) {
-  std::vector<std::int64_t> rows;
-  for (std::size_t row = 0; row < output.lse.size(); ++row) {
-    bool is_broken = !std::isfinite(output.lse[row]);
-    for (std::int64_t i = 0; i < output.head_dim_v; ++i) {
-      is_broken |= !std::isfinite(output.o(static_cast<std::int64_t>(row) * output.head_dim_v + i));
-    }
-    if (is_broken) rows.push_back(static_cast<std::int64_t>(row));
-  }
-  return rows;
-}
-
-// Whether two results agree bit for bit outside the given rows.
-bool SameBitsOutside(const TaskOutput& a, const TaskOutput& b,
-                     const std::vector<std::int64_t>& rows) {
-  const std::size_t row_bytes = a.head_dim_v * DTypeBytes(a.dtype);
-  for (std::size_t row = 0; row < a.lse.size(); ++row) {
-    if (std::count(rows.begin(), rows.end(), static_cast<std::int64_t>(row)) > 0) continue;
-    if (std::memcmp(a.o_bytes.data() + row * row_bytes, b.o_bytes.data() + row * row_bytes,
-                    row_bytes) != 0 ||
-        a.lse[row] != b.lse[row]) {
-      return false;
-    }
-  }
-  return true;
-}
 
 TEST(InvisibleTest, BytesPastTheEndOfPagesNeverMatter) {
   for (DType dtype : kKvDTypes) {
