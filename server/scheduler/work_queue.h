@@ -46,7 +46,7 @@ struct WorkPolicy {
   // within four times of its own.
   double long_share = 0.25;
   absl::Duration priority_head_start = absl::Seconds(1);
-  std::map<std::string, double> tenant_weights;  // 1 for who is not listed
+  std::map<std::string, double> tenant_weights = {};  // 1 for who is not listed
 };
 
 struct DroppedRequest {

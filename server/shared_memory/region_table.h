@@ -1,7 +1,7 @@
 // The regions of all clients: who may use which, and until when.
 //
 // A region belongs to a tenant and lives as long as the connection that registered it (its lease).
-// What is being computed keeps the memory mapped beyond that.
+// What is being computed keeps the memory mapped beyond that, and counted against the tenant.
 //
 // Thread-safety: all methods.
 #pragma once
@@ -26,10 +26,12 @@ class RegionTable {
     std::int64_t max_regions_per_tenant = 0;
   };
 
-  explicit RegionTable(const Limits& limits) : limits_(limits) {}
+  explicit RegionTable(const Limits& limits);
+  ~RegionTable();
 
   // Maps the memory behind `fd`, which it takes, and returns the region's unguessable id.
-  // RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit of the tenant; else as SharedRegion::Map.
+  // RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit of the tenant, for which all that is still mapped
+  // counts; else as SharedRegion::Map.
   absl::StatusOr<std::string> Register(const std::string& tenant, int fd);
 
   // Ends a lease. Unknown ids are ignored.
@@ -39,26 +41,21 @@ class RegionTable {
   absl::StatusOr<std::shared_ptr<const SharedRegion>> Find(const std::string& region_id,
                                                            absl::string_view tenant) const;
 
+  // Those that are mapped, released or not.
   std::int64_t num_regions() const;
   std::int64_t bytes() const;
 
  private:
+  class Ledger;
+
   struct Entry {
     std::string tenant;
     std::shared_ptr<const SharedRegion> region;
   };
-  struct Usage {
-    std::int64_t regions = 0;
-    std::int64_t bytes = 0;
-  };
-
-  absl::Status CheckQuota(const std::string& tenant, std::int64_t bytes)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
   const Limits limits_;
+  const std::shared_ptr<Ledger> ledger_;  // regions in use may outlive the table
   mutable Mutex mutex_;
   std::unordered_map<std::string, Entry> regions_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_map<std::string, Usage> usage_ ABSL_GUARDED_BY(mutex_);  // by tenant
 };
 
 }  // namespace attention::server

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <memory>
 #include <thread>
 
 #include "server/base/error_reason.h"
@@ -20,7 +21,7 @@ int MakeMemory(std::int64_t bytes, int seals = F_SEAL_SHRINK) {
   const int fd = memfd_create("region_table_test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   EXPECT_GE(fd, 0);
   EXPECT_EQ(ftruncate(fd, bytes), 0);
-  if (seals != 0) EXPECT_EQ(fcntl(fd, F_ADD_SEALS, seals), 0);
+  EXPECT_TRUE(seals == 0 || fcntl(fd, F_ADD_SEALS, seals) == 0);
   return fd;
 }
 
@@ -68,14 +69,26 @@ TEST_F(RegionTableTest, OnlyItsTenantFindsIt) {
   EXPECT_EQ(ReasonOf(table_.Find("", "a").status()), "REGION_NOT_FOUND");
 }
 
-TEST_F(RegionTableTest, AReleasedRegionStaysMappedForWhoUsesIt) {
-  const auto id = table_.Register("a", MakeMemory(kPage));
-  const auto region = *table_.Find(*id, "a");
+TEST_F(RegionTableTest, AReleasedRegionStaysMappedForWhoUsesItAndCounts) {
+  const auto id = table_.Register("a", MakeMemory(3 * kPage));
+  auto region = *table_.Find(*id, "a");
   table_.Release(*id);
   EXPECT_EQ(ReasonOf(table_.Find(*id, "a").status()), "REGION_NOT_FOUND");
+  region->data()[3 * kPage - 1] = 1;
+  EXPECT_EQ(table_.num_regions(), 1);
+  EXPECT_EQ(table_.bytes(), 3 * kPage);
+  EXPECT_EQ(ReasonOf(table_.Register("a", MakeMemory(2 * kPage)).status()), "QUOTA_EXCEEDED");
+  region.reset();
   EXPECT_EQ(table_.num_regions(), 0);
   EXPECT_EQ(table_.bytes(), 0);
-  region->data()[kPage - 1] = 1;
+  EXPECT_TRUE(table_.Register("a", MakeMemory(4 * kPage)).ok());
+}
+
+TEST_F(RegionTableTest, ARegionInUseOutlivesTheTable) {
+  auto table = std::make_unique<RegionTable>(RegionTable::Limits{4 * kPage, 2});
+  const auto region = *table->Find(*table->Register("a", MakeMemory(kPage)), "a");
+  table.reset();
+  region->data()[0] = 1;
 }
 
 TEST_F(RegionTableTest, LimitsAreEachTenants) {
