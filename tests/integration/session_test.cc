@@ -281,7 +281,9 @@ TEST_F(SessionTest, ACacheOfInt8HoldsRowsWithAScaleEach) {
   constexpr std::int64_t kLength = 70;
   const v1::AttendRequest given = MakePrompt(kLength);
   v1::AttendRequest stored = given;
-  for (v1::Tensor* tensor : {stored.mutable_k(), stored.mutable_v()}) *tensor = InInt8(*tensor);
+  for (v1::Tensor* tensor : {stored.mutable_k(), stored.mutable_v()})
+    *tensor = Quantized(*tensor, DType::kInt8);
+
   const auto feed = [&](std::int64_t chunk) {
     const SessionSpec spec{.kv_dtype = v1::DTYPE_INT8};
     return Feed(shared_server(), given, MustCreate(shared_server(), spec).handle(), chunk);
