@@ -36,8 +36,10 @@ struct SessionGeometry {
   int head_dim_qk = 0;
   // 1 to 256.
   int head_dim_v = 0;
-  // What the cache stores: kFloat32, kFloat16 or kBFloat16. Rows of another dtype are rounded to
-  // nearest when appended.
+  // What the cache stores: kFloat32, kFloat16, kBFloat16, kInt8 or kFloat8E4M3. Rows of another
+  // dtype are rounded to nearest when appended; the last two take a byte an element and keep a
+  // scale for each token and head (SessionGeometry in session_service.proto says how near they
+  // are).
   DType kv_dtype = DType::kFloat32;
 };
 

@@ -39,6 +39,7 @@ size_t ElementBytes(DType dtype) {
       return 2;
     case DType::kBool:
     case DType::kInt8:
+    case DType::kFloat8E4M3:
       return 1;
   }
   return 0;
@@ -56,6 +57,8 @@ std::string_view DTypeName(DType dtype) {
       return "bool";
     case DType::kInt8:
       return "int8";
+    case DType::kFloat8E4M3:
+      return "float8_e4m3";
   }
   return "unknown";
 }
@@ -126,6 +129,7 @@ Tensor Tensor::FromFloats(std::span<const float> values, Shape shape, DType dtyp
       data = Pack<uint8_t>(values, [](float value) { return uint8_t{value != 0}; });
       break;
     case DType::kInt8:
+    case DType::kFloat8E4M3:
       break;
   }
   return Tensor(dtype, std::move(shape), std::move(data));
@@ -147,6 +151,7 @@ std::vector<float> Tensor::ToFloats() const {
       return Widen(bytes_, internal::FromBFloat16);
     case DType::kBool:
     case DType::kInt8:
+    case DType::kFloat8E4M3:
       return {};
   }
   return {};

@@ -21,12 +21,14 @@ enum class DType {
   kFloat16,   // IEEE 754 binary16, 2 bytes
   kBFloat16,  // the upper half of a binary32, 2 bytes
   kBool,      // 1 byte, 0 or 1; only for masks
-  kInt8,      // only as what a session's cache stores; no tensor has it
+  // Only as what a session's cache stores; no tensor has them.
+  kInt8,
+  kFloat8E4M3,
 };
 
 // Bytes of one element.
 size_t ElementBytes(DType dtype);
-// "float32", "float16", "bfloat16", "bool" or "int8".
+// "float32", "float16", "bfloat16", "bool", "int8" or "float8_e4m3".
 std::string_view DTypeName(DType dtype);
 
 // Dimensions, outermost first. A dimension may be 0.

@@ -37,6 +37,8 @@ v1::DType ToProto(DType dtype) {
       return v1::DTYPE_BOOL;
     case DType::kInt8:
       return v1::DTYPE_INT8;
+    case DType::kFloat8E4M3:
+      return v1::DTYPE_FLOAT8_E4M3;
   }
   return v1::DTYPE_UNSPECIFIED;
 }
@@ -53,6 +55,8 @@ absl::StatusOr<DType> FromProto(v1::DType dtype) {
       return DType::kBool;
     case v1::DTYPE_INT8:
       return DType::kInt8;
+    case v1::DTYPE_FLOAT8_E4M3:
+      return DType::kFloat8E4M3;
     default:
       return absl::InternalError(
           absl::StrCat("the server sent a dtype unknown here: ", static_cast<int>(dtype)));

@@ -19,11 +19,16 @@ client::AttendRequest MakeRequest(const TensorPool& pool, const AttentionCase& r
   return message;
 }
 
+ShapeOptions WithoutCache(ShapeOptions shape) {
+  shape.kv_dtype.reset();
+  return shape;
+}
+
 }  // namespace
 
 AttendWorkload::AttendWorkload(const Options& options, const TensorPool& pool,
                                std::shared_ptr<client::Client> client)
-    : shape_(options.shape), pool_(pool), client_(std::move(client)) {
+    : shape_(WithoutCache(options.shape)), pool_(pool), client_(std::move(client)) {
   for (int lane = 0; lane < options.in_flight_limit(); ++lane) {
     std::seed_seq seed{options.seed, static_cast<uint64_t>(lane)};
     lanes_.emplace_back(seed);

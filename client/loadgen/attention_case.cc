@@ -45,7 +45,7 @@ AttentionTask TaskOf(const AttentionCase& request) {
                  .head_dim_qk = shape.head_dim_qk,
                  .head_dim_v = shape.head_dim_v,
                  .dtype = shape.dtype,
-                 .kv_dtype = shape.dtype,
+                 .kv_dtype = shape.kv_dtype.value_or(shape.dtype),
                  .softmax_scale = DefaultSoftmaxScale(shape.head_dim_qk),
                  .is_causal = shape.is_causal,
                  .window_left = window.left,
@@ -74,6 +74,7 @@ std::string Describe(const AttentionCase& request) {
       "q_len=", shape.q_len, " kv_len=", shape.kv_len, " num_q_heads=", shape.num_q_heads,
       " num_kv_heads=", shape.num_kv_heads, " head_dim_qk=", shape.head_dim_qk,
       " head_dim_v=", shape.head_dim_v, " dtype=", std::string(DTypeName(shape.dtype)),
+      " kv_dtype=", std::string(DTypeName(shape.kv_dtype.value_or(shape.dtype))),
       " causal=", shape.is_causal ? 1 : 0, " window=", shape.window, " layer=", request.layer,
       " pool offsets q=", request.q_offset, " k=", request.k_offset, " v=", request.v_offset);
 }

@@ -24,6 +24,7 @@ Json ShapeJson(const ShapeOptions& shape) {
           {"head_dim_qk", shape.head_dim_qk},
           {"head_dim_v", shape.head_dim_v},
           {"dtype", DTypeName(shape.dtype)},
+          {"kv_dtype", DTypeName(shape.kv_dtype.value_or(shape.dtype))},
           {"causal", shape.is_causal},
           {"window", shape.window}};
 }

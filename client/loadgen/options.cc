@@ -25,10 +25,15 @@ const std::map<std::string, SharedMemory> kSharedMemory = {
     {"auto", SharedMemory::kAuto}, {"on", SharedMemory::kOn}, {"off", SharedMemory::kOff}};
 const std::map<std::string, DType> kDTypes = {
     {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}};
+const std::map<std::string, DType> kKvDTypes = {{"float32", DType::kFloat32},
+                                                {"float16", DType::kFloat16},
+                                                {"bfloat16", DType::kBFloat16},
+                                                {"int8", DType::kInt8},
+                                                {"float8_e4m3", DType::kFloat8E4M3}};
 
 // CLI11's own CheckedTransformer prints the enum's numbers in its message; this one the words.
-template <typename Enum>
-CLI::Option* AddChoice(CLI::App& app, const std::string& flag, Enum* value,
+template <typename Enum, typename Value>
+CLI::Option* AddChoice(CLI::App& app, const std::string& flag, Value* value,
                        const std::map<std::string, Enum>& words, const std::string& help) {
   std::string choices;
   for (const auto& [word, unused] : words) {
@@ -98,6 +103,8 @@ void AddShapeFlags(CLI::App& app, ShapeOptions* shape) {
 }
 
 void AddSessionFlags(CLI::App& app, Options* options) {
+  AddChoice(app, "--kv-dtype", &options->shape.kv_dtype, kKvDTypes,
+            "Element type of sessions' caches (as --dtype)");
   app.add_option("--context", options->context, "Decode: tokens before the first step (1024)");
   app.add_option("--decode-tokens", options->decode_tokens,
                  "Decode: steps until a session is replaced (1024)");

@@ -43,6 +43,7 @@ struct ShapeOptions {
   int head_dim_qk = 64;
   int head_dim_v = 64;
   DType dtype = DType::kFloat32;
+  std::optional<DType> kv_dtype = {};  // of the session's cache; unset: as dtype
   bool is_causal = true;
   int64_t window = 0;  // tokens; 0: none. Causal: the newest `window` keys, else half to each side
 };

@@ -124,7 +124,8 @@ absl::Status CheckSessions(const Options& options, const GivenFlags& given) {
   absl::Status useless = CheckAll(
       {CheckUseless(given, is_decode || is_mixed, {"--context", "--decode-tokens"},
                     "--workload decode or mixed"),
-       CheckUseless(given, options.uses_sessions(), {"--sessions", "--layers", "--streams"},
+       CheckUseless(given, options.uses_sessions(),
+                    {"--sessions", "--layers", "--streams", "--kv-dtype"},
                     "--workload prefill, decode or mixed"),
        CheckUseless(given, !is_decode, {"--q-len"}, "--workload attend, prefill or mixed"),
        CheckUseless(given, is_attend || is_mixed, {"--kv-len"}, "--workload attend or mixed")});

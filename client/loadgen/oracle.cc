@@ -23,7 +23,8 @@ double Epsilon(DType dtype) {
     case DType::kBFloat16:
       return 0x1p-7;
     case DType::kInt8:
-      break;  // no output has it
+    case DType::kFloat8E4M3:
+      break;  // no output has them
   }
   return 0;
 }
@@ -93,6 +94,25 @@ absl::Status CheckQuery(const AttentionTask& task, std::span<const float> actual
   return absl::OkStatus();
 }
 
+// The request's keys and values as its session's cache holds them: a page of the reference backend.
+std::vector<uint8_t> CacheOf(const reference::ReferencePage& page, const uint8_t* k,
+                             const uint8_t* v, DType dtype) {
+  const KvGeometry& geometry = page.geometry;
+  const auto row_bytes = [&](int dim) { return dim * static_cast<int64_t>(DTypeBytes(dtype)); };
+  std::vector<uint8_t> cache(page.bytes());
+  for (int64_t token = 0; token < page.page_size; ++token) {
+    for (int head = 0; head < geometry.num_kv_heads; ++head) {
+      page.StoreRow(cache.data(), page.KeyIndex(token, head, 0), page.KeyScaleIndex(token, head), k,
+                    dtype, geometry.head_dim_qk);
+      page.StoreRow(cache.data(), page.ValueIndex(token, head, 0),
+                    page.ValueScaleIndex(token, head), v, dtype, geometry.head_dim_v);
+      k += row_bytes(geometry.head_dim_qk);
+      v += row_bytes(geometry.head_dim_v);
+    }
+  }
+  return cache;
+}
+
 }  // namespace
 
 double RelativeTolerance(DType dtype, int64_t head_dim_qk, int64_t kv_len) {
@@ -129,6 +149,14 @@ CheckedAnswer CheckAnswer(const TensorPool& pool, const AttentionCase& request,
   task.q_len = 1;
   task.k = DenseRows(k.data(), shape.dtype, shape.num_kv_heads, shape.head_dim_qk);
   task.v = DenseRows(v.data(), shape.dtype, shape.num_kv_heads, shape.head_dim_v);
+  std::vector<uint8_t> cache;
+  void* pages[1];
+  if (task.params.kv_dtype != shape.dtype) {
+    const reference::ReferencePage page{task.params.kv_geometry(), shape.kv_len};
+    cache = CacheOf(page, k.data(), v.data(), shape.dtype);
+    pages[0] = cache.data();
+    task.kv_pages = {pages, 1, page.page_size};
+  }
   for (const int64_t row : RowsToCheck(request)) {
     if (!checked.status.ok()) return checked;
     task.q = DenseRows(pool.At(request.q_offset + row * request.q_row()), shape.dtype,

@@ -66,7 +66,7 @@ void SessionWorkload::Create(Lane& lane, const client::CallOptions& call,
                       .num_kv_heads = shape_.num_kv_heads,
                       .head_dim_qk = shape_.head_dim_qk,
                       .head_dim_v = shape_.head_dim_v,
-                      .kv_dtype = ToClientDType(shape_.dtype)};
+                      .kv_dtype = ToClientDType(shape_.kv_dtype.value_or(shape_.dtype))};
   client_->CreateSessionAsync(
       request, call,
       [this, &lane, call, done = std::move(done)](absl::StatusOr<client::Session> session) {

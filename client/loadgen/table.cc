@@ -33,12 +33,15 @@ std::string Shape(const Options& options) {
     sessions = absl::StrFormat(", %d sessions of %d layers", options.sessions, options.layers);
     if (options.streams > 0) absl::StrAppendFormat(&sessions, " on %d streams", options.streams);
   }
+  std::string dtypes(DTypeName(shape.dtype));
+  if (shape.kv_dtype.has_value()) {
+    absl::StrAppend(&dtypes, " over ", std::string(DTypeName(*shape.kv_dtype)));
+  }
   const std::string window =
       shape.window > 0 ? absl::StrFormat(", window %d", shape.window) : std::string();
   return absl::StrFormat("%s, heads %d/%d, head_dim %d/%d, %s, %s%s%s", lengths, shape.num_q_heads,
-                         shape.num_kv_heads, shape.head_dim_qk, shape.head_dim_v,
-                         std::string(DTypeName(shape.dtype)), shape.is_causal ? "causal" : "full",
-                         window, sessions);
+                         shape.num_kv_heads, shape.head_dim_qk, shape.head_dim_v, dtypes,
+                         shape.is_causal ? "causal" : "full", window, sessions);
 }
 
 void AddHeading(const Report& report, std::string& table) {

@@ -17,6 +17,8 @@ client::DType ToClientDType(DType dtype) {
       return client::DType::kBFloat16;
     case DType::kInt8:
       return client::DType::kInt8;
+    case DType::kFloat8E4M3:
+      return client::DType::kFloat8E4M3;
   }
   return client::DType::kFloat32;
 }

@@ -13,11 +13,19 @@ enum class DType : std::uint8_t {
   kFloat32,
   kFloat16,   // IEEE 754 binary16
   kBFloat16,  // the upper half of a binary32
-  kInt8,      // of caches only: rows of 8-bit integers with a scale each (quantized_row.h)
+  // Of caches only: rows of 8-bit codes with a scale each (quantized_row.h).
+  kInt8,
+  kFloat8E4M3,  // OCP FP8 E4M3: 4 bits of exponent, 3 of mantissa, no infinities
 };
 
+// Whether a row of the type has a scale of its own, and is more than its elements.
+constexpr bool HasRowScales(DType dtype) {
+  return dtype == DType::kInt8 || dtype == DType::kFloat8E4M3;
+}
+
+// Of one element.
 constexpr std::size_t DTypeBytes(DType dtype) {
-  return dtype == DType::kFloat32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
+  return dtype == DType::kFloat32 ? 4 : HasRowScales(dtype) ? 1 : 2;
 }
 
 constexpr std::string_view DTypeName(DType dtype) {
@@ -30,6 +38,8 @@ constexpr std::string_view DTypeName(DType dtype) {
       return "bfloat16";
     case DType::kInt8:
       return "int8";
+    case DType::kFloat8E4M3:
+      return "float8_e4m3";
   }
   return "unknown";
 }
@@ -79,7 +89,41 @@ inline std::uint16_t FloatToFloat16(float value) {
   return static_cast<std::uint16_t>(sign | (rebased + 0xfffu + (rebased >> 13 & 1u)) >> 13);
 }
 
-// Reads and writes one element, not of int8, at `index` of a possibly unaligned dense array.
+inline constexpr float kFloat8Max = 448.0f;
+
+inline float Float8E4M3ToFloat(std::uint8_t bits) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x80u) << 24;
+  const std::uint32_t magnitude = bits & 0x7fu;
+  if (magnitude == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
+  if (magnitude < 8) {  // zero, or a multiple of 2^-9
+    return std::bit_cast<float>(
+        sign | std::bit_cast<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-9f));
+  }
+  return std::bit_cast<float>(sign | ((magnitude << 20) + ((127u - 7u) << 23)));
+}
+
+// Rounds to nearest, ties to even; saturates at 448, infinities too; a NaN stays one.
+inline std::uint8_t FloatToFloat8E4M3(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 24 & 0x80u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<std::uint8_t>(sign | 0x7fu);
+  if (magnitude >= std::bit_cast<std::uint32_t>(kFloat8Max)) {
+    return static_cast<std::uint8_t>(sign | 0x7eu);
+  }
+  if (magnitude < std::bit_cast<std::uint32_t>(0x1p-6f)) {
+    // A multiple of 2^-9, which is the last place of a float32 of 2^14 to 2^15: the addition
+    // rounds.
+    const float shifted = std::bit_cast<float>(magnitude) + 0x1p14f;
+    return static_cast<std::uint8_t>(
+        sign | (std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(0x1p14f)));
+  }
+  const std::uint32_t rebased = magnitude - ((127u - 7u) << 23);
+  return static_cast<std::uint8_t>(sign | (rebased + 0x7ffffu + (rebased >> 20 & 1u)) >> 20);
+}
+
+// Reads and writes one element, not of a type with row scales, at `index` of a possibly unaligned
+// dense array.
 inline float LoadElement(const void* data, DType dtype, std::int64_t index) {
   const auto* bytes = static_cast<const std::uint8_t*>(data) + index * DTypeBytes(dtype);
   if (dtype == DType::kFloat32) {

@@ -51,10 +51,11 @@ absl::Status ValidatePages(const AttentionTask& task) {
   return absl::OkStatus();
 }
 
-// Only caches hold int8.
+// Only caches hold types with row scales.
 absl::Status ValidateRows(const char* field, DType dtype) {
-  if (dtype != DType::kInt8) return absl::OkStatus();
-  return Invalid(field, "rows of int8", "float32, float16 or bfloat16");
+  if (!HasRowScales(dtype)) return absl::OkStatus();
+  return Invalid(field, absl::StrCat("rows of ", std::string(DTypeName(dtype))),
+                 "float32, float16 or bfloat16");
 }
 
 absl::Status ValidatePointers(const AttentionTask& task) {

@@ -84,6 +84,7 @@ AttentionKernels ChooseFloat16Kernels();
 AttentionKernels ChooseBFloat16Kernels();
 AttentionKernels ChooseBFloat16DotKernels();
 AttentionKernels ChooseInt8Kernels();
+AttentionKernels ChooseFloat8Kernels();
 
 HWY_EXPORT(MakeKernelTable);
 
@@ -96,6 +97,7 @@ KernelTable MakeTableForChosenTarget() {
   table.attention[static_cast<int>(DType::kBFloat16)] = ChooseBFloat16Kernels();
   table.bfloat16_dot = ChooseBFloat16DotKernels();
   table.attention[static_cast<int>(DType::kInt8)] = ChooseInt8Kernels();
+  table.attention[static_cast<int>(DType::kFloat8E4M3)] = ChooseFloat8Kernels();
   return table;
 }
 

@@ -172,7 +172,7 @@ struct AttentionKernels {
 
 struct KernelTable {
   const char* isa = "";
-  AttentionKernels attention[4];  // by DType of keys and values
+  AttentionKernels attention[5];  // by DType of keys and values
   // Keys, values and queries of bfloat16, by the dot product instruction; null without one.
   AttentionKernels bfloat16_dot;
   // Packs tokens [token_begin, token_end) of one KV head. is_prefetched: their rows are in the

@@ -86,6 +86,24 @@ HWY_INLINE void NarrowRow(const float* HWY_RESTRICT from, int count, DType dtype
   for (; i < count; ++i) StoreElement(out, dtype, i, from[i]);
 }
 
+// Codes of float8_e4m3 of numbers to 448.
+HWY_INLINE hn::Vec<hn::RebindToSigned<F32>> Float8Bits(Vec x) {
+  const F32 d;
+  const U32 u;
+  const Vec magnitude = hn::Abs(x);
+  const auto sign = hn::And(hn::ShiftRight<24>(hn::BitCast(u, x)), hn::Set(u, 0x80u));
+  const auto rebased = hn::Sub(hn::BitCast(u, magnitude), hn::Set(u, (127u - 7u) << 23));
+  const auto tie =
+      hn::Add(hn::And(hn::ShiftRight<20>(rebased), hn::Set(u, 1u)), hn::Set(u, 0x7ffffu));
+  const auto normal = hn::ShiftRight<20>(hn::Add(rebased, tie));
+  // Below the smallest normal number multiples of 2^-9, as FloatToFloat8E4M3 rounds them.
+  const Vec base = hn::Set(d, 0x1p14f);
+  const auto small = hn::Sub(hn::BitCast(u, hn::Add(magnitude, base)), hn::BitCast(u, base));
+  const auto is_small = hn::RebindMask(u, hn::Lt(magnitude, hn::Set(d, 0x1p-6f)));
+  return hn::BitCast(hn::RebindToSigned<F32>(),
+                     hn::Or(hn::IfThenElse(is_small, small, normal), sign));
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace attention::cpu
 HWY_AFTER_NAMESPACE();

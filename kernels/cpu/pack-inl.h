@@ -225,10 +225,21 @@ inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int
   }
 }
 
+// The codes of scaled elements.
+HWY_INLINE void StoreCodes(Vec scaled, std::int8_t* HWY_RESTRICT out) {
+  const hn::Rebind<std::int8_t, F32> narrow;
+  hn::StoreU(hn::DemoteTo(narrow, hn::NearestInt(scaled)), narrow, out);
+}
+HWY_INLINE void StoreCodes(Vec scaled, std::uint8_t* HWY_RESTRICT out) {
+  const hn::Rebind<std::uint8_t, F32> narrow;
+  hn::StoreU(hn::DemoteTo(narrow, Float8Bits(scaled)), narrow, out);
+}
+
 // Widens a row and quantises it (quantized_row.h) to `out`, which has room for whole vectors.
 // Returns its scale.
-inline float QuantizeRow(RowsCursor& rows, std::int64_t row, int head, int dim,
-                         std::int8_t* HWY_RESTRICT out) {
+template <class Kv>
+inline float QuantizeRow(RowsCursor& rows, std::int64_t row, int head, DType dtype, int dim,
+                         typename Kv::Element* HWY_RESTRICT out) {
   const F32 d;
   alignas(64) float wide[kMaxHeadDim + kLanes];
   const char* data = rows.At(row, head);
@@ -242,28 +253,33 @@ inline float QuantizeRow(RowsCursor& rows, std::int64_t row, int head, int dim,
     poison = hn::MulAdd(x, hn::Zero(d), poison);
   }
   const Vec largest = hn::Add(hn::MaxOfLanes(d, max), hn::SumOfLanes(d, poison));
-  const Int8Scale scale = Int8Scale::Of(hn::GetLane(largest));
+  const RowScale scale = RowScale::Of(dtype, hn::GetLane(largest));
+  if (scale.reciprocal == 0.0f) {
+    std::fill_n(out, dim, 0);
+    return scale.scale;
+  }
   const Vec reciprocal = hn::Set(d, scale.reciprocal);
   for (int i = 0; i < dim; i += kLanes) {
-    const auto q = hn::NearestInt(hn::Mul(hn::Load(d, wide + i), reciprocal));
-    hn::StoreU(hn::DemoteTo(hn::Rebind<std::int8_t, F32>(), q), hn::Rebind<std::int8_t, F32>(),
-               out + i);
+    StoreCodes(hn::Mul(hn::Load(d, wide + i), reciprocal), out + i);
   }
   return scale.scale;
 }
 
-inline void PackInt8Tokens(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
-                           std::int64_t token_begin, std::int64_t token_end) {
-  alignas(64) std::int8_t row[kMaxHeadDim + kLanes];
+template <class Kv>
+inline void PackQuantizedTokens(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
+                                std::int64_t token_begin, std::int64_t token_end) {
+  using Element = typename Kv::Element;
+  const DType dtype = task.geometry.dtype;
+  alignas(64) Element row[kMaxHeadDim + kLanes];
   AppendRows from(task, token_begin);
   for (std::int64_t i = token_begin; i < token_end; ++i) {
     const std::int64_t position = task.position + i;
     const int token = static_cast<int>(position % kBlockTokens);
-    const auto block = AddressOf<std::int8_t>(task, layout, kv_head, position / kBlockTokens);
-    const float key_scale = QuantizeRow(from.k, i, kv_head, layout.dim_qk, row);
+    const auto block = AddressOf<Element>(task, layout, kv_head, position / kBlockTokens);
+    const float key_scale = QuantizeRow<Kv>(from.k, i, kv_head, dtype, layout.dim_qk, row);
     std::memcpy(block.keys + token * sizeof(float), &key_scale, sizeof(float));
     PackKeyRow(row, layout.dim_qk, /*is_paired=*/false, token, block.keys + kScaleBytes);
-    const float value_scale = QuantizeRow(from.v, i, kv_head, layout.dim_v, row);
+    const float value_scale = QuantizeRow<Kv>(from.v, i, kv_head, dtype, layout.dim_v, row);
     std::memcpy(block.values + token * sizeof(float), &value_scale, sizeof(float));
     PackValueRow(row, layout, /*is_paired=*/false, token, block.values + kScaleBytes);
   }
@@ -272,7 +288,9 @@ inline void PackInt8Tokens(const KvAppendTask& task, const PackedLayout& layout,
 inline void Pack(const KvAppendTask& task, const PackedLayout& layout, int kv_head,
                  std::int64_t token_begin, std::int64_t token_end, bool is_prefetched) {
   if (task.geometry.dtype == DType::kInt8) {
-    PackInt8Tokens(task, layout, kv_head, token_begin, token_end);
+    PackQuantizedTokens<Int8Kv>(task, layout, kv_head, token_begin, token_end);
+  } else if (task.geometry.dtype == DType::kFloat8E4M3) {
+    PackQuantizedTokens<Float8Kv>(task, layout, kv_head, token_begin, token_end);
   } else if (task.geometry.dtype == DType::kFloat32) {
     PackTokens<std::uint32_t>(task, layout, kv_head, token_begin, token_end, is_prefetched);
   } else {

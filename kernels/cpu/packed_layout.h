@@ -4,7 +4,7 @@
 //                bfloat16:         [ceil(head_dim_qk / 2)][16 tokens][2 dims]
 //   value block  float32, float16: [16 tokens][padded_dim_v]
 //                bfloat16:         [8 token pairs][padded_dim_v][2 tokens]
-//   int8         [16 tokens] scales as float32, then as float32
+//   int8, float8_e4m3: [16 tokens] scales as float32, then as float32
 //   page         for each KV head: all its key blocks, then all its value blocks
 //
 // Sixteen tokens are one AVX-512 vector of float32 scores. Keys are stored transposed, so a score
@@ -55,7 +55,7 @@ inline PackedLayout MakePackedLayout(const KvGeometry& geometry, std::int64_t pa
   layout.dim_v = geometry.head_dim_v;
   layout.padded_dim_v = RoundUp(geometry.head_dim_v, 16);
   const std::size_t stored_dim_qk = is_paired ? RoundUp(layout.dim_qk, 2) : layout.dim_qk;
-  const std::size_t header = geometry.dtype == DType::kInt8 ? kScaleBytes : 0;
+  const std::size_t header = HasRowScales(geometry.dtype) ? kScaleBytes : 0;
   layout.key_block_bytes = RoundUp(header + stored_dim_qk * kBlockTokens * element, kAlign);
   layout.value_block_bytes = header + layout.padded_dim_v * kBlockTokens * element;
   layout.blocks_per_page = page_size / kBlockTokens;

@@ -148,12 +148,16 @@ HWY_NOINLINE bool IsFiniteBlock(const void* block, int tokens, int padded_dim_v,
 }
 
 // Lets the weights of one row take along the scales of the values that they multiply.
+template <class Kv>
 inline void ScaleWeights(const ValueBlocks& values, float* HWY_RESTRICT p) {
   const F32 d;
+  const Vec unit = hn::Set(d, Kv::kUnit);
   for (int block = 0; block < values.num_blocks; ++block, p += kBlockTokens) {
     const float* scales = ScalesOf(values.blocks[block]);
     for (int t = 0; t < kBlockTokens; t += kLanes) {
-      hn::Store(hn::Mul(hn::Load(d, p + t), hn::Load(d, scales + t)), d, p + t);
+      Vec weight = hn::Load(d, p + t);
+      if constexpr (Kv::kUnit != 1.0f) weight = hn::Mul(weight, unit);
+      hn::Store(hn::Mul(weight, hn::Load(d, scales + t)), d, p + t);
     }
   }
 }
@@ -161,7 +165,7 @@ inline void ScaleWeights(const ValueBlocks& values, float* HWY_RESTRICT p) {
 // Brings weights into the form in which they meet the values.
 template <class Kv>
 inline void PrepareWeights(const ValueBlocks& values, bool is_safe, float* HWY_RESTRICT p) {
-  if constexpr (Kv::kHeader > 0) ScaleWeights(values, p);
+  if constexpr (Kv::kHeader > 0) ScaleWeights<Kv>(values, p);
   if constexpr (Kv::kIsDot) {
     if (is_safe) {
       Kv::PairWeights(values.num_blocks, p);

@@ -76,8 +76,9 @@ HWY_INLINE void Transpose4x4(const std::uint32_t* in0, const std::uint32_t* in1,
 
 // How packed elements are read. kPack elements that are multiplied one after the other lie side by
 // side (dims of a key, tokens of a value); Load reads kLanes groups of kPack as floats. The
-// elements of a block come after kHeader bytes: the scales of its tokens, if it has them. kIsDot:
-// the micro-kernels of dot-inl.h multiply pairs as they are.
+// elements of a block come after kHeader bytes: the scales of its tokens, if it has them, which
+// take along the factor kUnit that Load leaves out. kIsDot: the micro-kernels of dot-inl.h multiply
+// pairs as they are.
 struct Float32Kv {
   using Element = float;
   static constexpr int kPack = 1;
@@ -132,11 +133,41 @@ struct Int8Kv {
   using Element = std::int8_t;
   static constexpr int kPack = 1;
   static constexpr std::size_t kHeader = kScaleBytes;
+  static constexpr float kUnit = 1.0f;
   static constexpr bool kIsDot = false;
   static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
     const hn::RebindToSigned<F32> wide;
     out[0] =
         hn::ConvertTo(F32(), hn::PromoteTo(wide, hn::LoadU(hn::Rebind<std::int8_t, F32>(), p)));
+  }
+};
+
+// Exponent and mantissa of an element, put where float16 has them, are 2^-8 of its value; also
+// those of subnormals, at no extra cost: the instructions for float16 take no detour for them, as
+// multiplications of float32 may. No row holds the codes of NaN, which become finite numbers here,
+// so that bytes that were never written do no harm.
+struct Float8Kv {
+  using Element = std::uint8_t;
+  static constexpr int kPack = 1;
+  static constexpr std::size_t kHeader = kScaleBytes;
+  static constexpr float kUnit = 0x1p8f;
+  static constexpr bool kIsDot = false;
+  static HWY_INLINE void Load(const Element* HWY_RESTRICT p, Vec* HWY_RESTRICT out) {
+    const hn::Rebind<std::int8_t, F32> narrow;
+    const auto bits = hn::LoadU(narrow, reinterpret_cast<const std::int8_t*>(p));
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SSE4
+    // Without instructions for float16 the same in float32, where the exponent wants 2^112 more.
+    const hn::RebindToSigned<F32> wide;
+    const auto placed = hn::And(hn::ShiftLeft<20>(hn::PromoteTo(wide, bits)),
+                                hn::Set(wide, static_cast<std::int32_t>(0x87f00000u)));
+    out[0] = hn::Mul(hn::BitCast(F32(), placed), hn::Set(F32(), 0x1p112f));
+#else
+    const hn::Rebind<std::int16_t, F32> wide;
+    const hn::Rebind<hwy::float16_t, F32> half;
+    const auto placed = hn::And(hn::ShiftLeft<7>(hn::PromoteTo(wide, bits)),
+                                hn::Set(wide, static_cast<std::int16_t>(0xbf80u)));
+    out[0] = hn::PromoteTo(F32(), hn::BitCast(half, placed));
+#endif
   }
 };
 

@@ -11,8 +11,9 @@ namespace attention::cuda {
 enum class KernelFamily { kAppend, kAttendWgmma, kAttendMma, kAttendFloat, kProbe };
 
 // What is compiled: kAttendMma for head dims 64, 128 and 256, tiles of 16 and 64 rows, and types
-// (float16, float16), (bfloat16, bfloat16), (bfloat16, int8); kAttendWgmma for the head dims, tiles
-// of 128 rows, and the first two of these types; kAttendFloat and kProbe for the head dims.
+// (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16, float8_e4m3); kAttendWgmma
+// for the head dims, tiles of 128 rows, and the first two of these types; kAttendFloat and kProbe
+// for the head dims.
 struct KernelId {
   KernelFamily family = KernelFamily::kAppend;
   DType dtype = DType::kFloat32;     // of queries and outputs; kAttendWgmma, kAttendMma

@@ -1,5 +1,5 @@
 // How a page of the CUDA backend holds its tokens: head by head, the rows of one head's keys one
-// after the other, then its values, then for int8 the float32 scales of both
+// after the other, then its values, then for int8 and float8_e4m3 the float32 scales of both
 // (kernels/api/quantized_row.h). So what one block reads of a page is one dense piece: for
 // bulk copies, and long runs for 16-byte ones.
 //
@@ -81,7 +81,7 @@ inline PageLayout MakePageLayout(const KvGeometry& geometry, std::int64_t page_s
   layout.value_offset = page_size * layout.key_row_bytes;
   layout.key_scale_offset = layout.value_offset + page_size * layout.value_row_bytes;
   const std::int64_t scales =
-      geometry.dtype == DType::kInt8 ? page_size * static_cast<std::int64_t>(sizeof(float)) : 0;
+      HasRowScales(geometry.dtype) ? page_size * static_cast<std::int64_t>(sizeof(float)) : 0;
   layout.value_scale_offset = layout.key_scale_offset + scales;
   layout.head_bytes = layout.value_scale_offset + scales;
   layout.page_bytes = layout.head_bytes * geometry.num_kv_heads;

@@ -36,7 +36,7 @@ bool SuitsMma(const AttentionTask& task) {
   const DType dtype = QueryTypeOf(task), kv_dtype = task.params.kv_dtype;
   if (OutputTypeOf(task) != dtype) return false;
   if (dtype == DType::kFloat16) return kv_dtype == DType::kFloat16;
-  return dtype == DType::kBFloat16 && (kv_dtype == DType::kBFloat16 || kv_dtype == DType::kInt8);
+  return dtype == DType::kBFloat16 && (kv_dtype == DType::kBFloat16 || HasRowScales(kv_dtype));
 }
 
 // Prompts that the instructions of a warpgroup serve: one 16-bit type throughout, rows that fill

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/api/quantized_row.h"
+
 namespace attention::reference {
 namespace {
 
@@ -15,8 +17,9 @@ double LoadKey(const AttentionTask& task, std::int64_t key, int head, int dim) {
                        key * task.k.row_stride + head * task.k.head_stride + dim);
   }
   const ReferencePage page{task.params.kv_geometry(), task.kv_pages.page_size};
-  return LoadElement(task.kv_pages.pages[key / page.page_size], page.geometry.dtype,
-                     page.KeyIndex(key % page.page_size, head, dim));
+  const std::int64_t token = key % page.page_size;
+  return page.Load(task.kv_pages.pages[key / page.page_size], page.KeyIndex(token, head, dim),
+                   page.KeyScaleIndex(token, head));
 }
 
 double LoadValue(const AttentionTask& task, std::int64_t key, int head, int channel) {
@@ -25,8 +28,9 @@ double LoadValue(const AttentionTask& task, std::int64_t key, int head, int chan
                        key * task.v.row_stride + head * task.v.head_stride + channel);
   }
   const ReferencePage page{task.params.kv_geometry(), task.kv_pages.page_size};
-  return LoadElement(task.kv_pages.pages[key / page.page_size], page.geometry.dtype,
-                     page.ValueIndex(key % page.page_size, head, channel));
+  const std::int64_t token = key % page.page_size;
+  return page.Load(task.kv_pages.pages[key / page.page_size], page.ValueIndex(token, head, channel),
+                   page.ValueScaleIndex(token, head));
 }
 
 // Straight from the definition in attention_params.h, on purpose without VisibleKeysOf.
@@ -103,9 +107,16 @@ void AddReferenceRow(const AttentionTask& task, std::int64_t query, int head,
   }
 }
 
-std::size_t ReferencePage::bytes() const {
+std::size_t ReferencePage::element_bytes() const {
   return static_cast<std::size_t>(page_size) * geometry.num_kv_heads *
          (geometry.head_dim_qk + geometry.head_dim_v) * DTypeBytes(geometry.dtype);
+}
+
+std::size_t ReferencePage::bytes() const {
+  const std::size_t scales = HasRowScales(geometry.dtype)
+                                 ? 2 * static_cast<std::size_t>(page_size) * geometry.num_kv_heads
+                                 : 0;
+  return element_bytes() + scales * sizeof(float);
 }
 
 std::int64_t ReferencePage::KeyIndex(std::int64_t token, int head, int dim) const {
@@ -115,6 +126,44 @@ std::int64_t ReferencePage::KeyIndex(std::int64_t token, int head, int dim) cons
 std::int64_t ReferencePage::ValueIndex(std::int64_t token, int head, int channel) const {
   return page_size * geometry.num_kv_heads * geometry.head_dim_qk +
          (token * geometry.num_kv_heads + head) * geometry.head_dim_v + channel;
+}
+
+std::int64_t ReferencePage::KeyScaleIndex(std::int64_t token, int head) const {
+  return token * geometry.num_kv_heads + head;
+}
+
+std::int64_t ReferencePage::ValueScaleIndex(std::int64_t token, int head) const {
+  return page_size * geometry.num_kv_heads + KeyScaleIndex(token, head);
+}
+
+float ReferencePage::Load(const void* page, std::int64_t element, std::int64_t scale) const {
+  if (!HasRowScales(geometry.dtype)) return LoadElement(page, geometry.dtype, element);
+  const auto* codes = static_cast<const std::uint8_t*>(page);
+  return DequantizedElement(geometry.dtype, codes[element],
+                            LoadElement(codes + element_bytes(), DType::kFloat32, scale));
+}
+
+void ReferencePage::StoreRow(void* page, std::int64_t element, std::int64_t scale, const void* row,
+                             DType row_dtype, int dim) const {
+  if (!HasRowScales(geometry.dtype)) {
+    for (int i = 0; i < dim; ++i) {
+      StoreElement(page, geometry.dtype, element + i, LoadElement(row, row_dtype, i));
+    }
+    return;
+  }
+  float max = 0, poison = 0;  // which stays 0 while all is finite
+  for (int i = 0; i < dim; ++i) {
+    const float x = LoadElement(row, row_dtype, i);
+    max = std::fmax(max, std::abs(x));
+    poison += 0 * x;
+  }
+  const RowScale row_scale = RowScale::Of(geometry.dtype, max + poison);
+  auto* codes = static_cast<std::uint8_t*>(page);
+  for (int i = 0; i < dim; ++i) {
+    codes[element + i] =
+        QuantizedElement(geometry.dtype, LoadElement(row, row_dtype, i), row_scale);
+  }
+  StoreElement(codes + element_bytes(), DType::kFloat32, scale, row_scale.scale);
 }
 
 ReferenceResult BeginReference(const AttentionTask& task, const ReferenceOptions& options) {

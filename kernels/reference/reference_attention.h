@@ -31,7 +31,9 @@ void AddReferenceRow(const AttentionTask& task, std::int64_t query, int head,
                      ReferenceResult* result);
 
 // A page of the reference backend: keys [page_size, num_kv_heads, head_dim_qk], then values
-// [page_size, num_kv_heads, head_dim_v], both dense in the KV's type.
+// [page_size, num_kv_heads, head_dim_v], both dense in the KV's type; for types with row scales
+// (quantized_row.h) then the scales of the keys [page_size, num_kv_heads], then those of the
+// values.
 struct ReferencePage {
   KvGeometry geometry;
   std::int64_t page_size = 0;
@@ -40,6 +42,18 @@ struct ReferencePage {
   // Index of an element, counted in elements from the start of the page.
   std::int64_t KeyIndex(std::int64_t token, int head, int dim) const;
   std::int64_t ValueIndex(std::int64_t token, int head, int channel) const;
+  // Index of a scale, counted in floats from the end of the elements.
+  std::int64_t KeyScaleIndex(std::int64_t token, int head) const;
+  std::int64_t ValueScaleIndex(std::int64_t token, int head) const;
+
+  // `element` and `scale` are indices from above.
+  float Load(const void* page, std::int64_t element, std::int64_t scale) const;
+  // A row of `dim` elements of `row_dtype`, converted.
+  void StoreRow(void* page, std::int64_t element, std::int64_t scale, const void* row,
+                DType row_dtype, int dim) const;
+
+ private:
+  std::size_t element_bytes() const;
 };
 
 }  // namespace attention::reference

@@ -95,15 +95,11 @@ void AppendTask(const KvAppendTask& task) {
     const std::int64_t token = position % layout.page_size;
     for (int head = 0; head < task.geometry.num_kv_heads; ++head) {
       const char* key = k.At(i, head);
-      for (int dim = 0; dim < task.geometry.head_dim_qk; ++dim) {
-        StoreElement(page, task.geometry.dtype, layout.KeyIndex(token, head, dim),
-                     LoadElement(key, k.dtype(), dim));
-      }
+      layout.StoreRow(page, layout.KeyIndex(token, head, 0), layout.KeyScaleIndex(token, head), key,
+                      k.dtype(), task.geometry.head_dim_qk);
       const char* value = v.At(i, head);
-      for (int channel = 0; channel < task.geometry.head_dim_v; ++channel) {
-        StoreElement(page, task.geometry.dtype, layout.ValueIndex(token, head, channel),
-                     LoadElement(value, v.dtype(), channel));
-      }
+      layout.StoreRow(page, layout.ValueIndex(token, head, 0), layout.ValueScaleIndex(token, head),
+                      value, v.dtype(), task.geometry.head_dim_v);
     }
   }
 }

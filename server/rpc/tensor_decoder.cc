@@ -34,9 +34,11 @@ std::int64_t ElementBytes(v1::DType dtype) {
 
 absl::StatusOr<DType> DecodeKvDType(absl::string_view field, v1::DType dtype) {
   if (dtype == v1::DTYPE_INT8) return DType::kInt8;
+  if (dtype == v1::DTYPE_FLOAT8_E4M3) return DType::kFloat8E4M3;
   auto decoded = DecodeDType(field, dtype);
   if (decoded.ok()) return decoded;
-  return BadDType(field, dtype, "DTYPE_FLOAT32, DTYPE_FLOAT16, DTYPE_BFLOAT16 or DTYPE_INT8");
+  return BadDType(field, dtype,
+                  "DTYPE_FLOAT32, DTYPE_FLOAT16, DTYPE_BFLOAT16, DTYPE_INT8 or DTYPE_FLOAT8_E4M3");
 }
 
 absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype) {
@@ -62,6 +64,8 @@ v1::DType EncodeDType(DType dtype) {
       return v1::DTYPE_BFLOAT16;
     case DType::kInt8:
       return v1::DTYPE_INT8;
+    case DType::kFloat8E4M3:
+      return v1::DTYPE_FLOAT8_E4M3;
   }
   return v1::DTYPE_UNSPECIFIED;
 }

@@ -15,7 +15,7 @@ namespace attention::server {
 
 // float32, float16 or bfloat16.
 absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype);
-// What a cache may store: int8 too.
+// What a cache may store: int8 and float8_e4m3 too.
 absl::StatusOr<DType> DecodeKvDType(absl::string_view field, v1::DType dtype);
 v1::DType EncodeDType(DType dtype);
 

@@ -94,7 +94,8 @@ class Bench {
     for (const char* name : {"fma", "bf16_dot", "memory_read"}) Report(name, records);
     for (const CaseSpec& spec : options_.cases) {
       for (DType dtype : {DType::kFloat32, DType::kBFloat16}) RunCase(spec, dtype, records);
-      if (spec.is_decode()) RunCase(spec, DType::kInt8, records);
+      if (!spec.is_decode()) continue;
+      for (DType dtype : {DType::kInt8, DType::kFloat8E4M3}) RunCase(spec, dtype, records);
     }
   }
 

@@ -50,7 +50,7 @@ const std::vector<CaseSpec>& AllCases() {
 BenchCase::BenchCase(const CaseSpec& spec, DType kv_dtype, AttentionBackend& backend)
     : spec_(spec),
       kv_dtype_(kv_dtype),
-      dtype_(kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype),
+      dtype_(HasRowScales(kv_dtype) ? DType::kBFloat16 : kv_dtype),
       backend_(backend) {
   AttentionTask task;
   MakeRows(&task);

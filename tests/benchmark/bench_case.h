@@ -50,7 +50,7 @@ class BenchCase {
     const std::uint8_t* data() const { return buffer.data(); }
   };
 
-  // Rows have the cache's type; beside a cache of int8 they are bfloat16.
+  // Rows have the cache's type; beside one with row scales they are bfloat16.
   BenchCase(const CaseSpec& spec, DType kv_dtype, AttentionBackend& backend);
   ~BenchCase();
   BenchCase(const BenchCase&) = delete;

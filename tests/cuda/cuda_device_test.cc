@@ -39,7 +39,8 @@ AttentionBackend& CudaHopper() { return Cuda(); }
 
 namespace {
 
-constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8,
+                               DType::kFloat8E4M3};
 
 // A prompt, a step and a step split over ranges, for each type and compiled head dim. The prompt
 // has enough rows for the kernel of Hopper.

@@ -114,6 +114,8 @@ TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {
   EXPECT_THAT(upload([](auto& c) { c.set_head_dim_qk(257); }), FailsWith(kInvalid, "head_dim_qk"));
   EXPECT_THAT(upload([](auto& c) { c.set_dtype(v1::DTYPE_INT8); }),
               FailsWith(kInvalid, "config.dtype is DTYPE_INT8"));
+  EXPECT_THAT(upload([](auto& c) { c.set_dtype(v1::DTYPE_FLOAT8_E4M3); }),
+              FailsWith(kInvalid, "config.dtype is DTYPE_FLOAT8_E4M3"));
   EXPECT_THAT(upload([](auto& c) { c.mutable_rotary()->set_dim(3); }),
               FailsWith(kInvalid, "rotary.dim is 3, expected an even number"));
   EXPECT_THAT(upload([](auto& c) {

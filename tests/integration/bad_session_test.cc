@@ -96,6 +96,10 @@ INSTANTIATE_TEST_SUITE_P(
                 kInvalid, "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
         BadStep{"Int8Rows", [](auto& s) { s.mutable_k()->set_dtype(v1::DTYPE_INT8); }, kInvalid,
                 "k.dtype is DTYPE_INT8, expected DTYPE_FLOAT32"},
+        BadStep{"Float8Rows", [](auto& s) { s.mutable_v()->set_dtype(v1::DTYPE_FLOAT8_E4M3); },
+                kInvalid, "v.dtype is DTYPE_FLOAT8_E4M3, expected DTYPE_FLOAT32"},
+        BadStep{"Float8Query", [](auto& s) { s.mutable_q()->set_dtype(v1::DTYPE_FLOAT8_E4M3); },
+                kInvalid, "q.dtype is DTYPE_FLOAT8_E4M3, expected DTYPE_FLOAT32"},
         BadStep{"QueryDType", [](auto& s) { s.mutable_q()->set_dtype(v1::DTYPE_UNSPECIFIED); },
                 kInvalid, "q.dtype is DTYPE_UNSPECIFIED"},
         BadStep{"NaNScale",
@@ -180,7 +184,8 @@ INSTANTIATE_TEST_SUITE_P(
                   "geometry.kv_dtype is DTYPE_BOOL"},
         BadCreate{"UnknownDType",
                   [](auto& r) { r.mutable_geometry()->set_kv_dtype(v1::DType(99)); },
-                  "geometry.kv_dtype is 99"},
+                  "geometry.kv_dtype is 99, expected DTYPE_FLOAT32, DTYPE_FLOAT16, DTYPE_BFLOAT16, "
+                  "DTYPE_INT8 or DTYPE_FLOAT8_E4M3"},
         BadCreate{"TtlZero", [](auto& r) { r.mutable_ttl(); }, "ttl is 0"},
         BadCreate{"TtlNegative", [](auto& r) { r.mutable_ttl()->set_seconds(-5); }, "ttl is -5s"},
         BadCreate{

@@ -277,18 +277,26 @@ TEST_F(SessionTest, RowsAreRoundedIntoTheCachesType) {
   }
 }
 
-TEST_F(SessionTest, ACacheOfInt8HoldsRowsWithAScaleEach) {
+TEST_F(SessionTest, ACacheOfInt8OrFloat8HoldsRowsWithAScaleEach) {
   constexpr std::int64_t kLength = 70;
   const v1::AttendRequest given = MakePrompt(kLength);
-  v1::AttendRequest stored = given;
-  for (v1::Tensor* tensor : {stored.mutable_k(), stored.mutable_v()}) *tensor = InInt8(*tensor);
-  const auto feed = [&](std::int64_t chunk) {
-    const SessionSpec spec{.kv_dtype = v1::DTYPE_INT8};
-    return Feed(shared_server(), given, MustCreate(shared_server(), spec).handle(), chunk);
-  };
-  const v1::AttendResponse whole = feed(kLength);
-  EXPECT_EQ(FindMismatch(stored, whole), "");
-  for (const std::int64_t chunk : {33, 1}) EXPECT_TRUE(SameAnswer(feed(chunk), whole));
+  for (const auto& [wire, dtype] :
+       {std::pair{v1::DTYPE_INT8, DType::kInt8}, {v1::DTYPE_FLOAT8_E4M3, DType::kFloat8E4M3}}) {
+    SCOPED_TRACE(v1::DType_Name(wire));
+    v1::AttendRequest stored = given;
+    for (v1::Tensor* tensor : {stored.mutable_k(), stored.mutable_v()}) {
+      *tensor = Quantized(*tensor, dtype);
+    }
+    const SessionSpec spec{.kv_dtype = wire};
+    const auto feed = [&](std::int64_t chunk) {
+      const v1::Session session = MustCreate(shared_server(), spec);
+      EXPECT_EQ(session.geometry().kv_dtype(), spec.kv_dtype);
+      return Feed(shared_server(), given, session.handle(), chunk);
+    };
+    const v1::AttendResponse whole = feed(kLength);
+    EXPECT_EQ(FindMismatch(stored, whole), "");
+    for (const std::int64_t chunk : {33, 1}) EXPECT_TRUE(SameAnswer(feed(chunk), whole));
+  }
 }
 
 TEST_F(SessionTest, AnEncodersKeysServeEveryStepOfADecoder) {

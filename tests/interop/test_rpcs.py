@@ -711,6 +711,9 @@ class ServerServiceTest(unittest.TestCase):
         self.assertEqual(aligned_left.flops, 2 * (64 + 32) * sum(range(1, 11)) * 8)
         halved = self.explain(kv_dtype=tensor_pb2.DTYPE_BFLOAT16)
         self.assertEqual(halved.kv_bytes, 100 * 2 * (64 + 32) * 2)
+        for dtype in (tensor_pb2.DTYPE_INT8, tensor_pb2.DTYPE_FLOAT8_E4M3):
+            # A float32 scale for each token and head, of keys and of values.
+            self.assertEqual(self.explain(kv_dtype=dtype).kv_bytes, 100 * 2 * (64 + 32 + 2 * 4))
 
     @exercises(SERVER + "Explain")
     def test_explain_names_the_wrong_field(self):

@@ -97,12 +97,14 @@ void ExpectPiecesLeaveNoTrace(AttentionBackend& backend, const AppendSpec& spec,
   EXPECT_TRUE(PagesAfter(backend, task) == expected) << "both in pieces";
 }
 
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8,
+                               DType::kFloat8E4M3};
 constexpr DType kRowDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 
 TEST(AppendTest, PiecesOfAnyCutAndAlignmentLeaveNoTrace) {
   std::mt19937 random(7);
   for (const TargetBackend& target : CpuTargets()) {
-    for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8}) {
+    for (DType dtype : kKvDTypes) {
       for (DType row_dtype : kRowDTypes) {
         for (int round = 0; round < 6; ++round) {
           const AppendSpec spec{.dtype = dtype,
@@ -124,7 +126,7 @@ TEST(AppendTest, PiecesOfAnyCutAndAlignmentLeaveNoTrace) {
 
 TEST(AppendTest, TheReferenceTakesPiecesToo) {
   std::mt19937 random(7);
-  for (DType dtype : kRowDTypes) {
+  for (DType dtype : kKvDTypes) {
     for (DType row_dtype : kRowDTypes) {
       ExpectPiecesLeaveNoTrace(
           *reference::MakeReferenceBackend(),
@@ -136,7 +138,7 @@ TEST(AppendTest, TheReferenceTakesPiecesToo) {
 TEST(AppendTest, TheCudaBackendTakesPiecesToo) {
   std::mt19937 random(7);
   const auto backend = cuda::MakeCudaBackend(simt::MakeSimtDevice(/*seed=*/1));
-  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8}) {
+  for (DType dtype : kKvDTypes) {
     for (DType row_dtype : kRowDTypes) {
       ExpectPiecesLeaveNoTrace(
           *backend, {.dtype = dtype, .row_dtype = row_dtype, .position = 21, .num_tokens = 130},

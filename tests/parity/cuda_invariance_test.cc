@@ -19,7 +19,8 @@ namespace attention::testing {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8,
+                               DType::kFloat8E4M3};
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -32,7 +33,7 @@ std::vector<ProblemSpec> MixedSpecs(int count) {
     spec.num_q_heads = spec.num_kv_heads * (1 + i % 5);
     spec.head_dim_qk = 8 + i % 7 * 9;
     spec.head_dim_v = 5 + i % 4 * 16;
-    spec.kv_dtype = kKvDTypes[i / 3 % 4];
+    spec.kv_dtype = kKvDTypes[i / 3 % 5];
     spec.dtype = i % 4 == 0 ? kDTypes[i % 3] : RowTypeFor(spec.kv_dtype);
     spec.kv_len = 1 + i * 37 % 700;
     spec.q_len = i % 2 == 0 ? 1 : 1 + i * 5 % 60;
@@ -104,10 +105,10 @@ TEST(CudaInvarianceTest, ChunksOfAPromptGiveTheBitsOfTheWhole) {
 
 // Steps that see as many keys have the same ranges, so rows may come together or one by one.
 TEST(CudaInvarianceTest, RowsOfADecodeStepOneByOneGiveTheBitsOfAllTogether) {
-  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+  for (DType dtype : kKvDTypes) {
     const AttentionProblem problem({.num_q_heads = 4,
                                     .num_kv_heads = 2,
-                                    .dtype = dtype,
+                                    .dtype = RowTypeFor(dtype),
                                     .kv_dtype = dtype,
                                     .q_len = 8,
                                     .kv_len = 900,
@@ -287,6 +288,7 @@ std::vector<ProblemSpec> WeightsSpecs() {
        .window_left = 9,
        .window_right = 9},
       {.kv_dtype = DType::kInt8, .q_len = 7, .kv_len = 80},
+      {.kv_dtype = DType::kFloat8E4M3, .q_len = 7, .kv_len = 80},
       {.num_q_heads = 6,
        .q_len = 9,
        .kv_len = 400,

@@ -15,7 +15,8 @@ namespace attention::testing {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8,
+                               DType::kFloat8E4M3};
 
 void ExpectParity(const ProblemSpec& spec, std::int64_t page_size = 64) {
   ExpectParity(Cuda(), spec, page_size);
@@ -58,14 +59,16 @@ TEST(CudaParityTest, EveryVariantForDecodeStepsInBFloat16) {
                          256);
 }
 
-TEST(CudaParityTest, EveryVariantForGroupedQueriesAndInt8) {
-  ExpectParityOfVariants({.num_q_heads = 8,
-                          .num_kv_heads = 2,
-                          .dtype = DType::kBFloat16,
-                          .kv_dtype = DType::kInt8,
-                          .q_len = 11,
-                          .kv_len = 45},
-                         64);
+TEST(CudaParityTest, EveryVariantForGroupedQueriesAndRowScales) {
+  for (DType dtype : {DType::kInt8, DType::kFloat8E4M3}) {
+    ExpectParityOfVariants({.num_q_heads = 8,
+                            .num_kv_heads = 2,
+                            .dtype = DType::kBFloat16,
+                            .kv_dtype = dtype,
+                            .q_len = 11,
+                            .kv_len = 45},
+                           64);
+  }
 }
 
 // The widest windows here end inside other ranges than they begin in.
@@ -113,7 +116,7 @@ TEST(CudaParityTest, EveryLengthAtTheEdgesOfTilesAndRanges) {
   for (std::int64_t kv_len : lengths) {
     for (std::int64_t q_len : lengths) {
       if (q_len * kv_len > 100000) continue;
-      const DType dtype = kKvDTypes[seed % 4];
+      const DType dtype = kKvDTypes[seed % 5];
       ExpectParity({.num_q_heads = 1,
                     .num_kv_heads = 1,
                     .head_dim_qk = 8,
@@ -147,7 +150,7 @@ TEST(CudaParityTest, LongPromptOfEveryType) {
 
 TEST(CudaParityTest, EveryNumberOfRows) {
   for (int rows = 1; rows <= 34; rows += rows < 18 ? 1 : 4) {
-    const DType dtype = kKvDTypes[rows % 4];
+    const DType dtype = kKvDTypes[rows % 5];
     ExpectParity({.num_q_heads = rows,
                   .num_kv_heads = 1,
                   .head_dim_qk = 24,

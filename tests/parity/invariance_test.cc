@@ -15,7 +15,8 @@ namespace attention::testing {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8,
+                               DType::kFloat8E4M3};
 
 // Different in every respect that a work item may depend on.
 std::vector<ProblemSpec> MixedSpecs(int count) {
@@ -27,7 +28,7 @@ std::vector<ProblemSpec> MixedSpecs(int count) {
     spec.head_dim_qk = 8 + i % 7 * 9;
     spec.head_dim_v = 5 + i % 4 * 16;
     spec.dtype = kDTypes[i % 3];
-    spec.kv_dtype = kKvDTypes[i / 3 % 4];
+    spec.kv_dtype = kKvDTypes[i / 3 % 5];
     spec.kv_len = 1 + i * 37 % 1300;
     spec.q_len = i % 2 == 0 ? 1 : 1 + i * 5 % 40;
     spec.is_causal = i % 4 != 0;
@@ -120,10 +121,10 @@ TEST(InvarianceTest, RowsOneByOneGiveTheBitsOfAllTogether) {
 
 // A cache that grows chunk by chunk: each chunk attends with the kv_len it had then.
 TEST(InvarianceTest, ChunksOfAPromptGiveTheBitsOfTheWhole) {
-  for (DType dtype : kDTypes) {
+  for (DType dtype : kKvDTypes) {
     const ProblemSpec spec{.num_q_heads = 6,
                            .num_kv_heads = 2,
-                           .dtype = dtype,
+                           .dtype = RowTypeFor(dtype),
                            .kv_dtype = dtype,
                            .q_len = 700,
                            .kv_len = 700,

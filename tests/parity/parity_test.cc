@@ -14,10 +14,11 @@ namespace attention::testing {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8};
+constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8,
+                               DType::kFloat8E4M3};
 
 // Of queries and outputs beside a cache of that type.
-DType RowTypeFor(DType kv_dtype) { return kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype; }
+DType RowTypeFor(DType kv_dtype) { return HasRowScales(kv_dtype) ? DType::kBFloat16 : kv_dtype; }
 
 void ExpectParity(const ProblemSpec& spec, std::int64_t page_size = 64) {
   SCOPED_TRACE(spec.Describe());
@@ -67,14 +68,16 @@ TEST(ParityTest, EveryVariantForGroupedQueriesAndBFloat16) {
   }
 }
 
-TEST(ParityTest, EveryVariantForGroupedQueriesAndInt8) {
-  for (const ProblemSpec& spec : Variants({.num_q_heads = 8,
-                                 .num_kv_heads = 2,
-                                 .dtype = DType::kBFloat16,
-                                 .kv_dtype = DType::kInt8,
-                                 .q_len = 11,
-                                 .kv_len = 45})) {
-    ExpectParity(spec, 64);
+TEST(ParityTest, EveryVariantForGroupedQueriesAndRowScales) {
+  for (DType dtype : {DType::kInt8, DType::kFloat8E4M3}) {
+    for (const ProblemSpec& spec : Variants({.num_q_heads = 8,
+                                   .num_kv_heads = 2,
+                                   .dtype = DType::kBFloat16,
+                                   .kv_dtype = dtype,
+                                   .q_len = 11,
+                                   .kv_len = 45})) {
+      ExpectParity(spec, 64);
+    }
   }
 }
 
@@ -122,7 +125,7 @@ TEST(ParityTest, EveryLengthAtTheEdgesOfBlocksAndRanges) {
                     .num_kv_heads = 1,
                     .head_dim_qk = 8,
                     .head_dim_v = 8,
-                    .kv_dtype = kKvDTypes[seed % 4],
+                    .kv_dtype = kKvDTypes[seed % 5],
                     .q_len = q_len,
                     .kv_len = kv_len,
                     .is_causal = seed % 2 == 0,
@@ -155,7 +158,7 @@ TEST(ParityTest, EveryNumberOfRows) {
                   .num_kv_heads = 1,
                   .head_dim_qk = 24,
                   .head_dim_v = 80,
-                  .kv_dtype = kKvDTypes[rows % 4],
+                  .kv_dtype = kKvDTypes[rows % 5],
                   .q_len = 1,
                   .kv_len = 533,
                   .seed = static_cast<std::uint32_t>(rows)});

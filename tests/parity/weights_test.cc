@@ -20,6 +20,8 @@ std::vector<ProblemSpec> Specs() {
        .kv_len = 600,
        .window_left = 9,
        .window_right = 9},
+      {.kv_dtype = DType::kInt8, .q_len = 7, .kv_len = 80},
+      {.kv_dtype = DType::kFloat8E4M3, .q_len = 7, .kv_len = 80, .is_causal = true},
       {.num_q_heads = 6,
        .q_len = 9,
        .kv_len = 1100,

@@ -82,7 +82,10 @@ std::vector<ProblemSpec> Specs(DType dtype) {
        .first_query_position = -10,
        .is_causal = true},
   };
-  for (ProblemSpec& spec : specs) spec.dtype = spec.kv_dtype = dtype;
+  for (ProblemSpec& spec : specs) {
+    spec.kv_dtype = dtype;
+    spec.dtype = HasRowScales(dtype) ? DType::kFloat32 : dtype;
+  }
   return specs;
 }
 
@@ -109,7 +112,7 @@ int RunStepByStep(
 }
 
 TEST(YieldTest, AFlagThatStaysSetGivesTheBitsOfARunLeftAlone) {
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
     for (bool wants_column_sums : {false, true}) {
       const Batch expected(Specs(dtype), wants_column_sums);
       for (const TargetBackend& target : CpuTargets()) {

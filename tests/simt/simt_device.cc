@@ -60,6 +60,8 @@ class SimtDevice final : public Device {
                                              : DispatchWgmma<DType::kBFloat16>(id.head_dim, run);
     } else if (id.kv_dtype == DType::kInt8) {
       is_known = DispatchMma<DType::kBFloat16, DType::kInt8>(id.head_dim, id.tile_rows, run);
+    } else if (id.kv_dtype == DType::kFloat8E4M3) {
+      is_known = DispatchMma<DType::kBFloat16, DType::kFloat8E4M3>(id.head_dim, id.tile_rows, run);
     } else if (id.dtype == DType::kFloat16) {
       is_known = DispatchMma<DType::kFloat16, DType::kFloat16>(id.head_dim, id.tile_rows, run);
     } else {

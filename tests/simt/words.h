@@ -83,6 +83,22 @@ std::uint32_t PackPair(float low, float high) {
   return bits(low) | bits(high) << 16;
 }
 
+inline std::uint32_t MultiplyBFloatPairs(std::uint32_t a, std::uint32_t b) {
+  const auto product = [&](int shift) -> std::uint32_t {
+    return FloatToBFloat16(BFloat16ToFloat(static_cast<std::uint16_t>(a >> shift)) *
+                           BFloat16ToFloat(static_cast<std::uint16_t>(b >> shift)));
+  };
+  return product(0) | product(16) << 16;
+}
+inline std::uint32_t PermuteBytes(std::uint32_t low, std::uint32_t high, std::uint32_t selector) {
+  const std::uint64_t bytes = low | static_cast<std::uint64_t>(high) << 32;
+  std::uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<std::uint32_t>(bytes >> (8 * (selector >> 4 * i & 7)) & 0xff) << 8 * i;
+  }
+  return result;
+}
+
 inline std::uint32_t BitsOf(float value) { return std::bit_cast<std::uint32_t>(value); }
 inline float FloatOf(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 inline float HalfToFloat(std::uint16_t bits) { return Float16ToFloat(bits); }

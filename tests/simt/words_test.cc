@@ -70,5 +70,19 @@ TEST(WordsTest, ProductsOfFragmentsAreProductsOfMatrices) {
   ExpectProducts<DType::kFloat16>();
 }
 
+TEST(WordsTest, PairsOfBFloat16AreMultipliedEachByEach) {
+  const std::uint32_t a = PackPair<DType::kBFloat16>(1.5f, -0.0f);
+  const std::uint32_t b = PackPair<DType::kBFloat16>(-3.0f, 2.0f);
+  EXPECT_EQ(MultiplyBFloatPairs(a, b), PackPair<DType::kBFloat16>(-4.5f, -0.0f));
+  // Subnormals are numbers like others.
+  EXPECT_EQ(MultiplyBFloatPairs(0x00010070u, 0x7b807b80u),
+            PackPair<DType::kBFloat16>(0x1.cp-7f, 0x1p-13f));
+}
+
+TEST(WordsTest, BytesArePermutedAsTheSelectorSays) {
+  EXPECT_EQ(PermuteBytes(0x33221100u, 0x77665544u, 0x3210), 0x33221100u);
+  EXPECT_EQ(PermuteBytes(0x33221100u, 0x77665544u, 0x7360), 0x77336600u);
+}
+
 }  // namespace
 }  // namespace attention::cuda

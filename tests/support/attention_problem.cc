@@ -22,22 +22,24 @@ std::vector<float> RandomNormal(std::mt19937& random, std::size_t count, float d
   return values;
 }
 
-// What a cache of int8 holds of rows of `dim`.
-void QuantizeRows(int dim, std::vector<float>* values) {
+// What a cache of a type with row scales holds of rows of `dim`.
+void QuantizeRows(DType dtype, int dim, std::vector<float>* values) {
   for (std::size_t begin = 0; begin < values->size(); begin += dim) {
     const std::span<float> row(values->data() + begin, dim);
     float max = 0;
     for (float x : row) max = std::max(max, std::abs(x));
-    const Int8Scale scale = Int8Scale::Of(max);
-    for (float& x : row) x = std::nearbyint(x * scale.reciprocal) * scale.scale;
+    const RowScale scale = RowScale::Of(dtype, max);
+    for (float& x : row) {
+      x = DequantizedElement(dtype, QuantizedElement(dtype, x, scale), scale.scale);
+    }
   }
 }
 
 // Rows as a cache of `second` holds them when they come as `first`.
 std::vector<float> RoundedCopy(std::vector<float> values, int dim, DType first, DType second) {
   for (float& value : values) value = Rounded(first, value);
-  if (second == DType::kInt8) {
-    QuantizeRows(dim, &values);
+  if (HasRowScales(second)) {
+    QuantizeRows(second, dim, &values);
   } else {
     for (float& value : values) value = Rounded(second, value);
   }

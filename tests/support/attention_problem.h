@@ -19,9 +19,10 @@ struct ProblemSpec {
   int num_kv_heads = 2;
   int head_dim_qk = 32;
   int head_dim_v = 32;
-  DType dtype = DType::kFloat32;           // of q and o
-  DType kv_dtype = DType::kFloat32;        // as stored
-  std::optional<DType> kv_row_dtype = {};  // as given; unless set kv_dtype, or float32 for int8
+  DType dtype = DType::kFloat32;     // of q and o
+  DType kv_dtype = DType::kFloat32;  // as stored
+  // As given; unless set kv_dtype, or float32 where that has row scales.
+  std::optional<DType> kv_row_dtype = {};
   std::int64_t q_len = 7;
   std::int64_t kv_len = 50;
   std::int64_t kv_begin = 0;
@@ -41,7 +42,7 @@ struct ProblemSpec {
   std::uint32_t seed = 1;
 
   DType row_dtype() const {
-    return kv_row_dtype.value_or(kv_dtype == DType::kInt8 ? DType::kFloat32 : kv_dtype);
+    return kv_row_dtype.value_or(HasRowScales(kv_dtype) ? DType::kFloat32 : kv_dtype);
   }
   std::string Describe() const;
 };

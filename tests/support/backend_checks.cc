@@ -32,7 +32,7 @@ std::vector<std::int64_t> RowsThatSee(const AttentionTask& task, std::int64_t ke
 
 }  // namespace
 
-DType RowTypeFor(DType kv_dtype) { return kv_dtype == DType::kInt8 ? DType::kBFloat16 : kv_dtype; }
+DType RowTypeFor(DType kv_dtype) { return HasRowScales(kv_dtype) ? DType::kBFloat16 : kv_dtype; }
 
 void ExpectParity(AttentionBackend& backend, const ProblemSpec& spec, std::int64_t page_size) {
   SCOPED_TRACE(spec.Describe());
@@ -93,6 +93,14 @@ void ExpectBitsOfChunks(AttentionBackend& backend, const ProblemSpec& spec,
     task.kv_len = cuts[i + 1];
     EXPECT_TRUE(HoldsRows(whole, RunTask(backend, task), cuts[i])) << "rows from " << cuts[i];
   }
+}
+
+void ExpectBitsOfBFloat16Rows(AttentionBackend& backend, const ProblemSpec& spec) {
+  SCOPED_TRACE(spec.Describe());
+  const AttentionProblem problem(spec);
+  AttentionTask stored = problem.StoredTask();
+  stored.params.kv_dtype = DType::kBFloat16;
+  EXPECT_TRUE(SameBits(RunTask(backend, stored), RunTask(backend, problem.task())));
 }
 
 std::vector<std::int64_t> BrokenRows(const TaskOutput& output) {

@@ -42,6 +42,10 @@ bool HoldsRows(const TaskOutput& whole, const TaskOutput& part, std::int64_t beg
 void ExpectBitsOfChunks(AttentionBackend& backend, const ProblemSpec& spec,
                         const std::vector<std::int64_t>& cuts);
 
+// A cache of float8_e4m3 gives the bits of a cache of bfloat16 with the rows that it holds: its
+// scales are powers of two, which change no rounding.
+void ExpectBitsOfBFloat16Rows(AttentionBackend& backend, const ProblemSpec& spec);
+
 // The rows (query * num_q_heads + head) with a NaN or infinity in o or lse.
 std::vector<std::int64_t> BrokenRows(const TaskOutput& output);
 

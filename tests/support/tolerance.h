@@ -6,7 +6,12 @@
 // rounding. The plain error is the largest over the tensor, because at a single element it may be
 // zero by luck; the epsilon is scaled by the largest magnitude of the tensor for the same reason. A
 // tensor of few elements may be lucky throughout: its plain error counts as no less than one
-// rounding of the largest score, times the largest value.
+// rounding of the largest score, times the largest value. So does that of keys of int8, whose scale
+// rounds each score once more than the plain computation does.
+//
+// Results over a cache of another type than the rows' are compared with the reference over the rows
+// as the cache holds them; how far those are from the rows is for the tests of the types
+// (tests/unit/kernels/api).
 #pragma once
 
 #include <cstdint>

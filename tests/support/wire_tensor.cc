@@ -116,7 +116,7 @@ v1::Tensor Converted(const v1::Tensor& tensor, v1::DType dtype) {
   return converted;
 }
 
-v1::Tensor InInt8(const v1::Tensor& tensor) {
+v1::Tensor Quantized(const v1::Tensor& tensor, DType dtype) {
   v1::Tensor stored = ZeroTensor(v1::DTYPE_FLOAT32, ShapeOf(tensor));
   const std::int64_t dim = ShapeOf(tensor).back();
   for (std::int64_t row = 0; row < NumElements(tensor); row += dim) {
@@ -124,9 +124,10 @@ v1::Tensor InInt8(const v1::Tensor& tensor) {
     for (std::int64_t i = row; i < row + dim; ++i) {
       max = std::max(max, std::abs(ElementAt(tensor, i)));
     }
-    const Int8Scale scale = Int8Scale::Of(max);
+    const RowScale scale = RowScale::Of(dtype, max);
     for (std::int64_t i = row; i < row + dim; ++i) {
-      SetElement(&stored, i, std::nearbyint(ElementAt(tensor, i) * scale.reciprocal) * scale.scale);
+      const std::uint8_t code = QuantizedElement(dtype, ElementAt(tensor, i), scale);
+      SetElement(&stored, i, DequantizedElement(dtype, code, scale.scale));
     }
   }
   return stored;

@@ -18,7 +18,35 @@ ATTENTION_DEVICE std::uint16_t FloatToBFloat(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// `data` is aligned to the element; int8 gives the integer.
+// No row holds the codes of NaN, which give 480 here. Exponent and mantissa, put where float32 has
+// them, are 2^-120 of the value, also those of subnormals.
+ATTENTION_DEVICE float Float8ToFloat(std::uint8_t code) {
+  return FloatOf((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
+}
+
+// The code of a number to 448, rounded to nearest, ties to even (FloatToFloat8E4M3 of
+// kernels/api/dtype.h, to the bit). In integers on every device: an instruction for it came with
+// compute capability 8.9, and appends have time.
+ATTENTION_DEVICE std::uint8_t FloatToFloat8(float value) {
+  const std::uint32_t bits = BitsOf(value);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  const std::uint32_t rebased = magnitude - ((127u - 7u) << 23);
+  const std::uint32_t normal = (rebased + 0x7ffffu + (rebased >> 20 & 1u)) >> 20;
+  // Below the smallest normal number multiples of 2^-9.
+  const std::uint32_t small = BitsOf(FloatOf(magnitude) + 0x1p14f) - BitsOf(0x1p14f);
+  return static_cast<std::uint8_t>((bits >> 24 & 0x80u) |
+                                   (magnitude < BitsOf(0x1p-6f) ? small : normal));
+}
+
+// The second and the fourth byte of `codes` as a pair of bfloat16, which holds every value exactly.
+// The instruction that converts, of compute capability 8.9 and newer, gives float16, from which to
+// bfloat16 it is three more.
+ATTENTION_DEVICE std::uint32_t Float8PairToBFloat(std::uint32_t codes) {
+  constexpr std::uint32_t kTwoTo120 = 0x7b807b80u;
+  return MultiplyBFloatPairs((codes & 0x80008000u) | (codes >> 4 & 0x07f007f0u), kTwoTo120);
+}
+
+// `data` is aligned to the element; types with row scales give the value of the code.
 ATTENTION_DEVICE float ElementToFloat(const void* data, DType dtype, std::int64_t index) {
   switch (dtype) {
     case DType::kFloat32:
@@ -29,11 +57,13 @@ ATTENTION_DEVICE float ElementToFloat(const void* data, DType dtype, std::int64_
       return BFloatToFloat(static_cast<const std::uint16_t*>(data)[index]);
     case DType::kInt8:
       return static_cast<float>(static_cast<const std::int8_t*>(data)[index]);
+    case DType::kFloat8E4M3:
+      return Float8ToFloat(static_cast<const std::uint8_t*>(data)[index]);
   }
   return 0.0f;
 }
 
-// Not of int8.
+// Not of types with row scales.
 ATTENTION_DEVICE void FloatToElement(void* data, DType dtype, std::int64_t index, float value) {
   if (dtype == DType::kFloat32) {
     static_cast<float*>(data)[index] = value;

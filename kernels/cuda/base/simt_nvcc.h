@@ -96,6 +96,20 @@ ATTENTION_DEVICE std::uint32_t PackPair(float low, float high) {
   return pair;
 }
 
+// The products of two pairs of bfloat16, rounded to nearest even. Adding -0 changes nothing: before
+// compute capability 9.0 there is no multiplication without an addition.
+ATTENTION_DEVICE std::uint32_t MultiplyBFloatPairs(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t products;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(products) : "r"(a), "r"(b), "r"(0x80008000u));
+  return products;
+}
+// Digit i of `selector`, from the lowest, is which byte of `low` (0 to 3) and `high` (4 to 7)
+// becomes byte i.
+ATTENTION_DEVICE std::uint32_t PermuteBytes(std::uint32_t low, std::uint32_t high,
+                                            std::uint32_t selector) {
+  return __byte_perm(low, high, selector);
+}
+
 ATTENTION_DEVICE std::uint32_t BitsOf(float value) { return __float_as_uint(value); }
 ATTENTION_DEVICE float FloatOf(std::uint32_t bits) { return __uint_as_float(bits); }
 ATTENTION_DEVICE float HalfToFloat(std::uint16_t bits) {

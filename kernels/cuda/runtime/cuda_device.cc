@@ -179,9 +179,10 @@ class CudaDevice final : public Device {
     } else if (id.family == KernelFamily::kAttendWgmma) {
       is_known = LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, stream_, &error);
     } else {
-      const auto launch = id.kv_dtype == DType::kInt8   ? LaunchMmaInt8
-                          : id.dtype == DType::kFloat16 ? LaunchMmaFloat16
-                                                        : LaunchMmaBFloat16;
+      const auto launch = id.kv_dtype == DType::kInt8         ? LaunchMmaInt8
+                          : id.kv_dtype == DType::kFloat8E4M3 ? LaunchMmaFloat8
+                          : id.dtype == DType::kFloat16       ? LaunchMmaFloat16
+                                                              : LaunchMmaBFloat16;
       is_known = launch(id.head_dim, id.tile_rows, num_blocks, arguments, stream_, &error);
     }
     return Launched(id, is_known, error);

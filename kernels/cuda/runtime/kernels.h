@@ -14,6 +14,8 @@ bool LaunchMmaFloat16(int head_dim, int tile_rows, int num_blocks, const AttendA
                       cudaStream_t stream, cudaError_t* error);
 bool LaunchMmaInt8(int head_dim, int tile_rows, int num_blocks, const AttendArguments& arguments,
                    cudaStream_t stream, cudaError_t* error);
+bool LaunchMmaFloat8(int head_dim, int tile_rows, int num_blocks, const AttendArguments& arguments,
+                     cudaStream_t stream, cudaError_t* error);
 // Persistent: more blocks than multiprocessors would only wait.
 bool LaunchWgmma(DType dtype, int head_dim, int num_blocks, const AttendArguments& arguments,
                  cudaStream_t stream, cudaError_t* error);

@@ -1,5 +1,6 @@
-// Rows of keys and values into pages: converted, padded with zeros, for int8 quantised with a scale
-// for each row (kernels/api/quantized_row.h, whose arithmetic it repeats to the bit).
+// Rows of keys and values into pages: converted, padded with zeros, for int8 and float8_e4m3
+// quantised with a scale for each row (kernels/api/quantized_row.h, whose arithmetic it repeats to
+// the bit).
 //
 // A block takes a run of tokens of one KV head, a warp one row at a time, a lane the elements
 // lane, lane + 32, ... of it.
@@ -33,15 +34,30 @@ struct Append {
     ATTENTION_DEVICE char* piece(int index) const {
       return head + (is_value ? layout.value_piece(token, index) : layout.key_piece(token, index));
     }
-    // For int8, whose rows are not swizzled.
+    // For types with row scales, whose rows are not swizzled.
     ATTENTION_DEVICE float& scale() const {
       const std::int64_t offset = is_value ? layout.value_scale_offset : layout.key_scale_offset;
       return reinterpret_cast<float*>(head + offset)[token];
     }
   };
 
-  static ATTENTION_DEVICE void StoreInt8(const Row& row, int lane,
-                                         const float (&values)[kLaneElements]) {
+  struct Scale {
+    float scale, reciprocal;
+  };
+
+  // Of a row whose largest magnitude is `max`.
+  static ATTENTION_DEVICE Scale ScaleOf(DType dtype, float max, bool is_broken) {
+    constexpr float kInt8Max = 127.0f;
+    constexpr float kLeastMax = 0x1p-100f;
+    if (is_broken) return {FloatOf(0x7fc00000u), 0.0f};
+    if (max < kLeastMax) return {0.0f, 0.0f};
+    if (dtype == DType::kInt8) return {max / kInt8Max, kInt8Max / max};
+    const std::uint32_t exponent = ((BitsOf(max) + 0x1fffffu) >> 23) - 8;
+    return {FloatOf(exponent << 23), FloatOf((254 - exponent) << 23)};
+  }
+
+  static ATTENTION_DEVICE void StoreQuantized(const Row& row, DType dtype, int lane,
+                                              const float (&values)[kLaneElements]) {
     float max = 0.0f;
     std::uint32_t is_broken = 0;
     for (float value : values) {
@@ -53,23 +69,19 @@ struct Append {
       max = Max(max, ShuffleXor(max, mask));
       is_broken |= ShuffleXor(is_broken, mask);
     }
-    constexpr float kInt8Max = 127.0f;
-    constexpr float kLeastMax = 0x1p-100f;
-    float scale = 0.0f, reciprocal = 0.0f;
-    if (is_broken != 0) {
-      scale = FloatOf(0x7fc00000u);
-    } else if (max >= kLeastMax) {
-      scale = max / kInt8Max;
-      reciprocal = kInt8Max / max;
-    }
-    if (lane == 0) row.scale() = scale;
+    const Scale scale = ScaleOf(dtype, max, is_broken != 0);
+    if (lane == 0) row.scale() = scale.scale;
     const int padded = PadDim(row.dim);
     char* to = row.piece(0);
     for (int i = 0; i < kLaneElements; ++i) {
       const int dim = lane + 32 * i;
       if (dim >= padded) break;
-      const int value = is_broken != 0 ? 0 : RoundToInt(values[i] * reciprocal);
-      to[dim] = static_cast<char>(static_cast<std::int8_t>(value));
+      const float scaled = values[i] * scale.reciprocal;
+      int code = 0;
+      if (scale.reciprocal != 0.0f) {
+        code = dtype == DType::kInt8 ? RoundToInt(scaled) : FloatToFloat8(scaled);
+      }
+      to[dim] = static_cast<char>(code);
     }
   }
 
@@ -80,8 +92,8 @@ struct Append {
       values[i] =
           dim < row.dim ? ElementToFloat(row.from, row.from_dtype, row.from_index + dim) : 0.0f;
     }
-    if (dtype == DType::kInt8) {
-      StoreInt8(row, lane, values);
+    if (HasRowScales(dtype)) {
+      StoreQuantized(row, dtype, lane, values);
       return;
     }
     const int padded = PadDim(row.dim);

@@ -1,5 +1,6 @@
 // Attention on matrix instructions of 16-bit types (m16n8k16): prompts and decode steps whose
-// queries and outputs have one 16-bit type, over a cache of that type, or of int8 beside bfloat16.
+// queries and outputs have one 16-bit type, over a cache of that type, or of int8 or float8_e4m3
+// beside bfloat16.
 //
 // A block computes a tile of rows of one KV head over the keys of one item, with the online softmax
 // of FlashAttention-2 (Dao 2023). Keys and values come tile by tile through asynchronous copies,
@@ -8,7 +9,8 @@
 //
 // Shared memory of a block, for D = kHeadDim (README.md derives the sizes):
 //
-//   queries [rows][D] | 2 stages x (keys [tile][D], values [tile][D]) | for int8: both as bfloat16
+//   queries [rows][D] | 2 stages x (keys [tile][D], values [tile][D])
+//   with row scales: the scales beside each stage | keys and values of the present tile as bfloat16
 //
 // Rows are swizzled in pieces of 16 bytes, so that the eight rows of an 8 x 8 matrix lie in
 // different banks. After the last tile the same memory takes the parts of the result.
@@ -27,7 +29,7 @@ struct AttendMma {
   static constexpr DType kKvType = kStoredType;
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr int kRowWarps = kRowWarpCount;
-  static constexpr bool kIsInt8 = kKvType == DType::kInt8;
+  static constexpr bool kHasScales = HasRowScales(kKvType);
   static constexpr int kTileKeys = kHeadDim <= 128 ? 64 : 32;
   static constexpr int kKeyWarps = kRowWarps == 1 ? kTileKeys / 16 : 1;
   static constexpr int kThreads = 32 * kRowWarps * kKeyWarps;
@@ -42,9 +44,9 @@ struct AttendMma {
   static constexpr int kKvRowBytes = static_cast<int>(DTypeBytes(kKvType)) * kHeadDim;
   static constexpr int kQueryBytes = kTileRows * kRowBytes;
   static constexpr int kTensorBytes = kTileKeys * kKvRowBytes;  // of one stage
-  static constexpr int kScaleBytes = kIsInt8 ? kTileKeys * 4 : 0;
+  static constexpr int kScaleBytes = kHasScales ? kTileKeys * 4 : 0;
   static constexpr int kStageBytes = 2 * (kTensorBytes + kScaleBytes);
-  static constexpr int kConvertedBytes = kIsInt8 ? kTileKeys * kRowBytes : 0;  // of one tensor
+  static constexpr int kConvertedBytes = kHasScales ? kTileKeys * kRowBytes : 0;  // of one tensor
   using Parts = TileParts<kKeyWarps, kTileRows, kHeadDim>;
   static constexpr int kSharedBytes =
       Max(kQueryBytes + 2 * kStageBytes + 2 * kConvertedBytes, Parts::kBytes);
@@ -82,10 +84,10 @@ struct AttendMma {
   ATTENTION_DEVICE float* value_scales(int stage) const { return key_scales(stage) + kTileKeys; }
   // As the matrix instructions read them.
   ATTENTION_DEVICE char* keys(int stage) const {
-    return kIsInt8 ? shared + kQueryBytes + 2 * kStageBytes : stored_keys(stage);
+    return kHasScales ? shared + kQueryBytes + 2 * kStageBytes : stored_keys(stage);
   }
   ATTENTION_DEVICE char* values(int stage) const {
-    return kIsInt8 ? keys(stage) + kConvertedBytes : stored_values(stage);
+    return kHasScales ? keys(stage) + kConvertedBytes : stored_values(stage);
   }
 
   ATTENTION_DEVICE AttendMma(const DeviceTask& block_task, const WorkItem& block_item,
@@ -148,7 +150,7 @@ struct AttendMma {
       CopyAsync16(stored_values(stage) + place,
                   has_value ? head + task.layout.value_piece(token, piece) : task.q, has_value);
     }
-    if constexpr (kIsInt8) {
+    if constexpr (kHasScales) {
 #pragma unroll 1
       for (int row = ThreadIndex(); row < kTileKeys; row += kThreads) {
         float key_scale = 0.0f, value_scale = 0.0f;
@@ -165,7 +167,20 @@ struct AttendMma {
     }
   }
 
-  // Integers as bfloat16, which holds them exactly; their scales are applied to scores and weights.
+  // Two codes, the first at 0 or 2, of the four in a word, as a pair.
+  static ATTENTION_DEVICE std::uint32_t PairOfCodes(std::uint32_t word, int first) {
+    if constexpr (kKvType == DType::kFloat8E4M3) {
+      return Float8PairToBFloat(PermuteBytes(word, 0, first == 0 ? 0x1404 : 0x3424));
+    } else {
+      const auto at = [word](int byte) {
+        return static_cast<float>(static_cast<std::int8_t>(word >> (8 * byte)));
+      };
+      return PackPair<kType>(at(first), at(first + 1));
+    }
+  }
+
+  // Codes as bfloat16, which holds their values exactly; the scales are applied to scores and
+  // weights.
   ATTENTION_DEVICE void ConvertTensor(const char* from, char* to) const {
     constexpr int kPieces = kKvRowBytes / 16;
     // Unrolled, its addresses and words would push the output out of the registers.
@@ -179,11 +194,8 @@ struct AttendMma {
             reinterpret_cast<std::uint32_t*>(to + Swizzled(row, 2 * piece + half, kRowBytes));
         for (int j = 0; j < 2; ++j) {
           const std::uint32_t word = in[2 * half + j];
-          const auto at = [word](int byte) {
-            return static_cast<float>(static_cast<std::int8_t>(word >> (8 * byte)));
-          };
-          out[2 * j] = PackPair<kType>(at(0), at(1));
-          out[2 * j + 1] = PackPair<kType>(at(2), at(3));
+          out[2 * j] = PairOfCodes(word, 0);
+          out[2 * j + 1] = PairOfCodes(word, 2);
         }
       }
     }
@@ -226,7 +238,7 @@ struct AttendMma {
   }
 
   ATTENTION_DEVICE float Scaled(int stage, int block, int i, float dot) const {
-    if constexpr (kIsInt8) dot *= key_scales(stage)[KeyInTile(block, i)];
+    if constexpr (kHasScales) dot *= key_scales(stage)[KeyInTile(block, i)];
     return dot * task.softmax_scale;
   }
 
@@ -258,7 +270,7 @@ struct AttendMma {
 
   // A weight with its value's scale. A weight of zero stays zero beside a scale that is NaN.
   ATTENTION_DEVICE float Weight(int stage, int block, int i, float p) const {
-    if constexpr (kIsInt8) {
+    if constexpr (kHasScales) {
       return p == 0.0f ? 0.0f : p * value_scales(stage)[KeyInTile(block, i)];
     }
     return p;
@@ -289,14 +301,14 @@ struct AttendMma {
   // --- The loop ---
 
   ATTENTION_DEVICE void ComputeTile(int tile, int stage) {
-    if constexpr (kIsInt8) {
+    if constexpr (kHasScales) {
       ConvertTensor(stored_keys(stage), keys(stage));
       ConvertTensor(stored_values(stage), values(stage));
       SyncThreads();
     }
     const bool is_masked = span.IsMasked(tile);
-    // A weight of zero times a value that is not finite would be NaN. Integers are always finite.
-    const bool is_broken = !kIsInt8 && is_masked && SyncThreadsOr(HasBrokenValues(stage));
+    // A weight of zero times a value that is not finite would be NaN. Codes are always finite.
+    const bool is_broken = !kHasScales && is_masked && SyncThreadsOr(HasBrokenValues(stage));
     float s[kWarpKeys / 8][4];
     if (IsActive()) {
       ComputeScores(stage, s);

@@ -65,7 +65,7 @@ ATTENTION_DEVICE void LoadFloatKv(const DeviceTask& task, int kv_head, int first
       value = ElementToFloat(
           head + (is_value ? layout.value_piece(token, piece) : layout.key_piece(token, piece)),
           task.kv_dtype, dim % piece_elements);
-      if (task.kv_dtype == DType::kInt8) {
+      if (HasRowScales(task.kv_dtype)) {
         const char* scales =
             head + (is_value ? layout.value_scale_offset : layout.key_scale_offset);
         value *= reinterpret_cast<const float*>(scales)[token];

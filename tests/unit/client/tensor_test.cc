@@ -152,10 +152,14 @@ TEST(DTypeTest, NamesAndSizes) {
   EXPECT_EQ(DTypeName(DType::kFloat16), "float16");
   EXPECT_EQ(DTypeName(DType::kBFloat16), "bfloat16");
   EXPECT_EQ(DTypeName(DType::kBool), "bool");
+  EXPECT_EQ(DTypeName(DType::kInt8), "int8");
+  EXPECT_EQ(DTypeName(DType::kFloat8E4M3), "float8_e4m3");
   EXPECT_EQ(ElementBytes(DType::kFloat32), 4u);
   EXPECT_EQ(ElementBytes(DType::kFloat16), 2u);
   EXPECT_EQ(ElementBytes(DType::kBFloat16), 2u);
   EXPECT_EQ(ElementBytes(DType::kBool), 1u);
+  EXPECT_EQ(ElementBytes(DType::kInt8), 1u);
+  EXPECT_EQ(ElementBytes(DType::kFloat8E4M3), 1u);
 }
 
 }  // namespace

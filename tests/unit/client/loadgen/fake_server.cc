@@ -5,22 +5,59 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/api/quantized_row.h"
 #include "kernels/reference/reference_attention.h"
 
 namespace attention::loadgen {
 namespace {
 
 DType KernelDType(client::DType dtype) {
-  if (dtype == client::DType::kFloat16) return DType::kFloat16;
-  return dtype == client::DType::kBFloat16 ? DType::kBFloat16 : DType::kFloat32;
+  switch (dtype) {
+    case client::DType::kFloat16:
+      return DType::kFloat16;
+    case client::DType::kBFloat16:
+      return DType::kBFloat16;
+    case client::DType::kInt8:
+      return DType::kInt8;
+    case client::DType::kFloat8E4M3:
+      return DType::kFloat8E4M3;
+    default:
+      return DType::kFloat32;
+  }
 }
 
 RowsView Rows(const client::TensorView& tensor) {
   return DenseRows(tensor.data, KernelDType(tensor.dtype), tensor.shape[1], tensor.shape[2]);
 }
 
-std::string Bytes(const client::TensorView& tensor) {
-  return std::string(static_cast<const char*>(tensor.data), tensor.num_bytes());
+float RoundedElement(DType dtype, float x) {
+  float bits = 0;
+  StoreElement(&bits, dtype, 0, x);
+  return LoadElement(&bits, dtype, 0);
+}
+
+// Rows that went through a cache of `kv_dtype`, in the type that they came in.
+std::string CachedBytes(const client::TensorView& tensor, DType kv_dtype) {
+  std::string bytes(static_cast<const char*>(tensor.data), tensor.num_bytes());
+  const DType dtype = KernelDType(tensor.dtype);
+  if (dtype == kv_dtype) return bytes;
+  const int64_t dim = tensor.shape.back();
+  for (int64_t row = 0; row < tensor.num_elements(); row += dim) {
+    float max = 0;
+    for (int64_t i = row; i < row + dim; ++i) {
+      max = std::max(max, std::abs(LoadElement(bytes.data(), dtype, i)));
+    }
+    const RowScale scale = RowScale::Of(kv_dtype, max);
+    for (int64_t i = row; i < row + dim; ++i) {
+      const float x = LoadElement(bytes.data(), dtype, i);
+      const float cached =
+          HasRowScales(kv_dtype)
+              ? DequantizedElement(kv_dtype, QuantizedElement(kv_dtype, x, scale), scale.scale)
+              : RoundedElement(kv_dtype, x);
+      StoreElement(bytes.data(), dtype, i, cached);
+    }
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -168,8 +205,9 @@ client::SessionStepResult FakeServer::StepOne(const client::SessionStep& step) {
     result.status = absl::FailedPreconditionError(absl::StrCat("the layer has ", layer.rows));
     return result;
   }
-  layer.k += Bytes(step.k);
-  layer.v += Bytes(step.v);
+  const DType kv_dtype = KernelDType(found->second.geometry.kv_dtype);
+  layer.k += CachedBytes(step.k, kv_dtype);
+  layer.v += CachedBytes(step.v, kv_dtype);
   layer.rows += step.k.shape[0];
   result.position = layer.rows;
   if (!step.q.is_present()) return result;

@@ -39,7 +39,7 @@ std::vector<std::string> DocumentedKeys() {
        "tenant",   "channels",      "verify",  "allow_refused",   "quiet",
        "progress", "shared_memory"});
   add("/options/shape", {"q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim_qk",
-                         "head_dim_v", "dtype", "causal", "window"});
+                         "head_dim_v", "dtype", "kv_dtype", "causal", "window"});
   add("/machine", {"cpu", "cores", "memory_gib", "system", "compiler"});
   add("/server", {"version", "commit", "worker", "devices"});
   add("/server/devices/0", {"backend", "name", "isa", "num_threads", "is_used"});

@@ -43,7 +43,9 @@ TEST(OptionsTest, ReadsEveryFlag) {
   const Options options = ParseOk(
       "--workload decode --mode open --rate 250.5 --arrivals constant --max-in-flight 32 "
       "--threads 3 --duration 1m30s --warmup 500ms --requests 1000 --num-q-heads 16 "
-      "--num-kv-heads 4 --head-dim-qk 128 --head-dim-v 64 --dtype bfloat16 --no-causal --window 9 "
+      "--num-kv-heads 4 --head-dim-qk 128 --head-dim-v 64 --dtype bfloat16 --kv-dtype int8 "
+      "--no-causal "
+      "--window 9 "
       "--context 99 --decode-tokens 77 --sessions 12 --layers 5 --streams 6 --seed 42 --timeout 3 "
       "--connect-timeout 4s --tenant t --channels 2 --shared-memory off --verify 0.25 "
       "--allow-refused --json f.json --quiet --progress");
@@ -62,6 +64,7 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.shape.head_dim_qk, 128);
   EXPECT_EQ(options.shape.head_dim_v, 64);
   EXPECT_EQ(options.shape.dtype, DType::kBFloat16);
+  EXPECT_EQ(options.shape.kv_dtype, DType::kInt8);
   EXPECT_FALSE(options.shape.is_causal);
   EXPECT_EQ(options.shape.window, 9);
   EXPECT_EQ(options.context, 99);
@@ -116,6 +119,9 @@ TEST(OptionsTest, MistakesNameFlagValueAndExpectation) {
   const std::vector<MistakeCase> cases = {
       {"--workload train", "--workload is \"train\", expected attend|decode|mixed|prefill"},
       {"--dtype int8", "--dtype is \"int8\", expected bfloat16|float16|float32"},
+      {"--workload decode --kv-dtype int4",
+       "--kv-dtype is \"int4\", expected bfloat16|float16|float32|float8_e4m3|int8"},
+      {"--kv-dtype int8", "--kv-dtype applies only with --workload prefill, decode or mixed"},
       {"--duration soon", "--duration is \"soon\", expected a duration such as 10s"},
       {"--duration 0", "--duration is 0, expected above 0"},
       {"--warmup -1s", "--warmup is -1s, expected 0 or above"},

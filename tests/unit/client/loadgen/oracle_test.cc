@@ -57,6 +57,24 @@ TEST(OracleTest, AcceptsCorrectAnswersOfEveryType) {
   }
 }
 
+// What the cache's type loses is not the server's fault, and what it does not lose is.
+TEST(OracleTest, ExpectsWhatTheSessionsCacheHolds) {
+  for (const DType kv_dtype : {DType::kFloat16, DType::kInt8, DType::kFloat8E4M3}) {
+    Options options = WithDType(DType::kFloat32);
+    options.workload = WorkloadKind::kPrefill;
+    options.shape.q_len = options.shape.kv_len = 40;
+    options.shape.kv_dtype = kv_dtype;
+    const Exchange exchange(options);
+    EXPECT_TRUE(
+        exchange.Check(exchange.answer.output.ToFloats(), exchange.answer.output.shape()).ok())
+        << DTypeName(kv_dtype);
+    AttentionCase unrounded = exchange.answer.request;
+    unrounded.shape.kv_dtype.reset();
+    EXPECT_EQ(CheckAnswer(exchange.pool, unrounded, exchange.answer.output).status.code(),
+              absl::StatusCode::kDataLoss);
+  }
+}
+
 TEST(OracleTest, RejectsAnErrorOfFourEpsilonsOfARowInEveryType) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
     const Exchange exchange(WithDType(dtype));

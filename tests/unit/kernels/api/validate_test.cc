@@ -128,6 +128,8 @@ TEST(ValidateAppendTest, PagesTokensAndRows) {
   ExpectAppendRefused([](auto& t) { t.k.data = nullptr; }, "k is missing");
   ExpectAppendRefused([](auto& t) { t.v.dtype = DType::kInt8; },
                       "v is rows of int8, expected float32, float16 or bfloat16");
+  ExpectAppendRefused([](auto& t) { t.k.dtype = DType::kFloat8E4M3; },
+                      "k is rows of float8_e4m3, expected float32, float16 or bfloat16");
 }
 
 TEST(ValidateAppendTest, PiecesBeginAtZeroAndAscend) {

@@ -16,11 +16,13 @@ TEST(PageLayoutTest, EveryPartOfAHeadFollowsTheOneBefore) {
   EXPECT_EQ(layout.page_bytes, 3 * layout.head_bytes);
 }
 
-TEST(PageLayoutTest, Int8RowsHaveAScaleEach) {
-  const PageLayout layout = MakePageLayout({2, 128, 64, DType::kInt8}, 16);
-  EXPECT_EQ(layout.key_scale_offset, 16 * (128 + 64));
-  EXPECT_EQ(layout.value_scale_offset, layout.key_scale_offset + 16 * 4);
-  EXPECT_EQ(layout.head_bytes, layout.value_scale_offset + 16 * 4);
+TEST(PageLayoutTest, RowsOfOneByteElementsHaveAScaleEach) {
+  for (DType dtype : {DType::kInt8, DType::kFloat8E4M3}) {
+    const PageLayout layout = MakePageLayout({2, 128, 64, dtype}, 16);
+    EXPECT_EQ(layout.key_scale_offset, 16 * (128 + 64));
+    EXPECT_EQ(layout.value_scale_offset, layout.key_scale_offset + 16 * 4);
+    EXPECT_EQ(layout.head_bytes, layout.value_scale_offset + 16 * 4);
+  }
 }
 
 // As the matrix instructions of compute capability 9.0 read them.
@@ -54,7 +56,8 @@ TEST(PageLayoutTest, EveryPieceHasAPlaceOfItsOwn) {
 
 // Copies are of 16 bytes.
 TEST(PageLayoutTest, EveryRowIsAlignedForEveryTypeAndDim) {
-  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8}) {
+  for (DType dtype :
+       {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8, DType::kFloat8E4M3}) {
     for (int dim = 1; dim <= 256; ++dim) {
       const PageLayout layout = MakePageLayout({2, dim, 257 - dim, dtype}, 16);
       for (std::int64_t bytes : {static_cast<std::int64_t>(layout.key_row_bytes),

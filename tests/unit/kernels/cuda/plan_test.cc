@@ -56,9 +56,10 @@ std::unique_ptr<CudaPlan> PlanOf(const std::vector<AttentionTask>& tasks, double
 TEST(CudaPlanTest, TypesThatMatrixInstructionsWouldRoundTakeFloat32) {
   using enum DType;
   const std::tuple<DType, DType, bool> cases[] = {
-      {kBFloat16, kBFloat16, true}, {kFloat16, kFloat16, true},  {kBFloat16, kInt8, true},
-      {kFloat16, kInt8, false},     {kFloat32, kFloat32, false}, {kFloat32, kBFloat16, false},
-      {kBFloat16, kFloat16, false}, {kFloat16, kBFloat16, false}};
+      {kBFloat16, kBFloat16, true},   {kFloat16, kFloat16, true},    {kBFloat16, kInt8, true},
+      {kFloat16, kInt8, false},       {kFloat32, kFloat32, false},   {kFloat32, kBFloat16, false},
+      {kBFloat16, kFloat16, false},   {kFloat16, kBFloat16, false},  {kBFloat16, kFloat8E4M3, true},
+      {kFloat16, kFloat8E4M3, false}, {kFloat32, kFloat8E4M3, false}};
   for (const auto& [dtype, kv_dtype, is_mma] : cases) {
     const KernelId kernel = ChooseKernel(MakeTask({.dtype = dtype, .kv_dtype = kv_dtype}), false);
     EXPECT_EQ(kernel.family == KernelFamily::kAttendMma, is_mma)
@@ -95,6 +96,7 @@ TEST(CudaPlanTest, PromptsOfOne16BitTypeTakeWarpgroupsWhereTheDeviceHasThem) {
     EXPECT_EQ(family({.dim = dim, .q_len = 33}), KernelFamily::kAttendMma) << dim;
   }
   EXPECT_EQ(family({.kv_dtype = kInt8, .q_len = 33}), KernelFamily::kAttendMma);
+  EXPECT_EQ(family({.kv_dtype = kFloat8E4M3, .q_len = 33}), KernelFamily::kAttendMma);
   EXPECT_EQ(family({.dtype = kFloat32, .kv_dtype = kFloat32, .q_len = 33}),
             KernelFamily::kAttendFloat);
   AttentionTask unlike = MakeTask(prompt);

@@ -1,0 +1,31 @@
+// What a backend's pages hold of rows with scales (kernels/api/quantized_row.h), code by code.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "kernels/api/attention_backend.h"
+
+namespace attention::testing {
+
+// A token's key or value of a head in a page.
+struct StoredRow {
+  const char* page;
+  int head;
+  int token;  // within the page
+  bool is_value;
+};
+
+// How a backend lays out its pages.
+struct PageReader {
+  std::function<std::uint8_t(const StoredRow& row, int dim)> code;
+  std::function<float(const StoredRow& row)> scale;
+};
+
+// Appends rows that are hard to quantise, in every type that rows may have, and expects the codes
+// and scales of quantized_row.h in the pages, whose memory the host can read.
+void ExpectDocumentedCodes(
+    AttentionBackend& backend, DType dtype,
+    const std::function<PageReader(const KvGeometry& geometry, std::int64_t page_size)>& reader_of);
+
+}  // namespace attention::testing
