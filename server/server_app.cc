@@ -16,6 +16,7 @@
 #include "absl/synchronization/notification.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
+#include "server/engine/device_watch.h"
 #include "server/layer/layer_table.h"
 #include "server/layer/preload_file.h"
 #include "server/make_devices.h"
@@ -194,6 +195,7 @@ class ServerAppImpl final : public ServerApp {
 
   const std::vector<std::string>& addresses() const override { return addresses_; }
   const std::string& admin_address() const override { return admin_address_; }
+  bool is_beyond_help() const override { return is_beyond_help_.load(); }
 
   void DrainAndStop() override {
     const absl::Time deadline = clock_.Now() + config_.drain_timeout;
@@ -277,14 +279,21 @@ class ServerAppImpl final : public ServerApp {
     return {[this, gauges = std::move(gauges)](std::string_view accept) {
               return RenderMetrics(metrics_, gauges, accept);
             },
-            [this] { return is_ready_.load(); }};
+            [this] { return is_ready_.load() && IsAnyDeviceUsable(); }};
+  }
+
+  bool IsAnyDeviceUsable() const {
+    return std::any_of(devices_.begin(), devices_.end(),
+                       [](const auto& device) { return device->backend().is_usable(); });
   }
 
   void ReapLoop() {
     constexpr absl::Duration kPeriod = absl::Seconds(1);
+    DeviceWatch watch(config_.device_recovery_timeout);
     while (!stop_reaper_.WaitForNotificationWithTimeout(kPeriod)) {
       const int count = sessions_.ExpireIdle();
       if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
+      is_beyond_help_.store(watch.IsBeyondHelp(IsAnyDeviceUsable(), clock_.Now()));
     }
   }
 
@@ -302,6 +311,7 @@ class ServerAppImpl final : public ServerApp {
   LayerTable layers_;
   SchedulerPool scheduler_;
   std::atomic<bool> is_ready_{true};
+  std::atomic<bool> is_beyond_help_{false};
   absl::Notification stop_reaper_;
   std::thread reaper_;
   RegionTable regions_;

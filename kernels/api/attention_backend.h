@@ -121,6 +121,10 @@ class AttentionBackend {
   // Recomputes rows of attention weights, p = exp(s - lse), from a finished task.
   virtual absl::Status RunWeights(const WeightsTask& task) = 0;
 
+  // Gives the device up before another backend is made in this one's place: from now on nothing is
+  // computed, and memory that does not outlive the backend is gone, whether it is freed or not.
+  virtual void Abandon() {}
+
   // Projections on the same device; null: not offered.
   virtual ProjectionBackend* projections() { return nullptr; }
 };

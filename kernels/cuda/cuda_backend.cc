@@ -73,6 +73,8 @@ class CudaBackend final : public AttentionBackend {
 
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
 
+  void Abandon() override { device_->Abandon(); }
+
   absl::Status RunWeights(const WeightsTask& task) override {
     auto made = MakeWeightsPlan(task);
     if (!made.ok()) return made.status();

@@ -22,8 +22,9 @@ struct DeviceProperties {
 // Thread-safety: one thread at a time, but for properties() and the allocators.
 //
 // Errors are UNAVAILABLE for a device that does not answer or was lost, RESOURCE_EXHAUSTED for its
-// memory, INTERNAL for a fault of a kernel. A fault stays: every later call answers it too, until
-// the process makes another device.
+// memory, INTERNAL for a fault of a kernel. A fault stays: every later call answers it too, and
+// what was in the device's memory is gone. Another device of the same GPU begins with a new context
+// (device_context.h), if the driver makes one.
 class Device {
  public:
   virtual ~Device() = default;
@@ -43,6 +44,9 @@ class Device {
                               const ProbeArguments& arguments) = 0;
   virtual absl::Status Launch(const KernelId& id, int num_blocks,
                               const AppendArguments& arguments) = 0;
+
+  // Gives the context up, as a fault does: nothing of it is used or given back any more.
+  virtual void Abandon() = 0;
 
   // Waits for everything before, and reports its errors.
   virtual absl::Status Synchronize() = 0;

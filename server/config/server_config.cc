@@ -202,6 +202,9 @@ class Parser {
         ->check(CLI::Range(0, 256));
     AddDuration("--drain-timeout", config_.drain_timeout,
                 "After SIGTERM, how long calls in flight may take");
+    AddDuration("--device-recovery-timeout", config_.device_recovery_timeout,
+                "How long no device may be usable after failures before the server ends, so that "
+                "it is started again");
   }
 
   void AddCompute() {

@@ -57,6 +57,7 @@ struct ServerConfig {
   absl::Duration session_ttl = absl::Minutes(15);
   absl::Duration max_session_ttl = absl::Hours(24);
   absl::Duration drain_timeout = absl::Seconds(30);
+  absl::Duration device_recovery_timeout = absl::Seconds(30);
 
   std::string log_level = "info";
   std::string log_format = "text";

@@ -43,6 +43,7 @@ RecoveringBackend::RecoveringBackend(BackendMaker maker, std::shared_ptr<Attenti
       backend_(std::move(backend)) {}
 
 absl::Status RecoveringBackend::Recover() {
+  Current()->Abandon();
   absl::StatusOr<std::unique_ptr<AttentionBackend>> made = maker_();
   std::shared_ptr<AttentionBackend> old;  // ends without the lock
   MutexLock lock(&mutex_);

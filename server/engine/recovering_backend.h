@@ -28,9 +28,9 @@ class RecoveringBackend final : public AttentionBackend {
   // The maker's error when there is no backend to begin with.
   static absl::StatusOr<std::unique_ptr<RecoveringBackend>> Make(BackendMaker maker);
 
-  // Makes another backend in place of the present one, which goes when its last plan does. On
-  // failure, which is the maker's, the device is unusable until a later Recover succeeds: Plan,
-  // Run, AppendKv and RunWeights answer UNAVAILABLE.
+  // Makes another backend in place of the present one, which is abandoned and goes when its last
+  // plan does. On failure, which is the maker's, the device is unusable until a later Recover
+  // succeeds: Plan, Run, AppendKv and RunWeights answer UNAVAILABLE.
   absl::Status Recover();
   bool is_usable() const;
 

@@ -77,6 +77,7 @@ class SimtDevice final : public Device {
     return absl::OkStatus();
   }
 
+  void Abandon() override {}
   absl::Status Synchronize() override { return absl::OkStatus(); }
   DeviceCeilings MeasureCeilings() override { return {}; }
 

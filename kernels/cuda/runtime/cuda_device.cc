@@ -6,49 +6,28 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/device_context.h"
 #include "kernels/cuda/runtime/kernels.h"
+#include "kernels/cuda/runtime/memory.h"
+#include "kernels/cuda/runtime/status.h"
 
 namespace attention::cuda {
 namespace {
 
 constexpr int kLeastMajor = 8;
 
-// Errors after which the context answers nothing else (CUDA runtime: "the process must be
-// terminated and relaunched").
-bool IsLost(cudaError_t error) {
-  switch (error) {
-    case cudaErrorIllegalAddress:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorHardwareStackError:
-    case cudaErrorECCUncorrectable:
-    case cudaErrorAssert:
-      return true;
-    default:
-      return false;
-  }
+// What the driver's documentation leaves open is whether a device whose context was lost answers
+// anything again in this process; the reset's answer says so, and Prove of what follows.
+absl::Status ResetDevice(int ordinal) {
+  cudaSetDevice(ordinal);  // fails with the error that stays; the reset is what is asked for
+  const absl::Status status = ToStatus(cudaDeviceReset(), "resetting the device");
+  cudaGetLastError();
+  return status;
 }
 
-absl::Status ToStatus(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  const std::string message =
-      absl::StrCat(what, ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error));
-  if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
-  if (IsLost(error)) {
-    return absl::InternalError(
-        absl::StrCat(message,
-                     "; the device's context is lost, and with it every cache in its "
-                     "memory: the server must be started again"));
-  }
-  if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice ||
-      error == cudaErrorDevicesUnavailable || error == cudaErrorInitializationError) {
-    return absl::UnavailableError(message);
-  }
-  return absl::InternalError(message);
+ContextTable& Contexts() {
+  static auto* contexts = new ContextTable(ResetDevice);
+  return *contexts;
 }
 
 absl::Status CheckOrdinal(int ordinal) {
@@ -82,72 +61,30 @@ absl::StatusOr<cudaDeviceProp> PropertiesOf(int ordinal) {
                                              kLeastMajor, ".0 or newer"));
 }
 
-// On any thread; leaves no error behind.
-class DeviceAllocator final : public MemoryAllocator {
- public:
-  DeviceAllocator(int ordinal, bool is_managed) : ordinal_(ordinal), is_managed_(is_managed) {}
-
-  void* Allocate(std::size_t bytes) override {
-    void* memory = nullptr;
-    cudaSetDevice(ordinal_);
-    const std::size_t size = std::max<std::size_t>(bytes, 1);
-    const cudaError_t error =
-        is_managed_ ? cudaMallocManaged(&memory, size) : cudaMalloc(&memory, size);
-    if (error == cudaSuccess) return memory;
-    cudaGetLastError();
-    return nullptr;
-  }
-  void Free(void* memory, std::size_t) override { cudaFree(memory); }
-  bool outlives_backend() const override { return false; }
-
-  std::size_t free_bytes() const override {
-    std::size_t free = 0, total = 0;
-    cudaSetDevice(ordinal_);
-    return cudaMemGetInfo(&free, &total) == cudaSuccess ? free : 0;
-  }
-
- private:
-  const int ordinal_;
-  const bool is_managed_;
-};
-
-class PinnedAllocator final : public MemoryAllocator {
- public:
-  explicit PinnedAllocator(int ordinal) : ordinal_(ordinal) {}
-
-  void* Allocate(std::size_t bytes) override {
-    void* memory = nullptr;
-    cudaSetDevice(ordinal_);
-    if (cudaMallocHost(&memory, std::max<std::size_t>(bytes, 1)) == cudaSuccess) return memory;
-    cudaGetLastError();
-    return nullptr;
-  }
-  void Free(void* memory, std::size_t) override { cudaFreeHost(memory); }
-  bool outlives_backend() const override { return false; }
-
- private:
-  const int ordinal_;
-};
-
 class CudaDevice final : public Device {
  public:
-  CudaDevice(const CudaDeviceOptions& options, const cudaDeviceProp& properties)
+  CudaDevice(const CudaDeviceOptions& options, const cudaDeviceProp& properties,
+             std::shared_ptr<DeviceContext> context)
       : ordinal_(options.ordinal),
+        context_(std::move(context)),
         properties_{.name = properties.name,
                     .architecture = absl::StrCat("sm_", properties.major, properties.minor),
                     .num_multiprocessors = properties.multiProcessorCount,
                     .has_wgmma = properties.major == 9 && properties.minor == 0},
-        memory_(ordinal_, options.has_managed_memory),
-        host_memory_(ordinal_) {}
+        memory_(ordinal_, options.has_managed_memory, context_),
+        host_memory_(ordinal_, context_) {}
 
   ~CudaDevice() override {
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    context_->IfAlive([&] {
+      if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    });
   }
 
   absl::Status Open() {
     cudaSetDevice(ordinal_);
-    return ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-                    "making a context on the device");
+    absl::Status status =
+        Told(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a context");
+    return status.ok() ? Prove() : status;
   }
 
   const DeviceProperties& properties() const override { return properties_; }
@@ -155,72 +92,121 @@ class CudaDevice final : public Device {
   MemoryAllocator& host_memory() override { return host_memory_; }
 
   absl::Status CopyToDevice(void* device, const void* host, std::size_t bytes) override {
-    cudaSetDevice(ordinal_);
-    return ToStatus(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
-                    "copying to the device");
+    return Do("copying to the device", [&] {
+      return cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_);
+    });
   }
   absl::Status CopyToHost(void* host, const void* device, std::size_t bytes) override {
-    cudaSetDevice(ordinal_);
-    return ToStatus(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_),
-                    "copying from the device");
+    return Do("copying from the device", [&] {
+      return cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_);
+    });
   }
   absl::Status Zero(void* device, std::size_t bytes) override {
-    cudaSetDevice(ordinal_);
-    return ToStatus(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory of the device");
+    return Do("clearing memory of the device",
+              [&] { return cudaMemsetAsync(device, 0, bytes, stream_); });
   }
 
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const AttendArguments& arguments) override {
-    cudaSetDevice(ordinal_);
-    cudaError_t error = cudaSuccess;
-    bool is_known = false;
-    if (id.family == KernelFamily::kAttendFloat) {
-      is_known = LaunchAttendFloat(id.head_dim, num_blocks, arguments, stream_, &error);
-    } else if (id.family == KernelFamily::kAttendWgmma) {
-      is_known = LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, stream_, &error);
-    } else {
+    return DoLaunch(id, [&](cudaError_t* error) {
+      if (id.family == KernelFamily::kAttendFloat) {
+        return LaunchAttendFloat(id.head_dim, num_blocks, arguments, stream_, error);
+      }
+      if (id.family == KernelFamily::kAttendWgmma) {
+        return LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, stream_, error);
+      }
       const auto launch = id.kv_dtype == DType::kInt8   ? LaunchMmaInt8
                           : id.dtype == DType::kFloat16 ? LaunchMmaFloat16
                                                         : LaunchMmaBFloat16;
-      is_known = launch(id.head_dim, id.tile_rows, num_blocks, arguments, stream_, &error);
-    }
-    return Launched(id, is_known, error);
+      return launch(id.head_dim, id.tile_rows, num_blocks, arguments, stream_, error);
+    });
   }
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const ProbeArguments& arguments) override {
-    cudaSetDevice(ordinal_);
-    cudaError_t error = cudaSuccess;
-    const bool is_known = LaunchProbe(id.head_dim, num_blocks, arguments, stream_, &error);
-    return Launched(id, is_known, error);
+    return DoLaunch(id, [&](cudaError_t* error) {
+      return LaunchProbe(id.head_dim, num_blocks, arguments, stream_, error);
+    });
   }
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const AppendArguments& arguments) override {
-    cudaSetDevice(ordinal_);
-    return Launched(id, true, LaunchAppend(num_blocks, arguments, stream_));
+    return DoLaunch(id, [&](cudaError_t* error) {
+      *error = LaunchAppend(num_blocks, arguments, stream_);
+      return true;
+    });
   }
 
   absl::Status Synchronize() override {
-    cudaSetDevice(ordinal_);
-    return ToStatus(cudaStreamSynchronize(stream_), "computing");
+    return Do("computing", [&] { return cudaStreamSynchronize(stream_); });
   }
+
+  void Abandon() override { context_->Lose(); }
 
   DeviceCeilings MeasureCeilings() override;
 
  private:
-  static absl::Status Launched(const KernelId& id, bool is_known, cudaError_t error) {
-    if (!is_known) return absl::InternalError(absl::StrCat("no kernel is ", KernelIdName(id)));
-    return ToStatus(error, KernelIdName(id).c_str());
+  // Makes a call in this device's context, unless that is lost.
+  template <typename Call>
+  absl::Status Do(const char* what, Call call) {
+    cudaError_t error = cudaSuccess;
+    const bool is_alive = context_->IfAlive([&] {
+      cudaSetDevice(ordinal_);
+      error = call();
+    });
+    if (!is_alive) return absl::InternalError(absl::StrCat(what, ": the context was lost before"));
+    return Told(error, what);
   }
+
+  template <typename Call>
+  absl::Status DoLaunch(const KernelId& id, Call launch) {
+    bool is_known = false;
+    absl::Status status = Do(KernelIdName(id).c_str(), [&] {
+      cudaError_t error = cudaSuccess;
+      is_known = launch(&error);
+      return error;
+    });
+    if (!status.ok() || is_known) return status;
+    return absl::InternalError(absl::StrCat("no kernel is ", KernelIdName(id)));
+  }
+
+  // An error's status; one that stays loses the context.
+  absl::Status Told(cudaError_t error, const char* what) {
+    if (IsSticky(error)) context_->Lose();
+    return ToStatus(error, what);
+  }
+
+  // OK when the context allocates, copies, computes and waits.
+  absl::Status Prove();
 
   // Seconds of the second of two launches; 0 when it fails.
   double TimeOf(const std::function<cudaError_t()>& launch) const;
 
   const int ordinal_;
+  const std::shared_ptr<DeviceContext> context_;
   const DeviceProperties properties_;
   DeviceAllocator memory_;
   PinnedAllocator host_memory_;
   cudaStream_t stream_ = nullptr;
 };
+
+absl::Status CudaDevice::Prove() {
+  constexpr std::size_t kBytes = 256;
+  std::byte written[kBytes], read[kBytes];
+  std::fill_n(written, kBytes, std::byte{0x5a});
+  std::fill_n(read, kBytes, std::byte{0});
+  void* memory = memory_.Allocate(2 * kBytes);
+  if (memory == nullptr) return absl::ResourceExhaustedError("the device has no memory left");
+  auto* out = reinterpret_cast<float*>(static_cast<std::byte*>(memory) + kBytes);
+  absl::Status status = CopyToDevice(memory, written, kBytes);
+  if (status.ok()) {
+    status = Do("a first kernel", [&] { return LaunchRead(memory, kBytes, 1, out, stream_); });
+  }
+  if (status.ok()) status = CopyToHost(read, memory, kBytes);
+  if (status.ok()) status = Synchronize();
+  memory_.Free(memory, 2 * kBytes);
+  if (!status.ok()) return status;
+  if (std::equal(written, written + kBytes, read)) return status;
+  return absl::UnavailableError("the device does not keep what is copied to it");
+}
 
 double CudaDevice::TimeOf(const std::function<cudaError_t()>& launch) const {
   cudaEvent_t begin = nullptr, end = nullptr;
@@ -264,11 +250,17 @@ DeviceCeilings CudaDevice::MeasureCeilings() {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Device>> MakeCudaDevice(const CudaDeviceOptions& options) {
+  auto context = Contexts().Enter(options.ordinal);
+  if (!context.ok()) return context.status();
   auto properties = PropertiesOf(options.ordinal);
   if (!properties.ok()) return properties.status();
-  auto device = std::make_shared<CudaDevice>(options, *properties);
-  if (absl::Status status = device->Open(); !status.ok()) return status;
-  return std::shared_ptr<Device>(std::move(device));
+  auto device = std::make_shared<CudaDevice>(options, *properties, *std::move(context));
+  absl::Status status = device->Open();
+  if (status.ok()) return std::shared_ptr<Device>(std::move(device));
+  // What cannot be used now may be after a reset.
+  if (status.code() != absl::StatusCode::kResourceExhausted) device->Abandon();
+  return absl::UnavailableError(
+      absl::StrCat("the device cannot be used: ", std::string(status.message())));
 }
 
 absl::StatusOr<std::string> CudaDeviceName(int ordinal) {
