@@ -73,6 +73,22 @@ class CudaBackend final : public AttentionBackend {
 
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
 
+  absl::Status SavePages(std::span<const PageCopy> copies) override {
+    for (const PageCopy& copy : copies) {
+      absl::Status status = device_->CopyToHost(copy.host, copy.page, copy.bytes);
+      if (!status.ok()) return status;
+    }
+    return device_->Synchronize();
+  }
+
+  absl::Status RestorePages(std::span<const PageCopy> copies) override {
+    for (const PageCopy& copy : copies) {
+      absl::Status status = device_->CopyToDevice(copy.page, copy.host, copy.bytes);
+      if (!status.ok()) return status;
+    }
+    return device_->Synchronize();
+  }
+
   void Abandon() override { device_->Abandon(); }
 
   absl::Status RunWeights(const WeightsTask& task) override {

@@ -117,6 +117,16 @@ absl::Status RecoveringBackend::AppendKv(std::span<const KvAppendTask> tasks) {
   return backend->AppendKv(tasks);
 }
 
+absl::Status RecoveringBackend::SavePages(std::span<const PageCopy> copies) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->SavePages(copies);
+}
+
+absl::Status RecoveringBackend::RestorePages(std::span<const PageCopy> copies) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->RestorePages(copies);
+}
+
 absl::StatusOr<std::shared_ptr<const PackedProjection>> RecoveringBackend::Projections::Pack(
     std::int64_t in_features, std::span<const ProjectionPart> parts) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, owner_.Usable());

@@ -50,6 +50,8 @@ class RecoveringBackend final : public AttentionBackend {
   // UNAVAILABLE for a plan of a backend that is gone.
   absl::StatusOr<RunState> Run(AttentionPlan& plan, const std::atomic<bool>* should_yield) override;
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
+  absl::Status SavePages(std::span<const PageCopy> copies) override;
+  absl::Status RestorePages(std::span<const PageCopy> copies) override;
   absl::Status RunWeights(const WeightsTask& task) override;
   ProjectionBackend* projections() override { return has_projections_ ? &projections_ : nullptr; }
 
