@@ -94,6 +94,12 @@ std::vector<KvCacheFactory::Place> PlacesOf(const Devices& devices) {
   return places;
 }
 
+std::vector<std::string> NamesOf(const Devices& devices) {
+  std::vector<std::string> names;
+  for (const auto& device : devices) names.push_back(device->backend().info().device);
+  return names;
+}
+
 std::vector<std::unique_ptr<Scheduler>> SchedulersOf(const Devices& devices,
                                                      const Scheduler::Limits& limits,
                                                      const Clock& clock, ServerMetrics& metrics) {
@@ -104,11 +110,13 @@ std::vector<std::unique_ptr<Scheduler>> SchedulersOf(const Devices& devices,
   return schedulers;
 }
 
-void LogFailure(std::size_t device, const absl::Status& failure, const absl::Status& recovery) {
+void LogFailure(std::size_t worker, const BackendInfo& info, const absl::Status& failure,
+                const absl::Status& recovery) {
   if (recovery.ok()) {
-    spdlog::error("device {} failed and was set up again: {}", device, failure.ToString());
+    spdlog::error("worker {}: {} failed and was set up again: {}", worker, info.device,
+                  failure.ToString());
   } else {
-    spdlog::error("device {} failed: {}; it could not be set up again: {}", device,
+    spdlog::error("worker {}: {} failed: {}; it could not be set up again: {}", worker, info.device,
                   failure.ToString(), recovery.ToString());
   }
 }
@@ -126,7 +134,7 @@ class ServerAppImpl final : public ServerApp {
       : config_(config),
         instruments_(std::move(instruments)),
         devices_(std::move(devices)),
-        unused_devices_(UnusedDevices(config.backend, {.cuda_device = config.cuda_device})),
+        unused_devices_(UnusedGpus(VisibleGpus(), config.backend, NamesOf(devices_))),
         buffers_(devices_[0]->backend().host_memory(), kMaxIdleBufferBytes),
         caches_(PlacesOf(devices_), config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),

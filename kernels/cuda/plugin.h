@@ -32,6 +32,7 @@ struct PluginRequest {
   double step_flops = 0;  // of CudaBackendOptions; 0: the default
 
   AttentionBackend* backend = nullptr;  // result of make, owned by the caller
+  int num_devices = 0;                  // result of describe: how many the process can see
   char* device_name = nullptr;          // result of describe; of name_bytes, null-terminated
   std::size_t name_bytes = 0;
   char* message = nullptr;  // why it failed; of message_bytes, null-terminated

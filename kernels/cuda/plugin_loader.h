@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
@@ -20,7 +21,14 @@ struct PluginOptions {
 // FAILED_PRECONDITION: the library is of another build. Thread-safe; the library stays loaded.
 absl::StatusOr<std::unique_ptr<AttentionBackend>> LoadCudaBackend(const PluginOptions& options);
 
-// The model name of the device, or the same errors. Cheap: makes no context on the device.
-absl::StatusOr<std::string> DescribeCudaDevice(int device);
+// A device's name, and whether it can be used; else, as LoadCudaBackend, why not.
+struct CudaDeviceDescription {
+  std::string name;
+  absl::Status status;
+};
+
+// Those that the process can see, by ordinal; at least one, or the same errors. Cheap: makes no
+// context on any device.
+absl::StatusOr<std::vector<CudaDeviceDescription>> DescribeCudaDevices();
 
 }  // namespace attention::cuda

@@ -36,10 +36,13 @@ absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
   return absl::InvalidArgumentError(absl::StrCat("geometry.", status.message()));
 }
 
-// What a device has to hold. A cache counts before it has its first page: sessions are often made
-// many at a time.
-std::size_t LoadOf(const PagePool& pool) {
-  return pool.used_bytes() + static_cast<std::size_t>(pool.num_caches()) * pool.chunk_bytes();
+// What a device could still hold. A cache counts before it has its first page: sessions are often
+// made many at a time, so this may be less than nothing.
+std::int64_t RoomOf(const PagePool& pool) {
+  return static_cast<std::int64_t>(pool.capacity_bytes()) -
+         static_cast<std::int64_t>(pool.used_bytes()) -
+         static_cast<std::int64_t>(pool.num_caches()) *
+             static_cast<std::int64_t>(pool.chunk_bytes());
 }
 
 }  // namespace
@@ -61,7 +64,7 @@ absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params) c
   for (std::size_t i = 0; i < places_.size(); ++i) {
     if (absl::Status status = places_[i].backend.Supports(params); !status.ok()) {
       if (!chosen.ok()) chosen = std::move(status);
-    } else if (!chosen.ok() || LoadOf(places_[i].pool) < LoadOf(places_[*chosen].pool)) {
+    } else if (!chosen.ok() || RoomOf(places_[i].pool) > RoomOf(places_[*chosen].pool)) {
       chosen = static_cast<int>(i);
     }
   }

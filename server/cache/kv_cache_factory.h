@@ -1,5 +1,5 @@
 // Makes the caches of new sessions: checks that they can be stored, and chooses the device that has
-// the least to hold.
+// the most room.
 //
 // Thread-safety: all methods.
 #pragma once

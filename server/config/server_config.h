@@ -27,8 +27,8 @@ struct ServerConfig {
 
   std::string worker_name = "worker-0";
   std::string backend = "cpu";
-  int cuda_device = 0;
-  int workers = 0;                   // 0: one for each NUMA node
+  std::vector<int> cuda_devices;     // ordinals; empty: all that can be used
+  int workers = 0;                   // 0: one for each NUMA node, or GPU
   int threads = 0;                   // of all workers together; 0: one a core
   std::string pin_threads = "auto";  // yes, no, or auto: where there are several workers
 

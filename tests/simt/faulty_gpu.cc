@@ -68,9 +68,14 @@ std::size_t ContextMemory::num_blocks() const {
 class FaultyDevice final : public cuda::Device {
  public:
   FaultyDevice(FaultyGpu& gpu, std::shared_ptr<cuda::DeviceContext> context)
-      : gpu_(gpu), context_(std::move(context)), memory_(gpu, context_) {}
+      : gpu_(gpu),
+        context_(std::move(context)),
+        properties_(real_->properties()),
+        memory_(gpu, context_) {
+    properties_.name = gpu.name_;
+  }
 
-  const cuda::DeviceProperties& properties() const override { return real_->properties(); }
+  const cuda::DeviceProperties& properties() const override { return properties_; }
   MemoryAllocator& memory() override { return memory_; }
   MemoryAllocator& host_memory() override { return real_->host_memory(); }
 
@@ -152,6 +157,7 @@ class FaultyDevice final : public cuda::Device {
   FaultyGpu& gpu_;
   const std::shared_ptr<cuda::DeviceContext> context_;
   const std::shared_ptr<cuda::Device> real_ = MakeSimtDevice(/*seed=*/1);
+  cuda::DeviceProperties properties_;
   Memory memory_;
 };
 

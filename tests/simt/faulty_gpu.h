@@ -1,9 +1,10 @@
 // A simulated GPU whose kernels can fault, and what CUDA then does: errors that stay, memory that
 // is gone, a context that is made anew or not. Records what must not be done to a lost context.
 //
-// Thread-safety: one thread at a time, but for the allocators.
+// Thread-safety: one thread at a time, but for the allocators and the faults to come.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -39,7 +40,7 @@ class ContextMemory {
 
 class FaultyGpu {
  public:
-  FaultyGpu() = default;
+  explicit FaultyGpu(std::string name = "simulated") : name_(std::move(name)) {}
   FaultyGpu(const FaultyGpu&) = delete;
   FaultyGpu& operator=(const FaultyGpu&) = delete;
 
@@ -63,12 +64,13 @@ class FaultyGpu {
   absl::Status Reset();
   void Report(std::string misuse);
 
+  const std::string name_;
   std::shared_ptr<ContextMemory> memory_ = std::make_shared<ContextMemory>();
   std::vector<std::shared_ptr<ContextMemory>> lost_memories_;
-  int launches_to_fault_ = -1;
+  std::atomic<int> launches_to_fault_{-1};
   absl::Status fault_;  // that stays
   absl::Status reset_status_;
-  int num_resets_ = 0;
+  std::atomic<int> num_resets_{0};
   mutable std::mutex mutex_;
   std::vector<std::string> misuse_;
   cuda::ContextTable contexts_{[this](int) { return Reset(); }};

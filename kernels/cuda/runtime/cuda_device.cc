@@ -61,13 +61,21 @@ absl::StatusOr<cudaDeviceProp> PropertiesOf(int ordinal) {
                                              kLeastMajor, ".0 or newer"));
 }
 
+// Machines have several of one model; ordinals depend on what the process is shown.
+std::string NameOf(int ordinal, const cudaDeviceProp& properties) {
+  char place[32] = "";
+  const bool is_known = cudaDeviceGetPCIBusId(place, sizeof(place), ordinal) == cudaSuccess;
+  cudaGetLastError();
+  return absl::StrCat(properties.name, " (GPU ", ordinal, is_known ? ", PCI " : "", place, ")");
+}
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(const CudaDeviceOptions& options, const cudaDeviceProp& properties,
              std::shared_ptr<DeviceContext> context)
       : ordinal_(options.ordinal),
         context_(std::move(context)),
-        properties_{.name = properties.name,
+        properties_{.name = NameOf(ordinal_, properties),
                     .architecture = absl::StrCat("sm_", properties.major, properties.minor),
                     .num_multiprocessors = properties.multiProcessorCount,
                     .has_wgmma = properties.major == 9 && properties.minor == 0},
@@ -266,7 +274,14 @@ absl::StatusOr<std::shared_ptr<Device>> MakeCudaDevice(const CudaDeviceOptions& 
 absl::StatusOr<std::string> CudaDeviceName(int ordinal) {
   auto properties = PropertiesOf(ordinal);
   if (!properties.ok()) return properties.status();
-  return std::string(properties->name);
+  return NameOf(ordinal, *properties);
+}
+
+int CudaDeviceCount() {
+  int count = 0;
+  const bool is_known = cudaGetDeviceCount(&count) == cudaSuccess;
+  cudaGetLastError();
+  return is_known ? count : 0;
 }
 
 }  // namespace attention::cuda

@@ -19,7 +19,10 @@ struct CudaDeviceOptions {
 // device that does not compute, or that the driver does not give back after a fault.
 absl::StatusOr<std::shared_ptr<Device>> MakeCudaDevice(const CudaDeviceOptions& options);
 
-// The model name, or the same errors. Makes no context.
+// Model, ordinal and place on the bus, or the same errors. Makes no context.
 absl::StatusOr<std::string> CudaDeviceName(int ordinal);
+
+// How many the process can see; 0 without a driver.
+int CudaDeviceCount();
 
 }  // namespace attention::cuda

@@ -19,6 +19,7 @@ void CopyText(const std::string& text, char* to, std::size_t bytes) {
 }
 
 absl::Status Describe(PluginRequest* request) {
+  request->num_devices = CudaDeviceCount();
   auto name = CudaDeviceName(request->device);
   if (!name.ok()) return name.status();
   CopyText(*name, request->device_name, request->name_bytes);
