@@ -62,7 +62,9 @@ bool IsEmpty(const KeySpan<kSpanTile>& span) {
 
 class Planner {
  public:
-  Planner(CudaPlan* plan, const PlanOptions& options) : plan_(*plan), options_(options) {}
+  Planner(CudaPlan* plan, const PlanOptions& options) : plan_(*plan), options_(options) {
+    plan_.parts.emplace_back();
+  }
 
   void AddTask(const AttentionTask& task) {
     plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task, options_.has_wgmma)});
@@ -70,9 +72,10 @@ class Planner {
     planned.is_split = IsSplit(task);
     planned.range_keys = RangeKeysOf(task);
     if (task.q_len == 0) return;
+    CutIfFull(planned, 0);
     PlaceInputs(planned);
     const std::int64_t rows = task.q_len * task.params.num_q_heads;
-    planned.o = results_.Add(rows * task.params.head_dim_v * DTypeBytes(OutputTypeOf(task)));
+    planned.o = results_.Add(task.q_len * OutputRowBytes(task));
     if (task.lse != nullptr || task.column_sums != nullptr) {
       planned.lse = results_.Add(rows * sizeof(float));
     }
@@ -98,22 +101,16 @@ class Planner {
   }
 
   void Finish() {
-    std::vector<std::size_t> order(plan_.items.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    // Kernel by kernel, the dearest first, so that the last blocks of a launch are short.
-    std::stable_sort(order.begin(), order.end(), [this](std::size_t a, std::size_t b) {
-      const KernelId &kernel_a = KernelOf(a), &kernel_b = KernelOf(b);
-      return kernel_a != kernel_b ? kernel_a < kernel_b : costs_[a] > costs_[b];
-    });
-    std::vector<WorkItem> items;
-    std::vector<double> costs;
-    for (std::size_t i : order) {
-      items.push_back(plan_.items[i]);
-      costs.push_back(costs_[i]);
+    BeginPart(plan_.tasks.size(), 0, upload_.size(), results_.size());
+    SortItems();
+    double total = 0;
+    for (double cost : costs_) total += cost;
+    flops_per_cost_ = total > 0 ? plan_.flops / total : 0;
+    for (std::size_t i = 0; i < plan_.num_parts(); ++i) {
+      plan_.parts[i].steps = plan_.steps.size();
+      AddSteps(plan_.parts[i], plan_.parts[i + 1]);
     }
-    plan_.items = std::move(items);
-    costs_ = std::move(costs);
-    AddSteps();
+    plan_.parts.back().steps = plan_.steps.size();
     PlaceTables();
   }
 
@@ -122,11 +119,54 @@ class Planner {
     return plan_.tasks[plan_.items[item].task].kernel;
   }
 
+  void BeginPart(std::size_t task, std::int64_t query, std::size_t upload, std::size_t results) {
+    plan_.parts.push_back({.task = task,
+                           .query = query,
+                           .upload = upload,
+                           .results = results,
+                           .items = plan_.items.size(),
+                           .append_items = plan_.append_items.size(),
+                           .probes = plan_.probes.size()});
+  }
+
+  // Begins another part with a query of the task that is being added, if the present part has
+  // enough to travel.
+  void CutIfFull(const PlannedTask& planned, std::int64_t query) {
+    const PlanPart& part = plan_.parts.back();
+    const std::size_t upload =
+        query == 0 ? upload_.size() : planned.q + query * QueryRowBytes(planned.task);
+    const std::size_t results =
+        query == 0 ? results_.size() : planned.o + query * OutputRowBytes(planned.task);
+    if (upload - part.upload + results - part.results < options_.part_bytes) return;
+    BeginPart(plan_.tasks.size() - 1, query, upload, results);
+  }
+
+  // Kernel by kernel, the dearest first, so that the last blocks of a launch are short.
+  void SortItems() {
+    std::vector<std::size_t> order(plan_.items.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    for (std::size_t i = 0; i < plan_.num_parts(); ++i) {
+      std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i].items),
+                       order.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i + 1].items),
+                       [this](std::size_t a, std::size_t b) {
+                         const KernelId &kernel_a = KernelOf(a), &kernel_b = KernelOf(b);
+                         return kernel_a != kernel_b ? kernel_a < kernel_b : costs_[a] > costs_[b];
+                       });
+    }
+    std::vector<WorkItem> items;
+    std::vector<double> costs;
+    for (std::size_t i : order) {
+      items.push_back(plan_.items[i]);
+      costs.push_back(costs_[i]);
+    }
+    plan_.items = std::move(items);
+    costs_ = std::move(costs);
+  }
+
+  // The queries come last, so that those of a part lie before those of the next.
   void PlaceInputs(PlannedTask& planned) {
     const AttentionTask& task = planned.task;
     const AttentionParams& params = task.params;
-    planned.q = upload_.Add(task.q_len * params.num_q_heads * PadDim(params.head_dim_qk) *
-                            DTypeBytes(QueryTypeOf(task)));
     const std::size_t heads_bytes = params.num_q_heads * sizeof(float);
     if (task.alibi_slopes != nullptr) planned.alibi = upload_.Add(heads_bytes);
     if (task.sink_logits != nullptr) planned.sinks = upload_.Add(heads_bytes);
@@ -141,6 +181,7 @@ class Planner {
     planned.pages = upload_.Add(NumPages(task) * sizeof(void*));
     planned.page_size = task.kv_pages.page_size;
     if (planned.is_contiguous()) PlaceContiguous(planned);
+    planned.q = upload_.Add(task.q_len * QueryRowBytes(task));
   }
 
   static std::int64_t NumPages(const AttentionTask& task) {
@@ -214,6 +255,9 @@ class Planner {
     const std::int64_t rows = planned.task.q_len * params.group_size();
     const int tile_rows = TileRowsOf(planned.kernel);
     for (std::int64_t row = 0; row < rows; row += tile_rows) {
+      if (!planned.is_split && row > 0 && row % params.group_size() == 0) {
+        CutIfFull(planned, row / params.group_size());
+      }
       for (int kv_head = 0; kv_head < params.num_kv_heads; ++kv_head) {
         WorkItem item;
         item.task = index;
@@ -246,17 +290,15 @@ class Planner {
   }
 
   // Launches of one kernel each, none with more than step_flops unless a single item has.
-  void AddSteps() {
-    if (!plan_.append_items.empty()) {
-      plan_.steps.push_back(
-          {{KernelFamily::kAppend}, 0, static_cast<std::int64_t>(plan_.append_items.size())});
+  void AddSteps(const PlanPart& part, const PlanPart& next) {
+    if (part.append_items < next.append_items) {
+      plan_.steps.push_back({{KernelFamily::kAppend},
+                             static_cast<std::int64_t>(part.append_items),
+                             static_cast<std::int64_t>(next.append_items - part.append_items)});
     }
-    double total = 0;
-    for (double cost : costs_) total += cost;
-    const double scale = total > 0 ? plan_.flops / total : 0;
-    for (std::size_t i = 0; i < plan_.items.size(); ++i) {
-      const double flops = costs_[i] * scale;
-      LaunchStep* last = plan_.steps.empty() ? nullptr : &plan_.steps.back();
+    for (std::size_t i = part.items; i < next.items; ++i) {
+      const double flops = costs_[i] * flops_per_cost_;
+      LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
       if (last == nullptr || last->kernel != KernelOf(i) ||
           last->flops + flops > options_.step_flops) {
         plan_.steps.push_back({KernelOf(i), static_cast<std::int64_t>(i), 0, 0});
@@ -266,16 +308,16 @@ class Planner {
       ++last->num_items;
       last->flops += flops;
     }
-    AddProbeSteps();
+    AddProbeSteps(part, next);
   }
 
   // Probes count nothing; a launch is of one head dim, and of no more blocks than keep it short.
-  void AddProbeSteps() {
+  void AddProbeSteps(const PlanPart& part, const PlanPart& next) {
     constexpr std::int64_t kProbesPerStep = 4096;
-    for (std::size_t i = 0; i < plan_.probes.size(); ++i) {
+    for (std::size_t i = part.probes; i < next.probes; ++i) {
       const KernelId kernel{.family = KernelFamily::kProbe,
                             .head_dim = plan_.tasks[plan_.probes[i].task].kernel.head_dim};
-      LaunchStep* last = plan_.steps.empty() ? nullptr : &plan_.steps.back();
+      LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
       if (last == nullptr || last->kernel != kernel || last->num_items == kProbesPerStep) {
         plan_.steps.push_back({kernel, static_cast<std::int64_t>(i), 0, 0});
         last = &plan_.steps.back();
@@ -285,13 +327,14 @@ class Planner {
   }
 
   void PlaceTables() {
+    plan_.tables = upload_.size();
     plan_.device_tasks = upload_.Add(plan_.tasks.size() * sizeof(DeviceTask));
     plan_.device_items = upload_.Add(plan_.items.size() * sizeof(WorkItem));
     plan_.device_probes = upload_.Add(plan_.probes.size() * sizeof(ProbeItem));
     plan_.device_appends = upload_.Add(plan_.tasks.size() * sizeof(DeviceAppend));
     plan_.device_append_items = upload_.Add(plan_.append_items.size() * sizeof(AppendItem));
+    plan_.counters = upload_.Add(plan_.num_counters * sizeof(std::uint32_t));
     plan_.partials = scratch_.Add(num_partials_ * sizeof(float));
-    plan_.counters = scratch_.Add(plan_.num_counters * sizeof(std::uint32_t));
     plan_.upload_bytes = upload_.size();
     plan_.scratch_bytes = scratch_.size();
     plan_.result_bytes = results_.size();
@@ -301,6 +344,7 @@ class Planner {
   const PlanOptions options_;
   Places upload_, scratch_, results_;
   std::vector<double> costs_;  // of plan_.items
+  double flops_per_cost_ = 0;
   std::int64_t num_partials_ = 0;
 };
 
@@ -312,6 +356,14 @@ absl::Status CheckTask(const AttentionTask& task) {
 }
 
 }  // namespace
+
+std::size_t QueryRowBytes(const AttentionTask& task) {
+  return task.params.num_q_heads * PadDim(task.params.head_dim_qk) * DTypeBytes(QueryTypeOf(task));
+}
+
+std::size_t OutputRowBytes(const AttentionTask& task) {
+  return task.params.num_q_heads * task.params.head_dim_v * DTypeBytes(OutputTypeOf(task));
+}
 
 CudaPlan::CudaPlan() = default;
 CudaPlan::~CudaPlan() = default;

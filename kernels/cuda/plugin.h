@@ -29,7 +29,8 @@ struct PluginRequest {
   int device = 0;                 // ordinal
   // KV pages in managed memory, which the host can read too: for tests.
   bool has_managed_memory = false;
-  double step_flops = 0;  // of CudaBackendOptions; 0: the default
+  double step_flops = 0;       // of CudaBackendOptions; 0: the default
+  std::size_t part_bytes = 0;  // the same
 
   AttentionBackend* backend = nullptr;  // result of make, owned by the caller
   int num_devices = 0;                  // result of describe: how many the process can see

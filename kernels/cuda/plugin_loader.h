@@ -2,6 +2,7 @@
 // system looks for libraries.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@ struct PluginOptions {
   int device = 0;                   // ordinal
   bool has_managed_memory = false;  // pages that the host can read, for tests
   double step_flops = 0;            // of CudaBackendOptions; 0: the default
+  std::size_t part_bytes = 0;       // the same
 };
 
 // UNAVAILABLE says why there is none: no library, no driver, no device, a device too old.

@@ -79,14 +79,13 @@ class FaultyDevice final : public cuda::Device {
   MemoryAllocator& memory() override { return memory_; }
   MemoryAllocator& host_memory() override { return real_->host_memory(); }
 
-  absl::Status CopyToDevice(void* device, const void* host, std::size_t bytes) override {
-    return Do(device, bytes, [&] { return real_->CopyToDevice(device, host, bytes); });
+  absl::Status CopyToDevice(cuda::Stream stream, void* device, const void* host,
+                            std::size_t bytes) override {
+    return Do(device, bytes, [&] { return real_->CopyToDevice(stream, device, host, bytes); });
   }
-  absl::Status CopyToHost(void* host, const void* device, std::size_t bytes) override {
-    return Do(device, bytes, [&] { return real_->CopyToHost(host, device, bytes); });
-  }
-  absl::Status Zero(void* device, std::size_t bytes) override {
-    return Do(device, bytes, [&] { return real_->Zero(device, bytes); });
+  absl::Status CopyToHost(cuda::Stream stream, void* host, const void* device,
+                          std::size_t bytes) override {
+    return Do(device, bytes, [&] { return real_->CopyToHost(stream, host, device, bytes); });
   }
   absl::Status Launch(const cuda::KernelId& id, int num_blocks,
                       const cuda::AttendArguments& arguments) override {
@@ -99,6 +98,16 @@ class FaultyDevice final : public cuda::Device {
   absl::Status Launch(const cuda::KernelId& id, int num_blocks,
                       const cuda::AppendArguments& arguments) override {
     return LaunchAny(id, num_blocks, arguments);
+  }
+  absl::StatusOr<std::unique_ptr<cuda::Event>> MakeEvent() override { return real_->MakeEvent(); }
+  absl::Status Record(cuda::Event& event, cuda::Stream stream) override {
+    return Do(nullptr, 0, [&] { return real_->Record(event, stream); });
+  }
+  absl::Status Wait(cuda::Stream stream, const cuda::Event& event) override {
+    return Do(nullptr, 0, [&] { return real_->Wait(stream, event); });
+  }
+  absl::Status Await(const cuda::Event& event) override {
+    return Do(nullptr, 0, [&] { return real_->Await(event); });
   }
   void Abandon() override { context_->Lose(); }
   absl::Status Synchronize() override {
@@ -156,7 +165,9 @@ class FaultyDevice final : public cuda::Device {
 
   FaultyGpu& gpu_;
   const std::shared_ptr<cuda::DeviceContext> context_;
-  const std::shared_ptr<cuda::Device> real_ = MakeSimtDevice(/*seed=*/1);
+  // Done at once: nothing is left to be done when a context is lost.
+  const std::shared_ptr<cuda::Device> real_ =
+      MakeSimtDevice(/*seed=*/1, /*has_wgmma=*/false, kAllEager);
   cuda::DeviceProperties properties_;
   Memory memory_;
 };

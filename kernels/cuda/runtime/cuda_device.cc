@@ -69,6 +69,22 @@ std::string NameOf(int ordinal, const cudaDeviceProp& properties) {
   return absl::StrCat(properties.name, " (GPU ", ordinal, is_known ? ", PCI " : "", place, ")");
 }
 
+class CudaEvent final : public Event {
+ public:
+  explicit CudaEvent(std::shared_ptr<const DeviceContext> context) : context_(std::move(context)) {}
+  ~CudaEvent() override {
+    context_->IfAlive([&] {
+      if (event_ != nullptr) cudaEventDestroy(event_);
+    });
+  }
+  cudaEvent_t& get() { return event_; }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  const std::shared_ptr<const DeviceContext> context_;
+  cudaEvent_t event_ = nullptr;
+};
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(const CudaDeviceOptions& options, const cudaDeviceProp& properties,
@@ -84,67 +100,91 @@ class CudaDevice final : public Device {
 
   ~CudaDevice() override {
     context_->IfAlive([&] {
-      if (stream_ != nullptr) cudaStreamDestroy(stream_);
+      for (cudaStream_t stream : streams_) {
+        if (stream != nullptr) cudaStreamDestroy(stream);
+      }
     });
   }
 
   absl::Status Open() {
-    cudaSetDevice(ordinal_);
-    absl::Status status =
-        Told(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a context");
-    return status.ok() ? Prove() : status;
+    for (cudaStream_t& stream : streams_) {
+      absl::Status status = Do("making a context", [&] {
+        return cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+      });
+      if (!status.ok()) return status;
+    }
+    return Prove();
   }
 
   const DeviceProperties& properties() const override { return properties_; }
   MemoryAllocator& memory() override { return memory_; }
   MemoryAllocator& host_memory() override { return host_memory_; }
 
-  absl::Status CopyToDevice(void* device, const void* host, std::size_t bytes) override {
+  absl::Status CopyToDevice(Stream stream, void* device, const void* host,
+                            std::size_t bytes) override {
     return Do("copying to the device", [&] {
-      return cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_);
+      return cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, get(stream));
     });
   }
-  absl::Status CopyToHost(void* host, const void* device, std::size_t bytes) override {
+  absl::Status CopyToHost(Stream stream, void* host, const void* device,
+                          std::size_t bytes) override {
     return Do("copying from the device", [&] {
-      return cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_);
+      return cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, get(stream));
     });
-  }
-  absl::Status Zero(void* device, std::size_t bytes) override {
-    return Do("clearing memory of the device",
-              [&] { return cudaMemsetAsync(device, 0, bytes, stream_); });
   }
 
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const AttendArguments& arguments) override {
     return DoLaunch(id, [&](cudaError_t* error) {
       if (id.family == KernelFamily::kAttendFloat) {
-        return LaunchAttendFloat(id.head_dim, num_blocks, arguments, stream_, error);
+        return LaunchAttendFloat(id.head_dim, num_blocks, arguments, compute(), error);
       }
       if (id.family == KernelFamily::kAttendWgmma) {
-        return LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, stream_, error);
+        return LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, compute(), error);
       }
       const auto launch = id.kv_dtype == DType::kInt8   ? LaunchMmaInt8
                           : id.dtype == DType::kFloat16 ? LaunchMmaFloat16
                                                         : LaunchMmaBFloat16;
-      return launch(id.head_dim, id.tile_rows, num_blocks, arguments, stream_, error);
+      return launch(id.head_dim, id.tile_rows, num_blocks, arguments, compute(), error);
     });
   }
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const ProbeArguments& arguments) override {
     return DoLaunch(id, [&](cudaError_t* error) {
-      return LaunchProbe(id.head_dim, num_blocks, arguments, stream_, error);
+      return LaunchProbe(id.head_dim, num_blocks, arguments, compute(), error);
     });
   }
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const AppendArguments& arguments) override {
     return DoLaunch(id, [&](cudaError_t* error) {
-      *error = LaunchAppend(num_blocks, arguments, stream_);
+      *error = LaunchAppend(num_blocks, arguments, compute());
       return true;
     });
   }
 
+  absl::StatusOr<std::unique_ptr<Event>> MakeEvent() override {
+    auto event = std::make_unique<CudaEvent>(context_);
+    absl::Status status = Do("making an event", [&] {
+      return cudaEventCreateWithFlags(&event->get(), cudaEventDisableTiming);
+    });
+    if (!status.ok()) return status;
+    return event;
+  }
+  absl::Status Record(Event& event, Stream stream) override {
+    return Do("recording an event", [&] { return cudaEventRecord(Of(event), get(stream)); });
+  }
+  absl::Status Wait(Stream stream, const Event& event) override {
+    return Do("ordering streams", [&] { return cudaStreamWaitEvent(get(stream), Of(event)); });
+  }
+  absl::Status Await(const Event& event) override {
+    return Do("computing", [&] { return cudaEventSynchronize(Of(event)); });
+  }
   absl::Status Synchronize() override {
-    return Do("computing", [&] { return cudaStreamSynchronize(stream_); });
+    for (cudaStream_t stream : streams_) {
+      absl::Status status = Do("computing", [&] { return cudaStreamSynchronize(stream); });
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
   }
 
   void Abandon() override { context_->Lose(); }
@@ -152,6 +192,10 @@ class CudaDevice final : public Device {
   DeviceCeilings MeasureCeilings() override;
 
  private:
+  static cudaEvent_t Of(const Event& event) { return static_cast<const CudaEvent&>(event).get(); }
+  cudaStream_t compute() const { return get(Stream::kCompute); }
+  cudaStream_t get(Stream stream) const { return streams_[static_cast<int>(stream)]; }
+
   // Makes a call in this device's context, unless that is lost.
   template <typename Call>
   absl::Status Do(const char* what, Call call) {
@@ -193,7 +237,7 @@ class CudaDevice final : public Device {
   const DeviceProperties properties_;
   DeviceAllocator memory_;
   PinnedAllocator host_memory_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t streams_[kNumStreams] = {};
 };
 
 absl::Status CudaDevice::Prove() {
@@ -204,11 +248,11 @@ absl::Status CudaDevice::Prove() {
   void* memory = memory_.Allocate(2 * kBytes);
   if (memory == nullptr) return absl::ResourceExhaustedError("the device has no memory left");
   auto* out = reinterpret_cast<float*>(static_cast<std::byte*>(memory) + kBytes);
-  absl::Status status = CopyToDevice(memory, written, kBytes);
+  absl::Status status = CopyToDevice(Stream::kCompute, memory, written, kBytes);
   if (status.ok()) {
-    status = Do("a first kernel", [&] { return LaunchRead(memory, kBytes, 1, out, stream_); });
+    status = Do("a first kernel", [&] { return LaunchRead(memory, kBytes, 1, out, compute()); });
   }
-  if (status.ok()) status = CopyToHost(read, memory, kBytes);
+  if (status.ok()) status = CopyToHost(Stream::kCompute, read, memory, kBytes);
   if (status.ok()) status = Synchronize();
   memory_.Free(memory, 2 * kBytes);
   if (!status.ok()) return status;
@@ -221,8 +265,8 @@ double CudaDevice::TimeOf(const std::function<cudaError_t()>& launch) const {
   float milliseconds = 0;
   bool is_ok = cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
                launch() == cudaSuccess;
-  is_ok = is_ok && cudaEventRecord(begin, stream_) == cudaSuccess && launch() == cudaSuccess &&
-          cudaEventRecord(end, stream_) == cudaSuccess &&
+  is_ok = is_ok && cudaEventRecord(begin, compute()) == cudaSuccess && launch() == cudaSuccess &&
+          cudaEventRecord(end, compute()) == cudaSuccess &&
           cudaEventSynchronize(end) == cudaSuccess &&
           cudaEventElapsedTime(&milliseconds, begin, end) == cudaSuccess;
   if (begin != nullptr) cudaEventDestroy(begin);
@@ -241,16 +285,16 @@ DeviceCeilings CudaDevice::MeasureCeilings() {
   if (memory == nullptr) return ceilings;
   auto* out = reinterpret_cast<float*>(memory + kReadBytes);
   const auto rate = [](double work, double seconds) { return seconds > 0 ? work / seconds : 0; };
-  cudaMemsetAsync(memory, 0, kReadBytes + 256, stream_);
+  cudaMemsetAsync(memory, 0, kReadBytes + 256, compute());
   ceilings.bytes_per_second = rate(
-      kReadBytes, TimeOf([&] { return LaunchRead(memory, kReadBytes, blocks, out, stream_); }));
+      kReadBytes, TimeOf([&] { return LaunchRead(memory, kReadBytes, blocks, out, compute()); }));
   const double warps = 8.0 * blocks;
   ceilings.bf16_flops_per_second =
       rate(warps * kRounds * 8 * 2 * 16 * 8 * 16,
-           TimeOf([&] { return LaunchMmaPeak(blocks, kRounds, out, stream_); }));
+           TimeOf([&] { return LaunchMmaPeak(blocks, kRounds, out, compute()); }));
   ceilings.flops_per_second =
       rate(warps * 32 * kRounds * 8 * 2,
-           TimeOf([&] { return LaunchFmaPeak(blocks, kRounds, out, stream_); }));
+           TimeOf([&] { return LaunchFmaPeak(blocks, kRounds, out, compute()); }));
   memory_.Free(memory, kReadBytes + 256);
   return ceilings;
 }

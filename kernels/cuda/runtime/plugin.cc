@@ -32,6 +32,7 @@ absl::Status Make(PluginRequest* request) {
   if (!device.ok()) return device.status();
   CudaBackendOptions options;
   if (request->step_flops > 0) options.step_flops = request->step_flops;
+  if (request->part_bytes > 0) options.part_bytes = request->part_bytes;
   request->backend = MakeCudaBackend(std::move(*device), options).release();
   return absl::OkStatus();
 }
