@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
 #include "kernels/cuda/plan.h"
+#include "kernels/cuda/plan_cache.h"
 #include "kernels/cuda/plan_runner.h"
 #include "kernels/cuda/run_memory.h"
 #include "kernels/cuda/staging.h"
@@ -58,9 +59,9 @@ class CudaBackend final : public AttentionBackend {
 
   absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
       std::span<const AttentionTask> tasks) override {
-    auto plan = MakeCudaPlan(tasks, {.step_flops = options_.step_flops,
-                                     .has_wgmma = has_wgmma(),
-                                     .part_bytes = options_.part_bytes});
+    auto plan = plans_.Plan(tasks, {.step_flops = options_.step_flops,
+                                    .has_wgmma = has_wgmma(),
+                                    .part_bytes = options_.part_bytes});
     if (!plan.ok()) return plan.status();
     return std::unique_ptr<AttentionPlan>(std::move(*plan));
   }
@@ -121,6 +122,7 @@ class CudaBackend final : public AttentionBackend {
   std::shared_ptr<Device> device_;
   RunMemoryPool memories_;
   PlanRunner runner_;
+  PlanCache plans_;
   const CudaBackendOptions options_;
   const BackendInfo info_;
   std::optional<DeviceCeilings> ceilings_;

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/api/validate.h"
 #include "kernels/api/work_estimate.h"
 #include "kernels/base/divide.h"
 #include "kernels/cuda/key_span.h"
@@ -18,10 +17,6 @@ namespace {
 // About every kernel's tile of keys: for what a tile costs.
 constexpr int kSpanTile = 64;
 constexpr int kProbeTile = 32;
-
-absl::Status WithTask(const absl::Status& status, std::size_t index) {
-  return absl::Status(status.code(), absl::StrCat("task ", index, ": ", status.message()));
-}
 
 DType QueryTypeOf(const AttentionTask& task) {
   return task.q.data != nullptr ? task.q.dtype : task.params.dtype;
@@ -102,7 +97,7 @@ class Planner {
 
   void Finish() {
     BeginPart(plan_.tasks.size(), 0, upload_.size(), results_.size());
-    SortItems();
+    MakeItems();
     double total = 0;
     for (double cost : costs_) total += cost;
     flops_per_cost_ = total > 0 ? plan_.flops / total : 0;
@@ -115,6 +110,13 @@ class Planner {
   }
 
  private:
+  // The items of a tile of rows and a range, which its KV heads have in common: the first one's.
+  struct Unit {
+    KernelId kernel;
+    WorkItem item;
+    double cost = 0;
+  };
+
   const KernelId& KernelOf(std::size_t item) const {
     return plan_.tasks[plan_.items[item].task].kernel;
   }
@@ -124,7 +126,7 @@ class Planner {
                            .query = query,
                            .upload = upload,
                            .results = results,
-                           .items = plan_.items.size(),
+                           .items = units_.size(),
                            .append_items = plan_.append_items.size(),
                            .probes = plan_.probes.size()});
   }
@@ -141,26 +143,40 @@ class Planner {
     BeginPart(plan_.tasks.size() - 1, query, upload, results);
   }
 
-  // Kernel by kernel, the dearest first, so that the last blocks of a launch are short.
-  void SortItems() {
-    std::vector<std::size_t> order(plan_.items.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  // Kernel by kernel, the dearest first, so that the last blocks of a launch are short; the heads
+  // of a tile side by side.
+  void MakeItems() {
+    std::size_t num_items = 0;
+    for (const Unit& unit : units_) {
+      num_items += plan_.tasks[unit.item.task].task.params.num_kv_heads;
+    }
+    plan_.items.reserve(num_items);
+    costs_.reserve(num_items);
     for (std::size_t i = 0; i < plan_.num_parts(); ++i) {
-      std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i].items),
-                       order.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i + 1].items),
-                       [this](std::size_t a, std::size_t b) {
-                         const KernelId &kernel_a = KernelOf(a), &kernel_b = KernelOf(b);
-                         return kernel_a != kernel_b ? kernel_a < kernel_b : costs_[a] > costs_[b];
-                       });
+      const auto begin = units_.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i].items);
+      const auto end = units_.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i + 1].items);
+      std::stable_sort(begin, end, [](const Unit& a, const Unit& b) {
+        return a.kernel != b.kernel ? a.kernel < b.kernel : a.cost > b.cost;
+      });
+      plan_.parts[i].items = plan_.items.size();
+      for (auto unit = begin; unit != end; ++unit) AddHeads(*unit);
     }
-    std::vector<WorkItem> items;
-    std::vector<double> costs;
-    for (std::size_t i : order) {
-      items.push_back(plan_.items[i]);
-      costs.push_back(costs_[i]);
+    plan_.parts.back().items = plan_.items.size();
+  }
+
+  void AddHeads(const Unit& unit) {
+    WorkItem item = unit.item;
+    const PlannedTask& planned = plan_.tasks[item.task];
+    const std::int64_t partials = static_cast<std::int64_t>(item.num_ranges) * item.num_rows *
+                                  PartialRowFloats(planned.task.params.head_dim_v);
+    for (int head = 0; head < planned.task.params.num_kv_heads; ++head) {
+      plan_.items.push_back(item);
+      costs_.push_back(unit.cost);
+      ++item.kv_head;
+      if (item.num_ranges == 1) continue;
+      ++item.counter;
+      item.partials += partials;
     }
-    plan_.items = std::move(items);
-    costs_ = std::move(costs);
   }
 
   // The queries come last, so that those of a part lie before those of the next.
@@ -211,37 +227,42 @@ class Planner {
   }
 
   // The items of a tile of rows: one, or one for each range in which its rows see keys.
-  void AddTile(const PlannedTask& planned, WorkItem item) {
-    const DeviceTask device = DescribeTask(planned.task);
+  void AddTile(const PlannedTask& planned, const DeviceTask& device, WorkItem item) {
     const std::int64_t first = item.row_begin / device.group;
     const std::int64_t last = (item.row_begin + item.num_rows - 1) / device.group;
     const auto kv_len = static_cast<int>(planned.task.kv_len);
     const int range = planned.is_split ? static_cast<int>(planned.range_keys) : std::max(kv_len, 1);
-    std::vector<std::pair<int, int>> ranges;
+    const std::size_t first_unit = units_.size();
+    const auto add = [&](int begin, int end, int num_keys) {
+      item.key_begin = begin;
+      item.key_end = end;
+      // Reading a key costs about as much as computing with it for four rows.
+      units_.push_back({planned.kernel, item,
+                        static_cast<double>(num_keys + kSpanTile) * (item.num_rows + 4) *
+                            (device.head_dim_qk + device.head_dim_v)});
+      ++item.range;
+    };
     for (int begin = 0; begin < kv_len; begin += range) {
       const int end = std::min(kv_len, begin + range);
       const auto span = SpanOf<kSpanTile>(device, first, last, begin, end);
-      if (span.first_tile() < span.end_tile()) ranges.emplace_back(begin, end);
-    }
-    if (ranges.empty()) ranges.emplace_back(0, 0);  // writes zeros
-    item.num_ranges = static_cast<int>(ranges.size());
-    if (item.num_ranges > 1) {
-      item.counter = static_cast<int>(plan_.num_counters++);
-      item.partials = num_partials_;
-      num_partials_ += static_cast<std::int64_t>(item.num_ranges) * item.num_rows *
-                       PartialRowFloats(device.head_dim_v);
-    }
-    for (const auto& [begin, end] : ranges) {
-      item.key_begin = begin;
-      item.key_end = end;
-      const auto span = SpanOf<kSpanTile>(device, first, last, begin, end);
       const int num_keys = span.end_tile() - span.first_tile() - GapOf(span);
-      // Reading a key costs about as much as computing with it for four rows.
-      costs_.push_back(static_cast<double>(num_keys + kSpanTile) * (item.num_rows + 4) *
-                       (device.head_dim_qk + device.head_dim_v));
-      plan_.items.push_back(item);
-      ++item.range;
+      if (span.first_tile() < span.end_tile()) add(begin, end, num_keys);
     }
+    if (units_.size() == first_unit) add(0, 0, 0);  // writes zeros
+    const auto num_ranges = static_cast<std::int64_t>(units_.size() - first_unit);
+    if (num_ranges == 1) {
+      units_.back().item.num_ranges = 1;
+      return;
+    }
+    for (std::size_t i = first_unit; i < units_.size(); ++i) {
+      WorkItem& split = units_[i].item;
+      split.num_ranges = static_cast<int>(num_ranges);
+      split.counter = static_cast<int>(plan_.num_counters);
+      split.partials = num_partials_;
+    }
+    plan_.num_counters += device.num_kv_heads;
+    num_partials_ +=
+        device.num_kv_heads * num_ranges * item.num_rows * PartialRowFloats(device.head_dim_v);
   }
 
   // Keys between the sinks and the window of an item that reads both.
@@ -254,18 +275,16 @@ class Planner {
     const AttentionParams& params = planned.task.params;
     const std::int64_t rows = planned.task.q_len * params.group_size();
     const int tile_rows = TileRowsOf(planned.kernel);
+    const DeviceTask device = DescribeTask(planned.task);
     for (std::int64_t row = 0; row < rows; row += tile_rows) {
       if (!planned.is_split && row > 0 && row % params.group_size() == 0) {
         CutIfFull(planned, row / params.group_size());
       }
-      for (int kv_head = 0; kv_head < params.num_kv_heads; ++kv_head) {
-        WorkItem item;
-        item.task = index;
-        item.kv_head = kv_head;
-        item.row_begin = row;
-        item.num_rows = static_cast<int>(std::min<std::int64_t>(tile_rows, rows - row));
-        AddTile(planned, item);
-      }
+      WorkItem item;
+      item.task = index;
+      item.row_begin = row;
+      item.num_rows = static_cast<int>(std::min<std::int64_t>(tile_rows, rows - row));
+      AddTile(planned, device, item);
     }
   }
 
@@ -342,18 +361,12 @@ class Planner {
 
   CudaPlan& plan_;
   const PlanOptions options_;
+  std::vector<Unit> units_;
   Places upload_, scratch_, results_;
   std::vector<double> costs_;  // of plan_.items
   double flops_per_cost_ = 0;
   std::int64_t num_partials_ = 0;
 };
-
-absl::Status CheckTask(const AttentionTask& task) {
-  if (absl::Status status = ValidateTask(task); !status.ok()) return status;
-  if (task.kv_len <= kMaxKvLen) return absl::OkStatus();
-  return absl::UnimplementedError(
-      absl::StrCat("kv_len is ", task.kv_len, ", expected at most ", kMaxKvLen));
-}
 
 }  // namespace
 
@@ -429,11 +442,9 @@ DeviceTask DescribeTask(const AttentionTask& task) {
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
                                                        const PlanOptions& options) {
+  if (absl::Status status = CheckTasks(tasks); !status.ok()) return status;
   auto plan = std::make_unique<CudaPlan>();
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    if (absl::Status status = CheckTask(tasks[i]); !status.ok()) return WithTask(status, i);
-    plan->flops += EstimateWork(tasks[i]).flops;
-  }
+  for (const AttentionTask& task : tasks) plan->flops += EstimateWork(task).flops;
   Planner planner(plan.get(), options);
   plan->tasks.reserve(tasks.size());
   for (const AttentionTask& task : tasks) planner.AddTask(task);

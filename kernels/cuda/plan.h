@@ -92,10 +92,8 @@ struct PlanPart {
 
 struct RunMemory;  // run_memory.h
 
-struct CudaPlan : AttentionPlan {
-  CudaPlan();
-  ~CudaPlan() override;
-
+// What a plan decides: the same for all tasks of the same shapes.
+struct PlanShape {
   std::vector<PlannedTask> tasks;
   std::vector<WorkItem> items;
   std::vector<ProbeItem> probes;
@@ -119,6 +117,12 @@ struct CudaPlan : AttentionPlan {
   std::size_t result_bytes = 0;
 
   double flops = 0;
+};
+
+struct CudaPlan : AttentionPlan, PlanShape {
+  CudaPlan();
+  ~CudaPlan() override;
+
   double flops_done = 0;
   // Of the run that is under way or has yielded; null: none.
   std::unique_ptr<RunMemory> memory;
@@ -150,7 +154,12 @@ std::size_t OutputRowBytes(const AttentionTask& task);
 // The device's view of a task, without addresses.
 DeviceTask DescribeTask(const AttentionTask& task);
 
-// INVALID_ARGUMENT and UNIMPLEMENTED name the task and the field.
+// Whether a plan can be made of it. INVALID_ARGUMENT and UNIMPLEMENTED name the field, and, of
+// several, the task.
+absl::Status CheckTask(const AttentionTask& task);
+absl::Status CheckTasks(std::span<const AttentionTask> tasks);
+
+// The errors of CheckTasks.
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
                                                        const PlanOptions& options);
 
