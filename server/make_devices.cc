@@ -108,6 +108,8 @@ absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(const ServerCon
                                }));
     Device::Options options;
     options.kv_capacity_bytes = KvCapacity(config, parts.size(), backend->memory());
+    options.kv_spill_bytes = static_cast<std::size_t>(config.kv_spill_bytes) / parts.size();
+    options.kv_spill_idle = config.kv_spill_idle;
     if (!part.cpus.empty()) options.cpu = part.cpus[0];
     options.on_failure = [log, index = devices.size(), info = backend->info()](
                              const absl::Status& failure, const absl::Status& recovery) {

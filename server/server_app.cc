@@ -90,7 +90,10 @@ using Devices = std::vector<std::unique_ptr<Device>>;
 
 std::vector<KvCacheFactory::Place> PlacesOf(const Devices& devices) {
   std::vector<KvCacheFactory::Place> places;
-  for (const auto& device : devices) places.push_back({device->backend(), device->pages()});
+  for (const auto& device : devices) {
+    places.push_back({device->backend(), device->pages(), &device->caches(),
+                      device->has_spill() ? &device->host_pages() : nullptr});
+  }
   return places;
 }
 
@@ -267,6 +270,8 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(caches_.capacity_bytes()); }},
         {"kv_used_bytes", "Bytes of KV pages in use",
          [this] { return static_cast<double>(caches_.used_bytes()); }},
+        {"kv_spilled_bytes", "Bytes of KV pages of idle sessions in host memory",
+         [this] { return static_cast<double>(SpilledBytes()); }},
         {"sessions", "Live sessions",
          [this] { return static_cast<double>(sessions_.num_sessions()); }},
         {"layers", "Registered layers",
@@ -288,6 +293,12 @@ class ServerAppImpl final : public ServerApp {
               return RenderMetrics(metrics_, gauges, accept);
             },
             [this] { return is_ready_.load() && IsAnyDeviceUsable(); }};
+  }
+
+  std::size_t SpilledBytes() const {
+    std::size_t sum = 0;
+    for (const auto& device : devices_) sum += device->host_pages().used_bytes();
+    return sum;
   }
 
   bool IsAnyDeviceUsable() const {

@@ -51,12 +51,14 @@ absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(
     const KvGeometry& geometry, int num_layers, std::int64_t expected_tokens) const {
   ATTENTION_RETURN_IF_ERROR(CheckGeometry(geometry, num_layers));
   ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(ParamsOf(geometry)));
-  const auto& [backend, pool] = places_[device];
+  const Place& place = places_[device];
   ATTENTION_ASSIGN_OR_RETURN(
       const KvPageLayout layout,
-      KvCache::ChooseLayout(backend, geometry, page_size_, pool.chunk_bytes()));
-  ATTENTION_RETURN_IF_ERROR(CheckRoom(pool, layout, num_layers, expected_tokens));
-  return std::make_shared<KvCache>(pool, device, geometry, layout, num_layers);
+      KvCache::ChooseLayout(place.backend, geometry, page_size_, place.pool.chunk_bytes()));
+  ATTENTION_RETURN_IF_ERROR(CheckRoom(place, layout, num_layers, expected_tokens));
+  auto cache = std::make_shared<KvCache>(place.pool, device, geometry, layout, num_layers);
+  if (place.caches != nullptr) place.caches->Add(cache);
+  return cache;
 }
 
 absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params) const {
@@ -89,8 +91,9 @@ std::int64_t KvCacheFactory::used_bytes() const {
   return sum;
 }
 
-absl::Status KvCacheFactory::CheckRoom(const PagePool& pool, const KvPageLayout& layout,
-                                       int num_layers, std::int64_t expected_tokens) const {
+absl::Status KvCacheFactory::CheckRoom(const Place& place, const KvPageLayout& layout,
+                                       int num_layers, std::int64_t expected_tokens) {
+  const PagePool& pool = place.pool;
   if (expected_tokens < 0 || expected_tokens > kMaxPosition) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected_tokens is ", expected_tokens, ", expected 0 to ", kMaxPosition));
@@ -98,6 +101,12 @@ absl::Status KvCacheFactory::CheckRoom(const PagePool& pool, const KvPageLayout&
   const auto pages = static_cast<std::size_t>(CeilDiv(expected_tokens, layout.page_size)) *
                      static_cast<std::size_t>(num_layers);
   if (pool.CanAllocate(layout.page_bytes, pages)) return absl::OkStatus();
+  // Idle sessions may make room; whether enough of them are idle is known when it is needed.
+  const std::size_t chunks = CeilDiv(pages, pool.chunk_bytes() / layout.page_bytes);
+  if (place.host_pool != nullptr && chunks * pool.chunk_bytes() <= pool.capacity_bytes() &&
+      place.host_pool->CanAllocate(layout.page_bytes, pages)) {
+    return absl::OkStatus();
+  }
   return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
                        absl::StrCat("expected_tokens is ", expected_tokens, ", which takes ", pages,
                                     " pages of ", layout.page_bytes, " bytes; ", pool.free_bytes(),

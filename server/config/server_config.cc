@@ -253,6 +253,11 @@ class Parser {
         "Memory for KV pages; 0: a quarter of the machine's")
         ->check(CLI::NonNegativeNumber);
     Add("--kv-page-size", config_.kv_page_size, "Tokens of a KV page")->check(PageSizeCheck());
+    Add("--kv-spill-bytes", config_.kv_spill_bytes,
+        "Host memory for the KV pages of idle sessions while a device has none left; 0: none")
+        ->check(CLI::NonNegativeNumber);
+    AddDuration("--kv-spill-idle", config_.kv_spill_idle,
+                "How long a session must have been idle for its pages to be moved there");
     Add("--layer-capacity-bytes", config_.layer_capacity_bytes,
         "Memory for layers' weights; 0: a quarter of the machine's")
         ->check(CLI::NonNegativeNumber);

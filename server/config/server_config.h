@@ -34,6 +34,8 @@ struct ServerConfig {
 
   std::int64_t kv_capacity_bytes = 0;  // 0: a quarter of the machine's memory
   std::int64_t kv_page_size = 64;      // tokens
+  std::int64_t kv_spill_bytes = 0;     // of the host's memory, for idle sessions; 0: none
+  absl::Duration kv_spill_idle = absl::Seconds(1);
 
   std::int64_t layer_capacity_bytes = 0;  // 0: a quarter of the machine's memory
   std::int64_t max_layers_per_tenant = 10000;

@@ -36,6 +36,7 @@ class CudaRecoveryTest : public ::testing::Test {
         });
     Device::Options options;
     options.kv_capacity_bytes = std::size_t{8} << 20;
+    options.kv_spill_bytes = std::size_t{8} << 20;
     options.on_failure = [this](const absl::Status& failure, const absl::Status& recovery) {
       reported_.push_back(absl::StrCat(failure.message(), " / ", recovery.message()));
     };
@@ -117,6 +118,19 @@ TEST_F(CudaRecoveryTest, AFaultCostsItsContextAndTheServerGoesOnInAnother) {
   const auto fresh = NewCache();
   ASSERT_TRUE(Run(fresh, 0).ok());
   EXPECT_THAT(std::vector<float>(output_.begin(), output_.begin() + kDim), Each(0.5f));
+}
+
+TEST_F(CudaRecoveryTest, ASessionThatLiesOnTheHostGoesOnInTheNextContext) {
+  const auto cache = NewCache(), other = NewCache();
+  ASSERT_TRUE(Run(cache, 0).ok());
+  ASSERT_TRUE(cache->Spill(device_->backend(), device_->host_pages()).ok());
+  gpu_.FaultAfter(0);
+  EXPECT_EQ(Run(other, 0).code(), absl::StatusCode::kInternal);
+  output_.assign(output_.size(), 0);
+  ASSERT_TRUE(Run(cache, 1).ok());
+  EXPECT_THAT(std::vector<float>(output_.begin(), output_.begin() + kDim), Each(0.5f));
+  EXPECT_EQ(cache->length(0), 2);
+  EXPECT_FALSE(cache->is_spilled());
 }
 
 TEST_F(CudaRecoveryTest, EachLaunchMayBeTheOneThatFaults) {
