@@ -1,6 +1,8 @@
 #include "kernels/registry.h"
 
+#include <algorithm>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -27,12 +29,33 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeBackend(std::string_view n
       absl::StrCat("no backend is named \"", std::string(name), "\", expected one of: ", names));
 }
 
-std::vector<UnusedDevice> UnusedDevices(std::string_view used, const BackendOptions& options) {
-  if (used == "cuda") return {};
-  const absl::StatusOr<std::string> device = cuda::DescribeCudaDevice(options.cuda_device);
-  if (!device.ok()) return {{"cuda", "", std::string(device.status().message())}};
-  return {
-      {"cuda", *device, absl::StrCat("the backend is ", std::string(used), " by configuration")}};
+absl::StatusOr<std::vector<VisibleGpu>> VisibleGpus() {
+  auto devices = cuda::DescribeCudaDevices();
+  if (!devices.ok()) return devices.status();
+  std::vector<VisibleGpu> gpus;
+  for (cuda::CudaDeviceDescription& device : *devices) {
+    gpus.push_back({std::move(device.name), std::move(device.status)});
+  }
+  return gpus;
+}
+
+std::vector<UnusedDevice> UnusedGpus(const absl::StatusOr<std::vector<VisibleGpu>>& gpus,
+                                     std::string_view used, std::span<const std::string> names) {
+  if (!gpus.ok()) {
+    if (used == "cuda") return {};
+    return {{"cuda", "", std::string(gpus.status().message())}};
+  }
+  std::vector<UnusedDevice> unused;
+  for (const auto& [name, status] : *gpus) {
+    if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+    std::string reason(status.message());
+    if (status.ok() && used == "cuda") reason = "it is not among the chosen ones by configuration";
+    if (status.ok() && used != "cuda") {
+      reason = absl::StrCat("the backend is ", std::string(used), " by configuration");
+    }
+    unused.push_back({"cuda", name, std::move(reason)});
+  }
+  return unused;
 }
 
 }  // namespace attention

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -23,8 +25,18 @@ std::vector<std::string_view> RegisteredBackends();
 absl::StatusOr<std::unique_ptr<AttentionBackend>> MakeBackend(std::string_view name,
                                                               const BackendOptions& options);
 
-// The devices beside that of the backend `used`, as far as they can be told: the GPU, and why it is
-// not used. Makes nothing on them.
-std::vector<UnusedDevice> UnusedDevices(std::string_view used, const BackendOptions& options);
+// A GPU that the process can see.
+struct VisibleGpu {
+  std::string name;
+  absl::Status status;  // not OK: why it cannot be used
+};
+
+// By ordinal, at least one; or UNAVAILABLE says why there is none. Makes nothing on them.
+absl::StatusOr<std::vector<VisibleGpu>> VisibleGpus();
+
+// The GPUs beside those that the backend `used` computes on, as far as they can be told, and why
+// they are not used. `names`: of the devices that it computes on.
+std::vector<UnusedDevice> UnusedGpus(const absl::StatusOr<std::vector<VisibleGpu>>& gpus,
+                                     std::string_view used, std::span<const std::string> names);
 
 }  // namespace attention

@@ -1,6 +1,7 @@
 // Wiring: read the configuration, build the rooms, run, drain.
 //
-// Exit codes: 0 after a drain, 1 when the server cannot start, 2 for a wrong flag.
+// Exit codes: 0 after a drain, 1 when the server cannot start, 2 for a wrong flag, 3 when its last
+// device was lost for good: whoever runs it should start it again.
 #include <spdlog/spdlog.h>
 
 #include <csignal>
@@ -15,6 +16,16 @@
 
 namespace attention::server {
 namespace {
+
+// The signal that came; 0: none, and the server is beyond help.
+int AwaitEnd(const sigset_t& stop_signals, const ServerApp& app) {
+  constexpr timespec kPeriod = {.tv_sec = 1, .tv_nsec = 0};
+  while (!app.is_beyond_help()) {
+    const int signal = sigtimedwait(&stop_signals, nullptr, &kPeriod);
+    if (signal > 0) return signal;
+  }
+  return 0;
+}
 
 int Run(const ServerConfig& config) {
   // Blocked in every thread, so that only AwaitStop sees them.
@@ -31,12 +42,16 @@ int Run(const ServerConfig& config) {
     spdlog::error("cannot start: {}", std::string(app.status().message()));
     return 1;
   }
-  int signal = 0;
-  sigwait(&stop_signals, &signal);
-  spdlog::info("received {}, draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  const int signal = AwaitEnd(stop_signals, **app);
+  if (signal == 0) {
+    spdlog::error("no device has been usable for {}: ending, to be started again",
+                  absl::FormatDuration(config.device_recovery_timeout));
+  } else {
+    spdlog::info("received {}, draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+  }
   (*app)->DrainAndStop();
   spdlog::info("stopped");
-  return 0;
+  return signal == 0 ? 3 : 0;
 }
 
 }  // namespace

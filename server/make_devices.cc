@@ -26,20 +26,39 @@ std::size_t KvCapacity(const ServerConfig& config, std::size_t num_devices,
   return memory / 4 / num_devices;
 }
 
-// One GPU for each worker, by ordinal from the first one on.
-std::vector<BackendOptions> GpusOf(const ServerConfig& config) {
-  std::vector<BackendOptions> devices(static_cast<std::size_t>(std::max(1, config.workers)));
-  for (std::size_t i = 0; i < devices.size(); ++i) {
-    devices[i].cuda_device = config.cuda_device + static_cast<int>(i);
+// Those that can be used. When none can, the first one's reason.
+absl::StatusOr<std::vector<int>> UsableGpus(const GpuList& list) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::vector<VisibleGpu> gpus, list());
+  std::vector<int> usable;
+  for (std::size_t i = 0; i < gpus.size(); ++i) {
+    if (gpus[i].status.ok()) usable.push_back(static_cast<int>(i));
   }
+  if (usable.empty()) return gpus[0].status;
+  return usable;
+}
+
+absl::StatusOr<std::vector<BackendOptions>> DivideGpus(const ServerConfig& config,
+                                                       const GpuList& list) {
+  std::vector<int> gpus = config.cuda_devices;
+  if (gpus.empty()) {
+    ATTENTION_ASSIGN_OR_RETURN(gpus, UsableGpus(list));
+  }
+  const auto workers = config.workers > 0 ? static_cast<std::size_t>(config.workers) : gpus.size();
+  if (workers > gpus.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workers is ", workers, ", expected at most the ", gpus.size(), " GPUs"));
+  }
+  std::vector<BackendOptions> devices(workers);
+  for (std::size_t i = 0; i < workers; ++i) devices[i].cuda_device = gpus[i];
   return devices;
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
-                                                          const std::vector<CpuList>& nodes) {
-  if (config.backend == "cuda") return GpusOf(config);
+                                                          const std::vector<CpuList>& nodes,
+                                                          const GpuList& gpus) {
+  if (config.backend == "cuda") return DivideGpus(config, gpus);
   int num_cpus = 0;
   for (const CpuList& node : nodes) num_cpus += static_cast<int>(node.size());
   const int workers = config.workers > 0 ? config.workers : static_cast<int>(nodes.size());
@@ -89,10 +108,12 @@ absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(const ServerCon
                                }));
     Device::Options options;
     options.kv_capacity_bytes = KvCapacity(config, parts.size(), backend->memory());
+    options.kv_spill_bytes = static_cast<std::size_t>(config.kv_spill_bytes) / parts.size();
+    options.kv_spill_idle = config.kv_spill_idle;
     if (!part.cpus.empty()) options.cpu = part.cpus[0];
-    options.on_failure = [log, index = devices.size()](const absl::Status& failure,
-                                                       const absl::Status& recovery) {
-      log(index, failure, recovery);
+    options.on_failure = [log, index = devices.size(), info = backend->info()](
+                             const absl::Status& failure, const absl::Status& recovery) {
+      log(index, info, failure, recovery);
     };
     devices.push_back(
         std::make_unique<Device>(std::move(backend), std::move(options), clock, metrics));

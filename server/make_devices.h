@@ -22,14 +22,17 @@ using BackendFactory = std::function<absl::StatusOr<std::unique_ptr<AttentionBac
     std::string_view name, const BackendOptions& options)>;
 
 // Told of a device's failures, as Device::Options::on_failure.
-using DeviceLog = std::function<void(std::size_t device, const absl::Status& failure,
-                                     const absl::Status& recovery)>;
+using DeviceLog = std::function<void(std::size_t worker, const BackendInfo& info,
+                                     const absl::Status& failure, const absl::Status& recovery)>;
 
 // What the backend of each worker is made with: a worker for each NUMA node, or as many as the
-// configuration says, with the node's CPUs and its part of the threads; or a GPU each.
-// INVALID_ARGUMENT names the key that does not fit the machine.
+// configuration says, with the node's CPUs and its part of the threads; or a GPU each: those that
+// are chosen, or else all that can be used. INVALID_ARGUMENT names the key that does not fit the
+// machine, UNAVAILABLE says why there is no GPU. `gpus` is asked only for what is not chosen.
+using GpuList = std::function<absl::StatusOr<std::vector<VisibleGpu>>()>;
 absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
-                                                          const std::vector<CpuList>& nodes);
+                                                          const std::vector<CpuList>& nodes,
+                                                          const GpuList& gpus = VisibleGpus);
 
 // Makes the devices, each with an equal part of the memory for KV pages. `clock` and `metrics` must
 // outlive them.

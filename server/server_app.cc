@@ -16,6 +16,7 @@
 #include "absl/synchronization/notification.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
+#include "server/engine/device_watch.h"
 #include "server/layer/layer_table.h"
 #include "server/layer/preload_file.h"
 #include "server/make_devices.h"
@@ -89,8 +90,17 @@ using Devices = std::vector<std::unique_ptr<Device>>;
 
 std::vector<KvCacheFactory::Place> PlacesOf(const Devices& devices) {
   std::vector<KvCacheFactory::Place> places;
-  for (const auto& device : devices) places.push_back({device->backend(), device->pages()});
+  for (const auto& device : devices) {
+    places.push_back({device->backend(), device->pages(), &device->caches(),
+                      device->has_spill() ? &device->host_pages() : nullptr});
+  }
   return places;
+}
+
+std::vector<std::string> NamesOf(const Devices& devices) {
+  std::vector<std::string> names;
+  for (const auto& device : devices) names.push_back(device->backend().info().device);
+  return names;
 }
 
 std::vector<std::unique_ptr<Scheduler>> SchedulersOf(const Devices& devices,
@@ -103,11 +113,13 @@ std::vector<std::unique_ptr<Scheduler>> SchedulersOf(const Devices& devices,
   return schedulers;
 }
 
-void LogFailure(std::size_t device, const absl::Status& failure, const absl::Status& recovery) {
+void LogFailure(std::size_t worker, const BackendInfo& info, const absl::Status& failure,
+                const absl::Status& recovery) {
   if (recovery.ok()) {
-    spdlog::error("device {} failed and was set up again: {}", device, failure.ToString());
+    spdlog::error("worker {}: {} failed and was set up again: {}", worker, info.device,
+                  failure.ToString());
   } else {
-    spdlog::error("device {} failed: {}; it could not be set up again: {}", device,
+    spdlog::error("worker {}: {} failed: {}; it could not be set up again: {}", worker, info.device,
                   failure.ToString(), recovery.ToString());
   }
 }
@@ -125,7 +137,7 @@ class ServerAppImpl final : public ServerApp {
       : config_(config),
         instruments_(std::move(instruments)),
         devices_(std::move(devices)),
-        unused_devices_(UnusedDevices(config.backend, {.cuda_device = config.cuda_device})),
+        unused_devices_(UnusedGpus(VisibleGpus(), config.backend, NamesOf(devices_))),
         buffers_(devices_[0]->backend().host_memory(), kMaxIdleBufferBytes),
         caches_(PlacesOf(devices_), config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
@@ -194,6 +206,7 @@ class ServerAppImpl final : public ServerApp {
 
   const std::vector<std::string>& addresses() const override { return addresses_; }
   const std::string& admin_address() const override { return admin_address_; }
+  bool is_beyond_help() const override { return is_beyond_help_.load(); }
 
   void DrainAndStop() override {
     const absl::Time deadline = clock_.Now() + config_.drain_timeout;
@@ -257,6 +270,8 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(caches_.capacity_bytes()); }},
         {"kv_used_bytes", "Bytes of KV pages in use",
          [this] { return static_cast<double>(caches_.used_bytes()); }},
+        {"kv_spilled_bytes", "Bytes of KV pages of idle sessions in host memory",
+         [this] { return static_cast<double>(SpilledBytes()); }},
         {"sessions", "Live sessions",
          [this] { return static_cast<double>(sessions_.num_sessions()); }},
         {"layers", "Registered layers",
@@ -277,14 +292,27 @@ class ServerAppImpl final : public ServerApp {
     return {[this, gauges = std::move(gauges)](std::string_view accept) {
               return RenderMetrics(metrics_, gauges, accept);
             },
-            [this] { return is_ready_.load(); }};
+            [this] { return is_ready_.load() && IsAnyDeviceUsable(); }};
+  }
+
+  std::size_t SpilledBytes() const {
+    std::size_t sum = 0;
+    for (const auto& device : devices_) sum += device->host_pages().used_bytes();
+    return sum;
+  }
+
+  bool IsAnyDeviceUsable() const {
+    return std::any_of(devices_.begin(), devices_.end(),
+                       [](const auto& device) { return device->backend().is_usable(); });
   }
 
   void ReapLoop() {
     constexpr absl::Duration kPeriod = absl::Seconds(1);
+    DeviceWatch watch(config_.device_recovery_timeout);
     while (!stop_reaper_.WaitForNotificationWithTimeout(kPeriod)) {
       const int count = sessions_.ExpireIdle();
       if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
+      is_beyond_help_.store(watch.IsBeyondHelp(IsAnyDeviceUsable(), clock_.Now()));
     }
   }
 
@@ -302,6 +330,7 @@ class ServerAppImpl final : public ServerApp {
   LayerTable layers_;
   SchedulerPool scheduler_;
   std::atomic<bool> is_ready_{true};
+  std::atomic<bool> is_beyond_help_{false};
   absl::Notification stop_reaper_;
   std::thread reaper_;
   RegionTable regions_;

@@ -10,6 +10,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -61,6 +63,13 @@ enum class RunState { kDone, kYielded };
 struct PlanProgress {
   double flops = 0;
   double flops_done = 0;
+};
+
+// A KV page, and as many bytes of the host's memory.
+struct PageCopy {
+  void* page = nullptr;  // of memory()
+  void* host = nullptr;  // of host_memory()
+  std::size_t bytes = 0;
 };
 
 // What Plan decided; opaque to callers. It keeps the tasks it was made from: their pointers must
@@ -118,8 +127,22 @@ class AttentionBackend {
   // for the best speed. INVALID_ARGUMENT names the task and the field; nothing is written then.
   virtual absl::Status AppendKv(std::span<const KvAppendTask> tasks) = 0;
 
+  // Copies pages to the host, as they are after every append so far, and back. Blocks until done.
+  virtual absl::Status SavePages(std::span<const PageCopy> copies) {
+    for (const PageCopy& copy : copies) std::memcpy(copy.host, copy.page, copy.bytes);
+    return absl::OkStatus();
+  }
+  virtual absl::Status RestorePages(std::span<const PageCopy> copies) {
+    for (const PageCopy& copy : copies) std::memcpy(copy.page, copy.host, copy.bytes);
+    return absl::OkStatus();
+  }
+
   // Recomputes rows of attention weights, p = exp(s - lse), from a finished task.
   virtual absl::Status RunWeights(const WeightsTask& task) = 0;
+
+  // Gives the device up before another backend is made in this one's place: from now on nothing is
+  // computed, and memory that does not outlive the backend is gone, whether it is freed or not.
+  virtual void Abandon() {}
 
   // Projections on the same device; null: not offered.
   virtual ProjectionBackend* projections() { return nullptr; }

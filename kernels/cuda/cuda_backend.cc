@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
 #include "kernels/cuda/plan.h"
+#include "kernels/cuda/plan_cache.h"
+#include "kernels/cuda/plan_runner.h"
 #include "kernels/cuda/run_memory.h"
 #include "kernels/cuda/staging.h"
 
@@ -24,6 +26,8 @@ class CudaBackend final : public AttentionBackend {
  public:
   CudaBackend(std::shared_ptr<Device> device, const CudaBackendOptions& options)
       : device_(std::move(device)),
+        memories_(device_),
+        runner_(*device_, memories_),
         options_(options),
         info_{.name = "cuda",
               .device = device_->properties().name,
@@ -55,7 +59,9 @@ class CudaBackend final : public AttentionBackend {
 
   absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
       std::span<const AttentionTask> tasks) override {
-    auto plan = MakeCudaPlan(tasks, {.step_flops = options_.step_flops, .has_wgmma = has_wgmma()});
+    auto plan = plans_.Plan(tasks, {.step_flops = options_.step_flops,
+                                    .has_wgmma = has_wgmma(),
+                                    .part_bytes = options_.part_bytes});
     if (!plan.ok()) return plan.status();
     return std::unique_ptr<AttentionPlan>(std::move(*plan));
   }
@@ -63,22 +69,38 @@ class CudaBackend final : public AttentionBackend {
   absl::StatusOr<RunState> Run(AttentionPlan& base_plan,
                                const std::atomic<bool>* should_yield) override {
     auto& plan = static_cast<CudaPlan&>(base_plan);
-    absl::StatusOr<RunState> state = Advance(plan, should_yield);
-    if (!state.ok() || *state == RunState::kDone) {
-      Retire(std::move(plan.memory));
-      plan.next_step = 0;
-    }
+    absl::StatusOr<RunState> state = runner_.Advance(plan, should_yield);
+    if (!state.ok() || *state == RunState::kDone) runner_.End(plan, state.status());
     return state;
   }
 
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
+
+  absl::Status SavePages(std::span<const PageCopy> copies) override {
+    for (const PageCopy& copy : copies) {
+      absl::Status status = device_->CopyToHost(Stream::kCompute, copy.host, copy.page, copy.bytes);
+      if (!status.ok()) return status;
+    }
+    return device_->Synchronize();
+  }
+
+  absl::Status RestorePages(std::span<const PageCopy> copies) override {
+    for (const PageCopy& copy : copies) {
+      absl::Status status =
+          device_->CopyToDevice(Stream::kCompute, copy.page, copy.host, copy.bytes);
+      if (!status.ok()) return status;
+    }
+    return device_->Synchronize();
+  }
+
+  void Abandon() override { device_->Abandon(); }
 
   absl::Status RunWeights(const WeightsTask& task) override {
     auto made = MakeWeightsPlan(task);
     if (!made.ok()) return made.status();
     CudaPlan& plan = **made;
     if (plan.probes.empty()) return absl::OkStatus();
-    const absl::StatusOr<RunState> state = Advance(plan, nullptr);
+    const absl::StatusOr<RunState> state = runner_.Advance(plan, nullptr);
     if (state.ok()) {
       const PlannedTask& planned = plan.tasks.front();
       const std::int64_t floats = (planned.weights_q_end - planned.weights_q_begin) *
@@ -86,123 +108,23 @@ class CudaBackend final : public AttentionBackend {
       std::memcpy(task.weights, plan.memory->host_results.data() + planned.weights,
                   floats * sizeof(float));
     }
-    Retire(std::move(plan.memory));
+    runner_.End(plan, state.status());
     return state.status();
   }
 
  private:
   bool has_wgmma() const { return device_->properties().has_wgmma; }
 
-  // --- Runs ---
-
-  absl::StatusOr<RunState> Advance(CudaPlan& plan, const std::atomic<bool>* should_yield) {
-    if (plan.memory == nullptr) {
-      if (absl::Status status = Begin(plan); !status.ok()) return status;
-    }
-    while (plan.next_step < plan.steps.size()) {
-      const std::size_t end = should_yield != nullptr ? plan.next_step + 1 : plan.steps.size();
-      if (absl::Status status = LaunchSteps(plan, end); !status.ok()) return status;
-      if (should_yield == nullptr || plan.next_step == plan.steps.size()) break;
-      if (absl::Status status = device_->Synchronize(); !status.ok()) return status;
-      if (should_yield->load(std::memory_order_relaxed)) return RunState::kYielded;
-    }
-    if (absl::Status status = Collect(plan); !status.ok()) return status;
-    plan.flops_done = plan.flops;
-    return RunState::kDone;
-  }
-
-  absl::Status Begin(CudaPlan& plan) {
-    plan.flops_done = 0;
-    plan.memory = Lease();
-    RunMemory& memory = *plan.memory;
-    absl::Status status = memory.Reserve(plan.upload_bytes, plan.scratch_bytes, plan.result_bytes);
-    if (!status.ok() || plan.steps.empty()) return status;
-    FillUpload(plan, memory);
-    status =
-        device_->CopyToDevice(memory.upload.data(), memory.host_upload.data(), plan.upload_bytes);
-    if (!status.ok() || plan.num_counters == 0) return status;
-    return device_->Zero(memory.scratch.data() + plan.counters,
-                         plan.num_counters * sizeof(std::uint32_t));
-  }
-
-  // Steps [next_step, end); neighbours of one kernel become one launch.
-  absl::Status LaunchSteps(CudaPlan& plan, std::size_t end) {
-    while (plan.next_step < end) {
-      LaunchStep step = plan.steps[plan.next_step++];
-      while (plan.next_step < end && plan.steps[plan.next_step].kernel == step.kernel) {
-        const LaunchStep& next = plan.steps[plan.next_step++];
-        step.num_items += next.num_items;
-        step.flops += next.flops;
-      }
-      if (absl::Status status = LaunchOne(plan, step); !status.ok()) return status;
-      plan.flops_done = std::min(plan.flops, plan.flops_done + step.flops);
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status LaunchOne(const CudaPlan& plan, const LaunchStep& step) {
-    const char* upload = plan.memory->upload.data();
-    const auto* tasks = reinterpret_cast<const DeviceTask*>(upload + plan.device_tasks);
-    const auto blocks = static_cast<int>(step.num_items);
-    if (step.kernel.family == KernelFamily::kAppend) {
-      const auto* items = reinterpret_cast<const AppendItem*>(upload + plan.device_append_items);
-      return device_->Launch(
-          step.kernel, blocks,
-          AppendArguments{reinterpret_cast<const DeviceAppend*>(upload + plan.device_appends),
-                          items + step.first_item});
-    }
-    if (step.kernel.family == KernelFamily::kProbe) {
-      const auto* items = reinterpret_cast<const ProbeItem*>(upload + plan.device_probes);
-      return device_->Launch(step.kernel, blocks, ProbeArguments{tasks, items + step.first_item});
-    }
-    char* scratch = plan.memory->scratch.data();
-    const auto* items = reinterpret_cast<const WorkItem*>(upload + plan.device_items);
-    auto* counters = reinterpret_cast<std::uint32_t*>(scratch + plan.counters);
-    AttendArguments arguments{tasks, items + step.first_item,
-                              reinterpret_cast<float*>(scratch + plan.partials), counters};
-    if (!IsPersistent(step.kernel)) return device_->Launch(step.kernel, blocks, arguments);
-    arguments.num_items = blocks;
-    arguments.num_taken = counters + step.num_taken;
-    return device_->Launch(step.kernel, std::min(blocks, device_->properties().num_multiprocessors),
-                           arguments);
-  }
-
-  absl::Status Collect(CudaPlan& plan) {
-    RunMemory& memory = *plan.memory;
-    if (plan.result_bytes > 0) {
-      absl::Status status =
-          device_->CopyToHost(memory.host_results.data(), memory.results.data(), plan.result_bytes);
-      if (!status.ok()) return status;
-    }
-    if (absl::Status status = device_->Synchronize(); !status.ok()) return status;
-    DeliverResults(plan, memory);
-    return absl::OkStatus();
-  }
-
-  // --- Memory ---
-
-  std::unique_ptr<RunMemory> Lease() {
-    if (idle_.empty()) return std::make_unique<RunMemory>(device_);
-    std::unique_ptr<RunMemory> memory = std::move(idle_.back());
-    idle_.pop_back();
-    return memory;
-  }
-
-  void Retire(std::unique_ptr<RunMemory> memory) {
-    constexpr std::size_t kMaxIdle = 2;
-    if (memory != nullptr && idle_.size() < kMaxIdle) idle_.push_back(std::move(memory));
-  }
-
-  // --- Appends ---
-
   static DeviceAppend DescribeAppend(const KvAppendTask& task);
-  absl::Status RunAppends(std::span<const KvAppendTask> tasks, const std::vector<AppendItem>& items,
-                          RunMemory& memory);
+  absl::Status BeginAppends(std::span<const KvAppendTask> tasks,
+                            const std::vector<AppendItem>& items, RunMemory& memory);
 
   std::shared_ptr<Device> device_;
+  RunMemoryPool memories_;
+  PlanRunner runner_;
+  PlanCache plans_;
   const CudaBackendOptions options_;
   const BackendInfo info_;
-  std::vector<std::unique_ptr<RunMemory>> idle_;
   std::optional<DeviceCeilings> ceilings_;
 };
 
@@ -229,14 +151,21 @@ absl::Status CudaBackend::AppendKv(std::span<const KvAppendTask> tasks) {
                    &items);
   }
   if (items.empty()) return absl::OkStatus();
-  std::unique_ptr<RunMemory> memory = Lease();
-  const absl::Status status = RunAppends(tasks, items, *memory);
-  Retire(std::move(memory));
+  auto memory = memories_.Lease();
+  if (!memory.ok()) return memory.status();
+  const absl::Status status = BeginAppends(tasks, items, **memory);
+  if (!status.ok()) {
+    device_->Synchronize().IgnoreError();
+    (*memory)->is_in_flight = false;
+  }
+  memories_.Retire(*std::move(memory));
   return status;
 }
 
-absl::Status CudaBackend::RunAppends(std::span<const KvAppendTask> tasks,
-                                     const std::vector<AppendItem>& items, RunMemory& memory) {
+// Rows are gathered at once and appended when the device comes to it, in order with the runs that
+// follow.
+absl::Status CudaBackend::BeginAppends(std::span<const KvAppendTask> tasks,
+                                       const std::vector<AppendItem>& items, RunMemory& memory) {
   Places upload;
   std::vector<AppendPlaces> places;
   for (const KvAppendTask& task : tasks) {
@@ -254,6 +183,7 @@ absl::Status CudaBackend::RunAppends(std::span<const KvAppendTask> tasks,
   const std::size_t appends_at = upload.Add(tasks.size() * sizeof(DeviceAppend));
   const std::size_t items_at = upload.Add(items.size() * sizeof(AppendItem));
   if (absl::Status status = memory.Reserve(upload.size(), 0, 0); !status.ok()) return status;
+  if (absl::Status status = memory.ReserveEvents(0); !status.ok()) return status;
 
   char* host = memory.host_upload.data();
   char* device = memory.upload.data();
@@ -277,14 +207,14 @@ absl::Status CudaBackend::RunAppends(std::span<const KvAppendTask> tasks,
     appends[i].pages = reinterpret_cast<char* const*>(device + places[i].pages);
   }
   std::memcpy(host + items_at, items.data(), items.size() * sizeof(AppendItem));
-  if (absl::Status status = device_->CopyToDevice(device, host, upload.size()); !status.ok()) {
-    return status;
-  }
-  absl::Status status =
+  memory.is_in_flight = true;
+  absl::Status status = device_->CopyToDevice(Stream::kCompute, device, host, upload.size());
+  if (!status.ok()) return status;
+  status =
       device_->Launch({KernelFamily::kAppend}, static_cast<int>(items.size()),
                       AppendArguments{reinterpret_cast<const DeviceAppend*>(device + appends_at),
                                       reinterpret_cast<const AppendItem*>(device + items_at)});
-  return status.ok() ? device_->Synchronize() : status;
+  return status.ok() ? device_->Record(*memory.done, Stream::kCompute) : status;
 }
 
 }  // namespace

@@ -2,8 +2,12 @@
 //
 // The bits of a task depend on the task alone (README.md). They also stay the same however its
 // rows are cut into tasks, as long as all of them are prompts or all have the same ranges.
+//
+// AppendKv has taken the rows when it returns, and writes them in order with what follows; an error
+// of the device may be told by a later call. A Run that is done, and SavePages, wait for it.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "kernels/api/attention_backend.h"
@@ -15,6 +19,9 @@ struct CudaBackendOptions {
   // Estimated arithmetic of one launch of a run that may yield: about half a millisecond of an H100
   // at its rate for prompts, beside which 10 us of launching and waiting are little.
   double step_flops = 2e11;
+  // Tensors of a part of a run, at the least (plan_runner.h): about 80 us of a PCIe 5 bus, beside
+  // which 10 us of one more launch and its events are little.
+  std::size_t part_bytes = std::size_t{4} << 20;
 };
 
 std::unique_ptr<AttentionBackend> MakeCudaBackend(std::shared_ptr<Device> device,

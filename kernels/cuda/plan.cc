@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/api/validate.h"
 #include "kernels/api/work_estimate.h"
 #include "kernels/base/divide.h"
 #include "kernels/cuda/key_span.h"
@@ -18,10 +17,6 @@ namespace {
 // About every kernel's tile of keys: for what a tile costs.
 constexpr int kSpanTile = 64;
 constexpr int kProbeTile = 32;
-
-absl::Status WithTask(const absl::Status& status, std::size_t index) {
-  return absl::Status(status.code(), absl::StrCat("task ", index, ": ", status.message()));
-}
 
 DType QueryTypeOf(const AttentionTask& task) {
   return task.q.data != nullptr ? task.q.dtype : task.params.dtype;
@@ -62,7 +57,9 @@ bool IsEmpty(const KeySpan<kSpanTile>& span) {
 
 class Planner {
  public:
-  Planner(CudaPlan* plan, const PlanOptions& options) : plan_(*plan), options_(options) {}
+  Planner(CudaPlan* plan, const PlanOptions& options) : plan_(*plan), options_(options) {
+    plan_.parts.emplace_back();
+  }
 
   void AddTask(const AttentionTask& task) {
     plan_.tasks.push_back({.task = task, .kernel = ChooseKernel(task, options_.has_wgmma)});
@@ -70,9 +67,10 @@ class Planner {
     planned.is_split = IsSplit(task);
     planned.range_keys = RangeKeysOf(task);
     if (task.q_len == 0) return;
+    CutIfFull(planned, 0);
     PlaceInputs(planned);
     const std::int64_t rows = task.q_len * task.params.num_q_heads;
-    planned.o = results_.Add(rows * task.params.head_dim_v * DTypeBytes(OutputTypeOf(task)));
+    planned.o = results_.Add(task.q_len * OutputRowBytes(task));
     if (task.lse != nullptr || task.column_sums != nullptr) {
       planned.lse = results_.Add(rows * sizeof(float));
     }
@@ -98,35 +96,93 @@ class Planner {
   }
 
   void Finish() {
-    std::vector<std::size_t> order(plan_.items.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    // Kernel by kernel, the dearest first, so that the last blocks of a launch are short.
-    std::stable_sort(order.begin(), order.end(), [this](std::size_t a, std::size_t b) {
-      const KernelId &kernel_a = KernelOf(a), &kernel_b = KernelOf(b);
-      return kernel_a != kernel_b ? kernel_a < kernel_b : costs_[a] > costs_[b];
-    });
-    std::vector<WorkItem> items;
-    std::vector<double> costs;
-    for (std::size_t i : order) {
-      items.push_back(plan_.items[i]);
-      costs.push_back(costs_[i]);
+    BeginPart(plan_.tasks.size(), 0, upload_.size(), results_.size());
+    MakeItems();
+    double total = 0;
+    for (double cost : costs_) total += cost;
+    flops_per_cost_ = total > 0 ? plan_.flops / total : 0;
+    for (std::size_t i = 0; i < plan_.num_parts(); ++i) {
+      plan_.parts[i].steps = plan_.steps.size();
+      AddSteps(plan_.parts[i], plan_.parts[i + 1]);
     }
-    plan_.items = std::move(items);
-    costs_ = std::move(costs);
-    AddSteps();
+    plan_.parts.back().steps = plan_.steps.size();
     PlaceTables();
   }
 
  private:
+  // The items of a tile of rows and a range, which its KV heads have in common: the first one's.
+  struct Unit {
+    KernelId kernel;
+    WorkItem item;
+    double cost = 0;
+  };
+
   const KernelId& KernelOf(std::size_t item) const {
     return plan_.tasks[plan_.items[item].task].kernel;
   }
 
+  void BeginPart(std::size_t task, std::int64_t query, std::size_t upload, std::size_t results) {
+    plan_.parts.push_back({.task = task,
+                           .query = query,
+                           .upload = upload,
+                           .results = results,
+                           .items = units_.size(),
+                           .append_items = plan_.append_items.size(),
+                           .probes = plan_.probes.size()});
+  }
+
+  // Begins another part with a query of the task that is being added, if the present part has
+  // enough to travel.
+  void CutIfFull(const PlannedTask& planned, std::int64_t query) {
+    const PlanPart& part = plan_.parts.back();
+    const std::size_t upload =
+        query == 0 ? upload_.size() : planned.q + query * QueryRowBytes(planned.task);
+    const std::size_t results =
+        query == 0 ? results_.size() : planned.o + query * OutputRowBytes(planned.task);
+    if (upload - part.upload + results - part.results < options_.part_bytes) return;
+    BeginPart(plan_.tasks.size() - 1, query, upload, results);
+  }
+
+  // Kernel by kernel, the dearest first, so that the last blocks of a launch are short; the heads
+  // of a tile side by side.
+  void MakeItems() {
+    std::size_t num_items = 0;
+    for (const Unit& unit : units_) {
+      num_items += plan_.tasks[unit.item.task].task.params.num_kv_heads;
+    }
+    plan_.items.reserve(num_items);
+    costs_.reserve(num_items);
+    for (std::size_t i = 0; i < plan_.num_parts(); ++i) {
+      const auto begin = units_.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i].items);
+      const auto end = units_.begin() + static_cast<std::ptrdiff_t>(plan_.parts[i + 1].items);
+      std::stable_sort(begin, end, [](const Unit& a, const Unit& b) {
+        return a.kernel != b.kernel ? a.kernel < b.kernel : a.cost > b.cost;
+      });
+      plan_.parts[i].items = plan_.items.size();
+      for (auto unit = begin; unit != end; ++unit) AddHeads(*unit);
+    }
+    plan_.parts.back().items = plan_.items.size();
+  }
+
+  void AddHeads(const Unit& unit) {
+    WorkItem item = unit.item;
+    const PlannedTask& planned = plan_.tasks[item.task];
+    const std::int64_t partials = static_cast<std::int64_t>(item.num_ranges) * item.num_rows *
+                                  PartialRowFloats(planned.task.params.head_dim_v);
+    for (int head = 0; head < planned.task.params.num_kv_heads; ++head) {
+      plan_.items.push_back(item);
+      costs_.push_back(unit.cost);
+      ++item.kv_head;
+      if (item.num_ranges == 1) continue;
+      ++item.counter;
+      item.partials += partials;
+    }
+  }
+
+  // The queries come last, so that those of a part lie before those of the next.
   void PlaceInputs(PlannedTask& planned) {
     const AttentionTask& task = planned.task;
     const AttentionParams& params = task.params;
-    planned.q = upload_.Add(task.q_len * params.num_q_heads * PadDim(params.head_dim_qk) *
-                            DTypeBytes(QueryTypeOf(task)));
     const std::size_t heads_bytes = params.num_q_heads * sizeof(float);
     if (task.alibi_slopes != nullptr) planned.alibi = upload_.Add(heads_bytes);
     if (task.sink_logits != nullptr) planned.sinks = upload_.Add(heads_bytes);
@@ -141,6 +197,7 @@ class Planner {
     planned.pages = upload_.Add(NumPages(task) * sizeof(void*));
     planned.page_size = task.kv_pages.page_size;
     if (planned.is_contiguous()) PlaceContiguous(planned);
+    planned.q = upload_.Add(task.q_len * QueryRowBytes(task));
   }
 
   static std::int64_t NumPages(const AttentionTask& task) {
@@ -170,37 +227,42 @@ class Planner {
   }
 
   // The items of a tile of rows: one, or one for each range in which its rows see keys.
-  void AddTile(const PlannedTask& planned, WorkItem item) {
-    const DeviceTask device = DescribeTask(planned.task);
+  void AddTile(const PlannedTask& planned, const DeviceTask& device, WorkItem item) {
     const std::int64_t first = item.row_begin / device.group;
     const std::int64_t last = (item.row_begin + item.num_rows - 1) / device.group;
     const auto kv_len = static_cast<int>(planned.task.kv_len);
     const int range = planned.is_split ? static_cast<int>(planned.range_keys) : std::max(kv_len, 1);
-    std::vector<std::pair<int, int>> ranges;
+    const std::size_t first_unit = units_.size();
+    const auto add = [&](int begin, int end, int num_keys) {
+      item.key_begin = begin;
+      item.key_end = end;
+      // Reading a key costs about as much as computing with it for four rows.
+      units_.push_back({planned.kernel, item,
+                        static_cast<double>(num_keys + kSpanTile) * (item.num_rows + 4) *
+                            (device.head_dim_qk + device.head_dim_v)});
+      ++item.range;
+    };
     for (int begin = 0; begin < kv_len; begin += range) {
       const int end = std::min(kv_len, begin + range);
       const auto span = SpanOf<kSpanTile>(device, first, last, begin, end);
-      if (span.first_tile() < span.end_tile()) ranges.emplace_back(begin, end);
-    }
-    if (ranges.empty()) ranges.emplace_back(0, 0);  // writes zeros
-    item.num_ranges = static_cast<int>(ranges.size());
-    if (item.num_ranges > 1) {
-      item.counter = static_cast<int>(plan_.num_counters++);
-      item.partials = num_partials_;
-      num_partials_ += static_cast<std::int64_t>(item.num_ranges) * item.num_rows *
-                       PartialRowFloats(device.head_dim_v);
-    }
-    for (const auto& [begin, end] : ranges) {
-      item.key_begin = begin;
-      item.key_end = end;
-      const auto span = SpanOf<kSpanTile>(device, first, last, begin, end);
       const int num_keys = span.end_tile() - span.first_tile() - GapOf(span);
-      // Reading a key costs about as much as computing with it for four rows.
-      costs_.push_back(static_cast<double>(num_keys + kSpanTile) * (item.num_rows + 4) *
-                       (device.head_dim_qk + device.head_dim_v));
-      plan_.items.push_back(item);
-      ++item.range;
+      if (span.first_tile() < span.end_tile()) add(begin, end, num_keys);
     }
+    if (units_.size() == first_unit) add(0, 0, 0);  // writes zeros
+    const auto num_ranges = static_cast<std::int64_t>(units_.size() - first_unit);
+    if (num_ranges == 1) {
+      units_.back().item.num_ranges = 1;
+      return;
+    }
+    for (std::size_t i = first_unit; i < units_.size(); ++i) {
+      WorkItem& split = units_[i].item;
+      split.num_ranges = static_cast<int>(num_ranges);
+      split.counter = static_cast<int>(plan_.num_counters);
+      split.partials = num_partials_;
+    }
+    plan_.num_counters += device.num_kv_heads;
+    num_partials_ +=
+        device.num_kv_heads * num_ranges * item.num_rows * PartialRowFloats(device.head_dim_v);
   }
 
   // Keys between the sinks and the window of an item that reads both.
@@ -213,15 +275,16 @@ class Planner {
     const AttentionParams& params = planned.task.params;
     const std::int64_t rows = planned.task.q_len * params.group_size();
     const int tile_rows = TileRowsOf(planned.kernel);
+    const DeviceTask device = DescribeTask(planned.task);
     for (std::int64_t row = 0; row < rows; row += tile_rows) {
-      for (int kv_head = 0; kv_head < params.num_kv_heads; ++kv_head) {
-        WorkItem item;
-        item.task = index;
-        item.kv_head = kv_head;
-        item.row_begin = row;
-        item.num_rows = static_cast<int>(std::min<std::int64_t>(tile_rows, rows - row));
-        AddTile(planned, item);
+      if (!planned.is_split && row > 0 && row % params.group_size() == 0) {
+        CutIfFull(planned, row / params.group_size());
       }
+      WorkItem item;
+      item.task = index;
+      item.row_begin = row;
+      item.num_rows = static_cast<int>(std::min<std::int64_t>(tile_rows, rows - row));
+      AddTile(planned, device, item);
     }
   }
 
@@ -246,17 +309,15 @@ class Planner {
   }
 
   // Launches of one kernel each, none with more than step_flops unless a single item has.
-  void AddSteps() {
-    if (!plan_.append_items.empty()) {
-      plan_.steps.push_back(
-          {{KernelFamily::kAppend}, 0, static_cast<std::int64_t>(plan_.append_items.size())});
+  void AddSteps(const PlanPart& part, const PlanPart& next) {
+    if (part.append_items < next.append_items) {
+      plan_.steps.push_back({{KernelFamily::kAppend},
+                             static_cast<std::int64_t>(part.append_items),
+                             static_cast<std::int64_t>(next.append_items - part.append_items)});
     }
-    double total = 0;
-    for (double cost : costs_) total += cost;
-    const double scale = total > 0 ? plan_.flops / total : 0;
-    for (std::size_t i = 0; i < plan_.items.size(); ++i) {
-      const double flops = costs_[i] * scale;
-      LaunchStep* last = plan_.steps.empty() ? nullptr : &plan_.steps.back();
+    for (std::size_t i = part.items; i < next.items; ++i) {
+      const double flops = costs_[i] * flops_per_cost_;
+      LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
       if (last == nullptr || last->kernel != KernelOf(i) ||
           last->flops + flops > options_.step_flops) {
         plan_.steps.push_back({KernelOf(i), static_cast<std::int64_t>(i), 0, 0});
@@ -266,16 +327,16 @@ class Planner {
       ++last->num_items;
       last->flops += flops;
     }
-    AddProbeSteps();
+    AddProbeSteps(part, next);
   }
 
   // Probes count nothing; a launch is of one head dim, and of no more blocks than keep it short.
-  void AddProbeSteps() {
+  void AddProbeSteps(const PlanPart& part, const PlanPart& next) {
     constexpr std::int64_t kProbesPerStep = 4096;
-    for (std::size_t i = 0; i < plan_.probes.size(); ++i) {
+    for (std::size_t i = part.probes; i < next.probes; ++i) {
       const KernelId kernel{.family = KernelFamily::kProbe,
                             .head_dim = plan_.tasks[plan_.probes[i].task].kernel.head_dim};
-      LaunchStep* last = plan_.steps.empty() ? nullptr : &plan_.steps.back();
+      LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
       if (last == nullptr || last->kernel != kernel || last->num_items == kProbesPerStep) {
         plan_.steps.push_back({kernel, static_cast<std::int64_t>(i), 0, 0});
         last = &plan_.steps.back();
@@ -285,13 +346,14 @@ class Planner {
   }
 
   void PlaceTables() {
+    plan_.tables = upload_.size();
     plan_.device_tasks = upload_.Add(plan_.tasks.size() * sizeof(DeviceTask));
     plan_.device_items = upload_.Add(plan_.items.size() * sizeof(WorkItem));
     plan_.device_probes = upload_.Add(plan_.probes.size() * sizeof(ProbeItem));
     plan_.device_appends = upload_.Add(plan_.tasks.size() * sizeof(DeviceAppend));
     plan_.device_append_items = upload_.Add(plan_.append_items.size() * sizeof(AppendItem));
+    plan_.counters = upload_.Add(plan_.num_counters * sizeof(std::uint32_t));
     plan_.partials = scratch_.Add(num_partials_ * sizeof(float));
-    plan_.counters = scratch_.Add(plan_.num_counters * sizeof(std::uint32_t));
     plan_.upload_bytes = upload_.size();
     plan_.scratch_bytes = scratch_.size();
     plan_.result_bytes = results_.size();
@@ -299,19 +361,22 @@ class Planner {
 
   CudaPlan& plan_;
   const PlanOptions options_;
+  std::vector<Unit> units_;
   Places upload_, scratch_, results_;
   std::vector<double> costs_;  // of plan_.items
+  double flops_per_cost_ = 0;
   std::int64_t num_partials_ = 0;
 };
 
-absl::Status CheckTask(const AttentionTask& task) {
-  if (absl::Status status = ValidateTask(task); !status.ok()) return status;
-  if (task.kv_len <= kMaxKvLen) return absl::OkStatus();
-  return absl::UnimplementedError(
-      absl::StrCat("kv_len is ", task.kv_len, ", expected at most ", kMaxKvLen));
+}  // namespace
+
+std::size_t QueryRowBytes(const AttentionTask& task) {
+  return task.params.num_q_heads * PadDim(task.params.head_dim_qk) * DTypeBytes(QueryTypeOf(task));
 }
 
-}  // namespace
+std::size_t OutputRowBytes(const AttentionTask& task) {
+  return task.params.num_q_heads * task.params.head_dim_v * DTypeBytes(OutputTypeOf(task));
+}
 
 CudaPlan::CudaPlan() = default;
 CudaPlan::~CudaPlan() = default;
@@ -377,11 +442,9 @@ DeviceTask DescribeTask(const AttentionTask& task) {
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
                                                        const PlanOptions& options) {
+  if (absl::Status status = CheckTasks(tasks); !status.ok()) return status;
   auto plan = std::make_unique<CudaPlan>();
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    if (absl::Status status = CheckTask(tasks[i]); !status.ok()) return WithTask(status, i);
-    plan->flops += EstimateWork(tasks[i]).flops;
-  }
+  for (const AttentionTask& task : tasks) plan->flops += EstimateWork(task).flops;
   Planner planner(plan.get(), options);
   plan->tasks.reserve(tasks.size());
   for (const AttentionTask& task : tasks) planner.AddTask(task);

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -77,34 +78,56 @@ struct LaunchStep {
   std::int64_t num_taken = -1;  // of a persistent kernel, which counter
 };
 
+// A part of a plan, whose tensors travel while another part is computed: the queries from here to
+// where the next part begins, and what else their tasks need, with the first of them.
+struct PlanPart {
+  std::size_t task = 0;
+  std::int64_t query = 0;
+  // Where its bytes begin; they end where those of the next part begin.
+  std::size_t upload = 0;
+  std::size_t results = 0;
+  // Where its items and steps begin.
+  std::size_t items = 0, append_items = 0, probes = 0, steps = 0;
+};
+
 struct RunMemory;  // run_memory.h
 
-struct CudaPlan : AttentionPlan {
-  CudaPlan();
-  ~CudaPlan() override;
-
+// What a plan decides: the same for all tasks of the same shapes.
+struct PlanShape {
   std::vector<PlannedTask> tasks;
   std::vector<WorkItem> items;
   std::vector<ProbeItem> probes;
   std::vector<AppendItem> append_items;  // of contiguous keys and values; `append` is the task
   std::vector<LaunchStep> steps;         // in order
+  std::vector<PlanPart> parts;           // in order; at least one, and one more for their end
+  std::size_t num_parts() const { return parts.size() - 1; }
 
-  // In the upload.
+  // In the upload, behind the parts: what all of them use.
+  std::size_t tables = 0;
   std::size_t device_tasks = 0, device_items = 0, device_probes = 0, device_appends = 0,
               device_append_items = 0;
-  // In the scratch.
-  std::size_t partials = 0, counters = 0;
+  // Zero when they arrive; kernels count in them.
+  std::size_t counters = 0;
   std::int64_t num_counters = 0;
+  // In the scratch.
+  std::size_t partials = 0;
 
   std::size_t upload_bytes = 0;
   std::size_t scratch_bytes = 0;
   std::size_t result_bytes = 0;
 
   double flops = 0;
+};
+
+struct CudaPlan : AttentionPlan, PlanShape {
+  CudaPlan();
+  ~CudaPlan() override;
+
   double flops_done = 0;
   // Of the run that is under way or has yielded; null: none.
   std::unique_ptr<RunMemory> memory;
   std::size_t next_step = 0;
+  std::size_t next_part = 0;  // to be uploaded
 
   PlanProgress progress() const override { return {flops, flops_done}; }
 };
@@ -114,6 +137,8 @@ struct PlanOptions {
   double step_flops = 0;
   // Whether the device has the instructions of compute capability 9.0.
   bool has_wgmma = false;
+  // Of a part, at least, if another one follows.
+  std::size_t part_bytes = std::numeric_limits<std::size_t>::max();
 };
 
 // The kernel of a task, whose pointers may be null.
@@ -122,10 +147,19 @@ bool IsSplit(const AttentionTask& task);
 // Keys of a range of a split task: a power of two times kMinRangeKeys, by how many keys it sees.
 std::int64_t RangeKeysOf(const AttentionTask& task);
 
+// Bytes of a query's rows as they travel, of all heads: padded, and in the output's type.
+std::size_t QueryRowBytes(const AttentionTask& task);
+std::size_t OutputRowBytes(const AttentionTask& task);
+
 // The device's view of a task, without addresses.
 DeviceTask DescribeTask(const AttentionTask& task);
 
-// INVALID_ARGUMENT and UNIMPLEMENTED name the task and the field.
+// Whether a plan can be made of it. INVALID_ARGUMENT and UNIMPLEMENTED name the field, and, of
+// several, the task.
+absl::Status CheckTask(const AttentionTask& task);
+absl::Status CheckTasks(std::span<const AttentionTask> tasks);
+
+// The errors of CheckTasks.
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
                                                        const PlanOptions& options);
 

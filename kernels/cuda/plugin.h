@@ -18,7 +18,7 @@ namespace attention::cuda {
 // Raise the number with every change of this file, of the structs of kernels/api or of
 // AttentionBackend.
 inline constexpr char kPluginBuild[] =
-    "attention-cuda 1, compiler " __VERSION__
+    "attention-cuda 2, compiler " __VERSION__
     ", absl " ATTENTION_STRING(ABSL_OPTION_INLINE_NAMESPACE_NAME);
 
 inline constexpr char kPluginLibrary[] = "libattention_cuda.so";
@@ -29,9 +29,11 @@ struct PluginRequest {
   int device = 0;                 // ordinal
   // KV pages in managed memory, which the host can read too: for tests.
   bool has_managed_memory = false;
-  double step_flops = 0;  // of CudaBackendOptions; 0: the default
+  double step_flops = 0;       // of CudaBackendOptions; 0: the default
+  std::size_t part_bytes = 0;  // the same
 
   AttentionBackend* backend = nullptr;  // result of make, owned by the caller
+  int num_devices = 0;                  // result of describe: how many the process can see
   char* device_name = nullptr;          // result of describe; of name_bytes, null-terminated
   std::size_t name_bytes = 0;
   char* message = nullptr;  // why it failed; of message_bytes, null-terminated

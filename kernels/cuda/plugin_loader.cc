@@ -4,7 +4,7 @@
 
 #include <filesystem>
 #include <system_error>
-#include <vector>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -68,16 +68,24 @@ absl::Status Call(const char* function, PluginRequest* request) {
 absl::StatusOr<std::unique_ptr<AttentionBackend>> LoadCudaBackend(const PluginOptions& options) {
   PluginRequest request{.device = options.device,
                         .has_managed_memory = options.has_managed_memory,
-                        .step_flops = options.step_flops};
+                        .step_flops = options.step_flops,
+                        .part_bytes = options.part_bytes};
   if (absl::Status status = Call(kPluginMake, &request); !status.ok()) return status;
   return std::unique_ptr<AttentionBackend>(request.backend);
 }
 
-absl::StatusOr<std::string> DescribeCudaDevice(int device) {
-  char name[256] = "";
-  PluginRequest request{.device = device, .device_name = name, .name_bytes = sizeof(name)};
-  if (absl::Status status = Call(kPluginDescribe, &request); !status.ok()) return status;
-  return std::string(name);
+absl::StatusOr<std::vector<CudaDeviceDescription>> DescribeCudaDevices() {
+  std::vector<CudaDeviceDescription> devices;
+  int num_devices = 1;
+  for (int device = 0; device < num_devices; ++device) {
+    char name[256] = "";
+    PluginRequest request{.device = device, .device_name = name, .name_bytes = sizeof(name)};
+    absl::Status status = Call(kPluginDescribe, &request);
+    num_devices = request.num_devices;
+    if (num_devices == 0) return status;
+    devices.push_back({name, std::move(status)});
+  }
+  return devices;
 }
 
 }  // namespace attention::cuda

@@ -2,8 +2,10 @@
 // system looks for libraries.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
@@ -14,13 +16,21 @@ struct PluginOptions {
   int device = 0;                   // ordinal
   bool has_managed_memory = false;  // pages that the host can read, for tests
   double step_flops = 0;            // of CudaBackendOptions; 0: the default
+  std::size_t part_bytes = 0;       // the same
 };
 
 // UNAVAILABLE says why there is none: no library, no driver, no device, a device too old.
 // FAILED_PRECONDITION: the library is of another build. Thread-safe; the library stays loaded.
 absl::StatusOr<std::unique_ptr<AttentionBackend>> LoadCudaBackend(const PluginOptions& options);
 
-// The model name of the device, or the same errors. Cheap: makes no context on the device.
-absl::StatusOr<std::string> DescribeCudaDevice(int device);
+// A device's name, and whether it can be used; else, as LoadCudaBackend, why not.
+struct CudaDeviceDescription {
+  std::string name;
+  absl::Status status;
+};
+
+// Those that the process can see, by ordinal; at least one, or the same errors. Cheap: makes no
+// context on any device.
+absl::StatusOr<std::vector<CudaDeviceDescription>> DescribeCudaDevices();
 
 }  // namespace attention::cuda

@@ -1,11 +1,15 @@
-// The memory of a run: what goes to the device in one copy, what kernels keep there, what comes
-// back in one copy. Buffers grow and are kept for the next run.
+// The memory of a run: what goes to the device, what kernels keep there, what comes back. Buffers
+// grow and are kept for the next run.
 #pragma once
 
 #include <cstddef>
+#include <deque>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/device.h"
 
@@ -46,6 +50,11 @@ class GrowingBuffer {
   std::size_t bytes_ = 0;
 };
 
+// The events of a part of a run.
+struct PartEvents {
+  std::unique_ptr<Event> uploaded, computed, downloaded;
+};
+
 struct RunMemory {
   explicit RunMemory(std::shared_ptr<Device> owner)
       : device(std::move(owner)),
@@ -67,9 +76,42 @@ struct RunMemory {
     return absl::OkStatus();
   }
 
+  // Waits when the device may still be using it: copies would write to memory of somebody else.
+  ~RunMemory() {
+    if (is_in_flight) device->Synchronize().IgnoreError();
+  }
+  RunMemory(const RunMemory&) = delete;
+  RunMemory& operator=(const RunMemory&) = delete;
+
+  // Events for so many parts, and `done`.
+  absl::Status ReserveEvents(std::size_t num_parts);
+
   std::shared_ptr<Device> device;  // a yielded plan may outlive its backend
   GrowingBuffer host_upload, host_results;
   GrowingBuffer upload, scratch, results;
+  std::vector<PartEvents> parts;
+  // Reached when the device has done with all of this. Null: nothing was ever begun.
+  std::unique_ptr<Event> done;
+  // Whether the device may still be using it; `done` tells when it has ended.
+  bool is_in_flight = false;
+};
+
+// The memories of a device's runs and appends, kept for those that follow. There are two that
+// nobody holds: the host fills one while the device still reads the other.
+class RunMemoryPool {
+ public:
+  explicit RunMemoryPool(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+
+  // One that the device has done with; waits if there is none and enough are on their way.
+  absl::StatusOr<std::unique_ptr<RunMemory>> Lease();
+  // Of a run that has ended, or has failed somewhere on its way.
+  void Retire(std::unique_ptr<RunMemory> memory);
+
+ private:
+  static constexpr std::size_t kMaxIdle = 2;
+
+  const std::shared_ptr<Device> device_;
+  std::deque<std::unique_ptr<RunMemory>> idle_;  // the least recently used first
 };
 
 }  // namespace attention::cuda

@@ -39,12 +39,35 @@ void FillPages(const PlannedTask& planned, RunMemory& memory) {
   if (count > 0) std::memcpy(pages, kv.pages, count * sizeof(void*));
 }
 
+// The queries of a task that a part has.
+struct PartOfTask {
+  std::int64_t begin, end;
+  bool is_first, is_last;
+};
+
+PartOfTask QueriesOf(const CudaPlan& plan, std::size_t part, std::size_t task) {
+  const PlanPart &first = plan.parts[part], &next = plan.parts[part + 1];
+  const std::int64_t q_len = plan.tasks[task].task.q_len;
+  const std::int64_t begin = task == first.task ? first.query : 0;
+  const std::int64_t end = task == next.task ? next.query : q_len;
+  return {begin, end, begin == 0, end == q_len};
+}
+
+// Calls `call` with each task of which the part has queries, and those of no queries in between.
+template <typename Call>
+void ForEachTask(const CudaPlan& plan, std::size_t part, Call call) {
+  const PlanPart& next = plan.parts[part + 1];
+  const std::size_t end = next.task + (next.query > 0 ? 1 : 0);
+  for (std::size_t i = plan.parts[part].task; i < end; ++i) {
+    call(plan.tasks[i], QueriesOf(plan, part, i));
+  }
+}
+
+// What all queries of a task share.
 void FillTensors(const PlannedTask& planned, RunMemory& memory) {
   const AttentionTask& task = planned.task;
   const AttentionParams& params = task.params;
   char* base = memory.host_upload.data();
-  GatherRows(task.q, 0, task.q_len, params.num_q_heads, params.head_dim_qk,
-             PadDim(params.head_dim_qk), base + planned.q);
   const std::size_t heads_bytes = params.num_q_heads * sizeof(float);
   if (planned.alibi != kNowhere) {
     std::memcpy(base + planned.alibi, task.alibi_slopes, heads_bytes);
@@ -113,21 +136,37 @@ void CopyTable(const std::vector<T>& table, char* to) {
   if (!table.empty()) std::memcpy(to, table.data(), table.size() * sizeof(T));
 }
 
-void DeliverOutput(const PlannedTask& planned, const char* from) {
+void DeliverOutput(const PlannedTask& planned, std::int64_t begin, std::int64_t end,
+                   const char* from) {
   const AttentionTask& task = planned.task;
   const std::int64_t dim = task.params.head_dim_v, heads = task.params.num_q_heads;
   const auto element = static_cast<std::int64_t>(DTypeBytes(task.o.dtype));
   auto* to = static_cast<char*>(task.o.data);
+  from += begin * heads * dim * element;
   if (task.o.head_stride == dim && task.o.row_stride == heads * dim) {
-    std::memcpy(to, from, task.q_len * heads * dim * element);
+    std::memcpy(to + begin * heads * dim * element, from, (end - begin) * heads * dim * element);
     return;
   }
-  for (std::int64_t row = 0; row < task.q_len; ++row) {
+  for (std::int64_t row = begin; row < end; ++row) {
     for (std::int64_t head = 0; head < heads; ++head) {
       std::memcpy(to + (row * task.o.row_stride + head * task.o.head_stride) * element, from,
                   dim * element);
       from += dim * element;
     }
+  }
+}
+
+// What is there when all queries of a task have been computed.
+void DeliverSums(const PlannedTask& planned, const char* base) {
+  const AttentionTask& task = planned.task;
+  const std::size_t heads_bytes = task.params.num_q_heads * sizeof(float);
+  if (planned.o != kNowhere && task.lse != nullptr) {
+    std::memcpy(task.lse, base + planned.lse, task.q_len * heads_bytes);
+  }
+  if (planned.column_sums != kNowhere && task.kv_len > 0) {
+    std::memcpy(task.column_sums, base + planned.column_sums, task.kv_len * heads_bytes);
+  } else if (task.column_sums != nullptr) {
+    std::fill_n(task.column_sums, task.kv_len * task.params.num_q_heads, 0.0f);
   }
 }
 
@@ -184,7 +223,7 @@ void GatherPieces(const RowsView& rows, std::span<const RowsPiece> pieces, std::
   }
 }
 
-void FillUpload(const CudaPlan& plan, RunMemory& memory) {
+void FillTables(const CudaPlan& plan, RunMemory& memory) {
   char* base = memory.host_upload.data();
   std::vector<DeviceTask> tasks;
   std::vector<DeviceAppend> appends;
@@ -192,8 +231,6 @@ void FillUpload(const CudaPlan& plan, RunMemory& memory) {
     tasks.push_back({});
     appends.push_back({});
     if (planned.q == kNowhere) continue;  // nothing to compute
-    FillPages(planned, memory);
-    FillTensors(planned, memory);
     tasks.back() = BindTask(planned, memory);
     if (planned.k != kNowhere) appends.back() = BindAppend(planned, memory);
   }
@@ -202,23 +239,32 @@ void FillUpload(const CudaPlan& plan, RunMemory& memory) {
   CopyTable(plan.probes, base + plan.device_probes);
   CopyTable(appends, base + plan.device_appends);
   CopyTable(plan.append_items, base + plan.device_append_items);
+  std::memset(base + plan.counters, 0, plan.num_counters * sizeof(std::uint32_t));
 }
 
-void DeliverResults(const CudaPlan& plan, const RunMemory& memory) {
-  const char* base = memory.host_results.data();
-  for (const PlannedTask& planned : plan.tasks) {
+void FillPart(const CudaPlan& plan, std::size_t part, RunMemory& memory) {
+  ForEachTask(plan, part, [&](const PlannedTask& planned, const PartOfTask& queries) {
+    if (planned.q == kNowhere) return;
     const AttentionTask& task = planned.task;
-    const std::size_t heads_bytes = task.params.num_q_heads * sizeof(float);
+    if (queries.is_first) {
+      FillPages(planned, memory);
+      FillTensors(planned, memory);
+    }
+    const AttentionParams& params = task.params;
+    GatherRows(task.q, queries.begin, queries.end - queries.begin, params.num_q_heads,
+               params.head_dim_qk, PadDim(params.head_dim_qk),
+               memory.host_upload.data() + planned.q + queries.begin * QueryRowBytes(task));
+  });
+}
+
+void DeliverPart(const CudaPlan& plan, std::size_t part, const RunMemory& memory) {
+  const char* base = memory.host_results.data();
+  ForEachTask(plan, part, [&](const PlannedTask& planned, const PartOfTask& queries) {
     if (planned.o != kNowhere) {
-      DeliverOutput(planned, base + planned.o);
-      if (task.lse != nullptr) std::memcpy(task.lse, base + planned.lse, task.q_len * heads_bytes);
+      DeliverOutput(planned, queries.begin, queries.end, base + planned.o);
     }
-    if (planned.column_sums != kNowhere && task.kv_len > 0) {
-      std::memcpy(task.column_sums, base + planned.column_sums, task.kv_len * heads_bytes);
-    } else if (task.column_sums != nullptr) {
-      std::fill_n(task.column_sums, task.kv_len * task.params.num_q_heads, 0.0f);
-    }
-  }
+    if (queries.is_last) DeliverSums(planned, base);
+  });
 }
 
 }  // namespace attention::cuda

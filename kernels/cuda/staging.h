@@ -6,11 +6,13 @@
 
 namespace attention::cuda {
 
-// Fills the upload of a plan: tables, with device addresses in `memory`, and tensors.
-void FillUpload(const CudaPlan& plan, RunMemory& memory);
+// Fills the upload of a plan: its tables, with device addresses in `memory`, and the tensors of a
+// part.
+void FillTables(const CudaPlan& plan, RunMemory& memory);
+void FillPart(const CudaPlan& plan, std::size_t part, RunMemory& memory);
 
-// Writes what came back to where the tasks want it.
-void DeliverResults(const CudaPlan& plan, const RunMemory& memory);
+// Writes what came back of a part to where the tasks want it.
+void DeliverPart(const CudaPlan& plan, std::size_t part, const RunMemory& memory);
 
 // Copies `count` rows from `first` on, dense, into `to`; each row of a head is followed by zeros up
 // to `padded_dim` elements.

@@ -62,8 +62,10 @@ struct ServerMetrics {
   Counter rejected_queue_full;
   Counter sessions_created;
   Counter sessions_expired;
-  Counter sessions_lost;    // with a device's memory
-  Counter device_failures;  // after which it was set up again, or was tried to be
+  Counter sessions_lost;      // with a device's memory
+  Counter sessions_spilled;   // to the host's memory
+  Counter sessions_restored;  // from there
+  Counter device_failures;    // after which it was set up again, or was tried to be
   Counter tokens_appended;
   Counter query_rows;
   Counter flops;  // estimated, of computed work

@@ -1,12 +1,22 @@
 #include "server/cache/kv_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/divide.h"
 #include "server/base/error_reason.h"
 
 namespace attention::server {
+namespace {
+
+void FreeAll(const std::vector<std::vector<void*>>& pages, PagePool& pool, int generation) {
+  for (const std::vector<void*>& layer : pages) {
+    for (void* page : layer) pool.Free(page, generation);
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const AttentionBackend& backend,
                                                    const KvGeometry& geometry,
@@ -37,9 +47,7 @@ KvCache::KvCache(PagePool& pool, int device, const KvGeometry& geometry, const K
 }
 
 KvCache::~KvCache() {
-  for (const Layer& layer : layers_) {
-    for (void* page : layer.pages) pool_.Free(page, generation_);
-  }
+  ReplacePages(std::vector<std::vector<void*>>(layers_.size()), nullptr);
   pool_.AddCache(-1);
 }
 
@@ -70,6 +78,93 @@ absl::Status KvCache::Extend(int layer, std::int64_t new_length) {
   const auto added = static_cast<std::int64_t>((pages.size() - num_before) * layout_.page_bytes);
   kv_bytes_.fetch_add(added, std::memory_order_relaxed);
   return absl::OkStatus();
+}
+
+std::size_t KvCache::MissingBytes(int layer, std::int64_t new_length) const {
+  const auto needed = CeilDiv<std::int64_t>(new_length, layout_.page_size);
+  const auto held = static_cast<std::int64_t>(layers_[layer].pages.size());
+  return needed > held ? static_cast<std::size_t>(needed - held) * layout_.page_bytes : 0;
+}
+
+absl::Status KvCache::Spill(AttentionBackend& backend, PagePool& to) {
+  std::vector<std::vector<void*>> pages = TakePages(to);
+  if (pages.empty()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory of the host to spill ", kv_bytes(), " bytes of KV pages to"));
+  }
+  const absl::Status status = backend.SavePages(PairPages(pages, /*are_pages=*/false));
+  if (!status.ok()) {
+    FreeAll(pages, to, to.generation());
+    return status;
+  }
+  ReplacePages(std::move(pages), &to);
+  generation_.store(kOnHost, std::memory_order_release);
+  return absl::OkStatus();
+}
+
+absl::Status KvCache::Restore(AttentionBackend& backend) {
+  const int generation = pool_.generation();
+  std::vector<std::vector<void*>> pages = TakePages(pool_);
+  if (pages.empty()) {
+    return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
+                         absl::StrCat("no free KV pages: the session was idle and needs its ",
+                                      kv_bytes(), " bytes again, ", pool_.free_bytes(), " of ",
+                                      pool_.capacity_bytes(), " are free"));
+  }
+  const absl::Status status = backend.RestorePages(PairPages(pages, /*are_pages=*/true));
+  if (!status.ok()) {
+    FreeAll(pages, pool_, generation);
+    return status;
+  }
+  ReplacePages(std::move(pages), nullptr);
+  generation_.store(generation, std::memory_order_release);
+  return absl::OkStatus();
+}
+
+std::vector<std::vector<void*>> KvCache::TakePages(PagePool& to) const {
+  const int generation = to.generation();
+  std::vector<std::vector<void*>> taken(layers_.size());
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    // A step that failed may have left more pages than tokens.
+    const auto needed = CeilDiv<std::int64_t>(length(layer), layout_.page_size);
+    for (std::int64_t i = 0; i < needed; ++i) {
+      void* page = to.Allocate(layout_.page_bytes);
+      if (page == nullptr) {
+        FreeAll(taken, to, generation);
+        return {};
+      }
+      taken[layer].push_back(page);
+    }
+  }
+  return taken;
+}
+
+std::vector<PageCopy> KvCache::PairPages(const std::vector<std::vector<void*>>& others,
+                                         bool are_pages) const {
+  std::vector<PageCopy> copies;
+  for (std::size_t layer = 0; layer < others.size(); ++layer) {
+    for (std::size_t i = 0; i < others[layer].size(); ++i) {
+      void* mine = layers_[layer].pages[i];
+      void* other = others[layer][i];
+      copies.push_back({are_pages ? other : mine, are_pages ? mine : other, layout_.page_bytes});
+    }
+  }
+  return copies;
+}
+
+void KvCache::ReplacePages(std::vector<std::vector<void*>> pages, PagePool* host_pool) {
+  PagePool& old_pool = host_pool_ != nullptr ? *host_pool_ : pool_;
+  const int old_generation = host_pool_ != nullptr ? host_pool_->generation()
+                                                   : generation_.load(std::memory_order_relaxed);
+  std::size_t num_pages = 0;
+  for (std::size_t layer = 0; layer < pages.size(); ++layer) {
+    for (void* page : layers_[layer].pages) old_pool.Free(page, old_generation);
+    layers_[layer].pages = std::move(pages[layer]);
+    num_pages += layers_[layer].pages.size();
+  }
+  host_pool_ = host_pool;
+  kv_bytes_.store(static_cast<std::int64_t>(num_pages * layout_.page_bytes),
+                  std::memory_order_relaxed);
 }
 
 PagedKvView KvCache::View(int layer) const {

@@ -1,7 +1,7 @@
 // The key/value cache of one session: a page table and a length for each layer.
 //
-// Thread-safety: one thread at a time (the session's worker) may call Extend and SetLength; the
-// getters that say so may be called from any thread. Destruction may happen on any thread.
+// Thread-safety: one thread at a time (the session's worker) may call what changes it; the getters
+// that say so may be called from any thread. Destruction may happen on any thread.
 #pragma once
 
 #include <atomic>
@@ -11,6 +11,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/api/attention_backend.h"
 #include "kernels/api/paged_kv_view.h"
 #include "server/cache/page_pool.h"
 
@@ -35,9 +37,12 @@ class KvCache {
 
   int device() const { return device_; }
   const KvGeometry& geometry() const { return geometry_; }
-  // Whether the device has lost what the cache held: nothing can be read or appended any more. Any
-  // thread.
-  bool is_lost() const { return generation_ != pool_.generation(); }
+  // Whether the device has lost what the cache held: nothing can be read or appended any more. What
+  // has been spilled is not lost with the device. Any thread.
+  bool is_lost() const {
+    const int generation = generation_.load(std::memory_order_acquire);
+    return generation != kOnHost && generation != pool_.generation();
+  }
   int num_layers() const { return static_cast<int>(layers_.size()); }
 
   // Tokens in the layer. Any thread.
@@ -46,7 +51,7 @@ class KvCache {
   }
   // The least length of all layers. Any thread.
   std::int64_t committed_length() const;
-  // Bytes of pages held. Any thread.
+  // Bytes of pages held, wherever they are. Any thread.
   std::int64_t kv_bytes() const { return kv_bytes_.load(std::memory_order_relaxed); }
 
   // Makes sure the layer's pages hold `new_length` tokens. RESOURCE_EXHAUSTED KV_EXHAUSTED leaves
@@ -56,18 +61,56 @@ class KvCache {
     layers_[layer].length.store(length, std::memory_order_release);
   }
 
-  // Valid until the next Extend of the layer.
+  // What the layer's pages lack for so many tokens.
+  std::size_t MissingBytes(int layer, std::int64_t new_length) const;
+
+  // Valid until the next Extend of the layer, or Spill.
   PagedKvView View(int layer) const;
 
+  // Moves the pages to the host's memory, from where Restore brings them back with the same bits;
+  // until then nothing can be read or appended. RESOURCE_EXHAUSTED when `to`, which must outlive
+  // the cache, has no room, or the backend's error; the cache is as it was then.
+  absl::Status Spill(AttentionBackend& backend, PagePool& to);
+  // RESOURCE_EXHAUSTED KV_EXHAUSTED, or the backend's error, leaves the pages on the host.
+  absl::Status Restore(AttentionBackend& backend);
+  // Any thread.
+  bool is_spilled() const { return generation_.load(std::memory_order_acquire) == kOnHost; }
+
+  // Work in progress reads or writes the pages: they stay where they are. The worker's thread.
+  void Pin(absl::Time now) {
+    ++num_pins_;
+    last_used_ = now;
+  }
+  void Unpin(absl::Time now) {
+    --num_pins_;
+    last_used_ = now;
+  }
+  bool is_pinned() const { return num_pins_ > 0; }
+  absl::Time last_used() const { return last_used_; }
+
  private:
+  // In place of a generation of the device's pool.
+  static constexpr int kOnHost = -1;
+
   struct Layer {
     std::vector<void*> pages;
     std::atomic<std::int64_t> length{0};
   };
 
+  // Takes a page from `to` for each page that holds tokens, layer by layer. Empty, and nothing
+  // taken, when it has not so many.
+  std::vector<std::vector<void*>> TakePages(PagePool& to) const;
+  std::vector<PageCopy> PairPages(const std::vector<std::vector<void*>>& others,
+                                  bool are_pages) const;
+  // Gives all pages back, and has these in their place.
+  void ReplacePages(std::vector<std::vector<void*>> pages, PagePool* host_pool);
+
   PagePool& pool_;
   const int device_;
-  const int generation_;  // of the pool
+  std::atomic<int> generation_;    // of the pool, when the pages came from there
+  PagePool* host_pool_ = nullptr;  // whose the pages are, when they are on the host
+  int num_pins_ = 0;
+  absl::Time last_used_ = absl::InfinitePast();
   const KvGeometry geometry_;
   const KvPageLayout layout_;
   std::vector<Layer> layers_;

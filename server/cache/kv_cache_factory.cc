@@ -36,10 +36,13 @@ absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
   return absl::InvalidArgumentError(absl::StrCat("geometry.", status.message()));
 }
 
-// What a device has to hold. A cache counts before it has its first page: sessions are often made
-// many at a time.
-std::size_t LoadOf(const PagePool& pool) {
-  return pool.used_bytes() + static_cast<std::size_t>(pool.num_caches()) * pool.chunk_bytes();
+// What a device could still hold. A cache counts before it has its first page: sessions are often
+// made many at a time, so this may be less than nothing.
+std::int64_t RoomOf(const PagePool& pool) {
+  return static_cast<std::int64_t>(pool.capacity_bytes()) -
+         static_cast<std::int64_t>(pool.used_bytes()) -
+         static_cast<std::int64_t>(pool.num_caches()) *
+             static_cast<std::int64_t>(pool.chunk_bytes());
 }
 
 }  // namespace
@@ -48,12 +51,14 @@ absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(
     const KvGeometry& geometry, int num_layers, std::int64_t expected_tokens) const {
   ATTENTION_RETURN_IF_ERROR(CheckGeometry(geometry, num_layers));
   ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(ParamsOf(geometry)));
-  const auto& [backend, pool] = places_[device];
+  const Place& place = places_[device];
   ATTENTION_ASSIGN_OR_RETURN(
       const KvPageLayout layout,
-      KvCache::ChooseLayout(backend, geometry, page_size_, pool.chunk_bytes()));
-  ATTENTION_RETURN_IF_ERROR(CheckRoom(pool, layout, num_layers, expected_tokens));
-  return std::make_shared<KvCache>(pool, device, geometry, layout, num_layers);
+      KvCache::ChooseLayout(place.backend, geometry, page_size_, place.pool.chunk_bytes()));
+  ATTENTION_RETURN_IF_ERROR(CheckRoom(place, layout, num_layers, expected_tokens));
+  auto cache = std::make_shared<KvCache>(place.pool, device, geometry, layout, num_layers);
+  if (place.caches != nullptr) place.caches->Add(cache);
+  return cache;
 }
 
 absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params) const {
@@ -61,7 +66,7 @@ absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params) c
   for (std::size_t i = 0; i < places_.size(); ++i) {
     if (absl::Status status = places_[i].backend.Supports(params); !status.ok()) {
       if (!chosen.ok()) chosen = std::move(status);
-    } else if (!chosen.ok() || LoadOf(places_[i].pool) < LoadOf(places_[*chosen].pool)) {
+    } else if (!chosen.ok() || RoomOf(places_[i].pool) > RoomOf(places_[*chosen].pool)) {
       chosen = static_cast<int>(i);
     }
   }
@@ -86,8 +91,9 @@ std::int64_t KvCacheFactory::used_bytes() const {
   return sum;
 }
 
-absl::Status KvCacheFactory::CheckRoom(const PagePool& pool, const KvPageLayout& layout,
-                                       int num_layers, std::int64_t expected_tokens) const {
+absl::Status KvCacheFactory::CheckRoom(const Place& place, const KvPageLayout& layout,
+                                       int num_layers, std::int64_t expected_tokens) {
+  const PagePool& pool = place.pool;
   if (expected_tokens < 0 || expected_tokens > kMaxPosition) {
     return absl::InvalidArgumentError(
         absl::StrCat("expected_tokens is ", expected_tokens, ", expected 0 to ", kMaxPosition));
@@ -95,6 +101,12 @@ absl::Status KvCacheFactory::CheckRoom(const PagePool& pool, const KvPageLayout&
   const auto pages = static_cast<std::size_t>(CeilDiv(expected_tokens, layout.page_size)) *
                      static_cast<std::size_t>(num_layers);
   if (pool.CanAllocate(layout.page_bytes, pages)) return absl::OkStatus();
+  // Idle sessions may make room; whether enough of them are idle is known when it is needed.
+  const std::size_t chunks = CeilDiv(pages, pool.chunk_bytes() / layout.page_bytes);
+  if (place.host_pool != nullptr && chunks * pool.chunk_bytes() <= pool.capacity_bytes() &&
+      place.host_pool->CanAllocate(layout.page_bytes, pages)) {
+    return absl::OkStatus();
+  }
   return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
                        absl::StrCat("expected_tokens is ", expected_tokens, ", which takes ", pages,
                                     " pages of ", layout.page_bytes, " bytes; ", pool.free_bytes(),

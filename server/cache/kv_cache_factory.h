@@ -1,5 +1,5 @@
 // Makes the caches of new sessions: checks that they can be stored, and chooses the device that has
-// the least to hold.
+// the most room.
 //
 // Thread-safety: all methods.
 #pragma once
@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
+#include "server/cache/cache_list.h"
 #include "server/cache/kv_cache.h"
 
 namespace attention::server {
@@ -21,6 +22,8 @@ class KvCacheFactory {
   struct Place {
     const AttentionBackend& backend;
     PagePool& pool;
+    CacheList* caches = nullptr;          // is told of those that are made there
+    const PagePool* host_pool = nullptr;  // to which idle ones make room; null: they do not
   };
 
   // At least one place, all of one kind; the references must outlive the factory. `page_size`:
@@ -40,8 +43,8 @@ class KvCacheFactory {
 
  private:
   absl::StatusOr<int> ChoosePlace(const AttentionParams& params) const;
-  absl::Status CheckRoom(const PagePool& pool, const KvPageLayout& layout, int num_layers,
-                         std::int64_t expected_tokens) const;
+  static absl::Status CheckRoom(const Place& place, const KvPageLayout& layout, int num_layers,
+                                std::int64_t expected_tokens);
 
   const std::vector<Place> places_;
   const std::int64_t page_size_;

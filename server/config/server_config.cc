@@ -111,6 +111,31 @@ CLI::Validator TenantWeightsCheck() {
       "TENANT=WEIGHT[,...]", "tenant weights");
 }
 
+// Empty, or what is wrong.
+std::string ParseOrdinals(const std::string& text, std::vector<int>* ordinals) {
+  if (text.empty()) return {};
+  for (const std::string& entry : Split(text)) {
+    int ordinal = 0;
+    if (!absl::SimpleAtoi(entry, &ordinal) || ordinal < 0 || ordinal > 255) {
+      return "has '" + entry + "', expected ordinals from 0 to 255";
+    }
+    if (std::find(ordinals->begin(), ordinals->end(), ordinal) != ordinals->end()) {
+      return "has '" + entry + "' twice, expected each GPU once";
+    }
+    ordinals->push_back(ordinal);
+  }
+  return {};
+}
+
+CLI::Validator OrdinalsCheck() {
+  return CLI::Validator(
+      [](std::string& text) {
+        std::vector<int> ordinals;
+        return ParseOrdinals(text, &ordinals);
+      },
+      "ORDINAL[,...]", "ordinals");
+}
+
 class Parser {
  public:
   explicit Parser(ServerConfig& config) : config_(config) {
@@ -127,6 +152,7 @@ class Parser {
   void Finish() {
     config_.listen = Split(listen_);
     ParseTenantWeights(tenant_weights_, &config_.tenant_weights);
+    ParseOrdinals(cuda_devices_, &config_.cuda_devices);
   }
 
   // CLI11 lets the file win over the environment. An operator expects the opposite, so variables
@@ -202,18 +228,21 @@ class Parser {
         ->check(CLI::Range(0, 256));
     AddDuration("--drain-timeout", config_.drain_timeout,
                 "After SIGTERM, how long calls in flight may take");
+    AddDuration("--device-recovery-timeout", config_.device_recovery_timeout,
+                "How long no device may be usable after failures before the server ends, so that "
+                "it is started again");
   }
 
   void AddCompute() {
     Add("--worker-name", config_.worker_name, "Name of this worker in session handles");
     Add("--backend", config_.backend, "Kernels to use: cpu, cuda, or reference (float64, slow)")
         ->check(CLI::IsMember({"cpu", "cuda", "reference"}));
-    Add("--cuda-device", config_.cuda_device,
-        "With --backend cuda, the ordinal of the first worker's GPU; others have the next ones")
-        ->check(CLI::Range(0, 255));
+    Add("--cuda-devices", cuda_devices_,
+        "With --backend cuda, the ordinals of the GPUs, 0,2,...; empty: all that can be used")
+        ->check(OrdinalsCheck());
     Add("--workers", config_.workers,
         "Workers, each with threads, KV pages and a queue of its own; 0: one for each NUMA "
-        "node, or one GPU")
+        "node, or for each GPU")
         ->check(CLI::Range(0, 256));
     Add("--threads", config_.threads, "Compute threads of all workers; 0: one a core")
         ->check(CLI::Range(0, 4096));
@@ -224,6 +253,11 @@ class Parser {
         "Memory for KV pages; 0: a quarter of the machine's")
         ->check(CLI::NonNegativeNumber);
     Add("--kv-page-size", config_.kv_page_size, "Tokens of a KV page")->check(PageSizeCheck());
+    Add("--kv-spill-bytes", config_.kv_spill_bytes,
+        "Host memory for the KV pages of idle sessions while a device has none left; 0: none")
+        ->check(CLI::NonNegativeNumber);
+    AddDuration("--kv-spill-idle", config_.kv_spill_idle,
+                "How long a session must have been idle for its pages to be moved there");
     Add("--layer-capacity-bytes", config_.layer_capacity_bytes,
         "Memory for layers' weights; 0: a quarter of the machine's")
         ->check(CLI::NonNegativeNumber);
@@ -276,6 +310,7 @@ class Parser {
 
   ServerConfig& config_;
   std::string tenant_weights_;
+  std::string cuda_devices_;
   std::string listen_ = absl::StrJoin(config_.listen, ",");
   bool prints_config_ = false;
   CLI::App app_{"attention-server: attention as a remote compute service"};

@@ -27,13 +27,15 @@ struct ServerConfig {
 
   std::string worker_name = "worker-0";
   std::string backend = "cpu";
-  int cuda_device = 0;
-  int workers = 0;                   // 0: one for each NUMA node
+  std::vector<int> cuda_devices;     // ordinals; empty: all that can be used
+  int workers = 0;                   // 0: one for each NUMA node, or GPU
   int threads = 0;                   // of all workers together; 0: one a core
   std::string pin_threads = "auto";  // yes, no, or auto: where there are several workers
 
   std::int64_t kv_capacity_bytes = 0;  // 0: a quarter of the machine's memory
   std::int64_t kv_page_size = 64;      // tokens
+  std::int64_t kv_spill_bytes = 0;     // of the host's memory, for idle sessions; 0: none
+  absl::Duration kv_spill_idle = absl::Seconds(1);
 
   std::int64_t layer_capacity_bytes = 0;  // 0: a quarter of the machine's memory
   std::int64_t max_layers_per_tenant = 10000;
@@ -57,6 +59,7 @@ struct ServerConfig {
   absl::Duration session_ttl = absl::Minutes(15);
   absl::Duration max_session_ttl = absl::Hours(24);
   absl::Duration drain_timeout = absl::Seconds(30);
+  absl::Duration device_recovery_timeout = absl::Seconds(30);
 
   std::string log_level = "info";
   std::string log_format = "text";

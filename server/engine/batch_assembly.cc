@@ -12,6 +12,22 @@ absl::Status BatchAssembly::CheckTask(const AttentionTask& task) const {
   return backend_.Supports(task.params);
 }
 
+BatchAssembly::~BatchAssembly() {
+  for (const std::shared_ptr<KvCache>& cache : held_) spiller_->Release(*cache);
+}
+
+absl::Status BatchAssembly::Hold(const std::shared_ptr<KvCache>& cache) {
+  if (spiller_ == nullptr) return absl::OkStatus();
+  ATTENTION_RETURN_IF_ERROR(spiller_->Hold(*cache));
+  held_.push_back(cache);
+  return absl::OkStatus();
+}
+
+absl::Status BatchAssembly::Extend(KvCache& cache, int layer, std::int64_t new_length) {
+  return spiller_ != nullptr ? spiller_->Extend(cache, layer, new_length)
+                             : cache.Extend(layer, new_length);
+}
+
 void BatchAssembly::Add(AttentionRequest& request, AttentionResult& result) {
   for (const AttentionTask& task : request.tasks) {
     result.status = CheckTask(task);
@@ -46,6 +62,7 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
     return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
                          "the session was lost: its device failed and lost its memory");
   }
+  ATTENTION_RETURN_IF_ERROR(Hold(step.cache));
   const std::int64_t length = cache.length(step.layer);
   outcome.position = length;
   ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length));
@@ -63,7 +80,7 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
     ATTENTION_RETURN_IF_ERROR(CheckTask(checked));
   }
   if (resolved.is_append) {
-    ATTENTION_RETURN_IF_ERROR(cache.Extend(step.layer, resolved.new_length));
+    ATTENTION_RETURN_IF_ERROR(Extend(cache, step.layer, resolved.new_length));
     old_lengths_.push_back({&cache, step.layer, length});
     cache.SetLength(step.layer, resolved.new_length);
     appends_.push_back({&cache, &step, resolved.append_position});

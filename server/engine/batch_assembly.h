@@ -14,12 +14,19 @@
 #include "server/cache/kv_cache.h"
 #include "server/domain/attention_request.h"
 #include "server/domain/step_resolution.h"
+#include "server/engine/spiller.h"
 
 namespace attention::server {
 
 class BatchAssembly {
  public:
-  explicit BatchAssembly(const AttentionBackend& backend) : backend_(backend) {}
+  // `spiller` may be null; else it must outlive the assembly, and keeps the caches of its steps on
+  // the device for as long.
+  explicit BatchAssembly(const AttentionBackend& backend, Spiller* spiller = nullptr)
+      : backend_(backend), spiller_(spiller) {}
+  ~BatchAssembly();
+  BatchAssembly(const BatchAssembly&) = delete;
+  BatchAssembly& operator=(const BatchAssembly&) = delete;
 
   // Adds a request's work. `result` must outlive the assembly; it receives the outcomes of its
   // steps.
@@ -66,8 +73,12 @@ class BatchAssembly {
                              const std::vector<std::int64_t>& append_positions,
                              std::vector<ProjectionTask>& tasks);
   absl::Status CheckTask(const AttentionTask& task) const;
+  absl::Status Hold(const std::shared_ptr<KvCache>& cache);
+  absl::Status Extend(KvCache& cache, int layer, std::int64_t new_length);
 
   const AttentionBackend& backend_;
+  Spiller* const spiller_;
+  std::vector<std::shared_ptr<KvCache>> held_;  // by the spiller
   std::vector<Append> appends_;
   std::vector<Attend> attends_;
   std::vector<WeightsTask> weights_;

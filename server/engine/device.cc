@@ -17,8 +17,11 @@ Device::Device(std::unique_ptr<RecoveringBackend> backend, Options options, cons
       clock_(clock),
       metrics_(metrics),
       pages_(backend_->memory(), options_.kv_capacity_bytes),
+      host_pages_(backend_->host_memory(), options_.kv_spill_bytes),
+      spiller_(*backend_, pages_, host_pages_, caches_, options_.kv_spill_idle, clock, metrics),
       worker_(*backend_, clock, metrics,
-              {options_.cpu, [this](const absl::Status& failure) { OnFailure(failure); }}) {}
+              {options_.cpu, [this](const absl::Status& failure) { OnFailure(failure); },
+               has_spill() ? &spiller_ : nullptr}) {}
 
 void Device::OnFailure(const absl::Status& failure) {
   const bool is_usable = backend_->is_usable();

@@ -13,8 +13,10 @@
 #include "absl/time/time.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
+#include "server/cache/cache_list.h"
 #include "server/cache/page_pool.h"
 #include "server/engine/recovering_backend.h"
+#include "server/engine/spiller.h"
 #include "server/engine/worker.h"
 
 namespace attention::server {
@@ -23,6 +25,10 @@ class Device {
  public:
   struct Options {
     std::size_t kv_capacity_bytes = 0;
+    // Of the host's memory, for pages of idle sessions when there are no others; 0: none.
+    std::size_t kv_spill_bytes = 0;
+    // How long a session must have been idle for that.
+    absl::Duration kv_spill_idle = absl::Seconds(1);
     // The CPU that the worker's thread is kept on.
     std::optional<int> cpu;
     // Told, on the worker's thread, what failed and how setting the device up again went.
@@ -37,6 +43,9 @@ class Device {
 
   RecoveringBackend& backend() { return *backend_; }
   PagePool& pages() { return pages_; }
+  PagePool& host_pages() { return host_pages_; }
+  CacheList& caches() { return caches_; }
+  bool has_spill() const { return options_.kv_spill_bytes > 0; }
   Worker& worker() { return worker_; }
 
  private:
@@ -49,6 +58,9 @@ class Device {
   const Clock& clock_;
   ServerMetrics& metrics_;
   PagePool pages_;
+  PagePool host_pages_;
+  CacheList caches_;
+  Spiller spiller_;
   Worker worker_;
   absl::Time last_recovery_ = absl::InfinitePast();
 };

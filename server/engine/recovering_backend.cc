@@ -43,6 +43,7 @@ RecoveringBackend::RecoveringBackend(BackendMaker maker, std::shared_ptr<Attenti
       backend_(std::move(backend)) {}
 
 absl::Status RecoveringBackend::Recover() {
+  Current()->Abandon();
   absl::StatusOr<std::unique_ptr<AttentionBackend>> made = maker_();
   std::shared_ptr<AttentionBackend> old;  // ends without the lock
   MutexLock lock(&mutex_);
@@ -114,6 +115,16 @@ absl::StatusOr<RunState> RecoveringBackend::Run(AttentionPlan& plan,
 absl::Status RecoveringBackend::AppendKv(std::span<const KvAppendTask> tasks) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
   return backend->AppendKv(tasks);
+}
+
+absl::Status RecoveringBackend::SavePages(std::span<const PageCopy> copies) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->SavePages(copies);
+}
+
+absl::Status RecoveringBackend::RestorePages(std::span<const PageCopy> copies) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->RestorePages(copies);
 }
 
 absl::StatusOr<std::shared_ptr<const PackedProjection>> RecoveringBackend::Projections::Pack(

@@ -28,9 +28,9 @@ class RecoveringBackend final : public AttentionBackend {
   // The maker's error when there is no backend to begin with.
   static absl::StatusOr<std::unique_ptr<RecoveringBackend>> Make(BackendMaker maker);
 
-  // Makes another backend in place of the present one, which goes when its last plan does. On
-  // failure, which is the maker's, the device is unusable until a later Recover succeeds: Plan,
-  // Run, AppendKv and RunWeights answer UNAVAILABLE.
+  // Makes another backend in place of the present one, which is abandoned and goes when its last
+  // plan does. On failure, which is the maker's, the device is unusable until a later Recover
+  // succeeds: Plan, Run, AppendKv and RunWeights answer UNAVAILABLE.
   absl::Status Recover();
   bool is_usable() const;
 
@@ -50,6 +50,8 @@ class RecoveringBackend final : public AttentionBackend {
   // UNAVAILABLE for a plan of a backend that is gone.
   absl::StatusOr<RunState> Run(AttentionPlan& plan, const std::atomic<bool>* should_yield) override;
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
+  absl::Status SavePages(std::span<const PageCopy> copies) override;
+  absl::Status RestorePages(std::span<const PageCopy> copies) override;
   absl::Status RunWeights(const WeightsTask& task) override;
   ProjectionBackend* projections() override { return has_projections_ ? &projections_ : nullptr; }
 

@@ -28,12 +28,12 @@ std::int64_t ChunkTokens(const KvGeometry& geometry, std::int64_t position, std:
 
 SlicedAttention::SlicedAttention(AttentionBackend& backend, const Clock& clock,
                                  ServerMetrics& metrics, std::unique_ptr<AttentionRequest> request,
-                                 absl::Time taken, FailureHandler on_failure)
+                                 absl::Time taken, FailureHandler on_failure, Spiller* spiller)
     : backend_(backend),
       clock_(clock),
       metrics_(metrics),
       request_(std::move(request)),
-      assembly_(backend),
+      assembly_(backend, spiller),
       taken_(taken),
       on_failure_(std::move(on_failure)) {
   result_.timing.queue = taken - request_->arrival;

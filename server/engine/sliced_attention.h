@@ -24,7 +24,7 @@ class SlicedAttention final : public SlicedRequest {
   // The references must outlive it. Does nothing yet.
   SlicedAttention(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics,
                   std::unique_ptr<AttentionRequest> request, absl::Time taken,
-                  FailureHandler on_failure = nullptr);
+                  FailureHandler on_failure = nullptr, Spiller* spiller = nullptr);
   ~SlicedAttention() override;
 
   const AttentionRequest& request() const override { return *request_; }

@@ -18,7 +18,7 @@ void Worker::Execute(Batch batch) {
   RequestTiming timing;
   timing.batch_size = static_cast<int>(batch.requests.size());
 
-  BatchAssembly assembly(backend_);
+  BatchAssembly assembly(backend_, options_.spiller);
   const absl::Status status = Compute(batch, assembly, results, timing);
   if (!status.ok()) {
     assembly.RollBack();
@@ -56,7 +56,7 @@ absl::Status Worker::Compute(Batch& batch, BatchAssembly& assembly,
 std::unique_ptr<SlicedRequest> Worker::BeginSliced(std::unique_ptr<AttentionRequest> request,
                                                    absl::Time taken) {
   return std::make_unique<SlicedAttention>(backend_, clock_, metrics_, std::move(request), taken,
-                                           options_.on_failure);
+                                           options_.on_failure, options_.spiller);
 }
 
 absl::Status Worker::Project(const std::vector<ProjectionTask>& tasks) {

@@ -23,6 +23,8 @@ class Worker final : public BatchExecutor {
     // Told of what the backend failed with, when it was not the request's fault: between batches,
     // before anything else runs.
     FailureHandler on_failure = nullptr;
+    // Makes room for sessions in use; null: what is full is full.
+    Spiller* spiller = nullptr;
   };
 
   // All references must outlive the worker.

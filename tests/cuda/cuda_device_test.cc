@@ -26,6 +26,14 @@ std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t, double step_flops) {
   return std::move(*backend);
 }
 
+std::unique_ptr<AttentionBackend> MakeCudaOverlapping(std::size_t part_bytes, int,
+                                                      double step_flops) {
+  auto backend = cuda::LoadCudaBackend(
+      {.has_managed_memory = true, .step_flops = step_flops, .part_bytes = part_bytes});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return std::move(*backend);
+}
+
 AttentionBackend& Cuda() {
   static auto* backend = MakeCuda().release();
   return *backend;

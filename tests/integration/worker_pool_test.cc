@@ -153,5 +153,29 @@ TEST_F(FailingWorkerTest, ItsSessionsAreLostByNameWithTheirMemory) {
   ExpectServes(*server_);
 }
 
+TEST(LostServerTest, WithoutADeviceItIsNotReadyAndSaysThatItShouldEnd) {
+  Faults faults;
+  server::ServerConfig config = TestConfig();
+  config.workers = 1;
+  config.device_recovery_timeout = absl::Seconds(1);
+  const auto app = server::ServerApp::Start(
+      config,
+      [&faults](std::string_view,
+                const BackendOptions&) -> absl::StatusOr<std::unique_ptr<AttentionBackend>> {
+        if (!faults.make_status.ok()) return faults.make_status;
+        return std::make_unique<FaultyBackend>(faults);
+      });
+  ASSERT_TRUE(app.ok()) << app.status();
+  ServerClient client((*app)->addresses()[0], (*app)->admin_address());
+  EXPECT_EQ(client.Get("/readyz").status, 200);
+  faults.make_status = absl::UnavailableError("the driver does not give it back");
+  faults.run_status = absl::InternalError("the context is lost");
+  v1::AttendResponse response;
+  EXPECT_THAT(Attend(client, MakePrompt(kLength), &response),
+              FailsWith(grpc::INTERNAL, "the context is lost"));
+  EXPECT_EQ(client.Get("/readyz").status, 503);
+  EXPECT_TRUE(WaitUntil([&] { return (*app)->is_beyond_help(); }));
+}
+
 }  // namespace
 }  // namespace attention::testing

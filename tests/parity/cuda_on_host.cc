@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/simt/simt_device.h"
 #include "tests/support/cuda_backends.h"
@@ -11,6 +13,14 @@ std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t seed, double step_flops
 std::unique_ptr<AttentionBackend> MakeCudaHopper(std::uint32_t seed, double step_flops) {
   return cuda::MakeCudaBackend(simt::MakeSimtDevice(seed, /*has_wgmma=*/true),
                                {.step_flops = step_flops});
+}
+
+std::unique_ptr<AttentionBackend> MakeCudaOverlapping(std::size_t part_bytes, int order,
+                                                      double step_flops) {
+  std::optional<simt::EagerStreams> eager;
+  if (order < kNumStreamOrders - 1) eager = static_cast<simt::EagerStreams>(order);
+  return cuda::MakeCudaBackend(simt::MakeSimtDevice(/*seed=*/1, /*has_wgmma=*/false, eager),
+                               {.step_flops = step_flops, .part_bytes = part_bytes});
 }
 
 AttentionBackend& Cuda() {

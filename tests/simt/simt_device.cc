@@ -1,7 +1,10 @@
 #include "tests/simt/simt_device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/sm80/append.h"
@@ -14,20 +17,46 @@ namespace {
 
 using namespace attention::cuda;  // NOLINT: the device's words
 
+// Freed memory is poisoned, and kept for as long as work is queued that may still touch it: a copy
+// or kernel that comes too late reads NaN, and writes where nobody is.
 class HeapAllocator final : public MemoryAllocator {
  public:
+  explicit HeapAllocator(const StreamQueues& streams) : streams_(streams) {}
+  ~HeapAllocator() override { Release(); }
+
   void* Allocate(std::size_t bytes) override {
-    void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    const std::lock_guard lock(mutex_);
+    if (streams_.is_idle()) Release();
+    void* memory = std::aligned_alloc(256, (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256);
     if (memory != nullptr) std::memset(memory, 0xff, bytes);
     return memory;
   }
-  void Free(void* memory, std::size_t) override { std::free(memory); }
+  void Free(void* memory, std::size_t bytes) override {
+    const std::lock_guard lock(mutex_);
+    std::memset(memory, 0xff, bytes);
+    freed_.push_back(memory);
+  }
+
+ private:
+  void Release() {
+    for (void* memory : freed_) std::free(memory);
+    freed_.clear();
+  }
+
+  const StreamQueues& streams_;
+  std::mutex mutex_;
+  std::vector<void*> freed_;
+};
+
+struct SimtEvent final : Event {
+  StreamQueues::Point point;
 };
 
 class SimtDevice final : public Device {
  public:
-  SimtDevice(std::uint32_t seed, bool has_wgmma)
-      : seed_(seed),
+  SimtDevice(std::uint32_t seed, bool has_wgmma, std::optional<EagerStreams> eager)
+      : streams_(seed, eager),
+        seed_(seed),
         properties_{.name = "host",
                     .architecture = has_wgmma ? "simt_90" : "simt",
                     .num_multiprocessors = 3,
@@ -37,16 +66,16 @@ class SimtDevice final : public Device {
   MemoryAllocator& memory() override { return allocator_; }
   MemoryAllocator& host_memory() override { return allocator_; }
 
-  absl::Status CopyToDevice(void* device, const void* host, std::size_t bytes) override {
-    if (bytes > 0) std::memcpy(device, host, bytes);
+  absl::Status CopyToDevice(Stream stream, void* device, const void* host,
+                            std::size_t bytes) override {
+    streams_.Enqueue(stream, [=] {
+      if (bytes > 0) std::memcpy(device, host, bytes);
+    });
     return absl::OkStatus();
   }
-  absl::Status CopyToHost(void* host, const void* device, std::size_t bytes) override {
-    return CopyToDevice(host, device, bytes);
-  }
-  absl::Status Zero(void* device, std::size_t bytes) override {
-    std::memset(device, 0, bytes);
-    return absl::OkStatus();
+  absl::Status CopyToHost(Stream stream, void* host, const void* device,
+                          std::size_t bytes) override {
+    return CopyToDevice(stream, host, device, bytes);
   }
 
   absl::Status Launch(const KernelId& id, int num_blocks,
@@ -79,14 +108,35 @@ class SimtDevice final : public Device {
     return absl::OkStatus();
   }
 
-  absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::StatusOr<std::unique_ptr<Event>> MakeEvent() override {
+    return std::make_unique<SimtEvent>();
+  }
+  absl::Status Record(Event& event, Stream stream) override {
+    static_cast<SimtEvent&>(event).point = streams_.End(stream);
+    return absl::OkStatus();
+  }
+  absl::Status Wait(Stream stream, const Event& event) override {
+    streams_.Wait(stream, static_cast<const SimtEvent&>(event).point);
+    return absl::OkStatus();
+  }
+  absl::Status Await(const Event& event) override {
+    streams_.Reach(static_cast<const SimtEvent&>(event).point);
+    return absl::OkStatus();
+  }
+  absl::Status Synchronize() override {
+    streams_.Drain();
+    return absl::OkStatus();
+  }
+  void Abandon() override {}
   DeviceCeilings MeasureCeilings() override { return {}; }
 
  private:
   template <typename Kernel>
   void Run(Kernel*, int num_blocks, const typename Kernel::Arguments& arguments) {
-    RunBlocks(num_blocks, Kernel::kThreads, Kernel::kSharedBytes, seed_++,
-              [&](char* shared) { Kernel::Run(arguments, shared); });
+    streams_.Enqueue(Stream::kCompute, [this, num_blocks, arguments] {
+      RunBlocks(num_blocks, Kernel::kThreads, Kernel::kSharedBytes, seed_++,
+                [&](char* shared) { Kernel::Run(arguments, shared); });
+    });
   }
 
   static absl::Status Known(const KernelId& id, bool is_known) {
@@ -94,15 +144,17 @@ class SimtDevice final : public Device {
     return absl::InternalError(absl::StrCat("no kernel is named ", KernelIdName(id)));
   }
 
-  HeapAllocator allocator_;
+  StreamQueues streams_;
+  HeapAllocator allocator_{streams_};
   std::uint32_t seed_;
   const DeviceProperties properties_;
 };
 
 }  // namespace
 
-std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed, bool has_wgmma) {
-  return std::make_shared<SimtDevice>(seed, has_wgmma);
+std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed, bool has_wgmma,
+                                             std::optional<EagerStreams> eager) {
+  return std::make_shared<SimtDevice>(seed, has_wgmma, eager);
 }
 
 }  // namespace attention::simt

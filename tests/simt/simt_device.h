@@ -4,13 +4,16 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "kernels/cuda/device.h"
+#include "tests/simt/stream_queues.h"
 
 namespace attention::simt {
 
-// `seed` draws the orders in which blocks and warps run. With `has_wgmma` it passes for one of
-// compute capability 9.0.
-std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed, bool has_wgmma = false);
+// `seed` draws the orders in which blocks and warps run, and, unless `eager` says it, when streams
+// do their work. With `has_wgmma` it passes for one of compute capability 9.0.
+std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed, bool has_wgmma = false,
+                                             std::optional<EagerStreams> eager = {});
 
 }  // namespace attention::simt

@@ -231,6 +231,9 @@ PagedKv::PagedKv(AttentionBackend& backend, const AttentionProblem& problem, con
     const absl::Status status = backend.AppendKv({&append, 1});
     EXPECT_TRUE(status.ok()) << status;
   }
+  // The host, too, may look at the pages now.
+  const absl::Status status = backend.SavePages({});
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 AttentionTask PagedKv::Task(const AttentionProblem& problem) const {

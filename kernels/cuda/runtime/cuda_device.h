@@ -14,11 +14,15 @@ struct CudaDeviceOptions {
   bool has_managed_memory = false;  // pages that the host can read, for tests
 };
 
-// UNAVAILABLE says why: no driver or one too old, no device of that ordinal, a compute capability
-// before 8.0.
+// In the device's present context, or in another one if that was lost. UNAVAILABLE says why there
+// is none: no driver or one too old, no device of that ordinal, a compute capability before 8.0, a
+// device that does not compute, or that the driver does not give back after a fault.
 absl::StatusOr<std::shared_ptr<Device>> MakeCudaDevice(const CudaDeviceOptions& options);
 
-// The model name, or the same errors. Makes no context.
+// Model, ordinal and place on the bus, or the same errors. Makes no context.
 absl::StatusOr<std::string> CudaDeviceName(int ordinal);
+
+// How many the process can see; 0 without a driver.
+int CudaDeviceCount();
 
 }  // namespace attention::cuda

@@ -19,6 +19,7 @@ void CopyText(const std::string& text, char* to, std::size_t bytes) {
 }
 
 absl::Status Describe(PluginRequest* request) {
+  request->num_devices = CudaDeviceCount();
   auto name = CudaDeviceName(request->device);
   if (!name.ok()) return name.status();
   CopyText(*name, request->device_name, request->name_bytes);
@@ -31,6 +32,7 @@ absl::Status Make(PluginRequest* request) {
   if (!device.ok()) return device.status();
   CudaBackendOptions options;
   if (request->step_flops > 0) options.step_flops = request->step_flops;
+  if (request->part_bytes > 0) options.part_bytes = request->part_bytes;
   request->backend = MakeCudaBackend(std::move(*device), options).release();
   return absl::OkStatus();
 }

@@ -3,9 +3,12 @@
 #include <gmock/gmock.h>
 
 #include <string>
+#include <vector>
 
 namespace attention {
 namespace {
+
+using ::testing::ElementsAre;
 
 TEST(RegistryTest, EveryRegisteredBackendCanBeMade) {
   for (std::string_view name : RegisteredBackends()) {
@@ -36,12 +39,38 @@ TEST(RegistryTest, TheCudaBackendIsMadeOrSaysWhyNot) {
                                ::testing::HasSubstr("expected 8.0 or newer")));
 }
 
-TEST(RegistryTest, AnUnusedGpuComesWithItsReason) {
-  const auto devices = UnusedDevices("cpu", {});
-  ASSERT_EQ(devices.size(), 1u);
-  EXPECT_EQ(devices[0].backend, "cuda");
-  EXPECT_NE(devices[0].reason, "");
-  EXPECT_TRUE(UnusedDevices("cuda", {}).empty());
+std::vector<std::string> Describe(const std::vector<UnusedDevice>& devices) {
+  std::vector<std::string> texts;
+  for (const UnusedDevice& device : devices) {
+    EXPECT_EQ(device.backend, "cuda");
+    texts.push_back(device.device + ": " + device.reason);
+  }
+  return texts;
+}
+
+TEST(RegistryTest, AMachineTellsItsGpusOrWhyItHasNone) {
+  const auto gpus = VisibleGpus();
+  if (gpus.ok()) {
+    EXPECT_FALSE(gpus->empty());
+  } else {
+    EXPECT_EQ(gpus.status().code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(Describe(UnusedGpus(gpus, "cpu", {})),
+                ElementsAre(": " + std::string(gpus.status().message())));
+  }
+}
+
+TEST(RegistryTest, EachUnusedGpuComesWithItsReason) {
+  const std::vector<VisibleGpu> gpus = {{"H200 (GPU 0)", absl::OkStatus()},
+                                        {"H200 (GPU 1)", absl::OkStatus()},
+                                        {"P4 (GPU 2)", absl::UnavailableError("too old")}};
+  EXPECT_THAT(
+      Describe(UnusedGpus(gpus, "cpu", std::vector<std::string>{"EPYC"})),
+      ElementsAre("H200 (GPU 0): the backend is cpu by configuration",
+                  "H200 (GPU 1): the backend is cpu by configuration", "P4 (GPU 2): too old"));
+  EXPECT_THAT(Describe(UnusedGpus(gpus, "cuda", std::vector<std::string>{"H200 (GPU 1)"})),
+              ElementsAre("H200 (GPU 0): it is not among the chosen ones by configuration",
+                          "P4 (GPU 2): too old"));
+  EXPECT_TRUE(UnusedGpus(absl::UnavailableError("no driver"), "cuda", {}).empty());
 }
 
 }  // namespace

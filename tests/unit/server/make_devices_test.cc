@@ -5,6 +5,7 @@
 namespace attention::server {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 const std::vector<CpuList> kTwoNodes = {{0, 1, 2, 3}, {4, 5, 6, 7}};
@@ -53,16 +54,45 @@ TEST(DivideMachineTest, PinningIsTheOperatorsToChoose) {
   EXPECT_EQ(Divide(Config(2, 12))[0].num_threads, 6);
 }
 
-TEST(DivideMachineTest, AGpuForEachWorker) {
-  ServerConfig config = Config(2, 0);
+// The ordinals of the workers' GPUs, of a machine that has these.
+absl::StatusOr<std::vector<int>> GpusOf(const ServerConfig& config,
+                                        const absl::StatusOr<std::vector<VisibleGpu>>& gpus) {
+  const auto devices = DivideMachine(config, kTwoNodes, [&gpus] { return gpus; });
+  if (!devices.ok()) return devices.status();
+  std::vector<int> ordinals;
+  for (const BackendOptions& device : *devices) ordinals.push_back(device.cuda_device);
+  return ordinals;
+}
+
+ServerConfig CudaConfig(int workers, std::vector<int> cuda_devices) {
+  ServerConfig config = Config(workers, 0);
   config.backend = "cuda";
-  config.cuda_device = 1;
-  const auto devices = Divide(config, {{0}});
-  ASSERT_EQ(devices.size(), 2u);
-  EXPECT_EQ(devices[0].cuda_device, 1);
-  EXPECT_EQ(devices[1].cuda_device, 2);
-  config.workers = 0;
-  EXPECT_EQ(Divide(config).size(), 1u);
+  config.cuda_devices = std::move(cuda_devices);
+  return config;
+}
+
+const std::vector<VisibleGpu> kGpus = {{"P4", absl::UnavailableError("P4 is too old")},
+                                       {"H200", absl::OkStatus()},
+                                       {"H200", absl::OkStatus()}};
+
+TEST(DivideMachineTest, EachGpuThatCanBeUsedIsAWorker) {
+  EXPECT_THAT(*GpusOf(CudaConfig(0, {}), kGpus), ElementsAre(1, 2));
+  EXPECT_THAT(*GpusOf(CudaConfig(1, {}), kGpus), ElementsAre(1));
+}
+
+TEST(DivideMachineTest, GpusAreTheOperatorsToChoose) {
+  EXPECT_THAT(*GpusOf(CudaConfig(0, {2, 0}), kGpus), ElementsAre(2, 0))
+      << "what cannot be used says so when it is";
+  EXPECT_THAT(*GpusOf(CudaConfig(0, {5}), absl::UnavailableError("not asked")), ElementsAre(5));
+}
+
+TEST(DivideMachineTest, WithoutAGpuItIsSaidWhy) {
+  EXPECT_EQ(GpusOf(CudaConfig(0, {}), absl::UnavailableError("no driver")).status().message(),
+            "no driver");
+  EXPECT_EQ(GpusOf(CudaConfig(0, {}), std::vector<VisibleGpu>{kGpus[0]}).status().message(),
+            "P4 is too old");
+  EXPECT_EQ(GpusOf(CudaConfig(3, {}), kGpus).status().message(),
+            "workers is 3, expected at most the 2 GPUs");
 }
 
 TEST(DivideMachineTest, WhatDoesNotFitTheMachineIsRefusedByKey) {

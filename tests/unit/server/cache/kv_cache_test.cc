@@ -162,6 +162,18 @@ TEST_F(SeveralDevicesTest, ANewCacheGoesWhereLessIsHeld) {
   EXPECT_EQ(DeviceOfNext(), 0);
 }
 
+TEST_F(SeveralDevicesTest, ALargerDeviceFillsUpBeforeASmallerOneIsUsed) {
+  PagePool large(backend_->memory(), 8 * kChunk, kChunk);
+  const KvCacheFactory factory({{*backend_, first_}, {*backend_, large}}, /*page_size=*/16);
+  std::vector<int> devices;
+  for (int i = 0; i < 7; ++i) {
+    caches_.push_back(*factory.Create(kGeometry, 1, 0));
+    devices.push_back(caches_.back()->device());
+  }
+  EXPECT_THAT(devices, ::testing::ElementsAre(1, 1, 1, 1, 0, 1, 0));
+  caches_.clear();
+}
+
 TEST_F(SeveralDevicesTest, BytesAreThoseOfAllDevices) {
   EXPECT_EQ(factory_.capacity_bytes(), static_cast<std::int64_t>(8 * kChunk));
   ASSERT_EQ(DeviceOfNext(), 0);

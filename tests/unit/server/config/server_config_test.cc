@@ -33,6 +33,11 @@ TEST(ServerConfigTest, FlagsSetValues) {
   EXPECT_EQ(parsed.config.kv_page_size, 32);
 }
 
+TEST(ServerConfigTest, GpusAreOrdinals) {
+  EXPECT_THAT(Parse({}).config.cuda_devices, ::testing::IsEmpty());
+  EXPECT_THAT(Parse({"--cuda-devices", "2,0"}).config.cuda_devices, ElementsAre(2, 0));
+}
+
 TEST(ServerConfigTest, FlagsWinOverTheEnvironmentWhichWinsOverTheFile) {
   const std::string path = ::testing::TempDir() + "/server_config_test.toml";
   std::ofstream(path) << "threads = 2\nmax-sessions = 20\nworker-name = \"file\"\n"
@@ -96,6 +101,8 @@ INSTANTIATE_TEST_SUITE_P(
                       BadFlag{"--listen", "127.0.0.1", "expected host:port"},
                       BadFlag{"--listen", "127.0.0.1:1,", "expected host:port"},
                       BadFlag{"--admin-listen", "unix:/tmp/x", "expected host:port"},
+                      BadFlag{"--cuda-devices", "0,x", "ordinals from 0"},
+                      BadFlag{"--cuda-devices", "1,1", "each GPU once"},
                       BadFlag{"--backend", "abacus", "cpu"}, BadFlag{"--log-level", "loud", "info"},
                       BadFlag{"--threads", "-1", "0"}, BadFlag{"--max-batch-requests", "0", "1"},
                       BadFlag{"--max-message-bytes", "1", "1024"}));

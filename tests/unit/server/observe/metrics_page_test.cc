@@ -58,6 +58,8 @@ TEST(MetricsPageTest, TheNamesAreAContract) {
                                           "attention_sessions_created_total",
                                           "attention_sessions_expired_total",
                                           "attention_sessions_lost_total",
+                                          "attention_sessions_restored_total",
+                                          "attention_sessions_spilled_total",
                                           "attention_tokens_appended_total",
                                           "attention_wire_in_seconds",
                                           "attention_wire_out_seconds"}));

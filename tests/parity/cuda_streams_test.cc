@@ -1,0 +1,141 @@
+// Runs whose parts travel while others are computed, on the host (tests/simt) or on a GPU: whenever
+// a stream does its work, the bits are those of a run in one part.
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "tests/support/attention_problem.h"
+#include "tests/support/backend_checks.h"
+#include "tests/support/cuda_backends.h"
+
+namespace attention::testing {
+namespace {
+
+// Prompts that are cut between their rows, tasks that are not, and some that are next to nothing.
+std::vector<ProblemSpec> Specs() {
+  return {
+      {.num_q_heads = 6, .num_kv_heads = 2, .q_len = 150, .kv_len = 200, .is_causal = true},
+      {.num_q_heads = 4, .num_kv_heads = 4, .q_len = 0, .kv_len = 20},
+      {.num_q_heads = 4,
+       .num_kv_heads = 1,
+       .dtype = DType::kBFloat16,
+       .kv_dtype = DType::kBFloat16,
+       .q_len = 200,
+       .kv_len = 200,
+       .is_causal = true,
+       .mask = Plane::kShared},
+      {.num_q_heads = 4,
+       .num_kv_heads = 1,
+       .dtype = DType::kFloat16,
+       .kv_dtype = DType::kFloat16,
+       .q_len = 1,
+       .kv_len = 700},
+      {.q_len = 3, .kv_len = 60, .window_left = 20, .has_alibi = true, .bias = Plane::kPerHead},
+      {.num_q_heads = 4,
+       .num_kv_heads = 2,
+       .head_dim_qk = 64,
+       .head_dim_v = 64,
+       .dtype = DType::kBFloat16,
+       .kv_dtype = DType::kBFloat16,
+       .q_len = 130,
+       .kv_len = 160},
+  };
+}
+
+class CudaStreamsTest : public ::testing::TestWithParam<int> {
+ protected:
+  // Of parts of at least so many bytes.
+  std::unique_ptr<AttentionBackend> Backend(std::size_t part_bytes, double step_flops = 2e11) {
+    return MakeCudaOverlapping(part_bytes, GetParam(), step_flops);
+  }
+};
+
+TEST_P(CudaStreamsTest, ARunInPartsGivesTheBitsOfOneInOne) {
+  const Batch expected(Specs(), /*wants_column_sums=*/true);
+  RunTasks(Cuda(), expected.tasks());
+  for (const std::size_t part_bytes : {1, 10'000, 100'000}) {
+    const auto backend = Backend(part_bytes);
+    for (int run = 0; run < 3; ++run) {
+      const Batch batch(Specs(), true);
+      RunTasks(*backend, batch.tasks());
+      batch.ExpectBitsOf(expected);
+    }
+  }
+}
+
+TEST_P(CudaStreamsTest, AppendsAreInOrderWithTheRunsThatFollow) {
+  const auto backend = Backend(1);
+  for (const ProblemSpec& spec : Specs()) {
+    const AttentionProblem problem(spec);
+    const TaskOutput expected = RunTask(Cuda(), problem.task());
+    // Many on their way at a time, each with the memory of one before it.
+    const PagedKv paged(*backend, problem, {.page_size = 32, .append_tokens = 9});
+    EXPECT_TRUE(SameBits(expected, RunTask(*backend, paged.Task(problem))));
+  }
+}
+
+TEST_P(CudaStreamsTest, ARunThatYieldsLetsOthersThroughAndGoesOn) {
+  const std::atomic<bool> yields{true};
+  const Batch expected(Specs(), true);
+  RunTasks(Cuda(), expected.tasks());
+  const auto backend = Backend(10'000, /*step_flops=*/5e5);
+  const Batch slow(Specs(), true);
+  auto plan = backend->Plan(slow.tasks());
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  int num_yields = 0;
+  while (true) {
+    const auto state = backend->Run(**plan, &yields);
+    ASSERT_TRUE(state.ok()) << state.status();
+    if (*state == RunState::kDone) break;
+    if (++num_yields % 8 != 1) continue;
+    const Batch other(Specs(), true);
+    RunTasks(*backend, other.tasks());
+    other.ExpectBitsOf(expected);
+  }
+  EXPECT_GT(num_yields, 10);
+  slow.ExpectBitsOf(expected);
+}
+
+TEST_P(CudaStreamsTest, APlanThatIsGivenUpOnItsWayHarmsNobody) {
+  const std::atomic<bool> yields{true};
+  const Batch expected(Specs());
+  RunTasks(Cuda(), expected.tasks());
+  const auto backend = Backend(1, /*step_flops=*/5e5);
+  for (int num_slices : {1, 2, 5}) {
+    {
+      const Batch given_up(Specs());
+      auto plan = backend->Plan(given_up.tasks());
+      for (int i = 0; i < num_slices; ++i) ASSERT_TRUE(backend->Run(**plan, &yields).ok());
+    }
+    const Batch batch(Specs());
+    RunTasks(*backend, batch.tasks());
+    batch.ExpectBitsOf(expected);
+  }
+}
+
+TEST_P(CudaStreamsTest, PagesAreSavedAsAppendedAndRestored) {
+  const auto backend = Backend(1);
+  const AttentionProblem problem({.q_len = 2, .kv_len = 100});
+  PagedKv paged(*backend, problem, {.page_size = 32, .append_tokens = 7});
+  const TaskOutput expected = RunTask(*backend, paged.Task(problem));
+  std::vector<std::vector<char>> saved(4, std::vector<char>(paged.page_bytes()));
+  std::vector<PageCopy> copies;
+  for (int i = 0; i < 4; ++i) {
+    copies.push_back({paged.page(i), saved[i].data(), paged.page_bytes()});
+  }
+  const PagedKv fresh(*backend, problem, {.page_size = 32, .append_tokens = 7});
+  ASSERT_TRUE(backend->SavePages(copies).ok());
+  // Elsewhere, and in another order.
+  PagedKv other(*backend, AttentionProblem({.q_len = 2, .kv_len = 100, .seed = 2}),
+                {.page_size = 32, .seed = 5});
+  for (int i = 0; i < 4; ++i) copies[i].page = other.page(i);
+  ASSERT_TRUE(backend->RestorePages(copies).ok());
+  EXPECT_TRUE(SameBits(expected, RunTask(*backend, other.Task(problem))));
+}
+
+INSTANTIATE_TEST_SUITE_P(Orders, CudaStreamsTest, ::testing::Range(0, kNumStreamOrders));
+
+}  // namespace
+}  // namespace attention::testing
