@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "kernels/api/attention_backend.h"
+#include "kernels/cuda/device_meter.h"
 #include "kernels/cuda/device_types.h"
 #include "kernels/cuda/kernel_id.h"
 
@@ -48,6 +50,8 @@ class Device {
   virtual absl::Status Synchronize() = 0;
 
   virtual DeviceCeilings MeasureCeilings() = 0;
+  // What benchmarks measure it with; null: there is none.
+  virtual std::unique_ptr<DeviceMeter> MakeMeter() { return nullptr; }
 };
 
 }  // namespace attention::cuda

@@ -73,6 +73,15 @@ absl::StatusOr<std::unique_ptr<AttentionBackend>> LoadCudaBackend(const PluginOp
   return std::unique_ptr<AttentionBackend>(request.backend);
 }
 
+absl::StatusOr<std::shared_ptr<Device>> OpenCudaDevice(const PluginOptions& options) {
+  std::shared_ptr<Device> device;
+  PluginRequest request{.device = options.device,
+                        .has_managed_memory = options.has_managed_memory,
+                        .opened = &device};
+  if (absl::Status status = Call(kPluginOpen, &request); !status.ok()) return status;
+  return device;
+}
+
 absl::StatusOr<std::string> DescribeCudaDevice(int device) {
   char name[256] = "";
   PluginRequest request{.device = device, .device_name = name, .name_bytes = sizeof(name)};

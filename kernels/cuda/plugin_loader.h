@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
+#include "kernels/cuda/device.h"
 
 namespace attention::cuda {
 
@@ -19,6 +20,9 @@ struct PluginOptions {
 // UNAVAILABLE says why there is none: no library, no driver, no device, a device too old.
 // FAILED_PRECONDITION: the library is of another build. Thread-safe; the library stays loaded.
 absl::StatusOr<std::unique_ptr<AttentionBackend>> LoadCudaBackend(const PluginOptions& options);
+
+// The device without a backend, for benchmarks, or the same errors. `step_flops` has no meaning.
+absl::StatusOr<std::shared_ptr<Device>> OpenCudaDevice(const PluginOptions& options);
 
 // The model name of the device, or the same errors. Cheap: makes no context on the device.
 absl::StatusOr<std::string> DescribeCudaDevice(int device);

@@ -8,6 +8,7 @@
 #include "kernels/cuda/sm80/dispatch.h"
 #include "kernels/cuda/sm90/dispatch.h"
 #include "tests/simt/block.h"
+#include "tests/simt/simt_meter.h"
 
 namespace attention::simt {
 namespace {
@@ -79,6 +80,7 @@ class SimtDevice final : public Device {
 
   absl::Status Synchronize() override { return absl::OkStatus(); }
   DeviceCeilings MeasureCeilings() override { return {}; }
+  std::unique_ptr<DeviceMeter> MakeMeter() override { return MakeSimtMeter(); }
 
  private:
   template <typename Kernel>

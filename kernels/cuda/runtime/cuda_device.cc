@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/runtime/cuda_meter.h"
 #include "kernels/cuda/runtime/kernels.h"
 
 namespace attention::cuda {
@@ -205,6 +206,9 @@ class CudaDevice final : public Device {
   }
 
   DeviceCeilings MeasureCeilings() override;
+  std::unique_ptr<DeviceMeter> MakeMeter() override {
+    return MakeCudaMeter(ordinal_, properties_.has_wgmma, stream_);
+  }
 
  private:
   static absl::Status Launched(const KernelId& id, bool is_known, cudaError_t error) {
@@ -251,6 +255,7 @@ DeviceCeilings CudaDevice::MeasureCeilings() {
   ceilings.bytes_per_second = rate(
       kReadBytes, TimeOf([&] { return LaunchRead(memory, kReadBytes, blocks, out, stream_); }));
   const double warps = 8.0 * blocks;
+  // The warpgroups' instructions, where there are any, take the place of these below.
   ceilings.bf16_flops_per_second =
       rate(warps * kRounds * 8 * 2 * 16 * 8 * 16,
            TimeOf([&] { return LaunchMmaPeak(blocks, kRounds, out, stream_); }));
@@ -258,6 +263,9 @@ DeviceCeilings CudaDevice::MeasureCeilings() {
       rate(warps * 32 * kRounds * 8 * 2,
            TimeOf([&] { return LaunchFmaPeak(blocks, kRounds, out, stream_); }));
   memory_.Free(memory, kReadBytes + 256);
+  if (properties_.has_wgmma) {
+    ceilings.bf16_flops_per_second = MakeMeter()->MatrixFlops().value_or(0);
+  }
   return ceilings;
 }
 
