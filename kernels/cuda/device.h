@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
+#include "kernels/cuda/device_meter.h"
 #include "kernels/cuda/device_types.h"
 #include "kernels/cuda/kernel_id.h"
 
@@ -79,6 +80,8 @@ class Device {
   virtual void Abandon() = 0;
 
   virtual DeviceCeilings MeasureCeilings() = 0;
+  // What benchmarks measure it with; null: there is none.
+  virtual std::unique_ptr<DeviceMeter> MakeMeter() { return nullptr; }
 };
 
 }  // namespace attention::cuda

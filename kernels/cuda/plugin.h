@@ -6,9 +6,11 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "absl/base/options.h"
 #include "kernels/api/attention_backend.h"
+#include "kernels/cuda/device.h"
 
 #define ATTENTION_STRING_OF(name) #name
 #define ATTENTION_STRING(name) ATTENTION_STRING_OF(name)
@@ -32,19 +34,21 @@ struct PluginRequest {
   double step_flops = 0;       // of CudaBackendOptions; 0: the default
   std::size_t part_bytes = 0;  // the same
 
-  AttentionBackend* backend = nullptr;  // result of make, owned by the caller
-  int num_devices = 0;                  // result of describe: how many the process can see
-  char* device_name = nullptr;          // result of describe; of name_bytes, null-terminated
+  AttentionBackend* backend = nullptr;        // result of make, owned by the caller
+  std::shared_ptr<Device>* opened = nullptr;  // where open leaves its result
+  int num_devices = 0;                        // result of describe: how many the process can see
+  char* device_name = nullptr;                // result of describe; of name_bytes, null-terminated
   std::size_t name_bytes = 0;
   char* message = nullptr;  // why it failed; of message_bytes, null-terminated
   std::size_t message_bytes = 0;
 };
 
-// Both return an absl::StatusCode, or kPluginOtherBuild and have touched nothing. Describe makes no
-// context on the device.
+// All return an absl::StatusCode, or kPluginOtherBuild and have touched nothing. Describe makes no
+// context on the device. Open gives the device without a backend, to benchmarks.
 using PluginFunction = int(PluginRequest*);
 inline constexpr int kPluginOtherBuild = -1;
 inline constexpr char kPluginMake[] = "attention_cuda_make_backend";
+inline constexpr char kPluginOpen[] = "attention_cuda_open_device";
 inline constexpr char kPluginDescribe[] = "attention_cuda_describe_device";
 
 }  // namespace attention::cuda

@@ -88,4 +88,13 @@ absl::StatusOr<std::vector<CudaDeviceDescription>> DescribeCudaDevices() {
   return devices;
 }
 
+absl::StatusOr<std::shared_ptr<Device>> OpenCudaDevice(const PluginOptions& options) {
+  std::shared_ptr<Device> device;
+  PluginRequest request{.device = options.device,
+                        .has_managed_memory = options.has_managed_memory,
+                        .opened = &device};
+  if (absl::Status status = Call(kPluginOpen, &request); !status.ok()) return status;
+  return device;
+}
+
 }  // namespace attention::cuda

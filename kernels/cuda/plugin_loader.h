@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_backend.h"
+#include "kernels/cuda/device.h"
 
 namespace attention::cuda {
 
@@ -32,5 +33,8 @@ struct CudaDeviceDescription {
 // Those that the process can see, by ordinal; at least one, or the same errors. Cheap: makes no
 // context on any device.
 absl::StatusOr<std::vector<CudaDeviceDescription>> DescribeCudaDevices();
+
+// The device without a backend, for benchmarks, or the same errors. `step_flops` has no meaning.
+absl::StatusOr<std::shared_ptr<Device>> OpenCudaDevice(const PluginOptions& options);
 
 }  // namespace attention::cuda

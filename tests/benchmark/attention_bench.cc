@@ -19,6 +19,7 @@
 #include "kernels/cpu/huge_page_memory.h"
 #include "kernels/cpu/machine_ceilings.h"
 #include "tests/benchmark/bench_case.h"
+#include "tests/benchmark/median.h"
 
 namespace attention::bench {
 namespace {
@@ -44,13 +45,6 @@ struct Ceiling {
   std::string metric;
   double value = 0;
 };
-
-double Median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // Of "batch,q_heads,kv_heads,q_len,kv_len,head_dim": a causal case named "shape".
 CaseSpec CaseOf(const std::vector<std::int64_t>& shape) {

@@ -11,6 +11,7 @@
 #include "kernels/cuda/sm80/dispatch.h"
 #include "kernels/cuda/sm90/dispatch.h"
 #include "tests/simt/block.h"
+#include "tests/simt/simt_meter.h"
 
 namespace attention::simt {
 namespace {
@@ -129,6 +130,9 @@ class SimtDevice final : public Device {
   }
   void Abandon() override {}
   DeviceCeilings MeasureCeilings() override { return {}; }
+  std::unique_ptr<DeviceMeter> MakeMeter() override {
+    return MakeSimtMeter([this] { streams_.Drain(); });
+  }
 
  private:
   template <typename Kernel>

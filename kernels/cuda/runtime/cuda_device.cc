@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/device_context.h"
+#include "kernels/cuda/runtime/cuda_meter.h"
 #include "kernels/cuda/runtime/kernels.h"
 #include "kernels/cuda/runtime/memory.h"
 #include "kernels/cuda/runtime/status.h"
@@ -191,6 +192,9 @@ class CudaDevice final : public Device {
   void Abandon() override { context_->Lose(); }
 
   DeviceCeilings MeasureCeilings() override;
+  std::unique_ptr<DeviceMeter> MakeMeter() override {
+    return MakeCudaMeter(ordinal_, properties_.has_wgmma, compute());
+  }
 
  private:
   static cudaEvent_t Of(const Event& event) { return static_cast<const CudaEvent&>(event).get(); }
@@ -290,6 +294,7 @@ DeviceCeilings CudaDevice::MeasureCeilings() {
   ceilings.bytes_per_second = rate(
       kReadBytes, TimeOf([&] { return LaunchRead(memory, kReadBytes, blocks, out, compute()); }));
   const double warps = 8.0 * blocks;
+  // The warpgroups' instructions, where there are any, take the place of these below.
   ceilings.bf16_flops_per_second =
       rate(warps * kRounds * 8 * 2 * 16 * 8 * 16,
            TimeOf([&] { return LaunchMmaPeak(blocks, kRounds, out, compute()); }));
@@ -297,6 +302,9 @@ DeviceCeilings CudaDevice::MeasureCeilings() {
       rate(warps * 32 * kRounds * 8 * 2,
            TimeOf([&] { return LaunchFmaPeak(blocks, kRounds, out, compute()); }));
   memory_.Free(memory, kReadBytes + 256);
+  if (properties_.has_wgmma) {
+    ceilings.bf16_flops_per_second = MakeMeter()->MatrixFlops().value_or(0);
+  }
   return ceilings;
 }
 

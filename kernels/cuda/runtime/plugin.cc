@@ -26,9 +26,20 @@ absl::Status Describe(PluginRequest* request) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<Device>> DeviceOf(const PluginRequest& request) {
+  return MakeCudaDevice(
+      {.ordinal = request.device, .has_managed_memory = request.has_managed_memory});
+}
+
+absl::Status Open(PluginRequest* request) {
+  auto device = DeviceOf(*request);
+  if (!device.ok()) return device.status();
+  *request->opened = std::move(*device);
+  return absl::OkStatus();
+}
+
 absl::Status Make(PluginRequest* request) {
-  auto device = MakeCudaDevice(
-      {.ordinal = request->device, .has_managed_memory = request->has_managed_memory});
+  auto device = DeviceOf(*request);
   if (!device.ok()) return device.status();
   CudaBackendOptions options;
   if (request->step_flops > 0) options.step_flops = request->step_flops;
@@ -61,6 +72,11 @@ extern "C" {
 __attribute__((visibility("default"))) int attention_cuda_make_backend(
     attention::cuda::PluginRequest* request) {
   return attention::cuda::Answer(request, attention::cuda::Make);
+}
+
+__attribute__((visibility("default"))) int attention_cuda_open_device(
+    attention::cuda::PluginRequest* request) {
+  return attention::cuda::Answer(request, attention::cuda::Open);
 }
 
 __attribute__((visibility("default"))) int attention_cuda_describe_device(

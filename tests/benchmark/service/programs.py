@@ -22,6 +22,7 @@ class Programs:
         self.work = pathlib.Path(work_folder)
         self.count = 0
         self.server_flags = []  # of every server, after its own
+        self.backend = "cpu"  # whose kernels the servers are held against
 
     def path(self, suffix):
         self.count += 1
@@ -29,25 +30,28 @@ class Programs:
 
     @contextlib.contextmanager
     def server(self, *flags):
-        """A server on a unix socket, stopped at the end."""
+        """A server on a unix socket and a port of this host, stopped at the end."""
         ports, log = self.path("-ports.json"), self.path("-server.log")
-        command = [self.bin / "attention-server", f"--listen=unix:{self.path('.sock')}",
+        command = [self.bin / "attention-server",
+                   f"--listen=unix:{self.path('.sock')},127.0.0.1:0",
+                   f"--shared-memory-listen=unix:{self.path('-lane.sock')}",
                    "--admin-listen=127.0.0.1:0", f"--port-file={ports}", "--log-level=warn", *flags,
                    *self.server_flags]
         with open(log, "wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            yield Server(process, await_address(process, ports, log))
+            yield Server(process, *await_addresses(process, ports, log))
         finally:
             process.terminate()
             process.wait()
 
     @contextlib.contextmanager
-    def running_load(self, server, *flags):
-        """attention-loadgen beside the block, which may ask for its report."""
+    def running_load(self, server, *flags, address=None, shared_memory="off"):
+        """attention-loadgen beside the block, which may ask for its report. It calls the unix socket and sends
+        tensors in messages, unless told otherwise."""
         path = self.path("-load.json")
-        command = [self.bin / "attention-loadgen", f"--target={server.address}", "--quiet",
-                   f"--json={path}", *flags]
+        command = [self.bin / "attention-loadgen", f"--target={address or server.address}", "--quiet",
+                   f"--shared-memory={shared_memory}", f"--json={path}", *flags]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             yield Load(process, path)
@@ -55,20 +59,28 @@ class Programs:
             process.kill()
             process.wait()
 
-    def load(self, server, *flags):
+    def load(self, server, *flags, **ways):
         """The report of attention-loadgen."""
-        with self.running_load(server, *flags) as load:
+        with self.running_load(server, *flags, **ways) as load:
             return load.report()
 
     def kernel_seconds(self, shape, seconds):
         """What the kernels alone need for a batch, BATCH,Q_HEADS,KV_HEADS,Q_LEN,KV_LEN,HEAD_DIM, in
-        bfloat16 on all processors."""
+        bfloat16 on all processors, or on the GPU in its own time, its cache warm."""
         path = self.path("-kernels.json")
+        if self.backend == "cuda":
+            return self.cuda_kernel_seconds(shape, path)
         subprocess.run([self.bin / "attention-bench", f"--shape={shape}", "--filter=shape/bfloat16",
                         f"--threads={os.cpu_count()}", f"--min-time={seconds}", f"--json={path}"],
                        check=True, stdout=subprocess.DEVNULL)
         records = json.loads(path.read_text())["records"]
         return next(record["seconds"] for record in records if record["name"] == "shape")
+
+    def cuda_kernel_seconds(self, shape, path):
+        subprocess.run([self.bin / "attention-bench-cuda", f"--shape={shape}", "--l2=warm", "--rounds=3",
+                        f"--json={path}"], check=True, stdout=subprocess.DEVNULL)
+        outcomes = json.loads(path.read_text())["records"][0]["outcomes"]
+        return outcomes[0]["seconds"]
 
 
 class OtherWork:
@@ -95,21 +107,22 @@ class OtherWork:
         return max(0.0, (busy - ours) / max(everything, 1e-9))
 
 
-def await_address(process, ports, log):
+def await_addresses(process, ports, log):
     deadline = time.monotonic() + START_SECONDS
     while not ports.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"attention-server did not start: {log.read_text()}")
         time.sleep(0.02)
-    return json.loads(ports.read_text())["listen"][0]
+    return json.loads(ports.read_text())["listen"]
 
 
 class Server:
     """A running server."""
 
-    def __init__(self, process, address):
+    def __init__(self, process, address, tcp_address):
         self.process = process
-        self.address = address
+        self.address = address  # of its unix socket
+        self.tcp_address = tcp_address
 
     def resident_mib(self):
         for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():

@@ -22,6 +22,10 @@ def parse_arguments():
     parser.add_argument("--only", help="measures, separated by commas: " + ", ".join(measures.ALL))
     parser.add_argument("--soak", type=float, nargs="?", const=600, default=None,
                         metavar="SECONDS", help="also the mixed load, for so long (600)")
+    parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu",
+                        help="of the servers, and whose kernels they are held against (cpu)")
+    parser.add_argument("--rows", action="store_true",
+                        help="print the rows again for the table of tests/gpu.sh")
     parser.add_argument("--server-flags", default="", metavar="FLAGS",
                         help="more flags for every server, in one argument")
     parser.add_argument("--json", help="write the rows to this file")
@@ -47,12 +51,22 @@ def print_row(row, others):
           flush=True)
 
 
+def print_table_rows(records):
+    for record in records:
+        if "error" in record:
+            print(f"row|FAILED|{record['measure']}|-|{record['error']}")
+        else:
+            value = "none" if record["value"] is None else f"{record['value']:.2f}"
+            print(f"row|measured|{record['name']}|{value} {record['unit']}|{record['detail']}")
+
+
 def main():
     options = parse_arguments()
     records = []
     print(f"{'':46} {'':14} {'target':>8} {'':6} others")
     with programs.programs_in(options.bin) as tools:
-        tools.server_flags = shlex.split(options.server_flags)
+        tools.backend = options.backend
+        tools.server_flags = [f"--backend={options.backend}", *shlex.split(options.server_flags)]
         for name in options.names:
             try:
                 work = programs.OtherWork()
@@ -68,6 +82,8 @@ def main():
             except RuntimeError as error:
                 print(f"{name}: {error}", flush=True)
                 records.append({"measure": name, "error": str(error)})
+    if options.rows:
+        print_table_rows(records)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(records, indent=2) + "\n")
     return 1 if any("error" in record for record in records) else 0

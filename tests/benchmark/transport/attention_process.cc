@@ -37,13 +37,15 @@ AttentionProcess::Connection Open(const std::string& target) {
 }  // namespace
 
 // Small pages: a step of the first tokens of a session should not pay for fresh pages of 64.
-AttentionProcess::AttentionProcess(const std::string& binary, const std::string& folder)
+AttentionProcess::AttentionProcess(const std::string& binary, const std::string& backend,
+                                   const std::string& folder)
     : ports_path_(folder + "/ports.json"),
-      process_({binary, "--listen=127.0.0.1:0,unix:" + folder + "/server.sock",
-                "--shared-memory-listen=unix:" + folder + "/lane.sock",
-                "--admin-listen=127.0.0.1:0", "--port-file=" + ports_path_, "--kv-page-size=16",
-                "--kv-capacity-bytes=1073741824", "--log-level=warn"},
-               {}) {
+      process_(
+          {binary, "--backend=" + backend, "--listen=127.0.0.1:0,unix:" + folder + "/server.sock",
+           "--shared-memory-listen=unix:" + folder + "/lane.sock", "--admin-listen=127.0.0.1:0",
+           "--port-file=" + ports_path_, "--kv-page-size=16", "--kv-capacity-bytes=1073741824",
+           "--log-level=warn"},
+          {}) {
   const std::vector<std::string> addresses = AwaitAddresses(process_, ports_path_);
   tcp_ = Open(addresses.at(0));
   unix_socket_ = Open(addresses.at(1));

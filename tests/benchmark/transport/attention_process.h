@@ -14,9 +14,10 @@ namespace attention::bench {
 
 class AttentionProcess {
  public:
-  // `binary`: of attention-server; `folder`: where its sockets and files are. Exits with a message
-  // when it does not start.
-  AttentionProcess(const std::string& binary, const std::string& folder);
+  // `binary`: of attention-server; `backend`: its kernels; `folder`: where its sockets and files
+  // are. Exits with a message when it does not start.
+  AttentionProcess(const std::string& binary, const std::string& backend,
+                   const std::string& folder);
 
   struct Connection {
     std::shared_ptr<grpc::Channel> channel;

@@ -64,7 +64,7 @@ Contender MakeContender(const std::string& name, const Exchange& exchange,
 
 std::vector<Figures> StudyLane(const StudyOptions& options) {
   const TemporaryFolder folder;
-  const AttentionProcess server(options.server_binary, folder.path());
+  const AttentionProcess server(options.server_binary, options.backend, folder.path());
   const SharedLane in_place(server.lane_path(), /*copies=*/false);
   const SharedLane copied(server.lane_path(), /*copies=*/true);
   std::vector<Figures> all;

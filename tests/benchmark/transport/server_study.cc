@@ -103,7 +103,7 @@ Contender MakeEchoContender(const std::string& name, bool is_stream, const WireB
 
 std::vector<Figures> StudyServer(const StudyOptions& options) {
   const TemporaryFolder folder;
-  const AttentionProcess server(options.server_binary, folder.path());
+  const AttentionProcess server(options.server_binary, options.backend, folder.path());
   const EchoProcess echo({.channel = ChosenSettings()}, folder.path());
   const EchoProcess worker({.has_worker = true, .channel = ChosenSettings()}, folder.path());
   const EchoProcess copying({.is_copying = true, .channel = ChosenSettings()}, folder.path());

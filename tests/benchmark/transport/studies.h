@@ -10,9 +10,10 @@ namespace attention::bench {
 
 struct StudyOptions {
   ContestOptions contest;
-  std::string filter;         // only exchanges and transports whose "name/transport" contains it
-  bool is_quick = false;      // small exchanges alone
-  std::string server_binary;  // attention-server
+  std::string filter;           // only exchanges and transports whose "name/transport" contains it
+  bool is_quick = false;        // small exchanges alone
+  std::string server_binary;    // attention-server
+  std::string backend = "cpu";  // of the server
 };
 
 // What both ends of a connection are given where a study does not say otherwise.

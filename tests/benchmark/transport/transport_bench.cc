@@ -39,6 +39,9 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--server", options.server_binary, "attention-server's file")
       ->capture_default_str();
+  app.add_option("--backend", options.backend, "Of the server")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--json", json_path, "Write one record per contender and exchange to this file");
   app.add_option("--filter", options.filter, "Only exchanges whose NAME/TRANSPORT contains this");
   app.add_option("--seconds", options.contest.seconds, "Of each turn; a round has two a contender")
