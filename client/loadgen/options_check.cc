@@ -86,14 +86,13 @@ absl::Status CheckTimes(const Options& options) {
 }
 
 absl::Status CheckShape(const ShapeOptions& shape) {
-  const absl::Status ranges =
-      CheckAll({CheckRange("--q-len", shape.q_len, 1, kMaxTokens),
-                CheckRange("--kv-len", shape.kv_len, 1, kMaxTokens),
-                CheckRange("--num-q-heads", shape.num_q_heads, 1, kMaxHeads),
-                CheckRange("--num-kv-heads", shape.num_kv_heads, 1, kMaxHeads),
-                CheckRange("--head-dim-qk", shape.head_dim_qk, 1, kMaxHeadDim),
-                CheckRange("--head-dim-v", shape.head_dim_v, 1, kMaxHeadDim),
-                CheckRange("--window", shape.window, 0, kMaxTokens)});
+  absl::Status ranges = CheckAll({CheckRange("--q-len", shape.q_len, 1, kMaxTokens),
+                                  CheckRange("--kv-len", shape.kv_len, 1, kMaxTokens),
+                                  CheckRange("--num-q-heads", shape.num_q_heads, 1, kMaxHeads),
+                                  CheckRange("--num-kv-heads", shape.num_kv_heads, 1, kMaxHeads),
+                                  CheckRange("--head-dim-qk", shape.head_dim_qk, 1, kMaxHeadDim),
+                                  CheckRange("--head-dim-v", shape.head_dim_v, 1, kMaxHeadDim),
+                                  CheckRange("--window", shape.window, 0, kMaxTokens)});
   if (!ranges.ok()) return ranges;
   if (shape.num_q_heads % shape.num_kv_heads != 0) {
     return Wrong(absl::StrCat("--num-q-heads is ", shape.num_q_heads,
@@ -131,7 +130,7 @@ absl::Status CheckSessions(const Options& options, const GivenFlags& given) {
        CheckUseless(given, is_attend || is_mixed, {"--kv-len"}, "--workload attend or mixed")});
   if (!useless.ok()) return useless;
   if (!options.uses_sessions()) return absl::OkStatus();
-  const absl::Status ranges =
+  absl::Status ranges =
       CheckAll({CheckRange("--context", options.context, 0, kMaxTokens),
                 CheckRange("--decode-tokens", options.decode_tokens, 1, kMaxTokens),
                 CheckRange("--sessions", options.sessions, is_mixed ? MixedWorkload::kNumKinds : 1,
