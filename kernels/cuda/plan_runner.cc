@@ -32,15 +32,7 @@ absl::StatusOr<RunState> PlanRunner::Advance(CudaPlan& plan,
       if (absl::Status status = Download(plan, part); !status.ok()) return status;
     }
     if (should_yield == nullptr || plan.next_step == plan.steps.size()) continue;
-    RunMemory& memory = *plan.memory;
-    if (absl::Status status = device_.Record(*memory.done, Stream::kCompute); !status.ok()) {
-      return status;
-    }
-    // What comes next travels meanwhile.
-    if (absl::Status status = UploadTo(plan, PartOf(plan, plan.next_step)); !status.ok()) {
-      return status;
-    }
-    if (absl::Status status = device_.Await(*memory.done); !status.ok()) return status;
+    if (absl::Status status = AwaitLaunched(plan); !status.ok()) return status;
     if (should_yield->load(std::memory_order_relaxed)) return RunState::kYielded;
   }
   if (absl::Status status = Collect(plan); !status.ok()) return status;
@@ -70,6 +62,14 @@ absl::Status PlanRunner::Begin(CudaPlan& plan) {
   FillTables(plan, memory);
   memory.is_in_flight = true;
   return status;
+}
+
+// What comes next travels meanwhile.
+absl::Status PlanRunner::AwaitLaunched(CudaPlan& plan) {
+  Event& done = *plan.memory->done;
+  absl::Status status = device_.Record(done, Stream::kCompute);
+  if (status.ok()) status = UploadTo(plan, PartOf(plan, plan.next_step));
+  return status.ok() ? device_.Await(done) : status;
 }
 
 absl::Status PlanRunner::UploadTo(CudaPlan& plan, std::size_t part) {

@@ -42,6 +42,7 @@ class PlanRunner {
  private:
   absl::Status Begin(CudaPlan& plan);
   absl::Status UploadNext(CudaPlan& plan);
+  absl::Status AwaitLaunched(CudaPlan& plan);
   absl::Status CopyUpload(const CudaPlan& plan, std::size_t begin, std::size_t end,
                           const std::vector<DirectCopy>& direct);
   absl::Status UploadTo(CudaPlan& plan, std::size_t part);
