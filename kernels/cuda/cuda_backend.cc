@@ -27,7 +27,7 @@ class CudaBackend final : public AttentionBackend {
   CudaBackend(std::shared_ptr<Device> device, const CudaBackendOptions& options)
       : device_(std::move(device)),
         memories_(device_),
-        runner_(*device_, memories_),
+        runner_(*device_, memories_, options.direct_bytes),
         options_(options),
         info_{.name = "cuda",
               .device = device_->properties().name,

@@ -22,6 +22,9 @@ struct CudaBackendOptions {
   // Tensors of a part of a run, at the least (plan_runner.h): about 80 us of a PCIe 5 bus, beside
   // which 10 us of one more launch and its events are little.
   std::size_t part_bytes = std::size_t{4} << 20;
+  // Rows of a part that are as many bytes or more, and lie as they travel, are not gathered first:
+  // copying them on the host would take some 25 us, one more call to the driver a few.
+  std::size_t direct_bytes = std::size_t{256} << 10;
 };
 
 std::unique_ptr<AttentionBackend> MakeCudaBackend(std::shared_ptr<Device> device,

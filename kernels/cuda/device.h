@@ -57,6 +57,10 @@ class Device {
   virtual absl::Status CopyToHost(Stream stream, void* host, const void* device,
                                   std::size_t bytes) = 0;
 
+  // Whether copies go straight from and to such memory of the host. Else the driver copies once
+  // more, and a copy to the host may wait for the device.
+  virtual bool IsPinned(const void* host) const = 0;
+
   // In kCompute.
   virtual absl::Status Launch(const KernelId& id, int num_blocks,
                               const AttendArguments& arguments) = 0;

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/cuda/staging.h"
-
 namespace attention::cuda {
 namespace {
 
@@ -34,15 +32,7 @@ absl::StatusOr<RunState> PlanRunner::Advance(CudaPlan& plan,
       if (absl::Status status = Download(plan, part); !status.ok()) return status;
     }
     if (should_yield == nullptr || plan.next_step == plan.steps.size()) continue;
-    RunMemory& memory = *plan.memory;
-    if (absl::Status status = device_.Record(*memory.done, Stream::kCompute); !status.ok()) {
-      return status;
-    }
-    // What comes next travels meanwhile.
-    if (absl::Status status = UploadTo(plan, PartOf(plan, plan.next_step)); !status.ok()) {
-      return status;
-    }
-    if (absl::Status status = device_.Await(*memory.done); !status.ok()) return status;
+    if (absl::Status status = AwaitLaunched(plan); !status.ok()) return status;
     if (should_yield->load(std::memory_order_relaxed)) return RunState::kYielded;
   }
   if (absl::Status status = Collect(plan); !status.ok()) return status;
@@ -74,6 +64,14 @@ absl::Status PlanRunner::Begin(CudaPlan& plan) {
   return status;
 }
 
+// What comes next travels meanwhile.
+absl::Status PlanRunner::AwaitLaunched(CudaPlan& plan) {
+  Event& done = *plan.memory->done;
+  absl::Status status = device_.Record(done, Stream::kCompute);
+  if (status.ok()) status = UploadTo(plan, PartOf(plan, plan.next_step));
+  return status.ok() ? device_.Await(done) : status;
+}
+
 absl::Status PlanRunner::UploadTo(CudaPlan& plan, std::size_t part) {
   while (plan.next_part <= part) {
     if (absl::Status status = UploadNext(plan); !status.ok()) return status;
@@ -84,20 +82,38 @@ absl::Status PlanRunner::UploadTo(CudaPlan& plan, std::size_t part) {
 absl::Status PlanRunner::UploadNext(CudaPlan& plan) {
   const std::size_t part = plan.next_part++;
   RunMemory& memory = *plan.memory;
-  FillPart(plan, part, memory);
-  const Stream stream = IsOverlapping(plan) ? Stream::kUpload : Stream::kCompute;
-  const auto copy = [&](std::size_t begin, std::size_t end) {
-    return begin == end ? absl::OkStatus()
-                        : device_.CopyToDevice(stream, memory.upload.data() + begin,
-                                               memory.host_upload.data() + begin, end - begin);
-  };
-  if (!IsOverlapping(plan)) return copy(0, plan.upload_bytes);
+  const std::vector<DirectCopy> direct = FillPart(plan, part, direct_bytes_, memory);
+  if (!IsOverlapping(plan)) return CopyUpload(plan, 0, plan.upload_bytes, direct);
   if (part == 0) {
-    if (absl::Status status = copy(plan.tables, plan.upload_bytes); !status.ok()) return status;
+    absl::Status status = CopyUpload(plan, plan.tables, plan.upload_bytes, {});
+    if (!status.ok()) return status;
   }
-  absl::Status status = copy(plan.parts[part].upload, plan.parts[part + 1].upload);
+  absl::Status status =
+      CopyUpload(plan, plan.parts[part].upload, plan.parts[part + 1].upload, direct);
   if (status.ok()) status = device_.Record(*memory.parts[part].uploaded, Stream::kUpload);
   return status.ok() ? device_.Wait(Stream::kCompute, *memory.parts[part].uploaded) : status;
+}
+
+// [begin, end) of the upload: `direct` from where it lies, what is between from the host's buffer.
+absl::Status PlanRunner::CopyUpload(const CudaPlan& plan, std::size_t begin, std::size_t end,
+                                    const std::vector<DirectCopy>& direct) {
+  RunMemory& memory = *plan.memory;
+  const Stream stream = IsOverlapping(plan) ? Stream::kUpload : Stream::kCompute;
+  const auto copy_gathered = [&](std::size_t from, std::size_t to) {
+    return from == to ? absl::OkStatus()
+                      : device_.CopyToDevice(stream, memory.upload.data() + from,
+                                             memory.host_upload.data() + from, to - from);
+  };
+  for (const DirectCopy& rows : direct) {
+    absl::Status status = copy_gathered(begin, rows.place);
+    if (status.ok()) {
+      status =
+          device_.CopyToDevice(stream, memory.upload.data() + rows.place, rows.host, rows.bytes);
+    }
+    if (!status.ok()) return status;
+    begin = rows.place + rows.bytes;
+  }
+  return copy_gathered(begin, end);
 }
 
 // Steps [next_step, end); neighbours of one kernel become one launch.
@@ -146,7 +162,7 @@ absl::Status PlanRunner::LaunchOne(const CudaPlan& plan, const LaunchStep& step)
 absl::Status PlanRunner::Download(const CudaPlan& plan, std::size_t part) {
   RunMemory& memory = *plan.memory;
   const PartEvents& events = memory.parts[part];
-  const std::size_t begin = plan.parts[part].results;
+  std::size_t begin = plan.parts[part].results;
   const std::size_t end = IsOverlapping(plan) ? plan.parts[part + 1].results : plan.result_bytes;
   const Stream stream = IsOverlapping(plan) ? Stream::kDownload : Stream::kCompute;
   absl::Status status;
@@ -154,10 +170,17 @@ absl::Status PlanRunner::Download(const CudaPlan& plan, std::size_t part) {
     status = device_.Record(*events.computed, Stream::kCompute);
     if (status.ok()) status = device_.Wait(stream, *events.computed);
   }
-  if (status.ok() && begin < end) {
-    status = device_.CopyToHost(stream, memory.host_results.data() + begin,
-                                memory.results.data() + begin, end - begin);
+  const auto copy = [&](char* host, std::size_t from, std::size_t to) {
+    if (status.ok() && from < to) {
+      status = device_.CopyToHost(stream, host, memory.results.data() + from, to - from);
+    }
+  };
+  for (const DirectCopy& rows : DirectResults(plan, part, direct_bytes_, device_)) {
+    copy(memory.host_results.data() + begin, begin, rows.place);
+    copy(rows.host, rows.place, rows.place + rows.bytes);
+    begin = rows.place + rows.bytes;
   }
+  copy(memory.host_results.data() + begin, begin, end);
   return status.ok() ? device_.Record(*events.downloaded, stream) : status;
 }
 
@@ -173,7 +196,7 @@ absl::Status PlanRunner::Collect(const CudaPlan& plan) {
       absl::Status status = device_.Await(*memory.parts[part].downloaded);
       if (!status.ok()) return status;
     }
-    DeliverPart(plan, part, memory);
+    DeliverPart(plan, part, direct_bytes_, memory);
   }
   return absl::OkStatus();
 }

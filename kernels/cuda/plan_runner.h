@@ -15,18 +15,21 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/plan.h"
 #include "kernels/cuda/run_memory.h"
+#include "kernels/cuda/staging.h"
 
 namespace attention::cuda {
 
 class PlanRunner {
  public:
-  // The references must outlive it.
-  PlanRunner(Device& device, RunMemoryPool& memories) : device_(device), memories_(memories) {}
+  // The references must outlive it. `direct_bytes` as in CudaBackendOptions.
+  PlanRunner(Device& device, RunMemoryPool& memories, std::size_t direct_bytes)
+      : device_(device), memories_(memories), direct_bytes_(direct_bytes) {}
 
   // As AttentionBackend::Run. Unless it has yielded, the plan's memory is for the caller to retire.
   // Everything that the device was asked for before is done when it has.
@@ -39,6 +42,9 @@ class PlanRunner {
  private:
   absl::Status Begin(CudaPlan& plan);
   absl::Status UploadNext(CudaPlan& plan);
+  absl::Status AwaitLaunched(CudaPlan& plan);
+  absl::Status CopyUpload(const CudaPlan& plan, std::size_t begin, std::size_t end,
+                          const std::vector<DirectCopy>& direct);
   absl::Status UploadTo(CudaPlan& plan, std::size_t part);
   absl::Status LaunchSteps(CudaPlan& plan, std::size_t end);
   absl::Status LaunchOne(const CudaPlan& plan, const LaunchStep& step);
@@ -47,6 +53,7 @@ class PlanRunner {
 
   Device& device_;
   RunMemoryPool& memories_;
+  const std::size_t direct_bytes_;
 };
 
 }  // namespace attention::cuda

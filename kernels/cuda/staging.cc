@@ -63,6 +63,59 @@ void ForEachTask(const CudaPlan& plan, std::size_t part, Call call) {
   }
 }
 
+// Rows on their way to the device.
+struct TravellingRows {
+  const RowsView& rows;
+  std::int64_t begin, count;
+  int heads, dim, padded_dim;
+  std::size_t place;
+};
+
+// Gathers them, or leaves them to a copy of their own.
+void AddRows(const TravellingRows& travelling, std::size_t direct_bytes, RunMemory& memory,
+             std::vector<DirectCopy>& direct) {
+  const auto& [rows, begin, count, heads, dim, padded_dim, place] = travelling;
+  const auto element = static_cast<std::int64_t>(DTypeBytes(rows.dtype));
+  const auto bytes = static_cast<std::size_t>(count * heads * dim * element);
+  const bool is_dense = dim == padded_dim && rows.head_stride == dim &&
+                        rows.row_stride == static_cast<std::int64_t>(heads) * dim;
+  if (is_dense && bytes >= direct_bytes && memory.device->IsPinned(rows.data)) {
+    auto* from =
+        static_cast<char*>(const_cast<void*>(rows.data)) + begin * rows.row_stride * element;
+    direct.push_back({place, from, bytes});
+    return;
+  }
+  GatherRows(rows, begin, count, heads, dim, padded_dim, memory.host_upload.data() + place);
+}
+
+// Keys and values that do not lie in pages.
+void AddContiguous(const PlannedTask& planned, std::size_t direct_bytes, RunMemory& memory,
+                   std::vector<DirectCopy>& direct) {
+  if (planned.k == kNowhere) return;
+  const AttentionParams& params = planned.task.params;
+  const std::int64_t tokens = planned.kv_end - planned.kv_begin;
+  AddRows({planned.task.k, planned.kv_begin, tokens, params.num_kv_heads, params.head_dim_qk,
+           params.head_dim_qk, planned.k},
+          direct_bytes, memory, direct);
+  AddRows({planned.task.v, planned.kv_begin, tokens, params.num_kv_heads, params.head_dim_v,
+           params.head_dim_v, planned.v},
+          direct_bytes, memory, direct);
+}
+
+// Where outputs of the queries go straight; no bytes: they do not.
+DirectCopy DirectOutput(const PlannedTask& planned, const PartOfTask& queries,
+                        std::size_t direct_bytes, const Device& device) {
+  const AttentionTask& task = planned.task;
+  if (planned.o == kNowhere) return {};
+  const std::int64_t dim = task.params.head_dim_v, heads = task.params.num_q_heads;
+  const std::size_t row_bytes = OutputRowBytes(task);
+  const std::size_t bytes = (queries.end - queries.begin) * row_bytes;
+  const bool is_dense = task.o.head_stride == dim && task.o.row_stride == heads * dim;
+  if (!is_dense || bytes < direct_bytes || !device.IsPinned(task.o.data)) return {};
+  return {planned.o + queries.begin * row_bytes,
+          static_cast<char*>(task.o.data) + queries.begin * row_bytes, bytes};
+}
+
 // What all queries of a task share.
 void FillTensors(const PlannedTask& planned, RunMemory& memory) {
   const AttentionTask& task = planned.task;
@@ -84,12 +137,6 @@ void FillTensors(const PlannedTask& planned, RunMemory& memory) {
     GatherPlanes(reinterpret_cast<const char*>(task.mask.data), 1, task.mask.head_stride,
                  task.mask.row_stride, task, base + planned.mask);
   }
-  if (planned.k == kNowhere) return;
-  const std::int64_t tokens = planned.kv_end - planned.kv_begin;
-  GatherRows(task.k, planned.kv_begin, tokens, params.num_kv_heads, params.head_dim_qk,
-             params.head_dim_qk, base + planned.k);
-  GatherRows(task.v, planned.kv_begin, tokens, params.num_kv_heads, params.head_dim_v,
-             params.head_dim_v, base + planned.v);
 }
 
 DeviceTask BindTask(const PlannedTask& planned, const RunMemory& memory) {
@@ -242,25 +289,42 @@ void FillTables(const CudaPlan& plan, RunMemory& memory) {
   std::memset(base + plan.counters, 0, plan.num_counters * sizeof(std::uint32_t));
 }
 
-void FillPart(const CudaPlan& plan, std::size_t part, RunMemory& memory) {
+std::vector<DirectCopy> FillPart(const CudaPlan& plan, std::size_t part, std::size_t direct_bytes,
+                                 RunMemory& memory) {
+  std::vector<DirectCopy> direct;
   ForEachTask(plan, part, [&](const PlannedTask& planned, const PartOfTask& queries) {
     if (planned.q == kNowhere) return;
     const AttentionTask& task = planned.task;
     if (queries.is_first) {
       FillPages(planned, memory);
       FillTensors(planned, memory);
+      AddContiguous(planned, direct_bytes, memory, direct);
     }
     const AttentionParams& params = task.params;
-    GatherRows(task.q, queries.begin, queries.end - queries.begin, params.num_q_heads,
-               params.head_dim_qk, PadDim(params.head_dim_qk),
-               memory.host_upload.data() + planned.q + queries.begin * QueryRowBytes(task));
+    AddRows(
+        {task.q, queries.begin, queries.end - queries.begin, params.num_q_heads, params.head_dim_qk,
+         PadDim(params.head_dim_qk), planned.q + queries.begin * QueryRowBytes(task)},
+        direct_bytes, memory, direct);
   });
+  return direct;
 }
 
-void DeliverPart(const CudaPlan& plan, std::size_t part, const RunMemory& memory) {
+std::vector<DirectCopy> DirectResults(const CudaPlan& plan, std::size_t part,
+                                      std::size_t direct_bytes, const Device& device) {
+  std::vector<DirectCopy> direct;
+  ForEachTask(plan, part, [&](const PlannedTask& planned, const PartOfTask& queries) {
+    const DirectCopy output = DirectOutput(planned, queries, direct_bytes, device);
+    if (output.bytes > 0) direct.push_back(output);
+  });
+  return direct;
+}
+
+void DeliverPart(const CudaPlan& plan, std::size_t part, std::size_t direct_bytes,
+                 const RunMemory& memory) {
   const char* base = memory.host_results.data();
   ForEachTask(plan, part, [&](const PlannedTask& planned, const PartOfTask& queries) {
-    if (planned.o != kNowhere) {
+    const bool is_direct = DirectOutput(planned, queries, direct_bytes, *memory.device).bytes > 0;
+    if (planned.o != kNowhere && !is_direct) {
       DeliverOutput(planned, queries.begin, queries.end, base + planned.o);
     }
     if (queries.is_last) DeliverSums(planned, base);

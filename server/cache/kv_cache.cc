@@ -92,7 +92,7 @@ absl::Status KvCache::Spill(AttentionBackend& backend, PagePool& to) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory of the host to spill ", kv_bytes(), " bytes of KV pages to"));
   }
-  const absl::Status status = backend.SavePages(PairPages(pages, /*are_pages=*/false));
+  absl::Status status = backend.SavePages(PairPages(pages, /*are_pages=*/false));
   if (!status.ok()) {
     FreeAll(pages, to, to.generation());
     return status;
@@ -111,7 +111,7 @@ absl::Status KvCache::Restore(AttentionBackend& backend) {
                                       kv_bytes(), " bytes again, ", pool_.free_bytes(), " of ",
                                       pool_.capacity_bytes(), " are free"));
   }
-  const absl::Status status = backend.RestorePages(PairPages(pages, /*are_pages=*/true));
+  absl::Status status = backend.RestorePages(PairPages(pages, /*are_pages=*/true));
   if (!status.ok()) {
     FreeAll(pages, pool_, generation);
     return status;

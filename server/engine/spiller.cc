@@ -50,6 +50,7 @@ std::vector<std::shared_ptr<KvCache>> Spiller::ChooseVictims(std::size_t bytes) 
       ChooseSpills(candidates, bytes > free ? bytes - free : 1, clock_.Now(),
                    {min_idle_, host_pages_.capacity_bytes() - host_pages_.used_bytes()});
   std::vector<std::shared_ptr<KvCache>> victims;
+  victims.reserve(chosen.size());
   for (const std::size_t i : chosen) victims.push_back(std::move(idle[i]));
   return victims;
 }

@@ -19,8 +19,9 @@ std::unique_ptr<AttentionBackend> MakeCudaOverlapping(std::size_t part_bytes, in
                                                       double step_flops) {
   std::optional<simt::EagerStreams> eager;
   if (order < kNumStreamOrders - 1) eager = static_cast<simt::EagerStreams>(order);
-  return cuda::MakeCudaBackend(simt::MakeSimtDevice(/*seed=*/1, /*has_wgmma=*/false, eager),
-                               {.step_flops = step_flops, .part_bytes = part_bytes});
+  return cuda::MakeCudaBackend(
+      simt::MakeSimtDevice(/*seed=*/1, /*has_wgmma=*/false, eager),
+      {.step_flops = step_flops, .part_bytes = part_bytes, .direct_bytes = part_bytes});
 }
 
 AttentionBackend& Cuda() {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -133,6 +134,32 @@ TEST_P(CudaStreamsTest, PagesAreSavedAsAppendedAndRestored) {
   for (int i = 0; i < 4; ++i) copies[i].page = other.page(i);
   ASSERT_TRUE(backend->RestorePages(copies).ok());
   EXPECT_TRUE(SameBits(expected, RunTask(*backend, other.Task(problem))));
+}
+
+// As the server's tensors are: large ones are copied from and to where they lie.
+TEST(CudaPinnedTest, TensorsInPinnedMemoryGiveTheSameBits) {
+  const AttentionProblem problem({.num_q_heads = 8,
+                                  .head_dim_qk = 256,
+                                  .head_dim_v = 256,
+                                  .dtype = DType::kBFloat16,
+                                  .kv_dtype = DType::kBFloat16,
+                                  .q_len = 64,
+                                  .kv_len = 64,
+                                  .is_causal = true});
+  AttentionTask task = problem.task();
+  const std::size_t bytes = 64 * 8 * 256 * 2;
+  const TaskOutput expected = RunTask(Cuda(), task);
+  MemoryAllocator& pinned = Cuda().host_memory();
+  auto* q = static_cast<char*>(pinned.Allocate(bytes));
+  auto* o = static_cast<char*>(pinned.Allocate(bytes));
+  std::memcpy(q, task.q.data, bytes);
+  std::memset(o, 0xff, bytes);
+  task.q.data = q;
+  task.o = DenseRows(static_cast<void*>(o), DType::kBFloat16, 8, 256);
+  RunTasks(Cuda(), {task});
+  EXPECT_EQ(std::memcmp(o, expected.o_bytes.data(), bytes), 0);
+  pinned.Free(q, bytes);
+  pinned.Free(o, bytes);
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, CudaStreamsTest, ::testing::Range(0, kNumStreamOrders));

@@ -87,6 +87,8 @@ class FaultyDevice final : public cuda::Device {
                           std::size_t bytes) override {
     return Do(device, bytes, [&] { return real_->CopyToHost(stream, host, device, bytes); });
   }
+  bool IsPinned(const void* host) const override { return real_->IsPinned(host); }
+
   absl::Status Launch(const cuda::KernelId& id, int num_blocks,
                       const cuda::AttendArguments& arguments) override {
     return LaunchAny(id, num_blocks, arguments);

@@ -79,6 +79,8 @@ class SimtDevice final : public Device {
     return CopyToDevice(stream, host, device, bytes);
   }
 
+  bool IsPinned(const void*) const override { return true; }
+
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const AttendArguments& arguments) override {
     const auto run = [&](auto* kernel) { Run(kernel, num_blocks, arguments); };

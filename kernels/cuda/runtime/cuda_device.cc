@@ -134,6 +134,18 @@ class CudaDevice final : public Device {
     });
   }
 
+  bool IsPinned(const void* host) const override {
+    bool is_pinned = false;
+    context_->IfAlive([&] {
+      cudaPointerAttributes attributes;
+      cudaSetDevice(ordinal_);
+      const bool is_known = cudaPointerGetAttributes(&attributes, host) == cudaSuccess;
+      is_pinned = is_known && attributes.type == cudaMemoryTypeHost;
+      if (!is_known) cudaGetLastError();
+    });
+    return is_pinned;
+  }
+
   absl::Status Launch(const KernelId& id, int num_blocks,
                       const AttendArguments& arguments) override {
     return DoLaunch(id, [&](cudaError_t* error) {
