@@ -16,12 +16,14 @@ absl::Status Fill(DType dtype, std::int64_t count, std::uint32_t seed, cuda::Gro
   return status;
 }
 
-// What a cache of int8 makes of a row (quantized_row.h).
-void RoundToInt8(float* row, int count) {
+// What a cache of a type with row scales makes of a row.
+void RoundRow(DType dtype, float* row, int count) {
   float max = 0;
   for (int i = 0; i < count; ++i) max = std::max(max, std::fabs(row[i]));
-  const Int8Scale scale = Int8Scale::Of(max);
-  for (int i = 0; i < count; ++i) row[i] = scale.scale * std::nearbyint(row[i] * scale.reciprocal);
+  const RowScale scale = RowScale::Of(dtype, max);
+  for (int i = 0; i < count; ++i) {
+    row[i] = DequantizedElement(dtype, QuantizedElement(dtype, row[i], scale), scale.scale);
+  }
 }
 
 }  // namespace
@@ -84,7 +86,7 @@ std::vector<float> PartTensors::Stored(const cuda::GrowingBuffer& rows, int sequ
     for (int i = 0; i < part_.head_dim; ++i) {
       to[i] = LoadElement(row.data, row.dtype, kv_head * row.head_stride + i);
     }
-    if (part_.kv_dtype == DType::kInt8) RoundToInt8(to, part_.head_dim);
+    if (HasRowScales(part_.kv_dtype)) RoundRow(part_.kv_dtype, to, part_.head_dim);
   }
   return stored;
 }

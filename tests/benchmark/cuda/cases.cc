@@ -121,9 +121,10 @@ std::vector<Group> AllGroups() {
   groups.push_back(WindowGroup(16384, 64));
   for (const int batch_size : {1, 8, 16, 32, 64}) {
     for (const int k : {1, 4, 16, 32}) {
-      const bool has_int8 = batch_size != 16 && batch_size != 32;
-      groups.push_back(DecodeGroup(batch_size, 1024 * k,
-                                   has_int8 ? std::vector{DType::kInt8} : std::vector<DType>{}));
+      const bool has_small = batch_size != 16 && batch_size != 32;
+      groups.push_back(DecodeGroup(
+          batch_size, 1024 * k,
+          has_small ? std::vector{DType::kInt8, DType::kFloat8E4M3} : std::vector<DType>{}));
     }
   }
   groups.push_back(WindowDecodeGroup(64, 16384));

@@ -48,6 +48,7 @@ absl::Status RecordingDevice::CopyToHost(cuda::Stream stream, void* host, const 
   return device_->CopyToHost(stream, host, device, bytes);
 }
 
+bool RecordingDevice::IsPinned(const void* host) const { return device_->IsPinned(host); }
 absl::Status RecordingDevice::Launch(const cuda::KernelId& id, int num_blocks,
                                      const cuda::AttendArguments& arguments) {
   return Do([=](Device& to) { return to.Launch(id, num_blocks, arguments); });
