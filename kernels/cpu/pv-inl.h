@@ -151,13 +151,10 @@ HWY_NOINLINE bool IsFiniteBlock(const void* block, int tokens, int padded_dim_v,
 template <class Kv>
 inline void ScaleWeights(const ValueBlocks& values, float* HWY_RESTRICT p) {
   const F32 d;
-  const Vec unit = hn::Set(d, Kv::kUnit);
   for (int block = 0; block < values.num_blocks; ++block, p += kBlockTokens) {
     const float* scales = ScalesOf(values.blocks[block]);
     for (int t = 0; t < kBlockTokens; t += kLanes) {
-      Vec weight = hn::Load(d, p + t);
-      if constexpr (Kv::kUnit != 1.0f) weight = hn::Mul(weight, unit);
-      hn::Store(hn::Mul(weight, hn::Load(d, scales + t)), d, p + t);
+      hn::Store(Scaled<Kv>(hn::Load(d, p + t), hn::Load(d, scales + t)), d, p + t);
     }
   }
 }

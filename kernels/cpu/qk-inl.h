@@ -75,13 +75,7 @@ HWY_NOINLINE void ScoreTile(const float* HWY_RESTRICT q, const void* const* HWY_
       const float* scales = ScalesOf(key_blocks[v / kBlockVecs]) + v % kBlockVecs * kLanes;
       const Vec scale = hn::Load(F32(), scales);
       HWY_UNROLL(16)
-      for (int row = 0; row < kRows; ++row) {
-        // Apart: a scale times kUnit may be more than float32 holds.
-        if constexpr (Kv::kUnit != 1.0f) {
-          sum[row][v] = hn::Mul(sum[row][v], hn::Set(F32(), Kv::kUnit));
-        }
-        sum[row][v] = hn::Mul(sum[row][v], scale);
-      }
+      for (int row = 0; row < kRows; ++row) sum[row][v] = Scaled<Kv>(sum[row][v], scale);
     }
   }
   HWY_UNROLL(16)

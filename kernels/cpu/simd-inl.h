@@ -177,6 +177,14 @@ HWY_INLINE const typename Kv::Element* ElementsOf(const void* block) {
                                                        Kv::kHeader);
 }
 
+// What was computed with elements of Kv, times their scale and the factor that goes with it; one
+// after the other, as their product may be more than float32 holds.
+template <class Kv>
+HWY_INLINE Vec Scaled(Vec x, Vec scale) {
+  if constexpr (Kv::kUnit != 1.0f) x = hn::Mul(x, hn::Set(F32(), Kv::kUnit));
+  return hn::Mul(x, scale);
+}
+
 inline const float* ScalesOf(const void* block) { return static_cast<const float*>(block); }
 
 }  // namespace HWY_NAMESPACE
