@@ -121,8 +121,13 @@ void ExpectDocumentedCodes(AttentionBackend& backend, DType dtype,
       static_cast<char*>(allocator.Allocate(bytes)),
       [&allocator, bytes](char* pages) { allocator.Free(pages, bytes); });
   std::memset(memory.get(), 0xff, bytes);
+  std::vector<char> saved(bytes);  // what the host can read, once appends are done
   void* table[kPages];
-  for (int i = 0; i < kPages; ++i) table[i] = memory.get() + i * page_bytes;
+  PageCopy copies[kPages];
+  for (int i = 0; i < kPages; ++i) {
+    table[i] = memory.get() + i * page_bytes;
+    copies[i] = {table[i], saved.data() + i * page_bytes, page_bytes};
+  }
 
   std::mt19937 random(11);
   for (DType row_dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
@@ -136,6 +141,7 @@ void ExpectDocumentedCodes(AttentionBackend& backend, DType dtype,
                             .k = DenseRows(k, row_dtype, kHeads, kDims[0]),
                             .v = DenseRows(v, row_dtype, kHeads, kDims[1])};
     ASSERT_TRUE(backend.AppendKv({&task, 1}).ok());
+    ASSERT_TRUE(backend.SavePages(copies).ok());
     for (int i = 0; i < kTokens * kHeads * 2; ++i) {
       const int tensor = i % 2, head = i / 2 % kHeads, token = i / 2 / kHeads;
       SCOPED_TRACE(::testing::Message()
@@ -148,7 +154,7 @@ void ExpectDocumentedCodes(AttentionBackend& backend, DType dtype,
       }
       const int position = kFirst + token;
       ExpectRow(reader, dtype,
-                {static_cast<const char*>(table[position / kPageSize]), head,
+                {saved.data() + position / kPageSize * page_bytes, head,
                  static_cast<int>(position % kPageSize), tensor == 1},
                 row);
     }
