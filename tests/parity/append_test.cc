@@ -73,7 +73,11 @@ std::vector<std::uint8_t> PagesAfter(AttentionBackend& backend, KvAppendTask tas
   task.destination = {table.data(), num_pages, kPageSize};
   const absl::Status status = backend.AppendKv({&task, 1});
   EXPECT_TRUE(status.ok()) << status;
-  return {memory.data(), memory.data() + num_pages * page_bytes};
+  std::vector<std::uint8_t> pages(num_pages * page_bytes);
+  const PageCopy copy{memory.data(), pages.data(), pages.size()};
+  const absl::Status saved = backend.SavePages({&copy, 1});  // waits for the append
+  EXPECT_TRUE(saved.ok()) << saved;
+  return pages;
 }
 
 void ExpectPiecesLeaveNoTrace(AttentionBackend& backend, const AppendSpec& spec,
