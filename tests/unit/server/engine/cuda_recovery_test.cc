@@ -12,10 +12,12 @@
 #include "server/engine/device.h"
 #include "tests/simt/faulty_gpu.h"
 #include "tests/support/fake_clock.h"
+#include "tests/unit/server/engine/one_head_step.h"
 
 namespace attention::server {
 namespace {
 
+using ::attention::testing::OneHeadStep;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -58,18 +60,8 @@ class CudaRecoveryTest : public ::testing::Test {
   // Appends `num_tokens` tokens and attends with all of them.
   std::unique_ptr<AttentionRequest> Request(const std::shared_ptr<KvCache>& cache,
                                             std::int64_t position, std::int64_t num_tokens) {
-    SessionStep step;
-    step.cache = cache;
-    step.expected_position = position;
-    step.has_append = true;
-    step.num_tokens = num_tokens;
-    step.k = step.v = DenseRows(static_cast<const void*>(rows_.data()), DType::kFloat32, 1, kDim);
-    step.has_attend = true;
-    step.attend.params = {1, 1, kDim, kDim};
-    step.attend.params.softmax_scale = 1;
-    step.attend.q_len = num_tokens;
-    step.attend.q = step.k;
-    step.attend.o = DenseRows(static_cast<void*>(output_.data()), DType::kFloat32, 1, kDim);
+    const SessionStep step =
+        OneHeadStep(cache, position, num_tokens, num_tokens, kDim, rows_.data(), output_.data());
     auto request = std::make_unique<AttentionRequest>();
     request->arrival = clock_.Now();
     request->steps.push_back(step);

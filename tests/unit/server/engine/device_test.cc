@@ -9,12 +9,14 @@
 #include "server/cache/kv_cache_factory.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/faulty_backend.h"
+#include "tests/unit/server/engine/one_head_step.h"
 
 namespace attention::server {
 namespace {
 
 using ::attention::testing::Faults;
 using ::attention::testing::FaultyBackend;
+using ::attention::testing::OneHeadStep;
 using ::testing::HasSubstr;
 
 constexpr int kDim = 4;
@@ -45,17 +47,8 @@ class DeviceTest : public ::testing::Test {
   // Appends and attends with one token.
   std::unique_ptr<AttentionRequest> Request(const std::shared_ptr<KvCache>& cache,
                                             std::int64_t position) {
-    SessionStep step;
-    step.cache = cache;
-    step.expected_position = position;
-    step.has_append = true;
-    step.num_tokens = 1;
-    step.k = step.v = DenseRows(static_cast<const void*>(row_), DType::kFloat32, 1, kDim);
-    step.has_attend = true;
-    step.attend.params = {1, 1, kDim, kDim};
-    step.attend.q_len = 1;
-    step.attend.q = step.k;
-    step.attend.o = DenseRows(static_cast<void*>(output_), DType::kFloat32, 1, kDim);
+    const SessionStep step =
+        OneHeadStep(cache, position, /*num_tokens=*/1, /*q_len=*/1, kDim, row_, output_);
     auto request = std::make_unique<AttentionRequest>();
     request->arrival = clock_.Now();
     request->steps.push_back(step);

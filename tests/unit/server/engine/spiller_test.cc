@@ -11,12 +11,14 @@
 #include "server/engine/worker.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/faulty_backend.h"
+#include "tests/unit/server/engine/one_head_step.h"
 
 namespace attention::server {
 namespace {
 
 using ::attention::testing::Faults;
 using ::attention::testing::FaultyBackend;
+using ::attention::testing::OneHeadStep;
 
 constexpr int kDim = 8;
 constexpr std::size_t kChunk = std::size_t{1} << 12;
@@ -36,18 +38,8 @@ class SpillerTest : public ::testing::Test {
     for (std::int64_t token = begin; token < end; ++token) {
       for (int i = 0; i < kDim; ++i) rows.push_back(session + 0.01f * (token * 7 % 11 + i));
     }
-    SessionStep step;
-    step.cache = cache;
-    step.expected_position = begin;
-    step.has_append = true;
-    step.num_tokens = end - begin;
-    step.k = step.v = DenseRows(static_cast<const void*>(rows.data()), DType::kFloat32, 1, kDim);
-    step.has_attend = true;
-    step.attend.params = {1, 1, kDim, kDim};
-    step.attend.params.softmax_scale = 1;
-    step.attend.q_len = 1;
-    step.attend.q = step.k;
-    step.attend.o = DenseRows(static_cast<void*>(output_.data()), DType::kFloat32, 1, kDim);
+    const SessionStep step =
+        OneHeadStep(cache, begin, end - begin, /*q_len=*/1, kDim, rows.data(), output_.data());
     auto request = std::make_unique<AttentionRequest>();
     request->arrival = clock_.Now();
     request->steps.push_back(step);

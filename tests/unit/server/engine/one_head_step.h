@@ -1,0 +1,33 @@
+// A step of one head whose rows are queries, keys and values alike.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "server/cache/kv_cache.h"
+#include "server/domain/attention_request.h"
+
+namespace attention::testing {
+
+// Appends `num_tokens` of `rows` [.., dim] at `position`, and attends with the first `q_len` of
+// them into `output` [q_len, dim]. Both must outlive the step.
+inline server::SessionStep OneHeadStep(const std::shared_ptr<server::KvCache>& cache,
+                                       std::int64_t position, std::int64_t num_tokens,
+                                       std::int64_t q_len, int dim, const float* rows,
+                                       float* output) {
+  server::SessionStep step;
+  step.cache = cache;
+  step.expected_position = position;
+  step.has_append = true;
+  step.num_tokens = num_tokens;
+  step.k = step.v = DenseRows(static_cast<const void*>(rows), DType::kFloat32, 1, dim);
+  step.has_attend = true;
+  step.attend.params = {1, 1, dim, dim};
+  step.attend.params.softmax_scale = 1;
+  step.attend.q_len = q_len;
+  step.attend.q = step.k;
+  step.attend.o = DenseRows(static_cast<void*>(output), DType::kFloat32, 1, dim);
+  return step;
+}
+
+}  // namespace attention::testing
