@@ -3,16 +3,20 @@
 
 #include "kernels/cuda/base/simt.h"
 #include "kernels/cuda/runtime/kernels.h"
+#include "kernels/cuda/runtime/meter_kernels.h"
 
 namespace attention::cuda {
 namespace {
 
+// kIsKept: by ordinary loads. Those that are marked for streaming make room for each other first,
+// and what the L2 cache held before would stay.
+template <bool kIsKept>
 __global__ void ReadAll(const uint4* memory, std::size_t count, float* out) {
   std::uint32_t bits = 0;
   const std::size_t stride = static_cast<std::size_t>(gridDim.x) * blockDim.x;
   for (std::size_t i = static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += stride) {
-    const uint4 word = __ldcs(memory + i);
+    const uint4 word = kIsKept ? __ldcg(memory + i) : __ldcs(memory + i);
     bits |= word.x ^ word.y ^ word.z ^ word.w;
   }
   // Never so, but the compiler cannot know.
@@ -48,7 +52,14 @@ __global__ void MultiplyAdd(int rounds, float* out) {
 
 cudaError_t LaunchRead(const void* memory, std::size_t bytes, int num_blocks, float* out,
                        cudaStream_t stream) {
-  ReadAll<<<num_blocks, 512, 0, stream>>>(static_cast<const uint4*>(memory), bytes / 16, out);
+  ReadAll<false>
+      <<<num_blocks, 512, 0, stream>>>(static_cast<const uint4*>(memory), bytes / 16, out);
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchTouch(const void* memory, std::size_t bytes, int num_blocks, float* out,
+                        cudaStream_t stream) {
+  ReadAll<true><<<num_blocks, 512, 0, stream>>>(static_cast<const uint4*>(memory), bytes / 16, out);
   return cudaGetLastError();
 }
 
