@@ -16,12 +16,14 @@
 namespace attention::cuda {
 
 struct CudaBackendOptions {
-  // Estimated arithmetic of one launch of a run that may yield: about half a millisecond of an H100
-  // at its rate for prompts, beside which 10 us of launching and waiting are little.
-  double step_flops = 2e11;
-  // Tensors of a part of a run, at the least (plan_runner.h): about 80 us of a PCIe 5 bus, beside
-  // which 10 us of one more launch and its events are little.
-  std::size_t part_bytes = std::size_t{4} << 20;
+  // Estimated arithmetic of one launch of a run that may yield: 0.8 ms of an H200 at its rate for
+  // prompts, beside which 10 us of launching and waiting, and its last blocks, are little.
+  double step_flops = 5e11;
+  // Tensors of a part of a run, at the least (plan_runner.h): 0.3 ms of a PCIe 5 bus. A part is a
+  // launch, which wants blocks for every multiprocessor, several times: with 64 query heads of 128
+  // dims 16 MiB are 256 tiles of a prompt, for 132. (Of 4 MiB, 64 tiles, half an H200 had nothing
+  // to do, and prompts of 8k took twice as long.)
+  std::size_t part_bytes = std::size_t{16} << 20;
   // Rows of a part that are as many bytes or more, and lie as they travel, are not gathered first:
   // copying them on the host would take some 25 us, one more call to the driver a few.
   std::size_t direct_bytes = std::size_t{256} << 10;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,9 @@
 namespace attention::bench {
 namespace {
 
+// Inputs are resident: nothing has to travel in parts.
+constexpr std::size_t kOnePart = std::numeric_limits<std::size_t>::max();
+
 constexpr std::int64_t kPageSize = 64;  // of the server's sessions, unless told otherwise
 
 class Ours final : public Contender {
@@ -20,7 +24,7 @@ class Ours final : public Contender {
       : tensors_(tensors),
         pages_(device->memory()),
         recorder_(std::make_shared<RecordingDevice>(std::move(device))),
-        backend_(cuda::MakeCudaBackend(recorder_)) {}
+        backend_(cuda::MakeCudaBackend(recorder_, {.part_bytes = kOnePart})) {}
 
   absl::Status Prepare() {
     if (absl::Status status = MakePages(); !status.ok()) return status;
