@@ -3,6 +3,14 @@
 #include "absl/strings/str_cat.h"
 
 namespace attention::cuda {
+namespace {
+
+std::string TypedName(const char* family, const KernelId& id) {
+  return absl::StrCat(family, std::string(DTypeName(id.dtype)), "/",
+                      std::string(DTypeName(id.kv_dtype)), "/dim", id.head_dim);
+}
+
+}  // namespace
 
 std::string KernelIdName(const KernelId& id) {
   switch (id.family) {
@@ -11,9 +19,11 @@ std::string KernelIdName(const KernelId& id) {
     case KernelFamily::kAttendWgmma:
       return absl::StrCat("wgmma/", std::string(DTypeName(id.dtype)), "/dim", id.head_dim);
     case KernelFamily::kAttendMma:
-      return absl::StrCat("mma/", std::string(DTypeName(id.dtype)), "/",
-                          std::string(DTypeName(id.kv_dtype)), "/dim", id.head_dim, "/rows",
-                          id.tile_rows);
+      return TypedName("mma/", id);
+    case KernelFamily::kAttendStep:
+      return TypedName("step/", id);
+    case KernelFamily::kAttendStepBulk:
+      return TypedName("step-bulk/", id);
     case KernelFamily::kAttendFloat:
       return absl::StrCat("float/dim", id.head_dim);
     case KernelFamily::kProbe:

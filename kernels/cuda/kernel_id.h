@@ -8,18 +8,27 @@
 
 namespace attention::cuda {
 
-enum class KernelFamily { kAppend, kAttendWgmma, kAttendMma, kAttendFloat, kProbe };
+enum class KernelFamily {
+  kAppend,
+  kAttendWgmma,
+  kAttendMma,
+  kAttendStep,
+  kAttendStepBulk,  // the same by bulk copies
+  kAttendFloat,
+  kProbe
+};
 
-// What is compiled: kAttendMma for head dims 64, 128 and 256, tiles of 16 and 64 rows, and types
-// (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16, float8_e4m3); kAttendWgmma
-// for the head dims, tiles of 128 rows, and the first two of these types; kAttendFloat and kProbe
-// for the head dims.
+// What is compiled: kAttendMma, kAttendStep and kAttendStepBulk for head dims 64, 128 and 256 and
+// types (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16, float8_e4m3), with
+// tiles of 64, 16 and 16 rows; kAttendWgmma for the head dims, tiles of 128 rows, and the first two
+// of these types; kAttendFloat and kProbe for the head dims.
 struct KernelId {
   KernelFamily family = KernelFamily::kAppend;
-  DType dtype = DType::kFloat32;     // of queries and outputs; kAttendWgmma, kAttendMma
-  DType kv_dtype = DType::kFloat32;  // the same
-  int head_dim = 0;                  // the compiled one, at least that of the task
-  int tile_rows = 0;                 // the same
+  // Of queries and outputs; not of kAppend, kAttendFloat, kProbe, as the next one.
+  DType dtype = DType::kFloat32;
+  DType kv_dtype = DType::kFloat32;
+  int head_dim = 0;   // the compiled one, at least that of the task
+  int tile_rows = 0;  // 0: kAttendFloat's
 
   auto operator<=>(const KernelId&) const = default;
 };
@@ -27,7 +36,7 @@ struct KernelId {
 // Each block takes items until none is left.
 inline bool IsPersistent(const KernelId& id) { return id.family == KernelFamily::kAttendWgmma; }
 
-// "mma/bfloat16/int8/dim128/rows16", "wgmma/bfloat16/dim128", "float/dim64", ...
+// "step/bfloat16/int8/dim128", "wgmma/bfloat16/dim128", "float/dim64", ...
 std::string KernelIdName(const KernelId& id);
 
 }  // namespace attention::cuda

@@ -29,6 +29,19 @@ ATTENTION_HOST_DEVICE bool Contains(const RowKeys& keys, int kv_begin, int key) 
   return (key >= keys.begin && key < keys.end) || (key >= kv_begin && key < keys.sink_end);
 }
 
+// The tiles of a span by their numbers: what sinks keep visible comes first, then the window.
+template <int kTile>
+struct TileSequence {
+  int first = 0;
+  int num_first = 0;
+  int second = 0;
+  int count = 0;
+
+  ATTENTION_HOST_DEVICE int operator[](int index) const {
+    return index < num_first ? first + index * kTile : second + (index - num_first) * kTile;
+  }
+};
+
 // The keys of rows whose queries are [first_query, last_query], in tiles of kTile keys whose first
 // ones are multiples of kTile. All bounds grow with the position, so the first query has the least
 // and the last the greatest of each.
@@ -47,14 +60,32 @@ struct KeySpan {
   }
   ATTENTION_HOST_DEVICE int next_tile(int tile) const { return SkipGap(tile + kTile); }
   ATTENTION_HOST_DEVICE int end_tile() const { return Min(key_end, Max(end, sink_end)); }
+  // As first_tile() and next_tile() up to end_tile() give them.
+  ATTENTION_HOST_DEVICE TileSequence<kTile> tiles() const {
+    const int last = end_tile(), window_tile = window_begin / kTile * kTile;
+    TileSequence<kTile> tiles;
+    tiles.first = first_tile();
+    const int first_end = Min(last, Min(sink_end, window_tile));
+    if (tiles.first < first_end) tiles.num_first = (first_end - tiles.first + kTile - 1) / kTile;
+    tiles.second = tiles.first + tiles.num_first * kTile;
+    if (tiles.num_first > 0) tiles.second = Max(tiles.second, window_tile);
+    tiles.count = tiles.num_first;
+    if (tiles.second < last) tiles.count += (last - tiles.second + kTile - 1) / kTile;
+    return tiles;
+  }
 
   // Whether some row sees the key.
   ATTENTION_HOST_DEVICE bool Contains(int key) const {
     return (key >= window_begin && key < end) || (key >= kv_begin && key < sink_end);
   }
-  // Whether a row may not see some key of the tile.
-  ATTENTION_HOST_DEVICE bool IsMasked(int tile) const {
-    return has_planes || tile < common_begin || tile + kTile > common_end;
+  // Whether some row sees a key of [first, last).
+  ATTENTION_HOST_DEVICE bool ContainsAny(int first, int last) const {
+    return Max(first, window_begin) < Min(last, end) || Max(first, kv_begin) < Min(last, sink_end);
+  }
+  // Whether a row may not see some key of the tile, or of [first, last).
+  ATTENTION_HOST_DEVICE bool IsMasked(int tile) const { return IsMasked(tile, tile + kTile); }
+  ATTENTION_HOST_DEVICE bool IsMasked(int first, int last) const {
+    return has_planes || first < common_begin || last > common_end;
   }
 
  private:

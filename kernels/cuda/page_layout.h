@@ -10,14 +10,15 @@
 // Rows are padded to kPadElements with zeros, one step of the matrix instruction, which makes every
 // row a multiple of 16 bytes in every type.
 //
-// Rows of 16-bit elements that fill lines of 128 bytes (64, 128, 192 or 256 elements) are swizzled:
-// eight tokens lie together, line by line, and the 16-byte pieces of a line are permuted by the
-// token,
+// Rows of elements of one or two bytes that fill lines of 128 bytes (64, 128, 192 or 256 elements
+// of two) are swizzled: eight tokens lie together, line by line, and the 16-byte pieces of a line
+// are permuted by the token,
 //
 //   [page_size / 8][lines of a row][8 tokens][8 pieces, piece i of token t at i ^ t]
 //
-// which is how wgmma reads both keys and values (sm90/operand.h). So any 8 n tokens are one bulk
-// copy into shared memory, ready to multiply.
+// which is how wgmma reads both keys and values (sm90/operand.h), and where the eight rows that an
+// instruction reads of a piece lie in different banks. So any 8 n tokens are one bulk copy into
+// shared memory, ready to multiply.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +40,9 @@ inline constexpr int kSwizzleTokens = 8;
 inline constexpr int kSwizzleBytes = kSwizzleTokens * kLineBytes;  // a line of 8 tokens
 
 // The place of 16 bytes of a token's row, swizzled.
-ATTENTION_HOST_DEVICE constexpr std::int64_t SwizzledPieceOffset(int row_bytes, std::int64_t token,
-                                                                 int piece) {
-  const auto row = static_cast<int>(token % kSwizzleTokens);
+template <typename Token>
+ATTENTION_HOST_DEVICE constexpr Token SwizzledPieceOffset(int row_bytes, Token token, int piece) {
+  const auto row = static_cast<int>(token & (kSwizzleTokens - 1));
   constexpr int kLinePieces = kLineBytes / kPieceBytes;
   return (token - row) * row_bytes + piece / kLinePieces * kSwizzleBytes + row * kLineBytes +
          (piece % kLinePieces ^ row) * kPieceBytes;
@@ -76,8 +77,8 @@ inline PageLayout MakePageLayout(const KvGeometry& geometry, std::int64_t page_s
   layout.page_size = static_cast<int>(page_size);
   layout.key_row_bytes = PadDim(geometry.head_dim_qk) * element;
   layout.value_row_bytes = PadDim(geometry.head_dim_v) * element;
-  layout.has_swizzled_keys = element == 2 && layout.key_row_bytes % kLineBytes == 0;
-  layout.has_swizzled_values = element == 2 && layout.value_row_bytes % kLineBytes == 0;
+  layout.has_swizzled_keys = element <= 2 && layout.key_row_bytes % kLineBytes == 0;
+  layout.has_swizzled_values = element <= 2 && layout.value_row_bytes % kLineBytes == 0;
   layout.value_offset = page_size * layout.key_row_bytes;
   layout.key_scale_offset = layout.value_offset + page_size * layout.value_row_bytes;
   const std::int64_t scales =

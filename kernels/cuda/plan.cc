@@ -17,6 +17,7 @@ namespace {
 // About every kernel's tile of keys: for what a tile costs.
 constexpr int kSpanTile = 64;
 constexpr int kProbeTile = 32;
+constexpr int kStepRows = 16;
 
 DType QueryTypeOf(const AttentionTask& task) {
   return task.q.data != nullptr ? task.q.dtype : task.params.dtype;
@@ -34,13 +35,17 @@ bool SuitsMma(const AttentionTask& task) {
   return dtype == DType::kBFloat16 && (kv_dtype == DType::kBFloat16 || HasRowScales(kv_dtype));
 }
 
+// Whether rows of keys and values are as long as a kernel's own.
+bool HasCompiledDims(const AttentionParams& params) {
+  const int dim = params.head_dim_qk;
+  return params.head_dim_v == dim && (dim == 64 || dim == 128 || dim == 256);
+}
+
 // Prompts that the instructions of a warpgroup serve: one 16-bit type throughout, rows that fill
 // lines of 128 bytes (page_layout.h), and as many as the kernel counts.
 bool SuitsWgmma(const AttentionTask& task) {
   const AttentionParams& params = task.params;
-  const int dim = params.head_dim_qk;
-  return !IsSplit(task) && params.kv_dtype == QueryTypeOf(task) && params.head_dim_v == dim &&
-         (dim == 64 || dim == 128 || dim == 256) &&
+  return !IsSplit(task) && params.kv_dtype == QueryTypeOf(task) && HasCompiledDims(params) &&
          task.q_len <= std::numeric_limits<int>::max() / params.group_size();
 }
 
@@ -390,11 +395,19 @@ KernelId ChooseKernel(const AttentionTask& task, bool has_wgmma) {
     id.family = KernelFamily::kAttendFloat;
     return id;
   }
-  const bool is_wgmma = has_wgmma && SuitsWgmma(task);
-  id.family = is_wgmma ? KernelFamily::kAttendWgmma : KernelFamily::kAttendMma;
   id.dtype = QueryTypeOf(task);
   id.kv_dtype = params.kv_dtype;
-  id.tile_rows = is_wgmma ? 128 : task.q_len * params.group_size() <= 16 ? 16 : 64;
+  if (task.q_len * params.group_size() <= kStepRows) {
+    const bool is_bulk = has_wgmma && HasCompiledDims(params);
+    id.family = is_bulk ? KernelFamily::kAttendStepBulk : KernelFamily::kAttendStep;
+    id.tile_rows = kStepRows;
+  } else if (has_wgmma && SuitsWgmma(task)) {
+    id.family = KernelFamily::kAttendWgmma;
+    id.tile_rows = 128;
+  } else {
+    id.family = KernelFamily::kAttendMma;
+    id.tile_rows = 64;
+  }
   return id;
 }
 

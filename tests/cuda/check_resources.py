@@ -3,7 +3,7 @@
 constants derive them (kernels/cuda/README.md, "Tiles").
 
 Compiles each file of device code once, for compute capability 9.0 or those that --architectures names (the kernels
-of warpgroups for 9.0a alone), so it needs nvcc but no GPU. Prints a table, and exits with 1 if a kernel spills, has a
+of 9.0 alone for 9.0a), so it needs nvcc but no GPU. Prints a table, and exits with 1 if a kernel spills, has a
 stack, has more registers than its block's share of a multiprocessor, asks for more shared memory than the smallest
 device that runs it has, or if ptxas cannot keep its matrix instructions asynchronous.
 """
@@ -33,14 +33,15 @@ WGMMA_ARCHITECTURE = "90a"
 TRADED_REGISTERS = 128 * (40 + 2 * 232)
 
 # Blocks that should share a multiprocessor, by registers: what hides one's copies behind the other's work.
-WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendFloat": {64: 2, 128: 2, 256: 2},
+WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendStep": {64: 4, 128: 3, 256: 3}, "AttendFloat": {64: 2, 128: 2, 256: 2},
                  "Probe": {64: 2, 128: 2, 256: 2}, "Append": {0: 4}, "AttendWgmma": {64: 1, 128: 1, 256: 1}}
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
-# Entry<AttendMma<type, kv type, head dim, row warps>>, Entry<AttendFloat<head dim>>, ...
-MMA = re.compile(r"EntryINS0_9AttendMmaILNS_5DTypeE(\d)ELS3_(\d)ELi(\d+)ELi(\d+)E")
+# Entry<AttendMma<type, kv type, head dim>>, Entry<AttendStep<StepSizes<the same>, copies>>, ...
+MMA = re.compile(r"EntryINS0_9AttendMmaILNS_5DTypeE(\d)ELS3_(\d)ELi(\d+)E")
+STEP = re.compile(r"EntryINS0_10AttendStepINS0_9StepSizesILNS_5DTypeE(\d)ELS\d_(\d)ELi(\d+)EEENS0_\d+Step(Bulk)?CopiesE")
 FLOAT = re.compile(r"EntryINS0_\d+(AttendFloat|Probe)ILi(\d+)E")
 APPEND = re.compile(r"EntryINS0_6AppendE")
 WGMMA = re.compile(r"EntryINS0_11AttendWgmmaILNS_5DTypeE(\d)ELi(\d+)E")
@@ -52,15 +53,24 @@ TYPE_BYTES = {"0": 4, "1": 2, "2": 2, "3": 1, "4": 1}
 SCALED_TYPES = "34"
 
 
-def mma_shared_bytes(kv_type, dim, row_warps):
+def mma_shared_bytes(kv_type, dim):
     """The layout in the head of attend_mma.h."""
-    rows, keys = 16 * row_warps, 64 if dim <= 128 else 32
+    rows, keys = 64, 64 if dim <= 128 else 32
     queries = rows * dim * 2
     stage = 2 * keys * (dim * TYPE_BYTES[kv_type] + (4 if kv_type in SCALED_TYPES else 0))
     converted = 2 * keys * dim * 2 if kv_type in SCALED_TYPES else 0
-    parts = 1 if row_warps > 1 else keys // 16
-    result = (parts * rows * (dim + 8 + 2) + 1) * 4
+    result = (rows * (dim + 8 + 2) + 1) * 4
     return max(queries + 2 * stage + converted, result)
+
+
+def step_shared_bytes(kv_type, dim, is_bulk):
+    """The layout in the head of step_sizes.h."""
+    warps, places = 4 if dim <= 128 else 2, 2
+    queries = 16 * (dim + 8) * 2
+    place = 2 * 16 * (dim * TYPE_BYTES[kv_type] + (4 if kv_type in SCALED_TYPES else 0))
+    barriers = warps * places * 8 if is_bulk else 0
+    result = (warps * 16 * (dim + 8 + 2) + 1) * 4
+    return max(queries + warps * places * place + barriers, result)
 
 
 def wgmma_shared_bytes(dim):
@@ -74,9 +84,11 @@ def wgmma_shared_bytes(dim):
 def describe(name):
     """(kernel, head dim, threads, shared bytes) of an entry's mangled name; None for others."""
     if match := MMA.search(name):
-        dim, row_warps = int(match[3]), int(match[4])
-        key_warps = (64 if dim <= 128 else 32) // 16 if row_warps == 1 else 1
-        return "AttendMma", dim, 32 * row_warps * key_warps, mma_shared_bytes(match[2], dim, row_warps)
+        dim = int(match[3])
+        return "AttendMma", dim, 128, mma_shared_bytes(match[2], dim)
+    if match := STEP.search(name):
+        dim = int(match[3])
+        return "AttendStep", dim, 128 if dim <= 128 else 64, step_shared_bytes(match[2], dim, bool(match[4]))
     if match := FLOAT.search(name):
         dim = int(match[2])
         tiles = 2 * 32 * (dim + 4)
@@ -133,9 +145,9 @@ def faults(kernel, dim, threads, shared, stack, spilled, registers):
 def builds(architectures):
     """(source file, architecture) of each compilation."""
     for source in sorted(FOLDER.glob("*.cu")):
-        if source.name in ("ceilings.cu", "meter.cu", "wgmma_meter.cu"):
+        if source.name in ("ceilings.cu", "meter.cu", "sm90_meter.cu"):
             continue  # of what measures the device
-        if source.name.startswith("wgmma"):
+        if source.name.startswith("sm90_"):
             yield source, WGMMA_ARCHITECTURE
         else:
             yield from ((source, architecture) for architecture in architectures)
@@ -171,7 +183,7 @@ def main():
                 for fault in faults(kernel, dim, threads, shared, stack, spilled, registers):
                     print(f"FAILED: {kernel} dim {dim} on sm_{architecture}: {fault}")
                     is_good = False
-    expected = (4 * 6 + 3 + 3 + 1) * len(architectures) + 2 * 3
+    expected = (4 * 6 + 3 + 3 + 1) * len(architectures) + (2 + 4) * 3
     if count != expected:
         print(f"FAILED: {count} kernels, expected {expected}")
         is_good = False

@@ -1,4 +1,5 @@
-// The device's conversions of float8_e4m3 are those of kernels/api/dtype.h.
+// The device's conversions of float8_e4m3 are those of kernels/api/dtype.h, and what tells that
+// several 16-bit elements are finite agrees with what tells it of one.
 #include "kernels/cuda/base/convert.h"
 
 #include <gmock/gmock.h>
@@ -41,6 +42,26 @@ TEST(ConvertTest, NumbersTo448AreRoundedToNearestEven) {
     }
   }
   for (int i = 0; i < 100000; ++i) expect(FloatOf(random() % (BitsOf(448.0f) + 1)));
+}
+
+template <DType kType>
+void ExpectBrokenBitsOfEveryElement() {
+  const std::uint32_t finite = kType == DType::kBFloat16 ? 0xff7f7f7fu : 0xfbff7bffu;
+  for (std::uint32_t element = 0; element < 0x10000; ++element) {
+    for (const std::uint32_t pair :
+         {element | (finite & 0xffff0000u), (finite & 0xffffu) | element << 16}) {
+      ASSERT_EQ(AreBroken(BrokenBits<kType>(pair)), IsPairBroken<kType>(pair)) << pair;
+      // Beside pairs of the greatest finite elements.
+      ASSERT_EQ(AreBroken(BrokenBits<kType>(finite) | BrokenBits<kType>(pair)),
+                IsPairBroken<kType>(pair))
+          << pair;
+    }
+  }
+}
+
+TEST(ConvertTest, BrokenBitsTellOfEveryElementWhetherItIsFinite) {
+  ExpectBrokenBitsOfEveryElement<DType::kBFloat16>();
+  ExpectBrokenBitsOfEveryElement<DType::kFloat16>();
 }
 
 }  // namespace

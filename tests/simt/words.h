@@ -25,19 +25,29 @@ inline void SyncWarp() {
 inline int Uniform(int value) { return value; }
 inline bool SyncThreadsOr(bool value) { return simt::Current().MeetBlock(value); }
 
+inline bool AnyOfWarp(bool value) {
+  simt::Current().Meet({"any", &value}, [](void* const(&all)[simt::kWarpThreads]) {
+    bool any = false;
+    for (void* one : all) any |= *static_cast<bool*>(one);
+    for (void* one : all) *static_cast<bool*>(one) = any;
+  });
+  return value;
+}
+
 namespace simt_words {
 
+// `from` is the lane whose value the calling one receives.
 template <typename T>
-T ShuffleXor(T value, int mask) {
+T Shuffle(T value, int from) {
   struct Operands {
     T value;
-    int mask;
+    int from;
     T result;
-  } mine{value, mask, {}};
+  } mine{value, from, {}};
   simt::Current().Meet({"shuffle", &mine}, [](void* const(&all)[simt::kWarpThreads]) {
     for (int lane = 0; lane < simt::kWarpThreads; ++lane) {
       auto& to = *static_cast<Operands*>(all[lane]);
-      to.result = static_cast<Operands*>(all[lane ^ to.mask])->value;
+      to.result = static_cast<Operands*>(all[to.from])->value;
     }
   });
   return mine.result;
@@ -49,9 +59,13 @@ void Mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint
 
 }  // namespace simt_words
 
-inline float ShuffleXor(float value, int mask) { return simt_words::ShuffleXor(value, mask); }
-inline std::uint32_t ShuffleXor(std::uint32_t value, int mask) {
-  return simt_words::ShuffleXor(value, mask);
+template <typename T>
+T ShuffleXor(T value, int mask) {
+  return simt_words::Shuffle(value, LaneIndex() ^ mask);
+}
+template <typename T>
+T ShuffleFrom(T value, int lane) {
+  return simt_words::Shuffle(value, lane);
 }
 
 inline void CopyAsync16(void* shared, const void* global, bool is_wanted) {
@@ -116,6 +130,9 @@ inline std::uint32_t AtomicAdd(std::uint32_t* address, std::uint32_t value) {
   const std::uint32_t before = *address;
   *address += value;
   return before;
+}
+inline std::uint32_t AtomicAddRelease(std::uint32_t* address, std::uint32_t value) {
+  return AtomicAdd(address, value);
 }
 inline void ThreadFence() {}
 inline float LoadFromOtherBlock(const float* address) { return *address; }

@@ -158,8 +158,10 @@ void ExpectABrokenValueStaysInItsChannel(AttentionBackend& backend, const Proble
   const TaskOutput expected = RunTask(backend, clean.task());
   const TaskOutput result = RunTask(backend, broken.task());
   const int group = spec.num_q_heads / spec.num_kv_heads;
+  const std::vector<std::int64_t> seeing = RowsThatSee(clean.task(), key);
   for (std::int64_t row = 0; row < spec.q_len * spec.num_q_heads; ++row) {
-    const bool sees = row / spec.num_q_heads >= key && row % spec.num_q_heads / group == kHead;
+    const bool sees = std::find(seeing.begin(), seeing.end(), row) != seeing.end() &&
+                      row % spec.num_q_heads / group == kHead;
     for (int i = 0; i < spec.head_dim_v; ++i) {
       const std::int64_t index = row * spec.head_dim_v + i;
       ASSERT_EQ(result.o(index), sees && i == kChannel ? kInf : expected.o(index))

@@ -30,6 +30,21 @@ ATTENTION_DEVICE std::uint32_t ShuffleXor(std::uint32_t value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+// The value that lane `lane` has.
+ATTENTION_DEVICE float ShuffleFrom(float value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+ATTENTION_DEVICE std::uint32_t ShuffleFrom(std::uint32_t value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+ATTENTION_DEVICE const char* ShuffleFrom(const char* value, int lane) {
+  const auto bits = reinterpret_cast<unsigned long long>(value);
+  return reinterpret_cast<const char*>(__shfl_sync(0xffffffffu, bits, lane));
+}
+
+// Whether any lane of the warp says so.
+ATTENTION_DEVICE bool AnyOfWarp(bool value) { return __any_sync(0xffffffffu, value) != 0; }
+
 // A value that all lanes of the warp have alike, so that the compiler knows it.
 ATTENTION_DEVICE int Uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
 
@@ -137,6 +152,16 @@ ATTENTION_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c
 
 ATTENTION_DEVICE std::uint32_t AtomicAdd(std::uint32_t* address, std::uint32_t value) {
   return atomicAdd(address, value);
+}
+// Whoever sees the sum, and fences, sees what the calling thread wrote before, and what it had seen
+// of others' writes. (A fence before an addition would empty the first-level cache, too.)
+ATTENTION_DEVICE std::uint32_t AtomicAddRelease(std::uint32_t* address, std::uint32_t value) {
+  std::uint32_t before;
+  asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(address)), "r"(value)
+               : "memory");
+  return before;
 }
 // What the calling thread wrote to global memory before is seen by whoever sees what it writes
 // after.

@@ -16,6 +16,9 @@ bool LaunchMmaInt8(int head_dim, int tile_rows, int num_blocks, const AttendArgu
                    cudaStream_t stream, cudaError_t* error);
 bool LaunchMmaFloat8(int head_dim, int tile_rows, int num_blocks, const AttendArguments& arguments,
                      cudaStream_t stream, cudaError_t* error);
+// Of tiles of 16 rows, on compute capability 9.0.
+bool LaunchStepBulk(DType dtype, DType kv_dtype, int head_dim, int num_blocks,
+                    const AttendArguments& arguments, cudaStream_t stream, cudaError_t* error);
 // Persistent: more blocks than multiprocessors would only wait.
 bool LaunchWgmma(DType dtype, int head_dim, int num_blocks, const AttendArguments& arguments,
                  cudaStream_t stream, cudaError_t* error);

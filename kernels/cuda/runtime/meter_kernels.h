@@ -1,4 +1,4 @@
-// Kernels that measure a device, not use it (ceilings.cu, meter.cu, wgmma_meter.cu).
+// Kernels that measure a device, not use it (ceilings.cu, meter.cu, sm90_meter.cu).
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -34,7 +34,7 @@ struct Append {
     ATTENTION_DEVICE char* piece(int index) const {
       return head + (is_value ? layout.value_piece(token, index) : layout.key_piece(token, index));
     }
-    // For types with row scales, whose rows are not swizzled.
+    // For types with row scales.
     ATTENTION_DEVICE float& scale() const {
       const std::int64_t offset = is_value ? layout.value_scale_offset : layout.key_scale_offset;
       return reinterpret_cast<float*>(head + offset)[token];
@@ -72,7 +72,6 @@ struct Append {
     const Scale scale = ScaleOf(dtype, max, is_broken != 0);
     if (lane == 0) row.scale() = scale.scale;
     const int padded = PadDim(row.dim);
-    char* to = row.piece(0);
     for (int i = 0; i < kLaneElements; ++i) {
       const int dim = lane + 32 * i;
       if (dim >= padded) break;
@@ -81,7 +80,7 @@ struct Append {
       if (scale.reciprocal != 0.0f) {
         code = dtype == DType::kInt8 ? RoundToInt(scaled) : FloatToFloat8(scaled);
       }
-      to[dim] = static_cast<char>(code);
+      row.piece(dim / kPieceBytes)[dim % kPieceBytes] = static_cast<char>(code);
     }
   }
 

@@ -176,7 +176,7 @@ struct AttendFloat {
     const Parts parts{reinterpret_cast<float*>(shared)};
     block.StoreParts(parts);
     SyncThreads();
-    FinishTile<kThreads>(arguments, task, item, parts);
+    FinishTile<kThreads>(arguments, task, item, parts, ThreadIndex(), SyncThreads);
   }
 };
 

@@ -1,11 +1,10 @@
-// Attention on matrix instructions of 16-bit types (m16n8k16): prompts and decode steps whose
-// queries and outputs have one 16-bit type, over a cache of that type, or of int8 or float8_e4m3
-// beside bfloat16.
+// Attention on matrix instructions of 16-bit types (m16n8k16): prompts whose queries and outputs
+// have one 16-bit type, over a cache of that type, or of int8 or float8_e4m3 beside bfloat16; and
+// steps of more rows than AttendStep takes.
 //
 // A block computes a tile of rows of one KV head over the keys of one item, with the online softmax
 // of FlashAttention-2 (Dao 2023). Keys and values come tile by tile through asynchronous copies,
-// one tile ahead. Warps either divide the rows (prompts), or the keys of each tile (few rows); in
-// the second case each keeps a softmax of its own, and they are merged at the end (finish_tile.h).
+// one tile ahead. Each warp has 16 of the rows.
 //
 // Shared memory of a block, for D = kHeadDim (README.md derives the sizes):
 //
@@ -23,19 +22,17 @@
 
 namespace attention::cuda {
 
-template <DType kElementType, DType kStoredType, int kHeadDimension, int kRowWarpCount>
+template <DType kElementType, DType kStoredType, int kHeadDimension>
 struct AttendMma {
   static constexpr DType kType = kElementType;
   static constexpr DType kKvType = kStoredType;
   static constexpr int kHeadDim = kHeadDimension;
-  static constexpr int kRowWarps = kRowWarpCount;
+  static constexpr int kWarps = 4;
   static constexpr bool kHasScales = HasRowScales(kKvType);
   static constexpr int kTileKeys = kHeadDim <= 128 ? 64 : 32;
-  static constexpr int kKeyWarps = kRowWarps == 1 ? kTileKeys / 16 : 1;
-  static constexpr int kThreads = 32 * kRowWarps * kKeyWarps;
+  static constexpr int kThreads = 32 * kWarps;
   static constexpr int kMinBlocks = 1;
-  static constexpr int kTileRows = 16 * kRowWarps;
-  static constexpr int kWarpKeys = kTileKeys / kKeyWarps;
+  static constexpr int kTileRows = 16 * kWarps;
   // Copies of a loop's body. At 256 dims the output leaves few registers for what they keep ahead.
   static constexpr int kCopyUnroll = kHeadDim <= 128 ? 4 : 1;
   static constexpr int kStepUnroll = kHeadDim <= 128 ? kHeadDim / 16 : 4;
@@ -47,7 +44,7 @@ struct AttendMma {
   static constexpr int kScaleBytes = kHasScales ? kTileKeys * 4 : 0;
   static constexpr int kStageBytes = 2 * (kTensorBytes + kScaleBytes);
   static constexpr int kConvertedBytes = kHasScales ? kTileKeys * kRowBytes : 0;  // of one tensor
-  using Parts = TileParts<kKeyWarps, kTileRows, kHeadDim>;
+  using Parts = TileParts<1, kTileRows, kHeadDim>;
   static constexpr int kSharedBytes =
       Max(kQueryBytes + 2 * kStageBytes + 2 * kConvertedBytes, Parts::kBytes);
 
@@ -58,7 +55,7 @@ struct AttendMma {
   const WorkItem& item;
   char* shared;
   Span span;
-  int lane, row_warp, key_warp;
+  int lane, warp;
   ScoreRow rows[2];  // of the lane's rows g and g + 8
 
   float o[kHeadDim / 8][4];
@@ -93,15 +90,13 @@ struct AttendMma {
   ATTENTION_DEVICE AttendMma(const DeviceTask& block_task, const WorkItem& block_item,
                              char* block_shared)
       : task(block_task), item(block_item), shared(block_shared) {
-    const int warp = ThreadIndex() / 32;
+    warp = ThreadIndex() / 32;
     lane = ThreadIndex() % 32;
-    row_warp = kKeyWarps == 1 ? warp : 0;
-    key_warp = kKeyWarps == 1 ? 0 : warp;
     const std::int64_t last_row = item.row_begin + item.num_rows - 1;
     span = SpanOf<kTileKeys>(task, item.row_begin / task.group, last_row / task.group,
                              item.key_begin, item.key_end);
     for (int i = 0; i < 2; ++i) {
-      const std::int64_t row = Min(last_row, item.row_begin + row_warp * 16 + lane / 4 + 8 * i);
+      const std::int64_t row = Min(last_row, item.row_begin + warp * 16 + lane / 4 + 8 * i);
       rows[i] = ScoreRowAt(task, row / task.group,
                            item.kv_head * task.group + static_cast<int>(row % task.group));
       max[i] = MinusInfinity();
@@ -114,7 +109,7 @@ struct AttendMma {
   }
 
   // Whether the warp has rows to compute.
-  ATTENTION_DEVICE bool IsActive() const { return row_warp * 16 < item.num_rows; }
+  ATTENTION_DEVICE bool IsActive() const { return warp * 16 < item.num_rows; }
 
   // --- Copies ---
 
@@ -132,24 +127,38 @@ struct AttendMma {
     }
   }
 
-  // Keys that no row sees become zeros and are not read.
-  ATTENTION_DEVICE void LoadTile(int tile, int stage) const {
+  static constexpr int kSliceKeys = 16;  // pages begin at multiples of so many tokens
+
+  // A share of 16 rows of a tensor, from `row` of the tile on.
+  ATTENTION_DEVICE void LoadSlice(const char* from, int row_bytes, bool is_swizzled, bool is_read,
+                                  char* to, int row, int share) const {
     constexpr int kPieces = kKvRowBytes / 16;
+    constexpr int kShares = kWarps * kSliceKeys / kTileKeys;
 #pragma unroll kCopyUnroll
-    for (int i = ThreadIndex(); i < kTileKeys * kPieces; i += kThreads) {
-      const int row = i / kPieces, piece = i % kPieces, key = tile + row;
-      const bool is_read = span.Contains(key);
-      int token = 0;
-      const char* head = is_read ? PageOf(task, item.kv_head, key, &token) : task.q;
-      const int offset = piece * 16;
-      const int place = Swizzled(row, piece, kKvRowBytes);
-      const bool has_key = is_read && offset < task.layout.key_row_bytes;
-      const bool has_value = is_read && offset < task.layout.value_row_bytes;
-      CopyAsync16(stored_keys(stage) + place,
-                  has_key ? head + task.layout.key_piece(token, piece) : task.q, has_key);
-      CopyAsync16(stored_values(stage) + place,
-                  has_value ? head + task.layout.value_piece(token, piece) : task.q, has_value);
+    for (int i = share * 32 + lane; i < kSliceKeys * kPieces; i += kShares * 32) {
+      const int slice_row = i / kPieces, piece = i % kPieces;
+      const bool is_wanted = is_read && piece * kPieceBytes < row_bytes;
+      const int offset = is_swizzled ? SwizzledPieceOffset(row_bytes, slice_row, piece)
+                                     : slice_row * row_bytes + piece * kPieceBytes;
+      CopyAsync16(to + Swizzled(row + slice_row, piece, kKvRowBytes),
+                  is_wanted ? from + offset : task.q, is_wanted);
     }
+  }
+
+  // Slices of which no row sees a key become zeros and are not read.
+  ATTENTION_DEVICE void LoadTile(int tile, int stage) const {
+    constexpr int kSlices = kTileKeys / kSliceKeys;
+    const int row = warp % kSlices * kSliceKeys, share = warp / kSlices;
+    const bool is_read = span.ContainsAny(tile + row, tile + row + kSliceKeys);
+    const PageLayout& layout = task.layout;
+    int token = 0;
+    const char* head = is_read ? PageOf(task, item.kv_head, tile + row, &token) : task.q;
+    LoadSlice(head + static_cast<std::int64_t>(token) * layout.key_row_bytes, layout.key_row_bytes,
+              layout.has_swizzled_keys, is_read, stored_keys(stage), row, share);
+    LoadSlice(
+        head + layout.value_offset + static_cast<std::int64_t>(token) * layout.value_row_bytes,
+        layout.value_row_bytes, layout.has_swizzled_values, is_read, stored_values(stage), row,
+        share);
     if constexpr (kHasScales) {
 #pragma unroll 1
       for (int row = ThreadIndex(); row < kTileKeys; row += kThreads) {
@@ -203,20 +212,19 @@ struct AttendMma {
 
   // --- Scores ---
 
-  ATTENTION_DEVICE void ComputeScores(int stage, float (&s)[kWarpKeys / 8][4]) const {
+  ATTENTION_DEVICE void ComputeScores(int stage, float (&s)[kTileKeys / 8][4]) const {
 #pragma unroll
-    for (int block = 0; block < kWarpKeys / 8; ++block) {
+    for (int block = 0; block < kTileKeys / 8; ++block) {
       for (int i = 0; i < 4; ++i) s[block][i] = 0.0f;
     }
 #pragma unroll kStepUnroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
       if (step * 16 >= task.head_dim_qk) break;  // what follows is zero
       std::uint32_t a[4];
-      LoadMatrix4(a,
-                  queries() + Swizzled(row_warp * 16 + lane % 16, 2 * step + lane / 16, kRowBytes));
+      LoadMatrix4(a, queries() + Swizzled(warp * 16 + lane % 16, 2 * step + lane / 16, kRowBytes));
 #pragma unroll
-      for (int pair = 0; pair < kWarpKeys / 16; ++pair) {
-        const int row = key_warp * kWarpKeys + pair * 16 + lane % 8 + lane / 16 * 8;
+      for (int pair = 0; pair < kTileKeys / 16; ++pair) {
+        const int row = pair * 16 + lane % 8 + lane / 16 * 8;
         std::uint32_t b[4];
         LoadMatrix4(b, keys(stage) + Swizzled(row, 2 * step + lane / 8 % 2, kRowBytes));
         Mma<kType>(s[2 * pair], a, b[0], b[1]);
@@ -227,11 +235,11 @@ struct AttendMma {
 
   // The key of a lane's element of a score fragment, counted from the tile's first.
   ATTENTION_DEVICE int KeyInTile(int block, int i) const {
-    return key_warp * kWarpKeys + block * 8 + lane % 4 * 2 + (i & 1);
+    return block * 8 + lane % 4 * 2 + (i & 1);
   }
 
   ATTENTION_DEVICE void ModifyScores(int tile, int stage, bool is_masked,
-                                     float (&s)[kWarpKeys / 8][4]) const {
+                                     float (&s)[kTileKeys / 8][4]) const {
     cuda::ModifyScores(
         task, rows, is_masked, [&](int block, int i) { return tile + KeyInTile(block, i); },
         [&](int block, int i, float dot) { return Scaled(stage, block, i, dot); }, s);
@@ -253,10 +261,10 @@ struct AttendMma {
     return is_broken;
   }
 
-  ATTENTION_DEVICE void AddBrokenValues(int stage, const float (&s)[kWarpKeys / 8][4]) {
+  ATTENTION_DEVICE void AddBrokenValues(int stage, const float (&s)[kTileKeys / 8][4]) {
     const auto pair_of = [&](int key, int block) {
       return *reinterpret_cast<const std::uint32_t*>(
-          values(stage) + Swizzled(key_warp * kWarpKeys + key, block, kRowBytes) + lane % 4 * 4);
+          values(stage) + Swizzled(key, block, kRowBytes) + lane % 4 * 4);
     };
     cuda::AddBrokenValues<kType>(FindSeenKeys(s, 0), FindSeenKeys(s, 1), pair_of, o);
   }
@@ -276,9 +284,9 @@ struct AttendMma {
     return p;
   }
 
-  ATTENTION_DEVICE void AddValues(int stage, const float (&p)[kWarpKeys / 8][4]) {
+  ATTENTION_DEVICE void AddValues(int stage, const float (&p)[kTileKeys / 8][4]) {
 #pragma unroll
-    for (int step = 0; step < kWarpKeys / 16; ++step) {
+    for (int step = 0; step < kTileKeys / 16; ++step) {
       std::uint32_t a[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -286,7 +294,7 @@ struct AttendMma {
         a[j] = PackPair<kType>(Weight(stage, block, i, p[block][i]),
                                Weight(stage, block, i + 1, p[block][i + 1]));
       }
-      const int row = key_warp * kWarpKeys + step * 16 + lane % 16;
+      const int row = step * 16 + lane % 16;
 #pragma unroll
       for (int pair = 0; pair < kHeadDim / 16; ++pair) {
         if (pair * 16 >= task.head_dim_v) break;
@@ -309,13 +317,18 @@ struct AttendMma {
     const bool is_masked = span.IsMasked(tile);
     // A weight of zero times a value that is not finite would be NaN. Codes are always finite.
     const bool is_broken = !kHasScales && is_masked && SyncThreadsOr(HasBrokenValues(stage));
-    float s[kWarpKeys / 8][4];
+    float s[kTileKeys / 8][4];
     if (IsActive()) {
       ComputeScores(stage, s);
       ModifyScores(tile, stage, is_masked, s);
+      float factor[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        ScaleRow(o, half, RaiseMaximum(s, half, kLog2E, max[half], sum[half]));
+        factor[half] = RaiseMaximum(s, half, kLog2E, max[half], sum[half]);
+      }
+      if (IsAnyScaled(factor[0], factor[1])) {
+        ScaleRow(o, 0, factor[0]);
+        ScaleRow(o, 1, factor[1]);
       }
       if (is_broken) AddBrokenValues(stage, s);
 #pragma unroll
@@ -352,15 +365,15 @@ struct AttendMma {
   ATTENTION_DEVICE void StoreParts(const Parts& parts) {
     if (!IsActive()) return;
     for (int half = 0; half < 2; ++half) {
-      const int row = row_warp * 16 + lane / 4 + 8 * half;
+      const int row = warp * 16 + lane / 4 + 8 * half;
       const float total = SumOfLanes(sum[half]);
       if (lane % 4 == 0) {
-        parts.max(key_warp, row) = max[half];
-        parts.sum(key_warp, row) = total;
+        parts.max(0, row) = max[half];
+        parts.sum(0, row) = total;
       }
 #pragma unroll
       for (int block = 0; block < kHeadDim / 8; ++block) {
-        float* out = parts.o(key_warp, row) + block * 8 + lane % 4 * 2;
+        float* out = parts.o(0, row) + block * 8 + lane % 4 * 2;
         out[0] = o[block][2 * half];
         out[1] = o[block][2 * half + 1];
       }
@@ -375,7 +388,7 @@ struct AttendMma {
     const Parts parts{reinterpret_cast<float*>(shared)};
     block.StoreParts(parts);
     SyncThreads();
-    FinishTile<kThreads>(arguments, task, item, parts);
+    FinishTile<kThreads>(arguments, task, item, parts, ThreadIndex(), SyncThreads);
   }
 };
 

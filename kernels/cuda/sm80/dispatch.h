@@ -2,34 +2,33 @@
 // kernel's type; the result is whether there is such a kernel.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/sm80/attend_float.h"
 #include "kernels/cuda/sm80/attend_mma.h"
+#include "kernels/cuda/sm80/attend_step.h"
 #include "kernels/cuda/sm80/probe.h"
 
 namespace attention::cuda {
 
 template <DType kType, DType kKvType, typename Launch>
 bool DispatchMma(int head_dim, int tile_rows, const Launch& launch) {
-  const bool is_narrow = tile_rows == 16;
-  if (!is_narrow && tile_rows != 64) return false;
-  const auto with_dim = [&](auto narrow, auto wide) {
-    if (is_narrow) {
-      launch(narrow);
+  const auto with_dim = [&]<int kDim>(std::integral_constant<int, kDim>) {
+    using Step = AttendStep<StepSizes<kType, kKvType, kDim>, StepCopies>;
+    if (tile_rows == Step::Sizes::kTileRows) {
+      launch(static_cast<Step*>(nullptr));
     } else {
-      launch(wide);
+      launch(static_cast<AttendMma<kType, kKvType, kDim>*>(nullptr));
     }
     return true;
   };
   switch (head_dim) {
     case 64:
-      return with_dim(static_cast<AttendMma<kType, kKvType, 64, 1>*>(nullptr),
-                      static_cast<AttendMma<kType, kKvType, 64, 4>*>(nullptr));
+      return with_dim(std::integral_constant<int, 64>{});
     case 128:
-      return with_dim(static_cast<AttendMma<kType, kKvType, 128, 1>*>(nullptr),
-                      static_cast<AttendMma<kType, kKvType, 128, 4>*>(nullptr));
+      return with_dim(std::integral_constant<int, 128>{});
     case 256:
-      return with_dim(static_cast<AttendMma<kType, kKvType, 256, 1>*>(nullptr),
-                      static_cast<AttendMma<kType, kKvType, 256, 4>*>(nullptr));
+      return with_dim(std::integral_constant<int, 256>{});
     default:
       return false;
   }

@@ -42,64 +42,75 @@ struct LoadWarps {
     return index;
   }
 
-  static ATTENTION_DEVICE bool HasKeys(const Span& span, int begin, int end) {
-    return Max(begin, span.window_begin) < Min(end, span.end) ||
-           Max(begin, span.kv_begin) < Min(end, span.sink_end);
-  }
+  // What a lane copies of a tile: the rows that lie in one page. Nothing where there are no bytes.
+  struct Part {
+    const char* keys = nullptr;  // in the page
+    int to = 0;                  // bytes, from the first row of the tile
+    int bytes = 0;
+  };
 
-  // Each lane copies what one page has of the tile. Pages begin at multiples of 16 tokens, so no
-  // group of eight is cut. Pages without a key that some row sees are not touched.
-  ATTENTION_DEVICE void LoadTensor(const DeviceTask& task, const WorkItem& item, const Span& span,
-                                   int tile, bool is_value, char* to, std::uint64_t* full) const {
-    const PageLayout& layout = task.layout;
-    const int origin = task.page_origin;
-    const int page = (Max(tile, origin) - origin) / layout.page_size + LaneIndex();
-    const std::int64_t page_begin = origin + static_cast<std::int64_t>(page) * layout.page_size;
+  // Pages begin at multiples of 16 tokens, so no group of eight is cut. Pages without a key that
+  // some row sees are not touched.
+  ATTENTION_DEVICE Part PartOf(const DeviceTask& task, const WorkItem& item, const Span& span,
+                               int tile) const {
+    const int origin = task.page_origin, page_size = task.layout.page_size;
+    const int first = static_cast<int>(static_cast<unsigned>(Max(tile, origin) - origin) /
+                                       static_cast<unsigned>(page_size));
+    const std::int64_t page = first + LaneIndex();
+    const std::int64_t page_begin = origin + page * page_size;
     const auto begin = static_cast<int>(
         Min<std::int64_t>(Max<std::int64_t>(page_begin, tile), tile + Sizes::kTileKeys));
     const auto end =
-        static_cast<int>(Min<std::int64_t>(page_begin + layout.page_size, tile + Sizes::kTileKeys));
-    if (begin >= end || !HasKeys(span, begin, end)) {
+        static_cast<int>(Min<std::int64_t>(page_begin + page_size, tile + Sizes::kTileKeys));
+    if (begin >= end || !span.ContainsAny(begin, end)) return {};
+    return {task.pages[page] + item.kv_head * task.layout.head_bytes +
+                (begin - page_begin) * Sizes::kRowBytes,
+            (begin - tile) * Sizes::kRowBytes, (end - begin) * Sizes::kRowBytes};
+  }
+
+  static ATTENTION_DEVICE void Copy(const Part& part, std::int64_t tensor_offset, char* to,
+                                    std::uint64_t* full) {
+    if (part.bytes == 0) {
       ArriveAtBarrier(full);
       return;
     }
-    const int bytes = (end - begin) * Sizes::kRowBytes;
-    ArriveExpectingBytes(full, bytes);
-    const char* head = task.pages[page] + item.kv_head * layout.head_bytes;
-    CopyBulk(to + (begin - tile) * Sizes::kRowBytes,
-             head + (is_value ? layout.value_offset : 0) +
-                 (begin - page_begin) * static_cast<std::int64_t>(Sizes::kRowBytes),
-             bytes, full);
+    ArriveExpectingBytes(full, part.bytes);
+    CopyBulk(to + part.to, part.keys + tensor_offset, part.bytes, full);
   }
 
-  ATTENTION_DEVICE void LoadKeys(const DeviceTask& task, const WorkItem& item, const Span& span,
-                                 int tile) {
+  ATTENTION_DEVICE void LoadKeys(const Part& part) {
     auto& words = pipes.words();
     WaitForBarrier(&words.key_empty[key_ring.place], key_ring.parity ^ 1u);
-    LoadTensor(task, item, span, tile, /*is_value=*/false, pipes.keys(key_ring.place),
-               &words.key_full[key_ring.place]);
+    Copy(part, 0, pipes.keys(key_ring.place), &words.key_full[key_ring.place]);
     key_ring.Advance();
   }
 
-  ATTENTION_DEVICE void LoadValues(const DeviceTask& task, const WorkItem& item, const Span& span,
-                                   int tile) {
+  ATTENTION_DEVICE void LoadValues(const DeviceTask& task, const Part& part) {
+    const std::int64_t offset = task.layout.value_offset;
     auto& words = pipes.words();
     WaitForBarrier(&words.value_empty[value_ring.place], value_ring.parity ^ 1u);
-    LoadTensor(task, item, span, tile, /*is_value=*/true, pipes.values(value_ring.place),
-               &words.value_full[value_ring.place]);
+    Copy(part, offset, pipes.values(value_ring.place), &words.value_full[value_ring.place]);
     value_ring.Advance();
   }
 
   // In the order in which consumers want them: the scores of a tile before the values of the last.
+  // Where a tile lies is found out while the places are still taken.
   ATTENTION_DEVICE void LoadItem(const DeviceTask& task, const WorkItem& item) {
     const Span span = SpanOfItem<Sizes::kTileKeys>(task, item);
     const int end = span.end_tile();
     int tile = span.first_tile();
-    if (tile < end) LoadKeys(task, item, span, tile);
+    if (tile >= end) return;
+    Part part = PartOf(task, item, span, tile);
+    LoadKeys(part);
     while (tile < end) {
       const int next = span.next_tile(tile);
-      if (next < end) LoadKeys(task, item, span, next);
-      LoadValues(task, item, span, tile);
+      Part following;
+      if (next < end) {
+        following = PartOf(task, item, span, next);
+        LoadKeys(following);
+      }
+      LoadValues(task, part);
+      part = following;
       tile = next;
     }
   }
@@ -121,25 +132,24 @@ struct LoadWarps {
     constexpr int kPieces = Sizes::kRowBytes / kPieceBytes;
     char* values = pipes.values(value_ring.place);
     std::uint32_t is_broken = 0;
+#pragma unroll 4
     for (int i = checker * 32 + LaneIndex(); i < Sizes::kTileKeys * kPieces;
          i += Sizes::kCheckers * 32) {
       const int row = i / kPieces;
       auto* at = reinterpret_cast<Words4*>(values +
                                            SwizzledPieceOffset(Sizes::kRowBytes, row, i % kPieces));
-      if (!span.Contains(tile + row)) {
-        *at = Words4{{0u, 0u, 0u, 0u}};
-        continue;
+      const Words4 piece = *at;
+      const std::uint32_t bits =
+          BrokenBits<kType>(piece.words[0]) | BrokenBits<kType>(piece.words[1]) |
+          BrokenBits<kType>(piece.words[2]) | BrokenBits<kType>(piece.words[3]);
+      const bool is_seen = span.Contains(tile + row);
+      if (is_seen && !AreBroken(bits)) continue;
+      if (is_seen) is_broken = 1;
+      Words4 cleaned = {{0u, 0u, 0u, 0u}};
+      for (int j = 0; is_seen && j < 4; ++j) {
+        cleaned.words[j] = ClearedPair<kType>(piece.words[j]);
       }
-      Words4 piece = *at;
-      bool is_piece_broken = false;
-      for (std::uint32_t& word : piece.words) {
-        if (!IsPairBroken<kType>(word)) continue;
-        is_piece_broken = true;
-        word = ClearedPair<kType>(word);
-      }
-      if (!is_piece_broken) continue;
-      is_broken = 1;
-      *at = piece;
+      *at = cleaned;
     }
     for (int mask = 1; mask < 32; mask *= 2) is_broken |= ShuffleXor(is_broken, mask);
     if (LaneIndex() == 0) pipes.words().is_broken[value_ring.place][checker] = is_broken;

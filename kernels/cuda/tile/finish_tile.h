@@ -144,29 +144,102 @@ ATTENTION_DEVICE void WriteRow(const DeviceTask& task, const WorkItem& item, con
   }
 }
 
+// A row's partial results of all ranges. A lane reads the maximum and the sum of a range, and what
+// it merges of the output for several ranges at once: they are under way together.
+struct RowPartials {
+  static constexpr int kLaneChannels = 4;  // of 128
+  static constexpr int kAhead = 4;         // ranges
+
+  const float* first;  // of range 0
+  std::int64_t stride;
+  int num_ranges;
+  int lane;
+
+  ATTENTION_DEVICE float At(int range, int index) const {
+    return LoadFromOtherBlock(first + range * stride + index);
+  }
+  // Of range `begin` + lane.
+  ATTENTION_DEVICE float MaxOf(int begin) const {
+    return begin + lane < num_ranges ? At(begin + lane, 0) : MinusInfinity();
+  }
+
+  ATTENTION_DEVICE RowTotal Total() const {
+    RowTotal total{MinusInfinity(), 0.0f};
+    for (int begin = 0; begin < num_ranges; begin += 32) total.max = Max(total.max, MaxOf(begin));
+    for (int mask = 1; mask < 32; mask *= 2) {
+      total.max = Max(total.max, ShuffleXor(total.max, mask));
+    }
+    const float origin = OriginOf(total.max);
+    for (int begin = 0; begin < num_ranges; begin += 32) {
+      const float factor = Correction(MaxOf(begin), origin);
+      const float sum = begin + lane < num_ranges ? At(begin + lane, 1) : 0.0f;
+      const int count = Min(32, num_ranges - begin);
+      for (int i = 0; i < count; ++i) {
+        total.sum = Fma(ShuffleFrom(sum, i), ShuffleFrom(factor, i), total.sum);
+      }
+    }
+    return total;
+  }
+
+  // Channels `channel` + lane + 32 c. What is no channel or range adds zero times zero.
+  ATTENTION_DEVICE void Merge(float max, int channel, int end, float (&o)[kLaneChannels]) const {
+    const float origin = OriginOf(max);
+#pragma unroll
+    for (float& sum : o) sum = 0.0f;
+    for (int begin = 0; begin < num_ranges; begin += 32) {
+      const float factor = Correction(MaxOf(begin), origin);
+      const int count = Min(32, num_ranges - begin);
+#pragma unroll 1
+      for (int i = 0; i < count; i += kAhead) {
+        float parts[kAhead][kLaneChannels];
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+#pragma unroll
+          for (int c = 0; c < kLaneChannels; ++c) {
+            const int at = channel + lane + 32 * c;
+            const bool exists = i + j < count && at < end;
+            parts[j][c] = exists ? At(begin + i + j, 2 + at) : 0.0f;
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) {
+          const float range_factor = ShuffleFrom(factor, i + j);
+#pragma unroll
+          for (int c = 0; c < kLaneChannels; ++c) o[c] = Fma(parts[j][c], range_factor, o[c]);
+        }
+      }
+    }
+  }
+};
+
 ATTENTION_DEVICE void MergeRanges(const AttendArguments& arguments, const DeviceTask& task,
                                   const WorkItem& item, int lane, int row) {
   const int stride = PartialRowFloats(task.head_dim_v);
-  const float* first = arguments.partials + item.partials + static_cast<std::int64_t>(row) * stride;
-  const std::int64_t range_stride = static_cast<std::int64_t>(item.num_rows) * stride;
-  const auto max_of = [&](int range) { return LoadFromOtherBlock(first + range * range_stride); };
-  const RowTotal total = TotalOf(item.num_ranges, max_of, [&](int range) {
-    return LoadFromOtherBlock(first + range * range_stride + 1);
-  });
+  const RowPartials partials{
+      arguments.partials + item.partials + static_cast<std::int64_t>(row) * stride,
+      static_cast<std::int64_t>(item.num_rows) * stride, item.num_ranges, lane};
+  const RowTotal total = partials.Total();
   const RowWriter writer(task, item, row, total);
   if (lane == 0) writer.WriteLse();
-  for (int channel = lane; channel < task.head_dim_v; channel += 32) {
-    writer.WriteOutput(channel, MergedOutput(item.num_ranges, total.max, max_of, [&](int range) {
-                         return LoadFromOtherBlock(first + range * range_stride + 2 + channel);
-                       }));
+  constexpr int kChannels = 32 * RowPartials::kLaneChannels;
+  for (int channel = 0; channel < task.head_dim_v; channel += kChannels) {
+    float o[RowPartials::kLaneChannels];
+    partials.Merge(total.max, channel, task.head_dim_v, o);
+#pragma unroll
+    for (int c = 0; c < RowPartials::kLaneChannels; ++c) {
+      const int at = channel + lane + 32 * c;
+      if (at < task.head_dim_v) writer.WriteOutput(at, o[c]);
+    }
   }
 }
 
-// Called by all threads of the block after a barrier that follows the last write to `parts`.
-template <int kThreads, typename Parts>
+// Called by kThreads threads of the block, of whole warps, after a barrier that follows the last
+// write to `parts`. `thread` is which of them calls, `sync` a barrier of theirs.
+template <int kThreads, typename Parts, typename Sync>
 ATTENTION_DEVICE void FinishTile(const AttendArguments& arguments, const DeviceTask& task,
-                                 const WorkItem& item, const Parts& parts) {
-  const int lane = ThreadIndex() % 32, warp = ThreadIndex() / 32;
+                                 const WorkItem& item, const Parts& parts, int thread,
+                                 const Sync& sync) {
+  const int lane = thread % 32, warp = thread / 32;
   if (item.num_ranges == 1) {
     for (int row = warp; row < item.num_rows; row += kThreads / 32) {
       WriteRow(task, item, parts, lane, row);
@@ -176,14 +249,12 @@ ATTENTION_DEVICE void FinishTile(const AttendArguments& arguments, const DeviceT
   for (int row = warp; row < item.num_rows; row += kThreads / 32) {
     WritePartials(arguments, task, item, parts, lane, row);
   }
-  ThreadFence();
-  SyncThreads();
-  if (ThreadIndex() == 0) {
-    parts.arrival() = AtomicAdd(arguments.counters + item.counter, 1u);
-    ThreadFence();
-  }
-  SyncThreads();
+  // After the barrier the first thread has seen the writes of all: one waits for memory.
+  sync();
+  if (thread == 0) parts.arrival() = AtomicAddRelease(arguments.counters + item.counter, 1u);
+  sync();
   if (parts.arrival() != static_cast<std::uint32_t>(item.num_ranges - 1)) return;
+  ThreadFence();
   for (int row = warp; row < item.num_rows; row += kThreads / 32) {
     MergeRanges(arguments, task, item, lane, row);
   }

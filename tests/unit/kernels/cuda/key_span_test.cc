@@ -54,8 +54,12 @@ TEST(KeySpanTest, TilesCoverWhatTheRowsSee) {
     const int end = std::max(begin, std::min<int>(static_cast<int>(task.kv_len), begin + 256));
     const auto span = SpanOf<kTile>(device, first, last, begin, end);
     std::vector<int> visits(1200, 0);
+    const TileSequence<kTile> tiles = span.tiles();
+    int number = 0;
     for (int tile = span.first_tile(); tile < span.end_tile(); tile = span.next_tile(tile)) {
       ASSERT_EQ(tile % kTile, 0);
+      ASSERT_LT(number, tiles.count);
+      ASSERT_EQ(tiles[number++], tile);
       for (int key = tile; key < tile + kTile; ++key) ++visits[key];
       for (std::int64_t query = first; query <= last; ++query) {
         const RowKeys keys = KeysAt(device, task.position(query));
@@ -69,6 +73,12 @@ TEST(KeySpanTest, TilesCoverWhatTheRowsSee) {
           }
         }
       }
+    }
+    ASSERT_EQ(number, tiles.count);
+    for (int slice = begin; slice < end; slice += 16) {
+      bool is_any_seen = false;
+      for (int key = slice; key < slice + 16; ++key) is_any_seen |= span.Contains(key);
+      ASSERT_EQ(span.ContainsAny(slice, slice + 16), is_any_seen);
     }
     for (std::int64_t query = first; query <= last; ++query) {
       const RowKeys keys = KeysAt(device, task.position(query));

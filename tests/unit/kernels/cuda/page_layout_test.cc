@@ -25,8 +25,8 @@ TEST(PageLayoutTest, RowsOfOneByteElementsHaveAScaleEach) {
   }
 }
 
-// As the matrix instructions of compute capability 9.0 read them.
-TEST(PageLayoutTest, RowsOf16BitElementsThatFillLinesAreSwizzledByEightTokens) {
+// As the matrix instructions of compute capability 9.0 read them, and others without conflicts.
+TEST(PageLayoutTest, RowsOfOneOrTwoByteElementsThatFillLinesAreSwizzledByEightTokens) {
   const PageLayout layout = MakePageLayout({2, 128, 40, DType::kBFloat16}, 16);
   EXPECT_TRUE(layout.has_swizzled_keys);
   EXPECT_FALSE(layout.has_swizzled_values);
@@ -36,7 +36,9 @@ TEST(PageLayoutTest, RowsOf16BitElementsThatFillLinesAreSwizzledByEightTokens) {
   EXPECT_EQ(layout.key_piece(8, 0), 8 * 256);
   EXPECT_EQ(layout.value_piece(5, 3), layout.value_offset + 5 * 48 * 2 + 3 * 16);
   EXPECT_FALSE(MakePageLayout({2, 128, 128, DType::kFloat32}, 16).has_swizzled_keys);
-  EXPECT_FALSE(MakePageLayout({2, 128, 128, DType::kInt8}, 16).has_swizzled_values);
+  const PageLayout codes = MakePageLayout({2, 128, 64, DType::kInt8}, 16);
+  EXPECT_EQ(codes.key_piece(5, 3), 5 * 128 + (3 ^ 5) * 16);
+  EXPECT_FALSE(codes.has_swizzled_values);
 }
 
 TEST(PageLayoutTest, EveryPieceHasAPlaceOfItsOwn) {

@@ -61,9 +61,11 @@ TEST(CudaPlanTest, TypesThatMatrixInstructionsWouldRoundTakeFloat32) {
       {kBFloat16, kFloat16, false},   {kFloat16, kBFloat16, false},  {kBFloat16, kFloat8E4M3, true},
       {kFloat16, kFloat8E4M3, false}, {kFloat32, kFloat8E4M3, false}};
   for (const auto& [dtype, kv_dtype, is_mma] : cases) {
-    const KernelId kernel = ChooseKernel(MakeTask({.dtype = dtype, .kv_dtype = kv_dtype}), false);
-    EXPECT_EQ(kernel.family == KernelFamily::kAttendMma, is_mma)
-        << DTypeName(dtype) << " over " << DTypeName(kv_dtype);
+    for (std::int64_t q_len : {1, 30}) {
+      const TaskSpec spec{.dtype = dtype, .kv_dtype = kv_dtype, .q_len = q_len};
+      EXPECT_EQ(ChooseKernel(MakeTask(spec), false).family != KernelFamily::kAttendFloat, is_mma)
+          << DTypeName(dtype) << " over " << DTypeName(kv_dtype);
+    }
   }
   AttentionTask mixed = MakeTask({});
   mixed.o.dtype = kFloat32;
@@ -75,6 +77,21 @@ TEST(CudaPlanTest, HeadDimsAreRoundedUpToACompiledOne) {
   for (const auto& [dim, compiled] : cases) {
     EXPECT_EQ(ChooseKernel(MakeTask({.dim = dim}), false).head_dim, compiled);
   }
+}
+
+TEST(CudaPlanTest, StepsOfFewRowsTakeAKernelOfTheirOwn) {
+  using enum DType;
+  const auto family = [](const TaskSpec& spec, bool has_wgmma = true) {
+    return ChooseKernel(MakeTask(spec), has_wgmma).family;
+  };
+  for (DType kv_dtype : {kBFloat16, kInt8, kFloat8E4M3}) {
+    const TaskSpec step{.kv_dtype = kv_dtype, .q_len = 4};  // of a group of 4
+    EXPECT_EQ(family(step), KernelFamily::kAttendStepBulk);
+    EXPECT_EQ(family(step, /*has_wgmma=*/false), KernelFamily::kAttendStep);
+    EXPECT_EQ(family({.kv_dtype = kv_dtype, .q_len = 5}), KernelFamily::kAttendMma);
+  }
+  // Rows of pages are shorter than the kernel's.
+  for (int dim : {40, 96, 192}) EXPECT_EQ(family({.dim = dim}), KernelFamily::kAttendStep) << dim;
 }
 
 TEST(CudaPlanTest, PromptsOfOne16BitTypeTakeWarpgroupsWhereTheDeviceHasThem) {
@@ -117,7 +134,7 @@ TEST(CudaPlanTest, EachLaunchOfAPersistentKernelHasACounterOfItsOwn) {
   const std::size_t num_merges = counters.size();
   std::size_t num_launches = 0;
   for (const LaunchStep& step : (*plan)->steps) {
-    if (step.kernel.family != KernelFamily::kAttendWgmma) {
+    if (!IsPersistent(step.kernel)) {
       EXPECT_EQ(step.num_taken, -1);
       continue;
     }

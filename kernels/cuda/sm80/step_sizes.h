@@ -1,0 +1,91 @@
+// Sizes of AttendStep, and how it lays out shared memory; README.md derives them.
+//
+//   queries [16][D + 8] | of each warp kStages places | what the copies need (step_copies.h)
+//
+//   a place, of a slice of keys: keys [16][D] | values [16][D]
+//     | with row scales: scales of keys [16], of values [16]
+//
+// Rows of queries are 16 bytes apart, so that a piece of eight of them lies in different banks.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/base/simt.h"
+#include "kernels/cuda/device_types.h"
+#include "kernels/cuda/key_span.h"
+
+namespace attention::cuda {
+
+template <DType kElementType, DType kStoredType, int kHeadDimension>
+struct StepSizes {
+  static constexpr DType kType = kElementType;
+  static constexpr DType kKvType = kStoredType;
+  static constexpr int kHeadDim = kHeadDimension;
+  static constexpr bool kHasScales = HasRowScales(kKvType);
+
+  static constexpr int kTileRows = 16;
+  static constexpr int kSliceKeys = 16;  // of a warp
+  static constexpr int kWarps = kHeadDim <= 128 ? 4 : 2;
+  static constexpr int kTileKeys = kWarps * kSliceKeys;
+  static constexpr int kThreads = 32 * kWarps;
+  // One is computed with while another comes. A third place lets two blocks share a multiprocessor
+  // where two let three: 4 to 22 % slower (H200, 1k to 16k keys).
+  static constexpr int kStages = 2;
+
+  static constexpr int kRowBytes = 2 * kHeadDim;
+  static constexpr int kQueryStride = kRowBytes + kPieceBytes;
+  static constexpr int kQueryBytes = kTileRows * kQueryStride;
+  static constexpr int kKvRowBytes = static_cast<int>(DTypeBytes(kKvType)) * kHeadDim;
+  static constexpr int kTensorBytes = kSliceKeys * kKvRowBytes;
+  static constexpr int kScaleBytes = kHasScales ? kSliceKeys * 4 : 0;
+  static constexpr int kPlaceBytes = 2 * (kTensorBytes + kScaleBytes);
+  static constexpr int kWordsAt = kQueryBytes + kWarps * kStages * kPlaceBytes;
+};
+
+template <typename Sizes>
+struct StepPlace {
+  char* memory;
+
+  ATTENTION_DEVICE char* keys() const { return memory; }
+  ATTENTION_DEVICE char* values() const { return memory + Sizes::kTensorBytes; }
+  ATTENTION_DEVICE float* key_scales() const {
+    return reinterpret_cast<float*>(memory + 2 * Sizes::kTensorBytes);
+  }
+  ATTENTION_DEVICE float* value_scales() const { return key_scales() + Sizes::kSliceKeys; }
+
+  // 16 bytes of a row of keys or values, as pages have them where rows fill lines.
+  static ATTENTION_DEVICE int PieceAt(int row, int piece) {
+    if constexpr (Sizes::kKvRowBytes % kLineBytes == 0) {
+      return SwizzledPieceOffset(Sizes::kKvRowBytes, row, piece);
+    }
+    return row * Sizes::kKvRowBytes + piece * kPieceBytes;
+  }
+};
+
+// Rows of an item, which are numbered query * group + head. A task whose rows are split over ranges
+// has few: 32 bits hold them.
+struct StepRow {
+  int query;
+  int head;  // within the group
+
+  ATTENTION_DEVICE StepRow(const DeviceTask& task, const WorkItem& item, int row) {
+    const auto packed = static_cast<unsigned>(item.row_begin) + static_cast<unsigned>(row);
+    query = static_cast<int>(packed / static_cast<unsigned>(task.group));
+    head = static_cast<int>(packed % static_cast<unsigned>(task.group));
+  }
+  // In [q_len, num_q_heads].
+  ATTENTION_DEVICE std::int64_t IndexIn(const DeviceTask& task, const WorkItem& item) const {
+    return static_cast<std::int64_t>(query) * task.num_q_heads + item.kv_head * task.group + head;
+  }
+};
+
+// The keys of an item.
+template <typename Sizes>
+ATTENTION_DEVICE KeySpan<Sizes::kTileKeys> StepSpanOf(const DeviceTask& task,
+                                                      const WorkItem& item) {
+  return SpanOf<Sizes::kTileKeys>(task, StepRow(task, item, 0).query,
+                                  StepRow(task, item, item.num_rows - 1).query, item.key_begin,
+                                  item.key_end);
+}
+
+}  // namespace attention::cuda
