@@ -16,6 +16,7 @@
 #include "absl/synchronization/notification.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
+#include "server/engine/bound_projection.h"
 #include "server/engine/device_watch.h"
 #include "server/layer/layer_table.h"
 #include "server/layer/preload_file.h"
@@ -33,9 +34,16 @@ namespace {
 // Of tensors' buffers between calls: as much as a few of the largest common requests.
 constexpr std::size_t kMaxIdleBufferBytes = std::size_t{256} << 20;
 
-// A quarter of the machine's memory, unless configured.
-std::int64_t LayerCapacity(std::int64_t configured_bytes) {
-  if (configured_bytes > 0) return configured_bytes;
+// Unless configured: of devices with memory of their own half of what KV pages leave, on each; of
+// the host's a quarter.
+std::int64_t LayerCapacity(const ServerConfig& config,
+                           const std::vector<std::unique_ptr<Device>>& devices) {
+  if (config.layer_capacity_bytes > 0) return config.layer_capacity_bytes;
+  std::size_t least_free = static_cast<std::size_t>(-1);
+  for (const auto& device : devices) {
+    least_free = std::min(least_free, device->backend().memory().free_bytes());
+  }
+  if (least_free > 0) return static_cast<std::int64_t>(least_free / 10 * devices.size());
   return std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE) / 4;
 }
 
@@ -113,6 +121,18 @@ std::vector<std::unique_ptr<Scheduler>> SchedulersOf(const Devices& devices,
   return schedulers;
 }
 
+// What packs layers on every device, where their memory is not one. Null: the first's serves all,
+// or has none.
+std::unique_ptr<ProjectionBackend> ReplicasOf(const Devices& devices) {
+  if (devices.size() == 1 || devices[0]->backend().memory().outlives_backend()) return nullptr;
+  std::vector<ProjectionBackend*> projections;
+  for (const auto& device : devices) {
+    if (device->backend().projections() == nullptr) return nullptr;
+    projections.push_back(device->backend().projections());
+  }
+  return std::make_unique<ReplicatedProjections>(std::move(projections));
+}
+
 void LogFailure(std::size_t worker, const BackendInfo& info, const absl::Status& failure,
                 const absl::Status& recovery) {
   if (recovery.ok()) {
@@ -142,8 +162,11 @@ class ServerAppImpl final : public ServerApp {
         caches_(PlacesOf(devices_), config.kv_page_size),
         sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
                   SessionLimits(config), caches_, clock_, metrics_),
-        layers_(devices_[0]->backend().projections(),
-                {LayerCapacity(config.layer_capacity_bytes), config.max_layers_per_tenant}, clock_),
+        projections_(ReplicasOf(devices_)),
+        layers_(projections_ != nullptr ? projections_.get() : devices_[0]->backend().projections(),
+                {LayerCapacity(config, devices_), config.max_layers_per_tenant,
+                 devices_[0]->backend().info().no_projections},
+                clock_),
         scheduler_(SchedulersOf(devices_, SchedulerLimits(config), clock_, metrics_)),
         regions_({config.max_shared_bytes_per_tenant, config.max_shared_regions_per_tenant}) {}
 
@@ -196,6 +219,9 @@ class ServerAppImpl final : public ServerApp {
       spdlog::info("worker {}: backend {} on {} ({}, {} threads), {} MiB for KV pages", i,
                    info.name, info.device, info.isa, info.num_threads,
                    devices_[i]->pages().capacity_bytes() >> 20);
+    }
+    if (const BackendInfo& info = devices_[0]->backend().info(); !info.no_projections.empty()) {
+      spdlog::warn("layers cannot be created: {}", info.no_projections);
     }
     for (const UnusedDevice& device : unused_devices_) {
       spdlog::info("{} {} is not used: {}", device.backend,
@@ -327,6 +353,7 @@ class ServerAppImpl final : public ServerApp {
   BufferPool buffers_;
   KvCacheFactory caches_;
   SessionTable sessions_;
+  const std::unique_ptr<ProjectionBackend> projections_;  // of several devices
   LayerTable layers_;
   SchedulerPool scheduler_;
   std::atomic<bool> is_ready_{true};

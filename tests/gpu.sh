@@ -128,10 +128,11 @@ need() {
   return 77
 }
 
+# checker TOOL FILTER
 checker() {
   need compute-sanitizer || return
   bounded 60 compute-sanitizer --error-exitcode 1 --tool "$1" "$build/bin/tests/cuda_device_test" \
-    --gtest_filter='CudaDeviceTest.SmallShapes'
+    --gtest_filter="$2"
 }
 
 # The server under load, each answer checked against float64 by the load generator.
@@ -218,8 +219,9 @@ fi
 
 check "parity and bits" device_test --gtest_filter='-*Repeat*'
 check "1000 repetitions" device_test --gtest_filter='*Repeat*'
-check "memcheck" checker memcheck
-check "racecheck" checker racecheck
+check "memcheck" checker memcheck 'CudaDeviceTest.SmallShapes'
+check "racecheck" checker racecheck 'CudaDeviceTest.SmallShapes'
+check "memcheck of projections" checker memcheck 'CudaProjectionTest.*'
 check "server end to end" end_to_end
 check "kernel times" kernel_times
 check "service times" service_times

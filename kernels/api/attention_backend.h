@@ -30,6 +30,7 @@ struct BackendInfo {
   std::string device;  // model name of the processor
   std::string isa;     // instruction set the kernels were dispatched to
   int num_threads = 0;
+  std::string no_projections = {};  // why projections() is null, where that has a reason
 };
 
 // A device that is there, or might be, and why no backend uses it.

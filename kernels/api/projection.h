@@ -36,8 +36,13 @@ class PackedProjection {
   virtual std::size_t bytes() const = 0;  // of memory held
 
   // Gives the weights back: [out_features, in_features] and [out_features]. Exactly the values that
-  // were packed, as every dtype's are float32's, too.
-  virtual void Unpack(float* weights, float* bias) const = 0;
+  // were packed, as every dtype's are float32's, too. The device's errors. Thread-safe, beside
+  // Project too.
+  virtual absl::Status Unpack(float* weights, float* bias) const = 0;
+
+  // Whether its memory is gone with the backend that packed it: nothing can be done with it then
+  // but to let go of it.
+  virtual bool is_lost() const { return false; }
 };
 
 // Rows through one projection. float32, float16 or bfloat16 on either side, arithmetic in float32;
@@ -71,6 +76,9 @@ class ProjectionBackend {
       std::int64_t in_features, std::span<const ProjectionPart> parts) = 0;
   // What `bytes` of the packed parts will be, at the most.
   virtual std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const = 0;
+
+  // Arithmetic of about a millisecond: long tasks are cut into calls of it, and others run between.
+  virtual double chunk_flops() const { return 2e8; }  // of a few cores
 
   // Computes every task and blocks until done. Tasks of one projection share their passes over its
   // weights. The projections are this backend's. By the thread that owns the device.

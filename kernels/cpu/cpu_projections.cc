@@ -63,11 +63,12 @@ class PackedBlocks final : public PackedProjection {
   std::int64_t out_features() const override { return static_cast<std::int64_t>(bias_.size()); }
   std::int64_t in_features() const override { return in_features_; }
   std::size_t bytes() const override { return memory_.size() + bias_.size() * sizeof(float); }
-  void Unpack(float* weights, float* bias) const override {
+  absl::Status Unpack(float* weights, float* bias) const override {
     for (const ColumnBlock& block : blocks_) {
       block.matmul->UnpackWeights(block.weights, weights + block.begin * in_features_);
     }
     std::copy(bias_.begin(), bias_.end(), bias);
+    return absl::OkStatus();
   }
 
   const std::vector<ColumnBlock>& blocks() const { return blocks_; }

@@ -32,7 +32,9 @@ class CudaBackend final : public AttentionBackend {
         info_{.name = "cuda",
               .device = device_->properties().name,
               .isa = device_->properties().architecture,
-              .num_threads = device_->properties().num_multiprocessors} {}
+              .num_threads = device_->properties().num_multiprocessors} {
+    MakeProjections();
+  }
 
   const BackendInfo& info() const override { return info_; }
   MemoryAllocator& memory() override { return device_->memory(); }
@@ -94,6 +96,7 @@ class CudaBackend final : public AttentionBackend {
   }
 
   void Abandon() override { device_->Abandon(); }
+  ProjectionBackend* projections() override { return projections_.get(); }
 
   absl::Status RunWeights(const WeightsTask& task) override {
     auto made = MakeWeightsPlan(task);
@@ -115,6 +118,19 @@ class CudaBackend final : public AttentionBackend {
  private:
   bool has_wgmma() const { return device_->properties().has_wgmma; }
 
+  void MakeProjections() {
+    if (options_.packing_device == nullptr) {
+      info_.no_projections = "the backend was made without a device to pack them on";
+      return;
+    }
+    auto made = MakeCudaProjections(device_, options_.packing_device, options_.projections);
+    if (made.ok()) {
+      projections_ = *std::move(made);
+    } else {
+      info_.no_projections = std::string(made.status().message());
+    }
+  }
+
   static DeviceAppend DescribeAppend(const KvAppendTask& task);
   absl::Status BeginAppends(std::span<const KvAppendTask> tasks,
                             const std::vector<AppendItem>& items, RunMemory& memory);
@@ -124,7 +140,8 @@ class CudaBackend final : public AttentionBackend {
   PlanRunner runner_;
   PlanCache plans_;
   const CudaBackendOptions options_;
-  const BackendInfo info_;
+  BackendInfo info_;
+  std::unique_ptr<ProjectionBackend> projections_;
   std::optional<DeviceCeilings> ceilings_;
 };
 

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "kernels/api/attention_backend.h"
+#include "kernels/cuda/cuda_projections.h"
 #include "kernels/cuda/device.h"
 
 namespace attention::cuda {
@@ -27,6 +28,10 @@ struct CudaBackendOptions {
   // Rows of a part that are as many bytes or more, and lie as they travel, are not gathered first:
   // copying them on the host would take some 25 us, one more call to the driver a few.
   std::size_t direct_bytes = std::size_t{256} << 10;
+  // Another device of the same GPU, on which projections are packed while the first one computes;
+  // null: no projections.
+  std::shared_ptr<Device> packing_device = nullptr;
+  CudaProjectionOptions projections = {};
 };
 
 std::unique_ptr<AttentionBackend> MakeCudaBackend(std::shared_ptr<Device> device,

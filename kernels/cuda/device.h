@@ -12,6 +12,7 @@
 #include "kernels/cuda/device_meter.h"
 #include "kernels/cuda/device_types.h"
 #include "kernels/cuda/kernel_id.h"
+#include "kernels/cuda/matmul.h"
 
 namespace attention::cuda {
 
@@ -68,6 +69,10 @@ class Device {
                               const ProbeArguments& arguments) = 0;
   virtual absl::Status Launch(const KernelId& id, int num_blocks,
                               const AppendArguments& arguments) = 0;
+
+  // Products, in kCompute. UNIMPLEMENTED or UNAVAILABLE say why there are none; attention needs
+  // none.
+  virtual absl::StatusOr<MatmulDevice*> matmuls() = 0;
 
   // An event that has been reached.
   virtual absl::StatusOr<std::unique_ptr<Event>> MakeEvent() = 0;

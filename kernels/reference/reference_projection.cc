@@ -24,9 +24,10 @@ class PlainProjection final : public PackedProjection {
   std::int64_t out_features() const override { return static_cast<std::int64_t>(bias_.size()); }
   std::int64_t in_features() const override { return in_features_; }
   std::size_t bytes() const override { return (weights_.size() + bias_.size()) * sizeof(float); }
-  void Unpack(float* weights, float* bias) const override {
+  absl::Status Unpack(float* weights, float* bias) const override {
     std::copy(weights_.begin(), weights_.end(), weights);
     std::copy(bias_.begin(), bias_.end(), bias);
+    return absl::OkStatus();
   }
 
   double Element(const ProjectionTask& task, std::int64_t row, std::int64_t out) const {

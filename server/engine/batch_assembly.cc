@@ -28,11 +28,25 @@ absl::Status BatchAssembly::Extend(KvCache& cache, int layer, std::int64_t new_l
                              : cache.Extend(layer, new_length);
 }
 
+absl::Status BatchAssembly::CheckProjections(const AttentionRequest& request) {
+  for (const auto* projections : {&request.inputs, &request.outputs}) {
+    for (const RequestProjection& projection : *projections) {
+      if (!projection.task.projection->is_lost()) continue;
+      return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
+                           "the layer was lost: its device failed and lost its memory; it can be "
+                           "created again");
+    }
+  }
+  return absl::OkStatus();
+}
+
 void BatchAssembly::Add(AttentionRequest& request, AttentionResult& result) {
   for (const AttentionTask& task : request.tasks) {
     result.status = CheckTask(task);
     if (!result.status.ok()) return;
   }
+  result.status = CheckProjections(request);
+  if (!result.status.ok()) return;
   for (const AttentionTask& task : request.tasks) attends_.push_back({nullptr, nullptr, task});
   weights_.insert(weights_.end(), request.weights.begin(), request.weights.end());
   result.steps.resize(request.steps.size());

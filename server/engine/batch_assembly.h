@@ -75,6 +75,8 @@ class BatchAssembly {
   absl::Status CheckTask(const AttentionTask& task) const;
   absl::Status Hold(const std::shared_ptr<KvCache>& cache);
   absl::Status Extend(KvCache& cache, int layer, std::int64_t new_length);
+  // NOT_FOUND LAYER_NOT_FOUND for weights that went with their device's memory.
+  static absl::Status CheckProjections(const AttentionRequest& request);
 
   const AttentionBackend& backend_;
   Spiller* const spiller_;

@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
+#include "server/engine/bound_projection.h"
 
 namespace attention::server {
 namespace {
@@ -47,8 +49,12 @@ absl::Status RecoveringBackend::Recover() {
   absl::StatusOr<std::unique_ptr<AttentionBackend>> made = maker_();
   std::shared_ptr<AttentionBackend> old;  // ends without the lock
   MutexLock lock(&mutex_);
+  if (!memory_.outlives_backend()) is_memory_lost_->store(true);
   failure_ = made.status();
-  if (made.ok()) old = std::exchange(backend_, *std::move(made));
+  if (made.ok()) {
+    old = std::exchange(backend_, *std::move(made));
+    is_memory_lost_ = std::make_shared<std::atomic<bool>>(false);
+  }
   return failure_;
 }
 
@@ -129,8 +135,18 @@ absl::Status RecoveringBackend::RestorePages(std::span<const PageCopy> copies) {
 
 absl::StatusOr<std::shared_ptr<const PackedProjection>> RecoveringBackend::Projections::Pack(
     std::int64_t in_features, std::span<const ProjectionPart> parts) {
+  // The flag first: of a backend that comes in between the weights count as lost, not as kept.
+  LostFlag is_lost;
+  {
+    MutexLock lock(&owner_.mutex_);
+    is_lost = owner_.is_memory_lost_;
+  }
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, owner_.Usable());
-  return backend->projections()->Pack(in_features, parts);
+  ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<const PackedProjection> packed,
+                             backend->projections()->Pack(in_features, parts));
+  if (owner_.memory_.outlives_backend()) return packed;
+  return std::make_shared<const BoundProjection>(
+      std::vector<BoundProjection::Replica>{{&owner_, std::move(is_lost), std::move(packed)}});
 }
 
 std::size_t RecoveringBackend::Projections::PackedBytes(std::int64_t in_features,
@@ -138,9 +154,24 @@ std::size_t RecoveringBackend::Projections::PackedBytes(std::int64_t in_features
   return owner_.Current()->projections()->PackedBytes(in_features, out_features);
 }
 
+double RecoveringBackend::Projections::chunk_flops() const {
+  return owner_.Current()->projections()->chunk_flops();
+}
+
 absl::Status RecoveringBackend::Projections::Project(std::span<const ProjectionTask> tasks) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, owner_.Usable());
-  return backend->projections()->Project(tasks);
+  if (owner_.memory_.outlives_backend()) return backend->projections()->Project(tasks);
+  return ProjectBound(*backend->projections(), tasks);
+}
+
+absl::Status RecoveringBackend::Projections::ProjectBound(
+    ProjectionBackend& projections, std::span<const ProjectionTask> tasks) const {
+  std::vector<ProjectionTask> unbound(tasks.begin(), tasks.end());
+  for (ProjectionTask& task : unbound) {
+    ATTENTION_ASSIGN_OR_RETURN(task.projection,
+                               static_cast<const BoundProjection&>(*task.projection).On(owner_));
+  }
+  return projections.Project(unbound);
 }
 
 absl::Status RecoveringBackend::RunWeights(const WeightsTask& task) {

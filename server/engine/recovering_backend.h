@@ -7,6 +7,7 @@
 // Thread-safety: as AttentionBackend, with Recover among the calls of the one worker thread.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -56,16 +57,20 @@ class RecoveringBackend final : public AttentionBackend {
   ProjectionBackend* projections() override { return has_projections_ ? &projections_ : nullptr; }
 
  private:
-  // Those of the present backend. What one has packed outlives it as its memory does.
+  // Those of the present backend. What one has packed outlives it as its memory does, or is lost.
   class Projections final : public ProjectionBackend {
    public:
     explicit Projections(const RecoveringBackend& owner) : owner_(owner) {}
     absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
         std::int64_t in_features, std::span<const ProjectionPart> parts) override;
     std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const override;
+    double chunk_flops() const override;
     absl::Status Project(std::span<const ProjectionTask> tasks) override;
 
    private:
+    absl::Status ProjectBound(ProjectionBackend& projections,
+                              std::span<const ProjectionTask> tasks) const;
+
     const RecoveringBackend& owner_;
   };
 
@@ -88,6 +93,9 @@ class RecoveringBackend final : public AttentionBackend {
 
   RecoveringBackend(BackendMaker maker, std::shared_ptr<AttentionBackend> backend);
 
+  // What goes with the memory of a backend: set when it is given up.
+  using LostFlag = std::shared_ptr<std::atomic<bool>>;
+
   std::shared_ptr<AttentionBackend> Current() const;
   // UNAVAILABLE while the device is unusable.
   absl::StatusOr<std::shared_ptr<AttentionBackend>> Usable() const;
@@ -102,6 +110,7 @@ class RecoveringBackend final : public AttentionBackend {
 
   mutable Mutex mutex_;
   std::shared_ptr<AttentionBackend> backend_ ABSL_GUARDED_BY(mutex_);
+  LostFlag is_memory_lost_ ABSL_GUARDED_BY(mutex_) = std::make_shared<std::atomic<bool>>(false);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // why it is not usable
 };
 

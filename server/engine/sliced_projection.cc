@@ -8,8 +8,6 @@
 namespace attention::server {
 namespace {
 
-// About a millisecond of a few cores: what others wait at the most.
-constexpr double kChunkFlops = 2e8;
 // Fewer rows would read the weights anew for too little arithmetic; more than kMaxRows gain
 // nothing.
 constexpr std::int64_t kMinRows = 16;
@@ -26,9 +24,9 @@ ProjectionTask RowsOf(const ProjectionTask& task, std::int64_t begin, std::int64
   return rows;
 }
 
-std::int64_t ChunkRows(const ProjectionTask& task) {
+std::int64_t ChunkRows(const ProjectionTask& task, double chunk_flops) {
   const double row_flops = ProjectionFlops(task) / static_cast<double>(task.num_rows);
-  const auto rows = static_cast<std::int64_t>(kChunkFlops / row_flops) / kMinRows * kMinRows;
+  const auto rows = static_cast<std::int64_t>(chunk_flops / row_flops) / kMinRows * kMinRows;
   return std::clamp(rows, kMinRows, kMaxRows);
 }
 
@@ -41,7 +39,9 @@ double ProjectionFlops(const ProjectionTask& task) {
 }
 
 SlicedProjection::SlicedProjection(ProjectionBackend* backend, std::vector<ProjectionTask> tasks)
-    : backend_(backend), tasks_(std::move(tasks)) {
+    : backend_(backend),
+      tasks_(std::move(tasks)),
+      chunk_flops_(backend == nullptr ? 0 : backend->chunk_flops()) {
   for (const ProjectionTask& task : tasks_) flops_ += ProjectionFlops(task);
 }
 
@@ -50,10 +50,11 @@ absl::StatusOr<RunState> SlicedProjection::Run(const std::atomic<bool>& should_y
   while (next_task_ < tasks_.size()) {
     std::vector<ProjectionTask> chunk;
     double flops = 0;
-    while (next_task_ < tasks_.size() && flops < kChunkFlops) {
+    while (next_task_ < tasks_.size() && flops < chunk_flops_) {
       const ProjectionTask& task = tasks_[next_task_];
       if (task.num_rows > 0) {
-        const std::int64_t count = std::min(ChunkRows(task), task.num_rows - next_row_);
+        const std::int64_t count =
+            std::min(ChunkRows(task, chunk_flops_), task.num_rows - next_row_);
         chunk.push_back(RowsOf(task, next_row_, count));
         flops += ProjectionFlops(chunk.back());
         next_row_ += count;

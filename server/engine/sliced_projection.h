@@ -26,6 +26,7 @@ class SlicedProjection {
  private:
   ProjectionBackend* const backend_;
   const std::vector<ProjectionTask> tasks_;
+  const double chunk_flops_;  // what others wait for at the most
   double flops_ = 0;
   double flops_done_ = 0;
   std::size_t next_task_ = 0;

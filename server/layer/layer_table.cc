@@ -66,12 +66,35 @@ absl::Status LayerTable::CheckQuota(const std::string& tenant) const {
                                     limits_.max_layers_per_tenant, ")"));
 }
 
+std::vector<std::shared_ptr<const Layer>> LayerTable::TakeLost() {
+  std::vector<std::shared_ptr<const Layer>> lost;
+  MutexLock lock(&mutex_);
+  for (auto it = layers_.begin(); it != layers_.end();) {
+    if (!it->second->weights->is_lost()) {
+      ++it;
+      continue;
+    }
+    lost.push_back(std::move(it->second));
+    RemoveFromQuota(it->first.first);
+    it = layers_.erase(it);
+  }
+  return lost;
+}
+
+void LayerTable::RemoveFromQuota(const std::string& tenant) {
+  const auto count = layers_per_tenant_.find(tenant);
+  if (--count->second == 0) layers_per_tenant_.erase(count);
+}
+
 absl::StatusOr<LayerTable::Reservation> LayerTable::Reserve(const NewLayer& layer) {
   if (projections_ == nullptr) {
-    return absl::UnimplementedError("the server's backend has no projections");
+    return absl::UnimplementedError(absl::StrCat("the server's backend has no projections",
+                                                 limits_.no_projections.empty() ? "" : ": ",
+                                                 limits_.no_projections));
   }
   ATTENTION_RETURN_IF_ERROR(CheckId(layer.layer_id));
   ATTENTION_RETURN_IF_ERROR(ValidateLayerSpec(layer.spec));
+  const std::vector<std::shared_ptr<const Layer>> lost = TakeLost();
   {
     MutexLock lock(&mutex_);
     if (layers_.count({layer.tenant, layer.layer_id}) == 0) {
@@ -93,7 +116,9 @@ absl::StatusOr<std::shared_ptr<const LayerWeights>> LayerTable::WeightsOf(
   const std::string key = ContentKey(tensors, hash);
   {
     MutexLock lock(&mutex_);
-    if (auto weights = weights_[key].lock()) return weights;
+    if (auto weights = weights_[key].lock(); weights != nullptr && !weights->is_lost()) {
+      return weights;
+    }
   }
   ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<const LayerWeights> packed,
                              LayerWeights::Pack(*projections_, tensors));
@@ -106,7 +131,9 @@ absl::StatusOr<std::shared_ptr<const LayerWeights>> LayerTable::WeightsOf(
   std::shared_ptr<const LayerWeights> weights(counted, counted->second.get());
   MutexLock lock(&mutex_);
   std::weak_ptr<const LayerWeights>& known = weights_[key];
-  if (auto first = known.lock()) return first;  // another upload was faster
+  if (auto first = known.lock(); first != nullptr && !first->is_lost()) {
+    return first;  // another upload was faster
+  }
   known = weights;
   return weights;
 }
@@ -132,8 +159,14 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Create(const NewLayer& 
 }
 
 absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Register(std::shared_ptr<Layer> layer) {
+  std::shared_ptr<const Layer> lost;  // since the reservation; freed without the lock
   MutexLock lock(&mutex_);
   const Key key(layer->tenant, layer->layer_id);
+  if (const auto it = layers_.find(key); it != layers_.end() && it->second->weights->is_lost()) {
+    lost = std::move(it->second);
+    RemoveFromQuota(layer->tenant);
+    layers_.erase(it);
+  }
   if (const auto it = layers_.find(key); it != layers_.end()) {
     const Layer& present = *it->second;
     if (present.spec == layer->spec && present.sha256 == layer->sha256 &&
@@ -154,8 +187,8 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Convert(const std::stri
                                                                  const std::string& layer_id,
                                                                  int num_kv_heads) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const Layer> source, Find(tenant, source_id));
-  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors converted,
-                             MeanPoolHeads(source->weights->Unpack(source->spec), num_kv_heads));
+  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors tensors, source->weights->Unpack(source->spec));
+  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors converted, MeanPoolHeads(tensors, num_kv_heads));
   const NewLayer layer{tenant, layer_id, converted.spec()};
   ATTENTION_ASSIGN_OR_RETURN(Reservation reservation, Reserve(layer));
   return Create(layer, converted, std::move(reservation));
@@ -165,7 +198,13 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Find(const std::string&
                                                               const std::string& layer_id) const {
   MutexLock lock(&mutex_);
   const auto it = layers_.find({tenant, layer_id});
-  if (it != layers_.end()) return it->second;
+  if (it != layers_.end() && !it->second->weights->is_lost()) return it->second;
+  if (it != layers_.end()) {
+    return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
+                         absl::StrCat("layer_id is '", layer_id,
+                                      "', which was lost: its device failed and lost its memory; "
+                                      "it can be created again"));
+  }
   return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
                        absl::StrCat("layer_id is '", absl::CEscape(layer_id.substr(0, kMaxIdBytes)),
                                     "', expected that of a layer of the tenant"));
@@ -178,8 +217,7 @@ void LayerTable::Delete(const std::string& tenant, const std::string& layer_id) 
   if (it == layers_.end()) return;
   removed = std::move(it->second);
   layers_.erase(it);
-  const auto count = layers_per_tenant_.find(tenant);
-  if (--count->second == 0) layers_per_tenant_.erase(count);
+  RemoveFromQuota(tenant);
   std::erase_if(weights_, [](const auto& entry) { return entry.second.expired(); });
 }
 
@@ -190,7 +228,7 @@ std::vector<std::shared_ptr<const Layer>> LayerTable::List(const std::string& te
   std::vector<std::shared_ptr<const Layer>> layers;
   auto it = layers_.upper_bound({tenant, after_id});
   for (; it != layers_.end() && it->first.first == tenant && layers.size() < max_count; ++it) {
-    layers.push_back(it->second);
+    if (!it->second->weights->is_lost()) layers.push_back(it->second);
   }
   return layers;
 }

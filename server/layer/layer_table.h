@@ -59,6 +59,7 @@ class LayerTable {
   struct Limits {
     std::int64_t capacity_bytes = 0;
     std::int64_t max_layers_per_tenant = 0;
+    std::string no_projections = {};  // of BackendInfo
   };
 
   // `projections` may be null: no layer can be created then. References must outlive the table.
@@ -109,7 +110,7 @@ class LayerTable {
                                                        const std::string& layer_id,
                                                        int num_kv_heads);
 
-  // NOT_FOUND LAYER_NOT_FOUND.
+  // NOT_FOUND LAYER_NOT_FOUND, also for a layer whose device failed and lost its memory.
   absl::StatusOr<std::shared_ptr<const Layer>> Find(const std::string& tenant,
                                                     const std::string& layer_id) const;
   // OK also when it is gone already.
@@ -125,6 +126,10 @@ class LayerTable {
  private:
   using Key = std::pair<std::string, std::string>;  // tenant and id
 
+  // Those whose weights went with their device's memory, for the caller to let go of: it frees them
+  // without the lock.
+  std::vector<std::shared_ptr<const Layer>> TakeLost();
+  void RemoveFromQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckQuota(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<std::shared_ptr<const LayerWeights>> WeightsOf(const LayerTensors& tensors,
                                                                 const std::string& hash,

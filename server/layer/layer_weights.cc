@@ -48,12 +48,12 @@ std::string ToBytes(const float* values, std::int64_t count, DType dtype) {
   return bytes;
 }
 
-void UnpackOne(const PackedProjection& packed, const Tensors& which,
-               const std::array<bool, kNumLayerTensors>& has, LayerTensors* tensors) {
+absl::Status UnpackOne(const PackedProjection& packed, const Tensors& which,
+                       const std::array<bool, kNumLayerTensors>& has, LayerTensors* tensors) {
   std::vector<float> weights(
       static_cast<std::size_t>(packed.out_features() * packed.in_features()));
   std::vector<float> biases(static_cast<std::size_t>(packed.out_features()));
-  packed.Unpack(weights.data(), biases.data());
+  ATTENTION_RETURN_IF_ERROR(packed.Unpack(weights.data(), biases.data()));
   std::int64_t row = 0;
   for (const auto& [weight, bias] : which) {
     const LayerTensorShape shape = ShapeOf(tensors->spec(), weight);
@@ -65,6 +65,7 @@ void UnpackOne(const PackedProjection& packed, const Tensors& which,
     }
     row += shape.out_features;
   }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -95,11 +96,17 @@ std::size_t LayerWeights::bytes() const {
   return input_->bytes() + output_->bytes() + (context_ == nullptr ? 0 : context_->bytes());
 }
 
-LayerTensors LayerWeights::Unpack(const LayerSpec& spec) const {
+bool LayerWeights::is_lost() const {
+  return input_->is_lost() || output_->is_lost() || (context_ != nullptr && context_->is_lost());
+}
+
+absl::StatusOr<LayerTensors> LayerWeights::Unpack(const LayerSpec& spec) const {
   LayerTensors tensors(spec);
-  UnpackOne(*input_, InputTensors(spec), has_, &tensors);
-  if (context_ != nullptr) UnpackOne(*context_, ContextTensors(), has_, &tensors);
-  UnpackOne(*output_, OutputTensors(), has_, &tensors);
+  ATTENTION_RETURN_IF_ERROR(UnpackOne(*input_, InputTensors(spec), has_, &tensors));
+  if (context_ != nullptr) {
+    ATTENTION_RETURN_IF_ERROR(UnpackOne(*context_, ContextTensors(), has_, &tensors));
+  }
+  ATTENTION_RETURN_IF_ERROR(UnpackOne(*output_, OutputTensors(), has_, &tensors));
   return tensors;
 }
 

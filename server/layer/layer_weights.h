@@ -25,9 +25,11 @@ class LayerWeights {
   const PackedProjection* context() const { return context_.get(); }
   const PackedProjection& output() const { return *output_; }
   std::size_t bytes() const;
+  // Whether a part is (PackedProjection::is_lost).
+  bool is_lost() const;
 
-  // The tensors that were packed, bit by bit (a NaN may have become another).
-  LayerTensors Unpack(const LayerSpec& spec) const;
+  // The tensors that were packed, bit by bit (a NaN may have become another). The device's errors.
+  absl::StatusOr<LayerTensors> Unpack(const LayerSpec& spec) const;
 
  private:
   std::shared_ptr<const PackedProjection> input_;

@@ -33,8 +33,12 @@ WGMMA_ARCHITECTURE = "90a"
 TRADED_REGISTERS = 128 * (40 + 2 * 232)
 
 # Blocks that should share a multiprocessor, by registers: what hides one's copies behind the other's work.
-WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendStep": {64: 4, 128: 3, 256: 3}, "AttendFloat": {64: 2, 128: 2, 256: 2},
-                 "Probe": {64: 2, 128: 2, 256: 2}, "Append": {0: 4}, "AttendWgmma": {64: 1, 128: 1, 256: 1}}
+WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendStep": {64: 4, 128: 3, 256: 3},
+                 "AttendFloat": {64: 2, 128: 2, 256: 2}, "Probe": {64: 2, 128: 2, 256: 2}, "Append": {0: 4},
+                 "SplitRows": {0: 4}, "FinishRows": {0: 4}, "AttendWgmma": {64: 1, 128: 1, 256: 1}}
+
+# Sines of float64 keep digits of 2 / pi there, for angles that no position reaches.
+ALLOWED_STACK = {"FinishRows": 64}
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -44,6 +48,7 @@ MMA = re.compile(r"EntryINS0_9AttendMmaILNS_5DTypeE(\d)ELS3_(\d)ELi(\d+)E")
 STEP = re.compile(r"EntryINS0_10AttendStepINS0_9StepSizesILNS_5DTypeE(\d)ELS\d_(\d)ELi(\d+)EEENS0_\d+Step(Bulk)?CopiesE")
 FLOAT = re.compile(r"EntryINS0_\d+(AttendFloat|Probe)ILi(\d+)E")
 APPEND = re.compile(r"EntryINS0_6AppendE")
+PROJECTION = re.compile(r"EntryINS0_\d+(SplitRows|FinishRows)E")
 WGMMA = re.compile(r"EntryINS0_11AttendWgmmaILNS_5DTypeE(\d)ELi(\d+)E")
 # What ptxas says when it waits for each matrix instruction, or finds setmaxnreg without meaning.
 SERIALIZED = re.compile(r".*(?:wgmma\.mma_async instructions are serialized|warpgroup\.wait is injected"
@@ -97,6 +102,8 @@ def describe(name):
     if match := WGMMA.search(name):
         dim = int(match[2])
         return "AttendWgmma", dim, 384, wgmma_shared_bytes(dim)
+    if match := PROJECTION.search(name):
+        return match[1], 0, 128, 16 if match[1] == "SplitRows" else 0
     if APPEND.search(name):
         return "Append", 0, 128, 0
     return None
@@ -126,8 +133,8 @@ def entries(report):
 
 
 def faults(kernel, dim, threads, shared, stack, spilled, registers):
-    if stack or spilled:
-        yield f"{stack} bytes of stack, {spilled} of spills, expected none"
+    if stack > ALLOWED_STACK.get(kernel, 0) or spilled:
+        yield f"{stack} bytes of stack, {spilled} of spills, expected {ALLOWED_STACK.get(kernel, 0)} and none"
     # Registers are handed out to warps in units of 8 a thread.
     blocks = REGISTER_FILE // ((registers + 7) // 8 * 8 * threads)
     wanted = WANTED_BLOCKS[kernel][dim]
@@ -183,7 +190,7 @@ def main():
                 for fault in faults(kernel, dim, threads, shared, stack, spilled, registers):
                     print(f"FAILED: {kernel} dim {dim} on sm_{architecture}: {fault}")
                     is_good = False
-    expected = (4 * 6 + 3 + 3 + 1) * len(architectures) + (2 + 4) * 3
+    expected = (4 * 6 + 3 + 3 + 1 + 2) * len(architectures) + (2 + 4) * 3
     if count != expected:
         print(f"FAILED: {count} kernels, expected {expected}")
         is_good = False

@@ -52,6 +52,7 @@ class ForgetfulDevice final : public cuda::Device {
                       const cuda::AppendArguments& arguments) override {
     return real_->Launch(id, num_blocks, arguments);
   }
+  absl::StatusOr<cuda::MatmulDevice*> matmuls() override { return real_->matmuls(); }
   absl::StatusOr<std::unique_ptr<cuda::Event>> MakeEvent() override { return real_->MakeEvent(); }
   absl::Status Record(cuda::Event& event, Stream stream) override {
     return real_->Record(event, stream);

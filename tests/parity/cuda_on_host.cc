@@ -5,14 +5,24 @@
 #include "tests/support/cuda_backends.h"
 
 namespace attention::testing {
+namespace {
+
+// Blocks so small that a probe of the host's products is quick.
+cuda::CudaBackendOptions OptionsOf(std::uint32_t seed, double step_flops) {
+  return {.step_flops = step_flops,
+          .packing_device = simt::MakeSimtDevice(seed + 1000),
+          .projections = {.block_rows = {4, 8, 32}, .max_round_bytes = std::size_t{1} << 20}};
+}
+
+}  // namespace
 
 std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t seed, double step_flops) {
-  return cuda::MakeCudaBackend(simt::MakeSimtDevice(seed), {.step_flops = step_flops});
+  return cuda::MakeCudaBackend(simt::MakeSimtDevice(seed), OptionsOf(seed, step_flops));
 }
 
 std::unique_ptr<AttentionBackend> MakeCudaHopper(std::uint32_t seed, double step_flops) {
   return cuda::MakeCudaBackend(simt::MakeSimtDevice(seed, /*has_wgmma=*/true),
-                               {.step_flops = step_flops});
+                               OptionsOf(seed, step_flops));
 }
 
 std::unique_ptr<AttentionBackend> MakeCudaOverlapping(std::size_t part_bytes, int order,

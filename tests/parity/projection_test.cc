@@ -9,85 +9,24 @@
 #include "kernels/cpu/block_matmul.h"
 #include "kernels/cpu/cpu_projections.h"
 #include "kernels/reference/reference_projection.h"
-#include "tests/support/tolerance.h"
+#include "tests/support/projection_problem.h"
 
 namespace attention {
 namespace {
 
-struct Matrix {
-  Matrix(std::int64_t rows, std::int64_t columns, DType dtype, std::uint32_t seed, float scale = 1)
-      : rows(rows), columns(columns), dtype(dtype), bytes(rows * columns * DTypeBytes(dtype)) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal(0.0f, scale);
-    for (std::int64_t i = 0; i < rows * columns; ++i) {
-      StoreElement(bytes.data(), dtype, i, normal(random));
-    }
-  }
-  float at(std::int64_t row, std::int64_t column) const {
-    return LoadElement(bytes.data(), dtype, row * columns + column);
-  }
-
-  std::int64_t rows, columns;
-  DType dtype;
-  std::vector<char> bytes;
-};
-
-// The plain computation and the exact one, of the largest element each.
-double Tolerance(const Matrix& x, const Matrix& w, const Matrix& b, DType y_dtype,
-                 std::vector<double>* exact) {
-  double plain_error = 0, largest = 0;
-  exact->clear();
-  for (std::int64_t row = 0; row < x.rows; ++row) {
-    for (std::int64_t out = 0; out < w.rows; ++out) {
-      float plain = 0;
-      double sum = 0;
-      for (std::int64_t in = 0; in < x.columns; ++in) {
-        plain += x.at(row, in) * w.at(out, in);
-        sum += static_cast<double>(x.at(row, in)) * w.at(out, in);
-      }
-      plain += b.at(0, out);
-      sum += b.at(0, out);
-      float rounded = plain;
-      StoreElement(&rounded, y_dtype, 0, plain);
-      plain_error = std::max(plain_error, std::abs(LoadElement(&rounded, y_dtype, 0) - sum));
-      largest = std::max(largest, std::abs(sum));
-      exact->push_back(sum);
-    }
-  }
-  return 2 * plain_error + testing::EpsilonOf(y_dtype) * largest;
-}
+using testing::Matrix;
+using testing::RowsOf;
+using testing::TaskOf;
+using testing::ToleranceOf;
 
 class ProjectionTest : public ::testing::Test {
  protected:
   std::shared_ptr<const PackedProjection> Pack(const Matrix& w, const Matrix* b = nullptr) {
-    const ProjectionPart part{w.rows, w.dtype, w.bytes.data(),
-                              b == nullptr ? nullptr : b->bytes.data()};
+    const ProjectionPart part = testing::PartOf(w, b);
     auto packed = projections_->Pack(w.columns, {&part, 1});
     EXPECT_TRUE(packed.ok()) << packed.status();
     return *packed;
   }
-  static ProjectionTask Task(const PackedProjection& packed, const Matrix& x, void* y,
-                             DType y_dtype) {
-    ProjectionTask task;
-    task.projection = &packed;
-    task.num_rows = x.rows;
-    task.x = x.bytes.data();
-    task.x_dtype = x.dtype;
-    task.x_stride = x.columns;
-    task.y = y;
-    task.y_dtype = y_dtype;
-    task.y_stride = packed.out_features();
-    return task;
-  }
-  // Rows [begin, end) of x.
-  static ProjectionTask Rows(ProjectionTask task, std::int64_t begin, std::int64_t end) {
-    task.num_rows = end - begin;
-    task.x = static_cast<const char*>(task.x) + begin * task.x_stride * DTypeBytes(task.x_dtype);
-    task.y = static_cast<char*>(task.y) + begin * task.y_stride * DTypeBytes(task.y_dtype);
-    task.first_position += begin;
-    return task;
-  }
-
   ThreadPool pool_{2};
   std::unique_ptr<ProjectionBackend> projections_ = cpu::MakeCpuProjections(pool_);
 };
@@ -109,10 +48,10 @@ TEST_F(ProjectionTest, IsAsExactAsThePlainComputation) {
         const Matrix x(rows, in, x_type, ++seed);
         const auto packed = Pack(w, &b);
         Matrix y(rows, out, x_type, ++seed);
-        const ProjectionTask task = Task(*packed, x, y.bytes.data(), x_type);
+        const ProjectionTask task = TaskOf(*packed, x, y.bytes.data(), x_type);
         ASSERT_TRUE(projections_->Project({&task, 1}).ok());
         std::vector<double> exact;
-        const double tolerance = Tolerance(x, w, b, x_type, &exact);
+        const double tolerance = ToleranceOf(x, w, b, x_type, &exact);
         for (std::int64_t i = 0; i < rows * out; ++i) {
           ASSERT_NEAR(y.at(0, i), exact[i], tolerance) << "element " << i;
         }
@@ -129,19 +68,19 @@ TEST_F(ProjectionTest, ARowsBitsDoNotDependOnItsCompany) {
     const Matrix x(301, in, DType::kFloat32, 3);
     const auto packed = Pack(w, &b);
     std::vector<float> together(x.rows * out), apart(x.rows * out);
-    const ProjectionTask whole = Task(*packed, x, together.data(), DType::kFloat32);
+    const ProjectionTask whole = TaskOf(*packed, x, together.data(), DType::kFloat32);
     ASSERT_TRUE(projections_->Project({&whole, 1}).ok());
     // One by one, then in uneven pieces of one call, then by one thread only.
-    const ProjectionTask task = Task(*packed, x, apart.data(), DType::kFloat32);
+    const ProjectionTask task = TaskOf(*packed, x, apart.data(), DType::kFloat32);
     for (std::int64_t row = 0; row < x.rows; ++row) {
-      const ProjectionTask one = Rows(task, row, row + 1);
+      const ProjectionTask one = RowsOf(task, row, row + 1);
       ASSERT_TRUE(projections_->Project({&one, 1}).ok());
     }
     EXPECT_EQ(std::memcmp(together.data(), apart.data(), apart.size() * sizeof(float)), 0);
     std::fill(apart.begin(), apart.end(), NAN);
     std::vector<ProjectionTask> pieces;
     for (std::int64_t row = 0, count = 1; row < x.rows; row += count, count = count % 23 + 1) {
-      pieces.push_back(Rows(task, row, std::min(x.rows, row + count)));
+      pieces.push_back(RowsOf(task, row, std::min(x.rows, row + count)));
     }
     std::reverse(pieces.begin(), pieces.end());
     ASSERT_TRUE(projections_->Project(pieces).ok());
@@ -164,12 +103,12 @@ TEST_F(ProjectionTest, PackedPartsAreWhatTheyAreAlone) {
   EXPECT_EQ((*packed)->out_features(), 128);
   EXPECT_LE((*packed)->bytes(), projections_->PackedBytes(64, 128));
   std::vector<float> y(9 * 128);
-  const ProjectionTask task = Task(**packed, x, y.data(), DType::kFloat32);
+  const ProjectionTask task = TaskOf(**packed, x, y.data(), DType::kFloat32);
   ASSERT_TRUE(projections_->Project({&task, 1}).ok());
   std::vector<float> y_ref(9 * 128);
   const auto reference = reference::MakeReferenceProjections();
   const auto plain = reference->Pack(64, parts);
-  const ProjectionTask same = Task(**plain, x, y_ref.data(), DType::kFloat32);
+  const ProjectionTask same = TaskOf(**plain, x, y_ref.data(), DType::kFloat32);
   ASSERT_TRUE(reference->Project({&same, 1}).ok());
   for (std::size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], y_ref[i], 1e-4);
 }
@@ -178,7 +117,7 @@ TEST_F(ProjectionTest, WeightsComeBackAsTheyWere) {
   const Matrix w(300, 70, DType::kBFloat16, 1), b(1, 300, DType::kBFloat16, 2);
   const auto packed = Pack(w, &b);
   std::vector<float> weights(300 * 70), bias(300);
-  packed->Unpack(weights.data(), bias.data());
+  ASSERT_TRUE(packed->Unpack(weights.data(), bias.data()).ok());
   for (std::int64_t i = 0; i < 300 * 70; ++i) ASSERT_EQ(weights[i], w.at(0, i));
   for (std::int64_t i = 0; i < 300; ++i) ASSERT_EQ(bias[i], b.at(0, i));
 }
@@ -189,7 +128,7 @@ TEST_F(ProjectionTest, NaNStaysInItsRow) {
   StoreElement(x.bytes.data(), DType::kFloat32, 7 * 32 + 3, NAN);
   const auto packed = Pack(w);
   std::vector<float> y(20 * 64);
-  const ProjectionTask task = Task(*packed, x, y.data(), DType::kFloat32);
+  const ProjectionTask task = TaskOf(*packed, x, y.data(), DType::kFloat32);
   ASSERT_TRUE(projections_->Project({&task, 1}).ok());
   for (std::int64_t i = 0; i < 20 * 64; ++i) EXPECT_EQ(std::isnan(y[i]), i / 64 == 7) << i;
 }
@@ -201,14 +140,14 @@ TEST_F(ProjectionTest, RotatesHeadsAtTheRowsPositions) {
   const Matrix w(48, 16, DType::kFloat32, 1), x(37, 16, DType::kFloat32, 2);
   const auto packed = Pack(w);
   std::vector<float> plain(37 * 48), rotated(37 * 48);
-  ProjectionTask task = Task(*packed, x, plain.data(), DType::kFloat32);
+  ProjectionTask task = TaskOf(*packed, x, plain.data(), DType::kFloat32);
   ASSERT_TRUE(projections_->Project({&task, 1}).ok());
   task.y = rotated.data();
   task.rotary = &rotary;
   task.num_rotary_heads = 3;
   task.rotary_head_dim = 12;
   task.first_position = 100;
-  const ProjectionTask pieces[] = {Rows(task, 0, 5), Rows(task, 5, 37)};
+  const ProjectionTask pieces[] = {RowsOf(task, 0, 5), RowsOf(task, 5, 37)};
   ASSERT_TRUE(projections_->Project(pieces).ok());
   std::vector<float> cos_sin(8);
   for (std::int64_t row = 0; row < 37; ++row) {

@@ -56,7 +56,7 @@ class FiberThread final : public Thread {
   std::vector<std::size_t> group_ends_;  // indices into copies_
 };
 
-FiberThread* current = nullptr;
+thread_local FiberThread* current = nullptr;  // several devices run side by side
 
 class BlockRun {
  public:

@@ -115,6 +115,9 @@ class FaultyDevice final : public cuda::Device {
   absl::Status Synchronize() override {
     return Do(nullptr, 0, [&] { return real_->Synchronize(); });
   }
+  absl::StatusOr<cuda::MatmulDevice*> matmuls() override {
+    return absl::UnavailableError("no products");
+  }
   DeviceCeilings MeasureCeilings() override { return {}; }
 
  private:

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,7 @@
 #include "kernels/cuda/sm80/dispatch.h"
 #include "kernels/cuda/sm90/dispatch.h"
 #include "tests/simt/block.h"
+#include "tests/simt/simt_matmuls.h"
 #include "tests/simt/simt_meter.h"
 
 namespace attention::simt {
@@ -22,20 +25,30 @@ using namespace attention::cuda;  // NOLINT: the device's words
 // or kernel that comes too late reads NaN, and writes where nobody is.
 class HeapAllocator final : public MemoryAllocator {
  public:
-  explicit HeapAllocator(const StreamQueues& streams) : streams_(streams) {}
+  HeapAllocator(const StreamQueues& streams, std::size_t capacity)
+      : streams_(streams), free_(capacity) {}
   ~HeapAllocator() override { Release(); }
 
   void* Allocate(std::size_t bytes) override {
     const std::lock_guard lock(mutex_);
+    if (bytes > free_) return nullptr;
     if (streams_.is_idle()) Release();
     void* memory = std::aligned_alloc(256, (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256);
-    if (memory != nullptr) std::memset(memory, 0xff, bytes);
+    if (memory == nullptr) return nullptr;
+    std::memset(memory, 0xff, bytes);
+    free_ -= bytes;
     return memory;
   }
   void Free(void* memory, std::size_t bytes) override {
     const std::lock_guard lock(mutex_);
     std::memset(memory, 0xff, bytes);
     freed_.push_back(memory);
+    free_ += bytes;
+  }
+  bool outlives_backend() const override { return false; }
+  std::size_t free_bytes() const override {
+    const std::lock_guard lock(mutex_);
+    return free_;
   }
 
  private:
@@ -45,7 +58,8 @@ class HeapAllocator final : public MemoryAllocator {
   }
 
   const StreamQueues& streams_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  std::size_t free_;
   std::vector<void*> freed_;
 };
 
@@ -55,17 +69,22 @@ struct SimtEvent final : Event {
 
 class SimtDevice final : public Device {
  public:
-  SimtDevice(std::uint32_t seed, bool has_wgmma, std::optional<EagerStreams> eager)
+  SimtDevice(std::uint32_t seed, bool has_wgmma, std::optional<EagerStreams> eager,
+             std::size_t memory_bytes)
       : streams_(seed, eager),
+        memory_(streams_, memory_bytes),
         seed_(seed),
         properties_{.name = "host",
                     .architecture = has_wgmma ? "simt_90" : "simt",
                     .num_multiprocessors = 3,
-                    .has_wgmma = has_wgmma} {}
+                    .has_wgmma = has_wgmma},
+        matmuls_(MakeSimtMatmuls(seed, [this](std::function<void()> work) {
+          streams_.Enqueue(Stream::kCompute, std::move(work));
+        })) {}
 
   const DeviceProperties& properties() const override { return properties_; }
-  MemoryAllocator& memory() override { return allocator_; }
-  MemoryAllocator& host_memory() override { return allocator_; }
+  MemoryAllocator& memory() override { return memory_; }
+  MemoryAllocator& host_memory() override { return host_memory_; }
 
   absl::Status CopyToDevice(Stream stream, void* device, const void* host,
                             std::size_t bytes) override {
@@ -113,6 +132,8 @@ class SimtDevice final : public Device {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<MatmulDevice*> matmuls() override { return matmuls_.get(); }
+
   absl::StatusOr<std::unique_ptr<Event>> MakeEvent() override {
     return std::make_unique<SimtEvent>();
   }
@@ -153,16 +174,19 @@ class SimtDevice final : public Device {
   }
 
   StreamQueues streams_;
-  HeapAllocator allocator_{streams_};
+  HeapAllocator memory_;
+  HeapAllocator host_memory_{streams_, kPlenty};
   std::uint32_t seed_;
   const DeviceProperties properties_;
+  const std::unique_ptr<MatmulDevice> matmuls_;
 };
 
 }  // namespace
 
 std::shared_ptr<cuda::Device> MakeSimtDevice(std::uint32_t seed, bool has_wgmma,
-                                             std::optional<EagerStreams> eager) {
-  return std::make_shared<SimtDevice>(seed, has_wgmma, eager);
+                                             std::optional<EagerStreams> eager,
+                                             std::size_t memory_bytes) {
+  return std::make_shared<SimtDevice>(seed, has_wgmma, eager, memory_bytes);
 }
 
 }  // namespace attention::simt

@@ -123,6 +123,8 @@ inline float Exp2Fast(float x) { return std::exp2(x); }
 inline float Exp2(float x) { return std::exp2(x); }
 inline float Log(float x) { return std::log(x); }
 inline float Tanh(float x) { return std::tanh(x); }
+inline double Cos(double x) { return std::cos(x); }
+inline double Sin(double x) { return std::sin(x); }
 inline float GreaterOf(float a, float b) { return std::fmax(a, b); }
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 

@@ -145,6 +145,8 @@ ATTENTION_DEVICE float Exp2Fast(float x) {
 ATTENTION_DEVICE float Exp2(float x) { return exp2f(x); }
 ATTENTION_DEVICE float Log(float x) { return logf(x); }
 ATTENTION_DEVICE float Tanh(float x) { return tanhf(x); }
+ATTENTION_DEVICE double Cos(double x) { return cos(x); }
+ATTENTION_DEVICE double Sin(double x) { return sin(x); }
 // The greater of two, or the one that is a number.
 ATTENTION_DEVICE float GreaterOf(float a, float b) { return fmaxf(a, b); }
 // One rounding, and none that the compiler adds elsewhere (-fmad=false).

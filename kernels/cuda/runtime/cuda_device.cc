@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/device_context.h"
+#include "kernels/cuda/runtime/cuda_matmuls.h"
 #include "kernels/cuda/runtime/cuda_meter.h"
 #include "kernels/cuda/runtime/kernels.h"
 #include "kernels/cuda/runtime/memory.h"
@@ -114,7 +115,9 @@ class CudaDevice final : public Device {
       });
       if (!status.ok()) return status;
     }
-    return Prove();
+    absl::Status status = Prove();
+    if (status.ok()) matmuls_ = MakeCudaMatmuls(ordinal_, context_, memory_, compute());
+    return status;
   }
 
   const DeviceProperties& properties() const override { return properties_; }
@@ -178,6 +181,11 @@ class CudaDevice final : public Device {
       *error = LaunchAppend(num_blocks, arguments, compute());
       return true;
     });
+  }
+
+  absl::StatusOr<MatmulDevice*> matmuls() override {
+    if (matmuls_.ok()) return matmuls_->get();
+    return matmuls_.status();
   }
 
   absl::StatusOr<std::unique_ptr<Event>> MakeEvent() override {
@@ -259,6 +267,7 @@ class CudaDevice final : public Device {
   DeviceAllocator memory_;
   PinnedAllocator host_memory_;
   cudaStream_t streams_[kNumStreams] = {};
+  absl::StatusOr<std::unique_ptr<MatmulDevice>> matmuls_ = absl::UnavailableError("not opened");
 };
 
 absl::Status CudaDevice::Prove() {

@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/device_types.h"
+#include "kernels/cuda/projection_types.h"
 
 namespace attention::cuda {
 
@@ -27,6 +28,9 @@ bool LaunchAttendFloat(int head_dim, int num_blocks, const AttendArguments& argu
 bool LaunchProbe(int head_dim, int num_blocks, const ProbeArguments& arguments, cudaStream_t stream,
                  cudaError_t* error);
 cudaError_t LaunchAppend(int num_blocks, const AppendArguments& arguments, cudaStream_t stream);
+
+cudaError_t LaunchSplitRows(int num_blocks, const SplitArguments& arguments, cudaStream_t stream);
+cudaError_t LaunchFinishRows(int num_blocks, const FinishArguments& arguments, cudaStream_t stream);
 
 // Reads `bytes` and writes next to nothing: what memory gives to kernels that stream.
 cudaError_t LaunchRead(const void* memory, std::size_t bytes, int num_blocks, float* out,

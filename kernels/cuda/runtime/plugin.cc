@@ -41,7 +41,11 @@ absl::Status Open(PluginRequest* request) {
 absl::Status Make(PluginRequest* request) {
   auto device = DeviceOf(*request);
   if (!device.ok()) return device.status();
+  // A second order of work: weights are packed while the first one computes.
+  auto packing_device = MakeCudaDevice({.ordinal = request->device});
+  if (!packing_device.ok()) return packing_device.status();
   CudaBackendOptions options;
+  options.packing_device = *std::move(packing_device);
   if (request->step_flops > 0) options.step_flops = request->step_flops;
   if (request->part_bytes > 0) options.part_bytes = request->part_bytes;
   request->backend = MakeCudaBackend(std::move(*device), options).release();

@@ -62,6 +62,7 @@ absl::Status RecordingDevice::Launch(const cuda::KernelId& id, int num_blocks,
   return Do([=](Device& to) { return to.Launch(id, num_blocks, arguments); });
 }
 
+absl::StatusOr<cuda::MatmulDevice*> RecordingDevice::matmuls() { return device_->matmuls(); }
 absl::StatusOr<std::unique_ptr<cuda::Event>> RecordingDevice::MakeEvent() {
   return device_->MakeEvent();
 }

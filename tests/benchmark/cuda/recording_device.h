@@ -41,6 +41,8 @@ class RecordingDevice : public cuda::Device {
                       const cuda::ProbeArguments& arguments) override;
   absl::Status Launch(const cuda::KernelId& id, int num_blocks,
                       const cuda::AppendArguments& arguments) override;
+  // Not recorded: attention needs none.
+  absl::StatusOr<cuda::MatmulDevice*> matmuls() override;
   absl::StatusOr<std::unique_ptr<cuda::Event>> MakeEvent() override;
   absl::Status Record(cuda::Event& event, cuda::Stream stream) override;
   absl::Status Wait(cuda::Stream stream, const cuda::Event& event) override;

@@ -114,6 +114,63 @@ TEST_F(DeviceTest, MemoryThatGoesWithItsDeviceTakesItsSessionsAlongByName) {
   EXPECT_TRUE(Run(NewCache(), 0).ok());
 }
 
+TEST_F(DeviceTest, MemoryThatGoesWithItsDeviceTakesItsLayersAlongByName) {
+  faults_.memory_outlives = false;
+  Start();
+  const float weights[kDim] = {1, 2, 3, 4};
+  const ProjectionPart part{1, DType::kFloat32, weights, nullptr};
+  ProjectionBackend& projections = *device_->backend().projections();
+  const auto packed = *projections.Pack(kDim, {&part, 1});
+  float y = 0;
+  ProjectionTask task{packed.get(), 1, row_, DType::kFloat32, kDim, &y, DType::kFloat32, 1};
+  ASSERT_TRUE(projections.Project({&task, 1}).ok());
+  EXPECT_EQ(y, 30.0f);
+  EXPECT_FALSE(packed->is_lost());
+
+  const auto cache = NewCache();
+  faults_.run_status = absl::InternalError("context is corrupt");
+  EXPECT_EQ(Run(cache, 0).code(), absl::StatusCode::kInternal);
+  faults_.run_status = absl::OkStatus();
+  EXPECT_TRUE(packed->is_lost());
+  EXPECT_EQ(projections.Project({&task, 1}).code(), absl::StatusCode::kUnavailable);
+  std::vector<float> unpacked(kDim + 1);
+  EXPECT_EQ(packed->Unpack(unpacked.data(), &y).code(), absl::StatusCode::kUnavailable);
+
+  // Its neighbours in the batch are computed.
+  std::vector<std::unique_ptr<AttentionRequest>> requests;
+  std::vector<absl::Status> outcomes;
+  for (const bool has_layer : {true, false}) {
+    requests.push_back(Request(NewCache(), 0));
+    if (has_layer) requests.back()->inputs.push_back({task, 0});
+    requests.back()->completion = [&](std::unique_ptr<AttentionRequest>, AttentionResult result) {
+      outcomes.push_back(result.status);
+    };
+  }
+  device_->worker().Execute({std::move(requests), clock_.Now()});
+  ASSERT_TRUE(GetErrorDetail(outcomes[0]).has_value()) << outcomes[0];
+  EXPECT_EQ(GetErrorDetail(outcomes[0])->reason, "LAYER_NOT_FOUND");
+  EXPECT_TRUE(outcomes[1].ok()) << outcomes[1];
+
+  const auto again = *projections.Pack(kDim, {&part, 1});
+  task.projection = again.get();
+  EXPECT_TRUE(projections.Project({&task, 1}).ok());
+}
+
+TEST_F(DeviceTest, LayersGoOnWhereMemoryOutlivesTheDevice) {
+  Start();
+  const float weights[kDim] = {1, 2, 3, 4};
+  const ProjectionPart part{1, DType::kFloat32, weights, nullptr};
+  ProjectionBackend& projections = *device_->backend().projections();
+  const auto packed = *projections.Pack(kDim, {&part, 1});
+  faults_.run_status = absl::InternalError("illegal instruction");
+  EXPECT_EQ(Run(NewCache(), 0).code(), absl::StatusCode::kInternal);
+  EXPECT_FALSE(packed->is_lost());
+  float y = 0;
+  const ProjectionTask task{packed.get(), 1, row_, DType::kFloat32, kDim, &y, DType::kFloat32, 1};
+  ASSERT_TRUE(projections.Project({&task, 1}).ok());
+  EXPECT_EQ(y, 30.0f);
+}
+
 TEST_F(DeviceTest, WhatIsTheRequestsFaultLeavesTheDeviceAsItIs) {
   Start();
   for (const absl::Status& status :

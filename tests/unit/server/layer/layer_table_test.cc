@@ -145,9 +145,73 @@ TEST_F(LayerTableTest, WeightsUnpackToWhatWasUploaded) {
     for (const LayerSpec& spec : {Spec(2, dtype), cross}) {
       const LayerTensors tensors = Tensors(spec, dtype != DType::kFloat16);
       const auto weights = *LayerWeights::Pack(*projections_, tensors);
-      EXPECT_EQ(weights->Unpack(spec).Hash(), tensors.Hash());
+      EXPECT_EQ(weights->Unpack(spec)->Hash(), tensors.Hash());
     }
   }
+}
+
+// Projections whose memory can be lost, as a GPU's is with its context.
+class LosableProjections final : public ProjectionBackend {
+ public:
+  class Losable final : public PackedProjection {
+   public:
+    Losable(const LosableProjections& owner, std::shared_ptr<const PackedProjection> real)
+        : owner_(owner), generation_(owner.generation), real_(std::move(real)) {}
+    std::int64_t out_features() const override { return real_->out_features(); }
+    std::int64_t in_features() const override { return real_->in_features(); }
+    std::size_t bytes() const override { return real_->bytes(); }
+    absl::Status Unpack(float* weights, float* bias) const override {
+      return is_lost() ? absl::UnavailableError("gone") : real_->Unpack(weights, bias);
+    }
+    bool is_lost() const override { return generation_ != owner_.generation; }
+
+   private:
+    const LosableProjections& owner_;
+    const int generation_;
+    const std::shared_ptr<const PackedProjection> real_;
+  };
+
+  absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
+      std::int64_t in_features, std::span<const ProjectionPart> parts) override {
+    return std::make_shared<const Losable>(*this, *real_->Pack(in_features, parts));
+  }
+  std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const override {
+    return real_->PackedBytes(in_features, out_features);
+  }
+  absl::Status Project(std::span<const ProjectionTask>) override { return absl::OkStatus(); }
+
+  int generation = 0;
+
+ private:
+  std::unique_ptr<ProjectionBackend> real_ = reference::MakeReferenceProjections();
+};
+
+TEST_F(LayerTableTest, ALayerThatItsDeviceLostIsGoneAndCanBeCreatedAgain) {
+  LosableProjections projections;
+  LayerTable table(&projections, {std::int64_t{1} << 20, 2}, clock_);
+  const LayerTensors tensors = Tensors(Spec());
+  ASSERT_TRUE(Create(table, "one", tensors).ok());
+  ASSERT_TRUE(Create(table, "two", tensors).ok());
+  const std::int64_t bytes = table.weight_bytes();
+  ++projections.generation;
+  const absl::Status status = table.Find("a", "one").status();
+  ASSERT_TRUE(GetErrorDetail(status).has_value()) << status;
+  EXPECT_EQ(GetErrorDetail(status)->reason, "LAYER_NOT_FOUND");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("was lost"));
+  EXPECT_TRUE(table.List("a", "", 10).empty());
+  // The same weights are packed anew, and the quota of two has room.
+  ASSERT_TRUE(Create(table, "one", tensors).ok());
+  ASSERT_TRUE(Create(table, "three", tensors).ok());
+  EXPECT_TRUE(table.Find("a", "one").ok());
+  EXPECT_EQ(table.weight_bytes(), bytes);
+  EXPECT_EQ(table.num_layers(), 2);
+}
+
+TEST_F(LayerTableTest, ABackendWithoutProjectionsSaysWhy) {
+  LayerTable table(nullptr, {1 << 20, 2, "no library"}, clock_);
+  const absl::Status status = table.Reserve({"a", "one", Spec()}).status();
+  EXPECT_EQ(status,
+            absl::UnimplementedError("the server's backend has no projections: no library"));
 }
 
 TEST_F(LayerTableTest, ConversionAveragesGroupsAndRefusesWhatDoesNotDivide) {

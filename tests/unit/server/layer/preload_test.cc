@@ -80,7 +80,7 @@ TEST_F(PreloadTest, ALayerIsThereAsTheFileHasIt) {
   EXPECT_EQ(layer->spec.output_dim, 2);
   EXPECT_EQ(layer->spec.rotary->theta, 500);
   EXPECT_EQ(layer->spec.rotary->scaling, RotaryScaling::kLlama3);
-  const LayerTensors tensors = layer->weights->Unpack(layer->spec);
+  const LayerTensors tensors = *layer->weights->Unpack(layer->spec);
   EXPECT_EQ(LoadElement(tensors.bytes(LayerTensor::kWv).data(), DType::kFloat32, 3), 2.0f);
   EXPECT_FALSE(tensors.has(LayerTensor::kBq));
 }
