@@ -58,7 +58,7 @@ struct AttendStep {
     for (int i = ThreadIndex(); i < Sizes::kTileRows * kPieces; i += kThreads) {
       const int row = i / kPieces, piece = i % kPieces;
       const bool is_wanted = row < item.num_rows && piece * kPieceBytes < row_bytes;
-      const std::int64_t index = StepRow(task, item, row).IndexIn(task, item);
+      const std::int64_t index = PackedRow(task, item, row).IndexIn(task, item);
       CopyAsync16(shared + row * Sizes::kQueryStride + piece * kPieceBytes,
                   is_wanted ? task.q + index * row_bytes + piece * kPieceBytes : task.q, is_wanted);
     }

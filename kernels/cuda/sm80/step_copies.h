@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/base/simt.h"
+#include "kernels/cuda/device_types.h"
 #include "kernels/cuda/sm80/step_sizes.h"
 
 namespace attention::cuda {

@@ -8,11 +8,8 @@
 // Rows of queries are 16 bytes apart, so that a piece of eight of them lies in different banks.
 #pragma once
 
-#include <cstdint>
-
 #include "kernels/cuda/base/simt.h"
-#include "kernels/cuda/device_types.h"
-#include "kernels/cuda/key_span.h"
+#include "kernels/cuda/page_layout.h"
 
 namespace attention::cuda {
 
@@ -61,31 +58,5 @@ struct StepPlace {
     return row * Sizes::kKvRowBytes + piece * kPieceBytes;
   }
 };
-
-// Rows of an item, which are numbered query * group + head. A task whose rows are split over ranges
-// has few: 32 bits hold them.
-struct StepRow {
-  int query;
-  int head;  // within the group
-
-  ATTENTION_DEVICE StepRow(const DeviceTask& task, const WorkItem& item, int row) {
-    const auto packed = static_cast<unsigned>(item.row_begin) + static_cast<unsigned>(row);
-    query = static_cast<int>(packed / static_cast<unsigned>(task.group));
-    head = static_cast<int>(packed % static_cast<unsigned>(task.group));
-  }
-  // In [q_len, num_q_heads].
-  ATTENTION_DEVICE std::int64_t IndexIn(const DeviceTask& task, const WorkItem& item) const {
-    return static_cast<std::int64_t>(query) * task.num_q_heads + item.kv_head * task.group + head;
-  }
-};
-
-// The keys of an item.
-template <typename Sizes>
-ATTENTION_DEVICE KeySpan<Sizes::kTileKeys> StepSpanOf(const DeviceTask& task,
-                                                      const WorkItem& item) {
-  return SpanOf<Sizes::kTileKeys>(task, StepRow(task, item, 0).query,
-                                  StepRow(task, item, item.num_rows - 1).query, item.key_begin,
-                                  item.key_end);
-}
 
 }  // namespace attention::cuda

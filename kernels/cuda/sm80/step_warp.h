@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/sm80/step_sizes.h"
 #include "kernels/cuda/tile/online_softmax.h"
+#include "kernels/cuda/tile/packed_row.h"
 
 namespace attention::cuda {
 
@@ -47,7 +48,7 @@ struct StepWarp {
         lane(LaneIndex()),
         softmax_scale(block_task.softmax_scale),
         has_modifiers(HasModifiers(block_task)),
-        span(StepSpanOf<Sizes>(block_task, block_item)) {
+        span(SpanOfItem<Sizes::kTileKeys>(block_task, block_item)) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       max[i] = MinusInfinity();
@@ -63,7 +64,7 @@ struct StepWarp {
   // The lane's row g or g + 8. Found out for slices that are masked or modified: kept, it would
   // take registers that let another block run.
   ATTENTION_DEVICE ScoreRow RowOf(int half) const {
-    const StepRow row(task, item, Min(item.num_rows - 1, lane / 4 + 8 * half));
+    const PackedRow row(task, item, Min(item.num_rows - 1, lane / 4 + 8 * half));
     return ScoreRowAt(task, row.query, item.kv_head * task.group + row.head);
   }
 

@@ -86,8 +86,7 @@ struct Consumer {
       const int row = i / kPieces, piece = i % kPieces;
       const bool is_wanted = group * Sizes::kGroupRows + row < of.num_rows;
       const PackedRow packed(from, of, group * Sizes::kGroupRows + row);
-      const std::int64_t index = static_cast<std::int64_t>(packed.query) * from.num_q_heads +
-                                 of.kv_head * from.group + packed.head;
+      const std::int64_t index = packed.IndexIn(from, of);
       CopyAsync16(queries + SwizzledPieceOffset(Sizes::kRowBytes, row, piece),
                   is_wanted ? from.q + index * Sizes::kRowBytes + piece * kPieceBytes : from.q,
                   is_wanted);

@@ -15,8 +15,8 @@
 #include <cstdint>
 
 #include "kernels/cuda/base/hopper.h"
-#include "kernels/cuda/key_span.h"
 #include "kernels/cuda/page_layout.h"
+#include "kernels/cuda/tile/packed_row.h"
 
 namespace attention::cuda {
 
@@ -122,27 +122,5 @@ struct Pipeline {
     return index;
   }
 };
-
-// A row's query and query head. The planner chooses this kernel for tasks whose rows are counted in
-// 31 bits: a division of 64 is a call, around which registers would spill.
-struct PackedRow {
-  int query;
-  int head;  // within the group
-
-  ATTENTION_DEVICE PackedRow(const DeviceTask& task, const WorkItem& item, int row) {
-    const auto packed = static_cast<unsigned>(item.row_begin) + static_cast<unsigned>(row);
-    const auto group = static_cast<unsigned>(task.group);
-    query = static_cast<int>(packed / group);
-    head = static_cast<int>(packed % group);
-  }
-};
-
-// The keys of an item.
-template <int kTileKeys>
-ATTENTION_DEVICE KeySpan<kTileKeys> SpanOfItem(const DeviceTask& task, const WorkItem& item) {
-  return SpanOf<kTileKeys>(task, PackedRow(task, item, 0).query,
-                           PackedRow(task, item, item.num_rows - 1).query, item.key_begin,
-                           item.key_end);
-}
 
 }  // namespace attention::cuda
