@@ -3,6 +3,8 @@
 # once with find_package and once with pkg-config.
 #
 #   check.sh CMAKE BUILD_DIR CXX [FLAGS...]    FLAGS: those of the build, such as -fsanitize=address
+#
+# The first program of README.md calls the server at ATTENTION_TARGET, where that is set.
 set -euo pipefail
 
 cmake=$1 build_dir=$2 cxx=$3
@@ -33,6 +35,7 @@ echo "== find_package"
 "$cmake" --build "$work/build"
 "$work/build/consumer"
 "$work/build/mock_consumer"
+if [[ -n "${ATTENTION_TARGET:-}" ]]; then "$work/build/first_call" "$ATTENTION_TARGET"; fi
 
 echo "== pkg-config"
 pc_dir=$(dirname "$(find "$moved" -name attention-client.pc)")
