@@ -9,6 +9,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import check_includes
+import check_readme
 import check_sizes
 import check_strings
 
@@ -137,6 +138,47 @@ class IncludesTest(Tree):
         edges = [(room, other) for room, allowed in check_includes.ROOMS.items()
                  if allowed != check_includes.ANY for other in allowed]
         self.assertIsNone(check_includes.find_cycle(edges))
+
+
+class PagesTest(Tree):
+    def check(self, *lines):
+        self.write("tools/thing.sh", "case --fast")
+        self.write("samples.py", "# [one]\n  print(1)\n# [end]\n")
+        self.write("README.md", "".join(f"{line}\n" for line in lines))
+        return check_readme.check_tree(self.root)
+
+    def test_block_of_which_nothing_is_said(self):
+        for language in ("cpp", "sh", "json", ""):
+            self.assert_one(self.check("A", "", f"```{language}", "x", "```"), "README.md:3", "nothing says")
+
+    def test_indented_block(self):
+        self.assert_one(self.check("A", "", "    tools/thing.sh"), "README.md:2", "fence it")
+
+    def test_figures_and_continued_lists_are_free(self):
+        self.assertEqual(self.check("```text", "+--+", "```", "", "- one", "", "    more of one"), [])
+
+    def test_sample_that_differs(self):
+        block = ["<!-- sample: samples.py one -->", "```python", "print(1)", "```"]
+        self.assertEqual(self.check(*block), [])
+        self.assert_one(self.check(*block[:2], "print(2)", "```"), "README.md:2", "samples.py [one]")
+        self.assert_one(self.check("<!-- sample: samples.py two -->", *block[1:]), "0 regions named two")
+
+    def test_command_that_no_script_runs(self):
+        self.write("run.sh", "tools/thing.sh --fast \\\n  x\n")
+        block = ["<!-- run by: run.sh -->", "```sh", "tools/thing.sh --fast x  # quick", "```"]
+        self.assertEqual(self.check(*block), [])
+        self.assert_one(self.check(*block[:2], "tools/thing.sh", "tools/thing.sh y", "```"), "`tools/thing.sh y`")
+
+    def test_setting_that_is_not_there(self):
+        self.assert_one(self.check("<!-- run: moon -->", "```sh", "ls", "```"), "moon")
+
+    def test_files_and_flags_of_commands(self):
+        def say(command):
+            return self.check("<!-- not run: it is slow -->", "```sh", command, "```")
+
+        self.assertEqual(say("tools/thing.sh --fast build/x.json"), [])
+        self.assert_one(say("tools/thing.sh --slow"), "knows no --slow")
+        self.assert_one(say("cat tools/none.sh"), "there is no tools/none.sh")
 
 
 class StringsTest(Tree):
