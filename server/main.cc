@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/synchronization/mutex.h"
+#include "server/base/descriptors.h"
 #include "server/base/process_memory.h"
 #include "server/config/server_config.h"
 #include "server/observe/logging.h"
@@ -37,6 +38,7 @@ int Run(const ServerConfig& config) {
   std::signal(SIGPIPE, SIG_IGN);
 
   SetUpLogging(config.log_level, config.log_format);
+  RaiseDescriptorLimit();
   auto app = ServerApp::Start(config);
   if (!app.ok()) {
     spdlog::error("cannot start: {}", std::string(app.status().message()));

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/notification.h"
+#include "server/base/descriptors.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
 #include "server/engine/bound_projection.h"
@@ -76,6 +77,24 @@ ServiceLimits WireLimits(const ServerConfig& config) {
   return {config.max_message_bytes,   config.max_queued_requests,     config.max_queued_bytes,
           config.max_sessions,        config.max_sessions_per_tenant, config.max_session_ttl,
           config.max_stream_requests, config.max_stream_bytes,        CompletionThreads(config)};
+}
+
+Connections::Limits ConnectionLimits(const ServerConfig& config) {
+  const std::int64_t all = config.max_connections > 0 ? config.max_connections
+                                                      : DefaultMaxConnections(DescriptorLimit());
+  const std::int64_t per_peer = config.max_connections_per_peer > 0
+                                    ? config.max_connections_per_peer
+                                    : std::max<std::int64_t>(1, all / 2);
+  return {static_cast<std::size_t>(all), static_cast<std::size_t>(per_peer)};
+}
+
+absl::Status CheckConnectionLimits(const ServerConfig& config) {
+  const std::int64_t descriptors = DescriptorLimit();
+  const std::int64_t largest = LargestMaxConnections(descriptors);
+  if (config.max_connections <= largest) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("max-connections is ", config.max_connections, ", expected at most ", largest,
+                   ": this process may open ", descriptors, " files and sockets (ulimit -Hn)"));
 }
 
 // Written beside and renamed, so that a reader never sees half of it.
@@ -168,6 +187,7 @@ class ServerAppImpl final : public ServerApp {
                  devices_[0]->backend().info().no_projections},
                 clock_),
         scheduler_(SchedulersOf(devices_, SchedulerLimits(config), clock_, metrics_)),
+        connections_(ConnectionLimits(config)),
         regions_({config.max_shared_bytes_per_tenant, config.max_shared_regions_per_tenant}) {}
 
   ~ServerAppImpl() override {
@@ -179,6 +199,7 @@ class ServerAppImpl final : public ServerApp {
   }
 
   absl::Status Start() {
+    ATTENTION_RETURN_IF_ERROR(CheckConnectionLimits(config_));
     ATTENTION_RETURN_IF_ERROR(PreloadLayers());
     ATTENTION_RETURN_IF_ERROR(StartLane());
     const ServiceContext services{scheduler_,
@@ -191,6 +212,8 @@ class ServerAppImpl final : public ServerApp {
                                   metrics_,
                                   call_log_,
                                   calls_in_flight_,
+                                  connections_,
+                                  [](const std::string& text) { spdlog::warn("{}", text); },
                                   buffers_,
                                   lane_ == nullptr ? nullptr : &regions_,
                                   lane_ == nullptr ? "" : lane_->path(),
@@ -214,6 +237,8 @@ class ServerAppImpl final : public ServerApp {
     ATTENTION_RETURN_IF_ERROR(WritePortFile(config_.port_file, addresses_, admin_address_));
     spdlog::info("attention-server {} ({}) listens on {}, admin on {}", kVersion, kCommit,
                  absl::StrJoin(addresses_, ", "), admin_address_.empty() ? "-" : admin_address_);
+    spdlog::info("{} files and sockets may be open, {} connections, {} of one peer",
+                 DescriptorLimit(), connections_.limits().all, connections_.limits().per_peer);
     for (std::size_t i = 0; i < devices_.size(); ++i) {
       const BackendInfo& info = devices_[i]->backend().info();
       spdlog::info("worker {}: backend {} on {} ({}, {} threads), {} MiB for KV pages", i,
@@ -304,6 +329,8 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(layers_.num_layers()); }},
         {"layer_bytes", "Bytes of layers' weights, those being uploaded or still in use included",
          [this] { return static_cast<double>(layers_.weight_bytes()); }},
+        {"connections", "Open connections of gRPC clients",
+         [this] { return static_cast<double>(connections_.count()); }},
         {"shared_memory_bytes", "Shared memory of clients that is mapped",
          [this] { return static_cast<double>(regions_.bytes()); }},
         {"shared_memory_regions", "Regions of shared memory that are mapped",
@@ -360,6 +387,7 @@ class ServerAppImpl final : public ServerApp {
   std::atomic<bool> is_beyond_help_{false};
   absl::Notification stop_reaper_;
   std::thread reaper_;
+  Connections connections_;
   RegionTable regions_;
   std::unique_ptr<SharedMemoryLane> lane_;  // null: shared memory is not offered
   std::unique_ptr<GrpcServer> grpc_;

@@ -39,16 +39,7 @@ struct BufferMutator : grpc_socket_mutator {
 };
 
 bool SetBuffers(int fd, grpc_socket_mutator* mutator) {
-  sockaddr_storage address = {};
-  socklen_t length = sizeof(address);
-  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
-      address.ss_family != AF_UNIX) {
-    return true;
-  }
-  // Best effort: smaller buffers work, only slower.
-  const int bytes = static_cast<BufferMutator*>(mutator)->bytes;
-  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+  SetUnixSocketBuffers(static_cast<BufferMutator*>(mutator)->bytes, fd);
   return true;
 }
 
@@ -79,6 +70,18 @@ void SetUnixSocketBuffers(int bytes, grpc::ChannelArguments* arguments) {
   grpc_socket_mutator_init(mutator, &kVtable);
   mutator->bytes = bytes;
   arguments->SetSocketMutator(mutator);  // takes the reference
+}
+
+void SetUnixSocketBuffers(int bytes, int fd) {
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 ||
+      address.ss_family != AF_UNIX) {
+    return;
+  }
+  // Best effort: smaller buffers work, only slower.
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
 }
 
 }  // namespace attention::transport

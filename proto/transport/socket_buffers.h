@@ -16,4 +16,7 @@ inline constexpr int kUnixSocketBufferBytes = 1 << 20;
 // nothing with a gRPC whose hook is not known to be the same (before 1.33, after 1.62).
 void SetUnixSocketBuffers(int bytes, grpc::ChannelArguments* arguments);
 
+// For one socket; does nothing with one of another family.
+void SetUnixSocketBuffers(int bytes, int fd);
+
 }  // namespace attention::transport

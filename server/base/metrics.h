@@ -53,12 +53,18 @@ class Histogram {
 enum class DropReason { kDeadline, kCancelled, kDraining };
 inline constexpr int kNumDropReasons = 3;
 
+// Why a connection was closed as soon as it was accepted: the process had no descriptors left,
+// there were as many connections as there may be, or its peer had as many.
+enum class ConnectionRefusal { kDescriptors, kAll, kPeer };
+inline constexpr int kNumConnectionRefusals = 3;
+
 // Every metric of the server. One instance, made in main and passed by reference.
 struct ServerMetrics {
   static constexpr int kNumStatusCodes = 17;
 
-  std::array<Counter, kNumStatusCodes> calls_by_code;  // index: canonical status code
-  std::array<Counter, kNumDropReasons> dropped;        // index: DropReason
+  std::array<Counter, kNumStatusCodes> calls_by_code;               // index: canonical status code
+  std::array<Counter, kNumDropReasons> dropped;                     // index: DropReason
+  std::array<Counter, kNumConnectionRefusals> connections_refused;  // index: ConnectionRefusal
   Counter rejected_queue_full;
   Counter sessions_created;
   Counter sessions_expired;

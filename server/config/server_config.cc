@@ -214,6 +214,13 @@ class Parser {
         "Clients with shared memory; more wait")
         ->check(CLI::Range(1, 65536));
     Add("--port-file", config_.port_file, "Write the addresses, as JSON, to this file when ready");
+    Add("--max-connections", config_.max_connections,
+        "Connections of all listeners; more are closed at once; 0: what the limit of open files "
+        "allows, at most 10000")
+        ->check(CLI::Range(0, 1000000));
+    Add("--max-connections-per-peer", config_.max_connections_per_peer,
+        "Connections of one address, or of one user at unix sockets; 0: half of max-connections")
+        ->check(CLI::Range(0, 1000000));
     Add("--max-message-bytes", config_.max_message_bytes, "Largest request message")
         ->check(CLI::Range(std::int64_t{1} << 10, (std::int64_t{1} << 31) - 1));
     Add("--max-stream-requests", config_.max_stream_requests,

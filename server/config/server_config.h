@@ -19,6 +19,8 @@ struct ServerConfig {
   std::vector<std::string> listen = {"127.0.0.1:7070"};
   std::string admin_listen = "127.0.0.1:7071";  // empty: none
   std::string port_file;
+  std::int64_t max_connections = 0;           // of all listeners; 0: what the descriptors allow
+  std::int64_t max_connections_per_peer = 0;  // 0: half of max_connections
 
   std::string shared_memory_listen;  // "unix:path"; empty: shared memory is not offered
   std::int64_t max_shared_bytes_per_tenant = std::int64_t{1} << 30;

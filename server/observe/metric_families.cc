@@ -50,6 +50,20 @@ MetricFamily DroppedFamily(const ServerMetrics& metrics) {
   return family;
 }
 
+MetricFamily RefusedConnectionsFamily(const ServerMetrics& metrics) {
+  static constexpr const char* kReasons[kNumConnectionRefusals] = {"descriptors", "all", "peer"};
+  MetricFamily family = Family("connections_refused_total",
+                               "Connections closed as soon as they were accepted, by what had run "
+                               "out",
+                               MetricType::Counter);
+  for (int reason = 0; reason < kNumConnectionRefusals; ++reason) {
+    ClientMetric& metric = family.metric.emplace_back();
+    metric.label.push_back({"reason", kReasons[reason]});
+    metric.counter.value = static_cast<double>(metrics.connections_refused[reason].value());
+  }
+  return family;
+}
+
 }  // namespace
 
 HistogramSnapshot::HistogramSnapshot(const Histogram& histogram)
@@ -65,6 +79,7 @@ std::vector<MetricFamily> CollectCounters(const ServerMetrics& metrics) {
   return {
       CallsFamily(metrics),
       DroppedFamily(metrics),
+      RefusedConnectionsFamily(metrics),
       CounterFamily("rejected_queue_full_total", "Requests refused because the queue was full",
                     metrics.rejected_queue_full),
       CounterFamily("sessions_created_total", "Sessions created", metrics.sessions_created),

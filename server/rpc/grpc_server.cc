@@ -1,16 +1,13 @@
 #include "server/rpc/grpc_server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
 #include <limits>
 
 #include "absl/time/clock.h"
-#include "proto/transport/socket_buffers.h"
 #include "server/base/status_macros.h"
-#include "server/rpc/listening.h"
 
 namespace attention::server {
 namespace {
@@ -27,18 +24,11 @@ constexpr int kMinPingIntervalMs = 10'000;
 // After the last of our calls is done: time for its answer to leave before connections are closed.
 constexpr absl::Duration kClosingGrace = absl::Milliseconds(250);
 
-class UnixSocketBuffers final : public grpc::ServerBuilderOption {
- public:
-  void UpdateArguments(grpc::ChannelArguments* arguments) override {
-    transport::SetUnixSocketBuffers(transport::kUnixSocketBufferBytes, arguments);
-  }
-  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>*) override {}
-};
-
 }  // namespace
 
-GrpcServer::GrpcServer(const ServiceContext& services)
+GrpcServer::GrpcServer(const std::vector<Listener>& listeners, const ServiceContext& services)
     : services_(services),
+      listening_(listeners),
       attention_(services_, streams_),
       session_(services_, streams_),
       layer_(services_, streams_),
@@ -53,16 +43,15 @@ GrpcServer::~GrpcServer() {
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const std::vector<Listener>& listeners, const ServiceContext& services) {
-  std::unique_ptr<GrpcServer> server(new GrpcServer(services));
-  if (absl::Status status = server->Listen(listeners); !status.ok()) return status;
+  std::unique_ptr<GrpcServer> server(new GrpcServer(listeners, services));
+  if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }
 
-absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
+absl::Status GrpcServer::Listen() {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  Listening listening(listeners);
-  ATTENTION_RETURN_IF_ERROR(listening.AddTo(builder));
+  ATTENTION_RETURN_IF_ERROR(listening_.AddTo(builder));
   builder.RegisterService(&attention_);
   builder.RegisterService(&session_);
   builder.RegisterService(&layer_);
@@ -73,7 +62,6 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   builder.SetMaxReceiveMessageSize(max_bytes);
   builder.SetMaxSendMessageSize(-1);  // what a request may ask for is bounded when it is decoded
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
-  builder.SetOption(std::make_unique<UnixSocketBuffers>());
   // Clients may look for a dead server with pings as often as the SDK does; the server looks for
   // dead clients itself, whose streams hold sessions and answers.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
@@ -81,12 +69,12 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  // A second server on the same port would otherwise share it in silence.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
   server_ = builder.BuildAndStart();
-  ATTENTION_RETURN_IF_ERROR(listening.Finish(server_ != nullptr));
-  addresses_ = listening.addresses();
+  if (server_ == nullptr) {
+    return absl::UnavailableError(
+        "listen: gRPC cannot serve, expected a certificate with its key where there is TLS");
+  }
   threads_ = std::make_unique<CompletionThreads>(
       std::move(queue), services_.limits.num_completion_threads,
       [&scheduler = services_.scheduler] { scheduler.RunPending(); });
@@ -96,6 +84,7 @@ absl::Status GrpcServer::Listen(const std::vector<Listener>& listeners) {
   server_info_.Listen(threads_->queue());
   health_.Listen(threads_->queue());
   health_.SetServing(true);
+  listening_.Start(services_.connections, services_.metrics, services_.warn);
   return absl::OkStatus();
 }
 
@@ -107,6 +96,7 @@ void GrpcServer::BeginDrain() {
 void GrpcServer::Shutdown(absl::Time deadline) {
   // gRPC's own grace period waits for every call, health watches included, which never end.
   services_.calls_in_flight.AwaitNone(deadline);
+  listening_.Stop();
   server_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kClosingGrace)));
   server_->Wait();
   layer_.AwaitBackground();  // answers what is left, which needs the queue

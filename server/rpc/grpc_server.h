@@ -16,6 +16,7 @@
 #include "server/rpc/completion_threads.h"
 #include "server/rpc/health_service.h"
 #include "server/rpc/layer_service.h"
+#include "server/rpc/listening.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/session_service.h"
 #include "server/rpc/stream_registry.h"
@@ -31,7 +32,7 @@ class GrpcServer {
   ~GrpcServer();
 
   // With the ports that were picked.
-  const std::vector<std::string>& addresses() const { return addresses_; }
+  const std::vector<std::string>& addresses() const { return listening_.addresses(); }
 
   // Health becomes NOT_SERVING and idle streams end.
   void BeginDrain();
@@ -39,10 +40,11 @@ class GrpcServer {
   void Shutdown(absl::Time deadline);
 
  private:
-  explicit GrpcServer(const ServiceContext& services);
-  absl::Status Listen(const std::vector<Listener>& listeners);
+  GrpcServer(const std::vector<Listener>& listeners, const ServiceContext& services);
+  absl::Status Listen();
 
   const ServiceContext services_;
+  Listening listening_;
   StreamRegistry streams_;
   AttentionServiceImpl attention_;
   SessionServiceImpl session_;
@@ -51,7 +53,6 @@ class GrpcServer {
   HealthServiceImpl health_;
   std::unique_ptr<CompletionThreads> threads_;
   std::unique_ptr<grpc::Server> server_;
-  std::vector<std::string> addresses_;
 };
 
 }  // namespace attention::server

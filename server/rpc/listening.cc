@@ -1,10 +1,8 @@
 #include "server/rpc/listening.h"
 
 #include <grpcpp/security/server_credentials.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 
-#include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <memory>
 #include <sstream>
@@ -12,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "proto/transport/socket_buffers.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -44,47 +43,69 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const Liste
 }
 
 // "127.0.0.1:0" and 50051 give "127.0.0.1:50051".
-std::string WithPort(const Listener& listener, int port) {
-  if (listener.is_unix()) return listener.address;
-  return absl::StrCat(listener.address.substr(0, listener.address.rfind(':')), ":", port);
+std::string WithPort(const std::string& address, int port) {
+  return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+}
+
+absl::StatusOr<std::vector<ListenSocket>> Bind(const Listener& listener) {
+  if (!listener.is_unix()) return ListenSocket::BindTcp(listener.address);
+  ATTENTION_ASSIGN_OR_RETURN(
+      ListenSocket socket,
+      ListenSocket::BindUnix(listener.socket_path(), SOCK_STREAM, listener.mode));
+  std::vector<ListenSocket> sockets;
+  sockets.push_back(std::move(socket));
+  return sockets;
+}
+
+absl::Status Prefixed(const absl::Status& status) {
+  return {status.code(), absl::StrCat("listen: ", status.message())};
 }
 
 }  // namespace
 
-Listening::Listening(std::vector<Listener> listeners)
-    : listeners_(std::move(listeners)), ports_(listeners_.size(), -1) {}
+Listening::Listening(std::vector<Listener> listeners) : listeners_(std::move(listeners)) {}
 
 absl::Status Listening::AddTo(grpc::ServerBuilder& builder) {
-  for (std::size_t i = 0; i < listeners_.size(); ++i) {
-    ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<grpc::ServerCredentials> credentials,
-                               Credentials(listeners_[i]));
-    builder.AddListeningPort(listeners_[i].address, std::move(credentials), &ports_[i]);
+  for (const Listener& listener : listeners_) {
+    ATTENTION_RETURN_IF_ERROR(Add(listener, builder));
   }
   return absl::OkStatus();
 }
 
-absl::Status Listening::Finish(bool has_started) {
-  for (std::size_t i = 0; i < listeners_.size(); ++i) {
-    const Listener& listener = listeners_[i];
-    if (!has_started || ports_[i] <= 0) {
-      return absl::UnavailableError(absl::StrCat(
-          "listen: cannot bind ", listener.address, ", expected a free host:port or unix:path",
-          listener.has_tls() ? ", and a certificate with its key" : ""));
-    }
-    if (listener.mode && chmod(listener.socket_path().c_str(), *listener.mode) != 0) {
-      return absl::UnavailableError(absl::StrCat("listen: cannot set the mode of ",
-                                                 listener.address, ": ", std::strerror(errno)));
-    }
+absl::Status Listening::Add(const Listener& listener, grpc::ServerBuilder& builder) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ServerCredentials> credentials,
+                             Credentials(listener));
+  absl::StatusOr<std::vector<ListenSocket>> bound = Bind(listener);
+  if (!bound.ok()) return Prefixed(bound.status());
+  addresses_.push_back(listener.is_unix() ? listener.address
+                                          : WithPort(listener.address, bound->front().port()));
+  for (ListenSocket& socket : *bound) {
+    sockets_.push_back(std::move(socket));
+    grpc_acceptors_.push_back(builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials));
   }
   return absl::OkStatus();
 }
 
-std::vector<std::string> Listening::addresses() const {
-  std::vector<std::string> addresses;
-  for (std::size_t i = 0; i < listeners_.size(); ++i) {
-    addresses.push_back(WithPort(listeners_[i], ports_[i]));
+void Listening::Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn) {
+  std::vector<Acceptor::Door> doors;
+  for (std::size_t i = 0; i < sockets_.size(); ++i) {
+    const auto admit = [listen_fd = sockets_[i].fd(), acceptor = grpc_acceptors_[i]](int fd) {
+      transport::SetUnixSocketBuffers(transport::kUnixSocketBufferBytes, fd);
+      GrpcAcceptor::NewConnectionParameters connection;
+      connection.listener_fd = listen_fd;
+      connection.fd = fd;
+      acceptor->HandleNewConnection(&connection);
+    };
+    doors.push_back({sockets_[i].fd(), admit});
   }
-  return addresses;
+  acceptor_ = std::make_unique<Acceptor>(std::move(doors), connections, metrics, std::move(warn));
+}
+
+void Listening::Stop() {
+  acceptor_.reset();
+  grpc_acceptors_.clear();
+  sockets_.clear();
 }
 
 }  // namespace attention::server

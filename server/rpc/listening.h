@@ -1,13 +1,18 @@
-// Binds the addresses of a gRPC server, each with its own settings.
+// The addresses of a gRPC server: binds them, accepts at them and hands gRPC the connections.
+//
+// Thread-safety: none.
 #pragma once
 
 #include <grpcpp/server_builder.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "server/base/listen_socket.h"
 #include "server/base/listener.h"
+#include "server/rpc/acceptor.h"
 
 namespace attention::server {
 
@@ -15,19 +20,29 @@ class Listening {
  public:
   explicit Listening(std::vector<Listener> listeners);
 
-  // Adds every address to the builder. INVALID_ARGUMENT names the file that cannot be read.
+  // Binds every address and tells the builder. INVALID_ARGUMENT names the file that cannot be read,
+  // UNAVAILABLE the address that cannot be bound.
   absl::Status AddTo(grpc::ServerBuilder& builder);
 
-  // After the server was built: checks that each address is bound and sets the modes of unix
-  // sockets. UNAVAILABLE names the address that is not. `has_started`: whether there is a server.
-  absl::Status Finish(bool has_started);
+  // Accepts from now on; the server has been built. Acceptor says what the arguments are.
+  void Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn);
 
-  // With the ports that were picked. After Finish.
-  std::vector<std::string> addresses() const;
+  // Accepts no more and lets the addresses go. Before the server is shut down.
+  void Stop();
+
+  // With the ports that were picked. After AddTo.
+  const std::vector<std::string>& addresses() const { return addresses_; }
 
  private:
-  std::vector<Listener> listeners_;
-  std::vector<int> ports_;  // -1: not bound
+  using GrpcAcceptor = grpc::experimental::ExternalConnectionAcceptor;
+
+  absl::Status Add(const Listener& listener, grpc::ServerBuilder& builder);
+
+  const std::vector<Listener> listeners_;
+  std::vector<std::string> addresses_;
+  std::vector<ListenSocket> sockets_;
+  std::vector<std::shared_ptr<GrpcAcceptor>> grpc_acceptors_;  // one for each socket
+  std::unique_ptr<Acceptor> acceptor_;
 };
 
 }  // namespace attention::server

@@ -20,6 +20,7 @@
 #include "server/base/mutex.h"
 #include "server/layer/layer_table.h"
 #include "server/rpc/buffer_pool.h"
+#include "server/rpc/connections.h"
 #include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
 #include "server/shared_memory/region_table.h"
@@ -89,6 +90,9 @@ struct ServiceContext {
   ServerMetrics& metrics;
   CallLog& call_log;
   CallsInFlight& calls_in_flight;
+  Connections& connections;
+  // Logs what clients do to the server as a whole; the caller bounds how often.
+  std::function<void(const std::string& text)> warn;
   BufferPool& buffers;
   const RegionTable* regions;        // null: shared memory is not offered
   std::string shared_memory_socket;  // its path

@@ -3,8 +3,6 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,46 +19,6 @@ namespace {
 
 // Packets hold an id or a tenant's name.
 constexpr std::size_t kMaxPacketBytes = 4096;
-
-absl::Status SocketError(const std::string& path, absl::string_view what) {
-  return absl::UnavailableError(absl::StrCat("shared-memory-listen: cannot ", what, " unix:", path,
-                                             ": ", std::strerror(errno)));
-}
-
-// Whether somebody answers at a socket that exists already.
-bool IsServed(const sockaddr_un& address) {
-  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-  if (fd < 0) return false;
-  const bool is_served =
-      connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  close(fd);
-  return is_served;
-}
-
-absl::StatusOr<int> Bind(const Listener& listener) {
-  const std::string path = listener.socket_path();
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) {
-    errno = ENAMETOOLONG;
-    return SocketError(path, "bind");
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  if (IsServed(address)) {
-    errno = EADDRINUSE;
-    return SocketError(path, "bind");
-  }
-  unlink(path.c_str());
-  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return SocketError(path, "open");
-  if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
-      (listener.mode && chmod(path.c_str(), *listener.mode) != 0) || listen(fd, SOMAXCONN) != 0) {
-    const absl::Status status = SocketError(path, "bind");
-    close(fd);
-    return status;
-  }
-  return fd;
-}
 
 // A packet and the descriptors that came with it, which are closed unless they are taken.
 class Packet {
@@ -174,22 +132,26 @@ v1::LaneResponse Answer(Packet& packet, RegionTable& regions, std::set<std::stri
 absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(
     const Listener& listener, int max_connections, std::uint64_t worker_epoch,
     RegionTable& regions) {
-  const absl::StatusOr<int> listen_fd = Bind(listener);
-  if (!listen_fd.ok()) return listen_fd.status();
+  absl::StatusOr<ListenSocket> socket =
+      ListenSocket::BindUnix(listener.socket_path(), SOCK_SEQPACKET, listener.mode);
+  if (!socket.ok()) {
+    return absl::Status(socket.status().code(),
+                        absl::StrCat("shared-memory-listen: ", socket.status().message()));
+  }
   const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (stop_fd < 0) {
-    close(*listen_fd);
-    return SocketError(listener.socket_path(), "watch");
+    return absl::UnavailableError(absl::StrCat("shared-memory-listen: cannot watch ",
+                                               listener.address, ": ", std::strerror(errno)));
   }
   return std::unique_ptr<SharedMemoryLane>(new SharedMemoryLane(
-      listener.socket_path(), *listen_fd, stop_fd, max_connections, worker_epoch, regions));
+      listener.socket_path(), *std::move(socket), stop_fd, max_connections, worker_epoch, regions));
 }
 
-SharedMemoryLane::SharedMemoryLane(std::string path, int listen_fd, int stop_fd,
+SharedMemoryLane::SharedMemoryLane(std::string path, ListenSocket socket, int stop_fd,
                                    int max_connections, std::uint64_t worker_epoch,
                                    RegionTable& regions)
     : path_(std::move(path)),
-      listen_fd_(listen_fd),
+      listen_socket_(std::move(socket)),
       stop_fd_(stop_fd),
       max_connections_(static_cast<std::size_t>(max_connections)),
       worker_epoch_(worker_epoch),
@@ -200,9 +162,7 @@ SharedMemoryLane::~SharedMemoryLane() {
   eventfd_write(stop_fd_, 1);
   thread_.join();
   while (!connections_.empty()) Close(connections_.begin()->first);
-  close(listen_fd_);
   close(stop_fd_);
-  unlink(path_.c_str());
 }
 
 void SharedMemoryLane::Serve() {
@@ -210,7 +170,7 @@ void SharedMemoryLane::Serve() {
     std::vector<pollfd> polled = {{stop_fd_, POLLIN, 0}};
     // At the limit, who wants to connect waits in the socket's backlog.
     const bool accepts = connections_.size() < max_connections_;
-    polled.push_back({accepts ? listen_fd_ : -1, POLLIN, 0});
+    polled.push_back({accepts ? listen_socket_.fd() : -1, POLLIN, 0});
     for (const auto& [fd, ids] : connections_) polled.push_back({fd, POLLIN, 0});
     if (poll(polled.data(), polled.size(), -1) < 0) continue;
     if (polled[0].revents != 0) return;
@@ -222,7 +182,7 @@ void SharedMemoryLane::Serve() {
 }
 
 void SharedMemoryLane::Accept() {
-  const int fd = accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  const int fd = accept4(listen_socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd >= 0) connections_[fd];
 }
 

@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
+#include "server/base/listen_socket.h"
 #include "server/base/listener.h"
 #include "server/shared_memory/region_table.h"
 
@@ -23,7 +24,7 @@ namespace attention::server {
 
 class SharedMemoryLane {
  public:
-  // Listens at a unix socket, replacing a stale file. UNAVAILABLE when it cannot be bound.
+  // Listens at a unix socket (ListenSocket::BindUnix). UNAVAILABLE when it cannot be bound.
   // `worker_epoch` tells clients whose lane it is. `regions` must outlive the lane.
   static absl::StatusOr<std::unique_ptr<SharedMemoryLane>> Start(const Listener& listener,
                                                                  int max_connections,
@@ -39,7 +40,7 @@ class SharedMemoryLane {
  private:
   using RegionIds = std::set<std::string>;
 
-  SharedMemoryLane(std::string path, int listen_fd, int stop_fd, int max_connections,
+  SharedMemoryLane(std::string path, ListenSocket socket, int stop_fd, int max_connections,
                    std::uint64_t worker_epoch, RegionTable& regions);
 
   void Serve();
@@ -49,7 +50,7 @@ class SharedMemoryLane {
   void Close(int fd);
 
   const std::string path_;
-  const int listen_fd_;
+  const ListenSocket listen_socket_;
   const int stop_fd_;  // an eventfd: readable when the lane is to end
   const std::size_t max_connections_;
   const std::uint64_t worker_epoch_;

@@ -1,10 +1,8 @@
 // Clients that misbehave at full load: whatever they do, a neighbour's answers keep their bits,
 // none of its calls fails, and the server's memory stays bounded.
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,10 +10,9 @@
 #include <random>
 #include <thread>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/raw_connection.h"
 #include "tests/support/server_process.h"
 #include "tests/support/session_driver.h"
 
@@ -152,59 +149,6 @@ TEST_F(AbuseTest, AMillionTinyMessages) {
   }
   for (std::thread& thread : threads) thread.join();
 }
-
-// An HTTP/2 connection that says what it likes, when it likes.
-class RawConnection {
- public:
-  explicit RawConnection(const std::string& address) {
-    int port = 0;
-    EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port));
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(static_cast<std::uint16_t>(port));
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    EXPECT_EQ(connect(fd_, reinterpret_cast<const sockaddr*>(&to), sizeof(to)), 0);
-  }
-  ~RawConnection() { close(fd_); }
-  RawConnection(const RawConnection&) = delete;
-  RawConnection& operator=(const RawConnection&) = delete;
-
-  // What has no room is not sent: nobody waits for a server that has hung up.
-  void Send(const std::string& bytes) const {
-    (void)send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-  }
-
-  static std::string Preface() { return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(4, 0, 0, ""); }
-  // A call of the method begins on stream 1. HPACK without a dynamic table or Huffman codes.
-  static std::string Headers(const std::string& path) {
-    const std::string block = "\x83\x86" + Literal("\x04", path) + Literal("\x01", "localhost") +
-                              Literal("\x0f\x10", "application/grpc") +
-                              Literal(std::string("\x00\x02te", 4), "trailers");
-    return Frame(1, /*END_HEADERS*/ 4, 1, block);
-  }
-  static std::string Data(const std::string& bytes) { return Frame(0, 0, 1, bytes); }
-
- private:
-  static std::string Literal(const std::string& name, const std::string& value) {
-    return name + static_cast<char>(value.size()) + value;
-  }
-  static std::string Frame(char type, char flags, char stream, const std::string& payload) {
-    const std::size_t size = payload.size();
-    const char header[] = {static_cast<char>(size >> 16),
-                           static_cast<char>(size >> 8),
-                           static_cast<char>(size),
-                           type,
-                           flags,
-                           0,
-                           0,
-                           0,
-                           stream};
-    return std::string(header, sizeof(header)) + payload;
-  }
-
-  int fd_ = -1;
-};
 
 TEST_F(AbuseTest, ConnectionsThatTrickle) {
   constexpr int kConnections = 300;

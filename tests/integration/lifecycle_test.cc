@@ -1,5 +1,6 @@
 // The server as a process: how it starts, what it tells, how it ends.
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -12,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "tests/support/raw_call.h"
+#include "tests/support/raw_connection.h"
 #include "tests/support/server_process.h"
 #include "tests/support/session_driver.h"
 
@@ -249,6 +251,72 @@ TEST(LifecycleTest, AUnixSocketHasTheModeOfItsListener) {
               std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
   }
   std::filesystem::remove(path);
+}
+
+TEST(LifecycleTest, ASecondServerDoesNotTakeAUnixSocket) {
+  const std::string path = ::testing::TempDir() + "taken-" + std::to_string(getpid()) + ".sock";
+  ServerProcess first({"--listen=127.0.0.1:0,unix:" + path});
+  ServerClient local("unix:" + path, first.client().admin_address());
+  ExpectServes(local);
+  ServerProcess second({"--listen=127.0.0.1:0,unix:" + path});
+  EXPECT_THAT(second.WaitForExit(), Optional(1));
+  EXPECT_THAT(second.Log(),
+              HasSubstr("listen: cannot bind unix:" + path + ": it is in use by a running server"));
+  ServerClient again("unix:" + path, first.client().admin_address());
+  ExpectServes(again);
+}
+
+TEST(LifecycleTest, TheUnixSocketOfAKilledServerIsTakenOver) {
+  const std::string path = ::testing::TempDir() + "stale-" + std::to_string(getpid()) + ".sock";
+  {
+    ServerProcess killed({"--listen=127.0.0.1:0,unix:" + path});
+    killed.client();
+    killed.Signal(SIGKILL);
+    EXPECT_THAT(killed.WaitForExit(), Optional(-SIGKILL));
+  }
+  ASSERT_TRUE(std::filesystem::exists(path));
+  ServerProcess next({"--listen=127.0.0.1:0,unix:" + path});
+  ServerClient local("unix:" + path, next.client().admin_address());
+  ExpectServes(local);
+  next.Signal(SIGTERM);
+  EXPECT_THAT(next.WaitForExit(), Optional(0));
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+// The usual soft limit, as the hard one, so that it cannot be raised.
+TEST(LifecycleTest, AServerWhoseDescriptorsRanOutServesWhenTheyAreBack) {
+  ServerProcess process({"--max-connections=192", "--max-connections-per-peer=192"},
+                        "ulimit -n 256");
+  ServerClient& client = process.client();
+  ExpectServes(client);
+  {
+    std::deque<RawConnection> idle;
+    for (int i = 0; i < 400; ++i) idle.emplace_back(client.address());
+    EXPECT_TRUE(WaitUntil([&] {
+      return client.Metric("attention_connections_refused_total{reason=\"all\"}") > 100;
+    }));
+    ExpectServes(client);  // who is connected is served
+    EXPECT_THAT(process.Log(), HasSubstr("max-connections (192)"));
+  }
+  EXPECT_TRUE(WaitUntil([&] {
+    ServerClient newcomer(client.address(), client.admin_address());
+    v1::AttendResponse response;
+    return Attend(newcomer, MakeAttendRequest({}), &response).ok();
+  }));
+}
+
+TEST(LifecycleTest, MoreConnectionsThanDescriptorsAreRefusedAtTheStart) {
+  ServerProcess process({"--max-connections=500"}, "ulimit -n 256");
+  EXPECT_THAT(process.WaitForExit(), Optional(1));
+  EXPECT_THAT(process.Log(), HasSubstr("max-connections is 500, expected at most 192"));
+}
+
+TEST(LifecycleTest, TheSoftLimitOfDescriptorsIsRaised) {
+  ServerProcess process({}, "ulimit -Sn 100");
+  ExpectServes(process.client());
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_THAT(process.Log(), HasSubstr(std::to_string(limit.rlim_max) + " files and sockets"));
 }
 
 std::string ReadFile(const std::string& path) {

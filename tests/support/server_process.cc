@@ -48,7 +48,8 @@ pid_t Spawn(const std::vector<std::string>& arguments, const std::string& log) {
 
 }  // namespace
 
-ServerProcess::ServerProcess(const std::vector<std::string>& flags) : directory_(MakeDirectory()) {
+ServerProcess::ServerProcess(const std::vector<std::string>& flags, const std::string& limits)
+    : directory_(MakeDirectory()) {
   std::vector<std::string> arguments = {ATTENTION_SERVER_BINARY,
                                         "--listen=127.0.0.1:0",
                                         "--admin-listen=127.0.0.1:0",
@@ -62,6 +63,10 @@ ServerProcess::ServerProcess(const std::vector<std::string>& flags) : directory_
       return !name.empty() && argument.rfind(name, 0) == 0;
     });
     arguments.push_back(flag);
+  }
+  if (!limits.empty()) {
+    const std::string script = limits + R"( && exec "$0" "$@")";
+    arguments.insert(arguments.begin(), {"/bin/sh", "-c", script});
   }
   pid_ = Spawn(arguments, directory_ + "/log");
 }

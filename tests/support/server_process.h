@@ -18,8 +18,9 @@ namespace attention::testing {
 class ServerProcess {
  public:
   // Starts `attention-server` on free ports with small limits; `flags` come last and win. Does not
-  // wait until it is up.
-  explicit ServerProcess(const std::vector<std::string>& flags = {});
+  // wait until it is up. `limits`: what a shell does before, such as "ulimit -n 256".
+  explicit ServerProcess(const std::vector<std::string>& flags = {},
+                         const std::string& limits = "");
   ~ServerProcess();
   ServerProcess(const ServerProcess&) = delete;
   ServerProcess& operator=(const ServerProcess&) = delete;

@@ -46,6 +46,7 @@ TEST(MetricsPageTest, TheNamesAreAContract) {
                                           "attention_call_seconds",
                                           "attention_calls_total",
                                           "attention_compute_seconds",
+                                          "attention_connections_refused_total",
                                           "attention_copied_bytes_total",
                                           "attention_device_failures_total",
                                           "attention_dropped_requests_total",

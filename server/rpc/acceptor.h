@@ -1,0 +1,64 @@
+// Accepts connections and hands them on.
+//
+// gRPC's own listeners stop for good at the first accept() that fails for want of descriptors. This
+// one goes on: it keeps a descriptor in reserve, with which it takes and closes the newcomer, and
+// bounds how many connections there are in all and of each peer.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/base/metrics.h"
+#include "server/rpc/connections.h"
+
+namespace attention::server {
+
+class Acceptor {
+ public:
+  struct Door {
+    int listen_fd;                      // not blocking
+    std::function<void(int fd)> admit;  // takes the descriptor over
+  };
+  using Warn = std::function<void(const std::string& text)>;
+
+  // Accepts until it is destroyed. `warn` is told of refusals, at most once in five seconds of each
+  // reason. Everything passed must outlive the object.
+  Acceptor(std::vector<Door> doors, Connections& connections, ServerMetrics& metrics, Warn warn);
+  ~Acceptor();
+  Acceptor(const Acceptor&) = delete;
+  Acceptor& operator=(const Acceptor&) = delete;
+
+ private:
+  // Refusals for one reason that were not told yet.
+  struct Untold {
+    std::int64_t count = 0;
+    absl::Time last_told = absl::InfinitePast();
+    std::string peer;  // the latest
+  };
+
+  void Run();
+  // Accepts what waits at the door. False: there are no descriptors.
+  bool AcceptAll(const Door& door);
+  void Admit(const Door& door, int fd);
+  void SweepEvery(absl::Duration period);
+  // Takes and closes one newcomer with the descriptor in reserve. False: that failed, too.
+  bool Shed(const Door& door);
+  void Refuse(ConnectionRefusal reason, const std::string& peer);
+  void TellRefusals();
+
+  const std::vector<Door> doors_;
+  Connections& connections_;
+  ServerMetrics& metrics_;
+  const Warn warn_;
+  const int stop_fd_;  // an eventfd: readable when the thread is to end
+  int reserve_fd_;
+  absl::Time last_sweep_ = absl::InfinitePast();
+  std::array<Untold, kNumConnectionRefusals> untold_;
+  std::thread thread_;
+};
+
+}  // namespace attention::server

@@ -1,0 +1,67 @@
+// The connections that gRPC serves: how many each peer has, and the means to end them.
+//
+// gRPC owns their descriptors and does not tell when it closes one, so a number may belong to
+// another file by now. A socket is known by its inode, which is compared before anything is done.
+//
+// Thread-safety: all methods.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "server/base/metrics.h"
+#include "server/base/mutex.h"
+
+namespace attention::server {
+
+class Connections {
+ public:
+  struct Limits {
+    std::size_t all = 10000;
+    std::size_t per_peer = 10000;
+  };
+
+  explicit Connections(Limits limits) : limits_(limits) {}
+  Connections(const Connections&) = delete;
+  Connections& operator=(const Connections&) = delete;
+
+  const Limits& limits() const { return limits_; }
+
+  // Before gRPC gets the socket. The reason when it must not, as far as is known: those that were
+  // closed since the last Sweep count.
+  std::optional<ConnectionRefusal> Add(int fd, const std::string& peer);
+
+  // Forgets those that gRPC has closed.
+  void Sweep();
+
+  // As of the last Sweep.
+  std::size_t count() const;
+
+  // Ends every connection at once, whatever its peer does: both ends see it as closed. gRPC then
+  // closes the descriptors itself.
+  void CloseAll();
+
+ private:
+  struct Entry {
+    dev_t device = 0;
+    ino_t inode = 0;
+    std::string peer;
+  };
+  using Entries = std::map<int, Entry>;
+
+  Entries::iterator Forget(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<ConnectionRefusal> RefusalOf(const std::string& peer) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Limits limits_;
+  mutable Mutex mutex_;
+  Entries entries_ ABSL_GUARDED_BY(mutex_);  // by descriptor
+  std::map<std::string, std::size_t> count_of_peer_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace attention::server
