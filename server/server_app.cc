@@ -345,7 +345,14 @@ class ServerAppImpl final : public ServerApp {
     return {[this, gauges = std::move(gauges)](std::string_view accept) {
               return RenderMetrics(metrics_, gauges, accept);
             },
-            [this] { return is_ready_.load() && IsAnyDeviceUsable(); }};
+            [this] { return WhyNotReady(); }, [] { return std::string(); }};
+  }
+
+  // Empty: it takes work.
+  std::string WhyNotReady() const {
+    if (!is_ready_.load()) return "draining";
+    if (!IsAnyDeviceUsable()) return "no device can be used";
+    return "";
   }
 
   std::size_t SpilledBytes() const {

@@ -1,69 +1,145 @@
 #include "server/observe/admin_server.h"
 
-#include <httplib.h>
+#include <fcntl.h>
+#include <microhttpd.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-#include <thread>
+#include <list>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/listen_socket.h"
 
 namespace attention::server {
 namespace {
 
-constexpr char kTextType[] = "text/plain";
+constexpr char kTextType[] = "text/plain; charset=utf-8";
+
+// Far more than probes and scrapers keep open.
+constexpr std::size_t kMaxConnections = 128;
+// The library's own bound, at which it no longer accepts: never reached.
+constexpr unsigned kLibraryMaxConnections = 2 * kMaxConnections;
+constexpr unsigned kIdleTimeoutSeconds = 30;
+
+struct Page {
+  unsigned status = MHD_HTTP_OK;
+  std::string content_type = kTextType;
+  std::string body;
+};
+
+Page ProbePage(const std::string& problem, const char* well) {
+  if (problem.empty()) return {MHD_HTTP_OK, kTextType, absl::StrCat(well, "\n")};
+  return {MHD_HTTP_SERVICE_UNAVAILABLE, kTextType, absl::StrCat(problem, "\n")};
+}
+
+MHD_Result Send(MHD_Connection* connection, Page page) {
+  MHD_Response* response =
+      MHD_create_response_from_buffer(page.body.size(), page.body.data(), MHD_RESPMEM_MUST_COPY);
+  if (response == nullptr) return MHD_NO;
+  MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, page.content_type.c_str());
+  const MHD_Result result = MHD_queue_response(connection, page.status, response);
+  MHD_destroy_response(response);
+  return result;
+}
+
+// One listening socket's connections, served by one thread, which alone calls the members.
+class Daemon {
+ public:
+  explicit Daemon(const AdminServer::Pages& pages) : pages_(pages) {}
+  ~Daemon() {
+    if (daemon_ != nullptr) MHD_stop_daemon(daemon_);
+  }
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+
+  bool Start(const ListenSocket& socket) {
+    const int fd = fcntl(socket.fd(), F_DUPFD_CLOEXEC, 0);  // the library closes its own
+    if (fd < 0) return false;
+    daemon_ =
+        MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, 0, nullptr, nullptr, &OnRequest, this,
+                         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_CONNECTION, &OnConnection,
+                         this, MHD_OPTION_CONNECTION_LIMIT, kLibraryMaxConnections,
+                         MHD_OPTION_CONNECTION_TIMEOUT, kIdleTimeoutSeconds, MHD_OPTION_END);
+    if (daemon_ == nullptr) close(fd);
+    return daemon_ != nullptr;
+  }
+
+ private:
+  static MHD_Result OnRequest(void* self, MHD_Connection* connection, const char* path,
+                              const char* method, const char*, const char*, std::size_t*,
+                              void** was_seen) {
+    const std::string_view verb = method;
+    if (verb != MHD_HTTP_METHOD_GET && verb != MHD_HTTP_METHOD_HEAD) {
+      return Send(connection, {MHD_HTTP_METHOD_NOT_ALLOWED, kTextType, "expected GET\n"});
+    }
+    // The first call is for the headers; who answers it ends the connection.
+    if (*was_seen == nullptr) {
+      *was_seen = self;
+      return MHD_YES;
+    }
+    const char* accept =
+        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_ACCEPT);
+    return Send(connection, static_cast<Daemon*>(self)->PageOf(path, accept ? accept : ""));
+  }
+
+  Page PageOf(std::string_view path, std::string_view accept) const {
+    if (path == "/healthz") return ProbePage(pages_.why_not_alive(), "ok");
+    if (path == "/readyz") return ProbePage(pages_.why_not_ready(), "ready");
+    if (path == "/metrics") {
+      MetricsPage page = pages_.metrics(accept);
+      return {MHD_HTTP_OK, std::move(page.content_type), std::move(page.body)};
+    }
+    return {MHD_HTTP_NOT_FOUND, kTextType, "expected /metrics, /healthz or /readyz\n"};
+  }
+
+  static void OnConnection(void* self, MHD_Connection* connection, void** entry,
+                           MHD_ConnectionNotificationCode code) {
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+      const auto* info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+      *entry = static_cast<Daemon*>(self)->Add(info->connect_fd);
+    } else {
+      static_cast<Daemon*>(self)->Remove(static_cast<int*>(*entry));
+    }
+  }
+
+  // Ends the oldest of too many; the library then closes it. Returns the connection's entry.
+  int* Add(int fd) {
+    open_.push_back(new int(fd));
+    int* const entry = open_.back();
+    if (open_.size() > kMaxConnections) {
+      shutdown(*open_.front(), SHUT_RDWR);
+      open_.pop_front();
+    }
+    return entry;
+  }
+
+  void Remove(int* entry) {
+    open_.remove(entry);
+    delete entry;
+  }
+
+  const AdminServer::Pages& pages_;
+  std::list<int*> open_;  // descriptors, oldest first
+  MHD_Daemon* daemon_ = nullptr;
+};
 
 class HttpAdminServer final : public AdminServer {
  public:
-  explicit HttpAdminServer(Pages pages) : pages_(std::move(pages)) {
-    server_.Get("/metrics", [this](const httplib::Request& request, httplib::Response& response) {
-      MetricsPage page = pages_.metrics(request.get_header_value("Accept"));
-      response.set_content(std::move(page.body), page.content_type);
-    });
-    server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) {
-      response.set_content("ok\n", kTextType);
-    });
-    server_.Get("/readyz", [this](const httplib::Request&, httplib::Response& response) {
-      const bool is_ready = pages_.is_ready();
-      response.status = is_ready ? 200 : 503;
-      response.set_content(is_ready ? "ready\n" : "draining\n", kTextType);
-    });
-    // The library's default lets two servers share a port in silence.
-    server_.set_socket_options([](socket_t socket) {
-      const int yes = 1;
-      setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-    });
-    // Operators' tools ask little; the default pool would hold a thread for every core.
-    server_.new_task_queue = [] { return new httplib::ThreadPool(2); };
-  }
-
-  ~HttpAdminServer() override {
-    server_.stop();
-    if (thread_.joinable()) thread_.join();
-  }
+  explicit HttpAdminServer(Pages pages) : pages_(std::move(pages)) {}
 
   absl::Status Listen(const std::string& address) {
-    const auto colon = address.rfind(':');
-    int port = -1;
-    const bool is_valid = colon != std::string::npos &&
-                          absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 &&
-                          port <= 65535;
-    const std::string host = address.substr(0, colon);
-    bool is_bound = false;
-    if (is_valid && port == 0) {
-      port = server_.bind_to_any_port(host);
-      is_bound = port > 0;
-    } else if (is_valid) {
-      is_bound = server_.bind_to_port(host, port);
+    auto sockets = ListenSocket::BindTcp(address);
+    if (!sockets.ok()) {
+      return {sockets.status().code(), absl::StrCat("admin-listen: ", sockets.status().message())};
     }
-    if (!is_bound) {
-      return absl::UnavailableError(
-          absl::StrCat("admin-listen: cannot bind ", address, ", expected a free host:port"));
+    address_ = absl::StrCat(address.substr(0, address.rfind(':')), ":", sockets->front().port());
+    for (const ListenSocket& socket : *sockets) {
+      if (!daemons_.emplace_back(pages_).Start(socket)) {
+        return absl::UnavailableError(absl::StrCat("admin-listen: cannot serve at ", address));
+      }
     }
-    address_ = absl::StrCat(host, ":", port);
-    thread_ = std::thread([this] { server_.listen_after_bind(); });
-    // stop() before the loop runs would be lost.
-    while (!server_.is_running()) std::this_thread::yield();
     return absl::OkStatus();
   }
 
@@ -71,9 +147,8 @@ class HttpAdminServer final : public AdminServer {
 
  private:
   const Pages pages_;
-  httplib::Server server_;
+  std::list<Daemon> daemons_;  // one for each address of the host
   std::string address_;
-  std::thread thread_;
 };
 
 }  // namespace

@@ -15,11 +15,15 @@ class AdminServer {
  public:
   struct Pages {
     std::function<MetricsPage(std::string_view accept)> metrics;
-    std::function<bool()> is_ready;
+    // Why the server does not take work, and why it should be started again; empty: it does, and it
+    // should not.
+    std::function<std::string()> why_not_ready;
+    std::function<std::string()> why_not_alive;
   };
 
-  // Listens on "host:port" (port 0 picks one) and serves from a thread of its own. UNAVAILABLE when
-  // the address cannot be bound.
+  // Listens on "host:port" (port 0 picks one) and serves from a thread of its own, which waits for
+  // no client: one that is idle or slow holds up nobody, and the oldest of too many are closed.
+  // UNAVAILABLE says why the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& address,
                                                             Pages pages);
   virtual ~AdminServer() = default;

@@ -66,7 +66,7 @@ LIBRARIES = (
      ("proto", "server/observe")),
     ("Highway", r"hwy/", ("kernels/cpu",)),
     ("oneDNN", r"oneapi/", ("kernels/cpu", "client/examples")),
-    ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|httplib\.h$",
+    ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|microhttpd\.h$",
      ("server/observe", "server/server_app.cc", "server/main.cc")),
     ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/ctl", "client/examples")),
     ("the JSON library", r"nlohmann/",
