@@ -101,7 +101,7 @@ class IncludesTest(Tree):
             "grpcpp/grpcpp.h": "gRPC and protobuf", "grpc/grpc.h": "gRPC and protobuf",
             "google/protobuf/message.h": "gRPC and protobuf", "hwy/highway.h": "Highway",
             "spdlog/spdlog.h": "logging", "prometheus/counter.h": "logging",
-            "httplib.h": "logging", "CLI/CLI.hpp": "flags", "nlohmann/json.hpp": "JSON",
+            "microhttpd.h": "logging", "CLI/CLI.hpp": "flags", "nlohmann/json.hpp": "JSON",
             "cuda_runtime.h": "CUDA",
         }
         for header, what in cases.items():
