@@ -26,7 +26,8 @@ usage: tests/run.sh [options]
   --help              this text
 
 Stages: packages, lint, release build and all its tests, address and undefined-behaviour sanitizers,
-thread sanitizer, every tests/*/run.sh (Python client, SDK consumer), examples, container.
+thread sanitizer, every tests/*/run.sh (a server under abuse, the pages' commands, installation, Python
+client), examples, container.
 USAGE
 }
 
@@ -192,7 +193,6 @@ run_scripts() {
     room=$(basename "$(dirname "$script")")
     case $room in
       lint | container) ;; # stages of their own
-      chaos | benchmark) ;; # long; run by hand
       *) run_script "$room" "$script" ;;
     esac
   done
