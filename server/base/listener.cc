@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "server/base/client_text.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -16,7 +17,7 @@ namespace {
 constexpr absl::string_view kUnixPrefix = "unix:";
 
 absl::Status Wrong(absl::string_view text, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat("is '", text, "', expected ", expected));
+  return absl::InvalidArgumentError(absl::StrCat("is ", Quoted(text), ", expected ", expected));
 }
 
 // gRPC takes a port modulo 65536, so it is checked here.

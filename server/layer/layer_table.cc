@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/client_text.h"
 #include "server/base/error_reason.h"
 #include "server/base/random_id.h"
 #include "server/base/status_macros.h"
@@ -21,9 +21,8 @@ absl::Status CheckId(const std::string& id) {
                                  c == '_' || c == '-' || c == '/';
                         });
   if (is_valid) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("layer_id is '", absl::CEscape(id.substr(0, kMaxIdBytes)),
-                   "', expected at most ", kMaxIdBytes, " of A-Z a-z 0-9 . _ - and /"));
+  return absl::InvalidArgumentError(absl::StrCat("layer_id is ", Quoted(id), ", expected at most ",
+                                                 kMaxIdBytes, " of A-Z a-z 0-9 . _ - and /"));
 }
 
 // What makes two layers' packed weights the same: dtype and shapes of all tensors, and their bytes.
@@ -173,8 +172,8 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Register(std::shared_pt
         present.tensors == layer->tensors) {
       return it->second;
     }
-    return absl::AlreadyExistsError(absl::StrCat(
-        "layer_id is '", layer->layer_id, "', which is another layer's, expected a new one"));
+    return absl::AlreadyExistsError(absl::StrCat("layer_id is ", Quoted(layer->layer_id),
+                                                 ", which is another layer's, expected a new one"));
   }
   ATTENTION_RETURN_IF_ERROR(CheckQuota(layer->tenant));
   ++layers_per_tenant_[layer->tenant];
@@ -201,13 +200,13 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Find(const std::string&
   if (it != layers_.end() && !it->second->weights->is_lost()) return it->second;
   if (it != layers_.end()) {
     return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
-                         absl::StrCat("layer_id is '", layer_id,
-                                      "', which was lost: its device failed and lost its memory; "
+                         absl::StrCat("layer_id is ", Quoted(layer_id),
+                                      ", which was lost: its device failed and lost its memory; "
                                       "it can be created again"));
   }
-  return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
-                       absl::StrCat("layer_id is '", absl::CEscape(layer_id.substr(0, kMaxIdBytes)),
-                                    "', expected that of a layer of the tenant"));
+  return ReasonedError(
+      absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
+      absl::StrCat("layer_id is ", Quoted(layer_id), ", expected that of a layer of the tenant"));
 }
 
 void LayerTable::Delete(const std::string& tenant, const std::string& layer_id) {

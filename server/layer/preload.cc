@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/safetensors/safetensors_file.h"
+#include "server/base/client_text.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -14,8 +15,8 @@ absl::StatusOr<DType> TypeOf(const std::string& name, const std::string& dtype) 
   if (dtype == "F32") return DType::kFloat32;
   if (dtype == "F16") return DType::kFloat16;
   if (dtype == "BF16") return DType::kBFloat16;
-  return absl::InvalidArgumentError(
-      absl::StrCat("the tensor '", name, "' is of ", dtype, ", expected F32, F16 or BF16"));
+  return absl::InvalidArgumentError(absl::StrCat("the tensor ", Quoted(name), " is of ",
+                                                 Quoted(dtype), ", expected F32, F16 or BF16"));
 }
 
 absl::Status Load(const PreloadedLayer& layer, LayerTable& table) {
@@ -44,7 +45,7 @@ absl::Status Preload(const PreloadedLayer& layer, LayerTable& table) {
   const absl::Status status = Load(layer, table);
   if (status.ok()) return status;
   return absl::Status(status.code(),
-                      absl::StrCat("layer '", layer.layer_id, "': ", status.message()));
+                      absl::StrCat("layer ", Quoted(layer.layer_id), ": ", status.message()));
 }
 
 }  // namespace attention::server

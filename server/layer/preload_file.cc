@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/client_text.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -47,7 +48,8 @@ class ObjectReader {
 
   absl::Status Finish() {
     for (auto it = object_.begin(); object_.is_object() && it != object_.end(); ++it) {
-      if (taken_.count(it.key()) == 0) Fail(absl::StrCat("the key '", it.key(), "' is unknown"));
+      if (taken_.count(it.key()) == 0)
+        Fail(absl::StrCat("the key ", Quoted(it.key()), " is unknown"));
     }
     return status_;
   }

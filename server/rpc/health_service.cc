@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/client_text.h"
 
 namespace attention::server {
 namespace {
@@ -38,8 +39,8 @@ class HealthCheck {
     response.set_status(service_.StatusOf(request_.service()));
     if (response.status() == HealthCheckResponse::SERVICE_UNKNOWN) {
       responder_.FinishWithError(
-          {grpc::StatusCode::NOT_FOUND,
-           absl::StrCat("service is '", request_.service(), "', expected one of this server's")},
+          {grpc::StatusCode::NOT_FOUND, absl::StrCat("service is ", Quoted(request_.service()),
+                                                     ", expected one of this server's")},
           &finished_);
     } else {
       responder_.Finish(response, grpc::Status::OK, &finished_);

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "proto/transport/socket_buffers.h"
+#include "server/base/client_text.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -22,7 +23,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& key, const std::string& 
   text << file.rdbuf();
   if (!file || text.str().empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("listen: ", key, " is '", path, "', expected a file that can be read"));
+        absl::StrCat("listen: ", key, " is ", Quoted(path), ", expected a file that can be read"));
   }
   return text.str();
 }

@@ -1,8 +1,10 @@
 #include "server/rpc/service_context.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/client_text.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -23,7 +25,9 @@ absl::Status ReadMetadata(const grpc::ServerContextBase& context, const char* ke
                                                    " bytes, expected 1 to ", kMaxMetadataBytes));
   }
   value->assign(it->second.data(), it->second.size());
-  return absl::OkStatus();
+  if (std::all_of(value->begin(), value->end(), IsPrintable)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("metadata ", key, " is ", Quoted(*value),
+                                                 ", expected printable ASCII characters"));
 }
 
 absl::Status ReadPriority(const grpc::ServerContextBase& context, Priority* priority) {
@@ -36,8 +40,8 @@ absl::Status ReadPriority(const grpc::ServerContextBase& context, Priority* prio
     *priority = value;
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("metadata ", kPriorityKey, " is '", name, "', expected high, normal or low"));
+  return absl::InvalidArgumentError(absl::StrCat("metadata ", kPriorityKey, " is ", Quoted(name),
+                                                 ", expected high, normal or low"));
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/v1/shared_memory.pb.h"
+#include "server/base/client_text.h"
 #include "server/base/error_reason.h"
 
 namespace attention::server {
@@ -84,7 +85,7 @@ v1::LaneResponse Refusal(const absl::Status& status) {
   v1::LaneResponse response;
   v1::LaneError* error = response.mutable_error();
   error->set_code(static_cast<int>(status.code()));
-  error->set_message(std::string(status.message()));
+  error->set_message(Printable(status.message()));
   if (const auto detail = GetErrorDetail(status)) error->set_reason(detail->reason);
   return response;
 }
@@ -108,8 +109,8 @@ v1::LaneResponse Register(const v1::RegisterRegionRequest& request, Packet& pack
 v1::LaneResponse Release(const v1::ReleaseRegionRequest& request, RegionTable& regions,
                          std::set<std::string>& ids) {
   if (ids.erase(request.region_id()) == 0) {
-    return Refusal(absl::InvalidArgumentError(
-        absl::StrCat("region_id is '", request.region_id(), "', expected one of this connection")));
+    return Refusal(absl::InvalidArgumentError(absl::StrCat(
+        "region_id is ", Quoted(request.region_id()), ", expected one of this connection")));
   }
   regions.Release(request.region_id());
   v1::LaneResponse response;

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "attention/v1/errors.pb.h"
+#include "server/base/client_text.h"
 #include "server/base/error_reason.h"
 
 namespace attention::server {
@@ -10,6 +11,9 @@ namespace {
 
 constexpr char kTypeUrlPrefix[] = "type.googleapis.com/google.rpc.";
 constexpr char kDomain[] = "attention.v1";
+
+// Message and metadata travel in headers, of which clients take 8 KiB in all.
+constexpr std::size_t kMaxMetadataValueBytes = 256;
 
 // Any::PackFrom would name our own message type; the wire must name google.rpc's.
 template <typename Message>
@@ -19,14 +23,20 @@ void AddDetail(v1::StatusDetails& details, const char* type, const Message& mess
   message.SerializeToString(any->mutable_value());
 }
 
+void AddMetadata(const ErrorDetail& detail, google::protobuf::Map<std::string, std::string>* out) {
+  for (const auto& [key, value] : detail.metadata) {
+    (*out)[key] = Printable(value, kMaxMetadataValueBytes);
+  }
+}
+
 std::string SerializedDetails(const absl::Status& status, const ErrorDetail& detail) {
   v1::StatusDetails details;
   details.set_code(static_cast<int>(status.code()));
-  details.set_message(std::string(status.message()));
+  details.set_message(Printable(status.message()));
   v1::ErrorInfo info;
   info.set_reason(detail.reason);
   info.set_domain(kDomain);
-  info.mutable_metadata()->insert(detail.metadata.begin(), detail.metadata.end());
+  AddMetadata(detail, info.mutable_metadata());
   AddDetail(details, "ErrorInfo", info);
   if (detail.retry_delay) {
     v1::RetryInfo retry;
@@ -44,17 +54,17 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());
   const auto detail = GetErrorDetail(status);
-  if (!detail) return grpc::Status(code, std::string(status.message()));
-  return grpc::Status(code, std::string(status.message()), SerializedDetails(status, *detail));
+  if (!detail) return grpc::Status(code, Printable(status.message()));
+  return grpc::Status(code, Printable(status.message()), SerializedDetails(status, *detail));
 }
 
 v1::StreamError ToStreamError(const absl::Status& status) {
   v1::StreamError error;
   error.set_code(static_cast<int>(status.code()));
-  error.set_message(std::string(status.message()));
+  error.set_message(Printable(status.message()));
   if (const auto detail = GetErrorDetail(status)) {
     error.set_reason(detail->reason);
-    error.mutable_metadata()->insert(detail->metadata.begin(), detail->metadata.end());
+    AddMetadata(*detail, error.mutable_metadata());
     if (detail->retry_delay) {
       const timespec delay = absl::ToTimespec(*detail->retry_delay);
       error.mutable_retry_delay()->set_seconds(delay.tv_sec);

@@ -9,7 +9,8 @@
 namespace attention::server {
 
 // Canonical codes are the same numbers. A reason becomes google.rpc.ErrorInfo (domain
-// "attention.v1"), a retry delay google.rpc.RetryInfo.
+// "attention.v1"), a retry delay google.rpc.RetryInfo. Texts are bounded and printable, as those of
+// Printable, so that whatever a client sent its answer's trailers fit.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 v1::StreamError ToStreamError(const absl::Status& status);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
+#include "server/base/client_text.h"
 #include "server/base/error_reason.h"
 #include "server/base/random_id.h"
 #include "server/base/status_macros.h"
@@ -78,7 +79,7 @@ absl::Status SessionTable::CheckQuota(const std::string& tenant) {
   const std::int64_t of_tenant = sessions_per_tenant_[tenant];
   if (of_tenant >= limits_.max_sessions_per_tenant) {
     return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
-                         absl::StrCat("tenant '", tenant, "' holds ", of_tenant,
+                         absl::StrCat("tenant ", Quoted(tenant), " holds ", of_tenant,
                                       " sessions, its limit (max_sessions_per_tenant)"));
   }
   return absl::OkStatus();
@@ -121,14 +122,14 @@ absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {
   if (handle.worker != worker_) {
     return ReasonedError(
         absl::StatusCode::kFailedPrecondition, ErrorReason::kSessionMoved,
-        absl::StrCat("handle.worker is '", handle.worker, "', but this is '", worker_, "'"),
+        absl::StrCat("handle.worker is ", Quoted(handle.worker), ", but this is ", Quoted(worker_)),
         {{"worker", handle.worker}});
   }
   if (handle.worker_epoch != worker_epoch_) {
     return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
-                         absl::StrCat("session ", handle.session_id, " was lost: worker '", worker_,
-                                      "' restarted (handle.worker_epoch is ", handle.worker_epoch,
-                                      ", expected ", worker_epoch_, ")"));
+                         absl::StrCat("session ", Quoted(handle.session_id), " was lost: worker ",
+                                      Quoted(worker_), " restarted (handle.worker_epoch is ",
+                                      handle.worker_epoch, ", expected ", worker_epoch_, ")"));
   }
   return absl::OkStatus();
 }
@@ -136,14 +137,14 @@ absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {
 absl::Status SessionTable::NotFound(const std::string& session_id) const {
   if (const auto it = gone_.find(session_id); it != gone_.end()) {
     return ReasonedError(absl::StatusCode::kNotFound, it->second,
-                         absl::StrCat("session ", session_id,
+                         absl::StrCat("session ", Quoted(session_id),
                                       it->second == ErrorReason::kSessionLost
                                           ? " was lost: its device failed and lost its memory"
                                           : " was idle for longer than its TTL and was dropped"));
   }
   return ReasonedError(
       absl::StatusCode::kNotFound, ErrorReason::kSessionNotFound,
-      absl::StrCat("handle.session_id ", session_id, " names no session of this tenant"));
+      absl::StrCat("handle.session_id ", Quoted(session_id), " names no session of this tenant"));
 }
 
 bool SessionTable::IsExpired(const Session& session) const {

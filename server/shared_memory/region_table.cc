@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/client_text.h"
 #include "server/base/error_reason.h"
 #include "server/base/random_id.h"
 #include "server/base/status_macros.h"
@@ -121,10 +122,9 @@ absl::StatusOr<std::shared_ptr<const SharedRegion>> RegionTable::Find(
   MutexLock lock(&mutex_);
   const auto it = regions_.find(region_id);
   if (it != regions_.end() && it->second.tenant == tenant) return it->second.region;
-  return ReasonedError(
-      absl::StatusCode::kNotFound, ErrorReason::kRegionNotFound,
-      absl::StrCat("region_id is '", region_id,
-                   "', expected a region of this tenant whose connection is open"));
+  return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kRegionNotFound,
+                       absl::StrCat("region_id is ", Quoted(region_id),
+                                    ", expected a region of this tenant whose connection is open"));
 }
 
 std::int64_t RegionTable::num_regions() const { return ledger_->num_regions(); }

@@ -9,6 +9,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import check_includes
+import check_quotes
 import check_readme
 import check_sizes
 import check_strings
@@ -199,6 +200,29 @@ class StringsTest(Tree):
 
     def test_what_is_true_everywhere(self):
         self.assertEqual(self.check("127.0.0.1 0.0.0.0 /usr/local/bin $ROOT/work/x 192.0.2.1"), [])
+
+
+class QuotesTest(Tree):
+    def check(self, line, path="server/rpc/x.cc"):
+        self.start_over()
+        self.write(path, f"// it's a comment, and 'so' is this\n{line}\n")
+        return check_quotes.check_tree(self.root)
+
+    def test_a_value_between_quotes_of_a_literal(self):
+        for line in ("""StrCat("id is '", id, "', expected another")""",
+                     """StrCat("id is '",""",
+                     """text = "is '" + text;""",
+                     """absl::StrCat("the worker '"\n, worker)""",
+                     """StrCat("'", id, "'")"""):
+            self.assertGreaterEqual(len(self.check(line)), 1, line)
+
+    def test_what_goes_through_the_helper_is_fine(self):
+        for line in ("""StrCat("id is ", Quoted(id), ", expected 'a' or 'b'")""",
+                     """constexpr char kQuote = '"';"""):
+            self.assertEqual(self.check(line), [], line)
+
+    def test_flags_are_the_operator_s(self):
+        self.assertEqual(self.check("""return "is '" + text;""", "server/config/x.cc"), [])
 
 
 class SizesTest(Tree):

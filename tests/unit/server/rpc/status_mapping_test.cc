@@ -51,6 +51,18 @@ TEST(StatusMappingTest, AStreamErrorSaysTheSame) {
   EXPECT_EQ(error.retry_delay().seconds(), 1);
 }
 
+TEST(StatusMappingTest, WhateverAClientSaidTheTrailersFit) {
+  const std::string words(5'000'000, '\n');
+  const absl::Status status = ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionMoved,
+                                            words, {{"worker", words}});
+  const grpc::Status sent = ToGrpcStatus(status);
+  EXPECT_LT(sent.error_message().size() + sent.error_details().size(), 4000u);
+  EXPECT_EQ(sent.error_message().find('\n'), std::string::npos);
+  const v1::StreamError error = ToStreamError(status);
+  EXPECT_LT(error.ByteSizeLong(), 2000u);
+  EXPECT_EQ(error.metadata().at("worker").find('\n'), std::string::npos);
+}
+
 TEST(StatusMappingTest, OkIsOk) { EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok()); }
 
 }  // namespace
