@@ -219,8 +219,7 @@ class ServerAppImpl final : public ServerApp {
                                   lane_ == nullptr ? "" : lane_->path(),
                                   WireLimits(config_)};
     RouteGrpcLog([](GrpcLogSeverity severity, const char* message) {
-      spdlog::log(severity == GrpcLogSeverity::kError ? spdlog::level::warn : spdlog::level::debug,
-                  "grpc: {}", message);
+      LogSampled("grpc", severity == GrpcLogSeverity::kError, message);
     });
     std::vector<Listener> listeners;
     for (const std::string& text : config_.listen) {
@@ -372,8 +371,10 @@ class ServerAppImpl final : public ServerApp {
     while (!stop_reaper_.WaitForNotificationWithTimeout(kPeriod)) {
       const int count = sessions_.ExpireIdle();
       if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
+      EndLogPeriod();
       is_beyond_help_.store(watch.IsBeyondHelp(IsAnyDeviceUsable(), clock_.Now()));
     }
+    EndLogPeriod();
   }
 
   const ServerConfig config_;
