@@ -20,13 +20,6 @@ def prompt(tokens, heads=8, dim=64):
     return attention_service_pb2.AttendRequest(q=rows, k=rows, v=rows, config=config)
 
 
-def keys_of(mib):
-    """A request whose keys and values fill so many MiB, and whose answer is small."""
-    tokens = mib * MIB // (2 * 4 * 64)
-    rows = to_tensor(np.zeros((tokens, 1, 64), np.float32))
-    return attention_service_pb2.AttendRequest(q=to_tensor(np.zeros((1, 1, 64), np.float32)), k=rows, v=rows)
-
-
 def create_session(client, kv_heads, dim, layers=1, metadata=()):
     """The handle of a new session of float32."""
     geometry = session_service_pb2.SessionGeometry(

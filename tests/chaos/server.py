@@ -152,9 +152,9 @@ class Server:
                 response_deserializer=server_service_pb2.GetServerInfoResponse.FromString)
             return call(server_service_pb2.GetServerInfoRequest(), timeout=seconds, wait_for_ready=True)
 
-    def is_reachable(self, address):
+    def is_reachable(self, address, seconds=1):
         try:
-            self.info(address, seconds=1)
+            self.info(address, seconds)
         except grpc.RpcError:
             return False
         return True
