@@ -4,7 +4,7 @@ Reads commands, one a line, and answers each with one line of JSON:
 
     start ADDRESS...   calls each address from a thread of its own, on a connection of its own
     report             what happened since the last report
-    stop               the same, and ends the calls
+    stop               the same, and ends the calls; all that were begun are counted
 """
 
 import json

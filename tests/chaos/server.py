@@ -31,11 +31,11 @@ def require(condition, text):
 
 
 def await_true(condition, seconds, text):
-    """Polls; text says what did not come true."""
+    """Polls; text, or what it returns, says what did not come true."""
     give_up = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > give_up:
-            raise Failure(f"{text} within {seconds} s")
+            raise Failure(f"{text() if callable(text) else text} within {seconds} s")
         time.sleep(0.02)
 
 
@@ -130,6 +130,11 @@ class Server:
             answer = connection.getresponse()
             return answer.status, answer.read().decode(), time.monotonic() - start
 
+    def num_calls(self):
+        """Calls and streams that have ended, whatever came of them."""
+        lines = self.page("/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("attention_calls_total{"))
+
     def metric(self, name):
         """A number of /metrics, with the labels that are part of its name; None where there is none."""
         for line in self.page("/metrics")[1].splitlines():
@@ -176,6 +181,7 @@ class Load:
     """The process of load.py, used for one server after another."""
 
     def __init__(self):
+        self.calls, self.failures = 0, []
         self._process = subprocess.Popen([sys.executable, str(HERE / "load.py")], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, text=True)
 
@@ -185,32 +191,42 @@ class Load:
         self._process.wait()
 
     def start(self, addresses):
+        """Begins with new counts, and waits until calls succeed."""
+        self.calls, self.failures = 0, []
         self._ask("start " + " ".join(addresses))
-        counts = self._await_calls(calls=10)
-        require(not counts["failures"], f"before anything happened the load failed: {counts['failures'][:3]}")
+        self._await_calls(10)
 
-    def report(self):
-        return self._ask("report")
-
-    def stop(self):
+    def pause(self):
+        """Ends all calls, but keeps the counts."""
         return self._ask("stop")
 
-    def _await_calls(self, calls):
-        counts = {"calls": 0, "failures": []}
+    def go_on(self, addresses):
+        self._ask("start " + " ".join(addresses))
+
+    def slowest(self):
+        """Seconds of the slowest call since this was asked last."""
+        return self._ask("report")["slowest"]
+
+    def require_good(self):
+        require(not self.failures, f"the load failed {len(self.failures)} times: {self.failures[:3]}")
+
+    def _await_calls(self, count):
         give_up = time.monotonic() + 20
-        while counts["calls"] < calls and not counts["failures"]:
+        while self.calls < count:
             require(time.monotonic() < give_up, "the load does not get going")
             time.sleep(0.05)
-            more = self.report()
-            counts = {"calls": counts["calls"] + more["calls"], "failures": more["failures"]}
-        return counts
+            self._ask("report")
+            self.require_good()
 
     def _ask(self, command):
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         require(line, "the load's process has died")
-        return json.loads(line)
+        counts = json.loads(line)
+        self.calls += counts["calls"]
+        self.failures += counts["failures"]
+        return counts
 
 
 class Stage:
@@ -232,12 +248,12 @@ class Stage:
         return self
 
     def __exit__(self, kind, *_):
-        counts = self.load.stop()
+        self.load.pause()
         if kind is not None:
             self.server.__exit__(kind)
             return
         try:
-            self._check(counts)
+            self._check()
         except BaseException:
             self.server.__exit__(Failure)
             raise
@@ -251,13 +267,12 @@ class Stage:
         growth = self.growth_mib()
         require(growth < most_mib, f"memory grew by {growth:.0f} MiB, expected less than {most_mib}")
 
-    def _check(self, counts):
-        require(not counts["failures"], f"the load failed {len(counts['failures'])} times: {counts['failures'][:3]}")
-        require(counts["calls"] > 0, "the load made no call")
+    def _check(self):
+        self.load.require_good()
         server = self.server
         server.require_reachable()
         await_true(lambda: server.resident_mib() - self.resident_before < self._most_growth_mib, 10,
-                   f"memory did not return: {server.resident_mib() - self.resident_before:.0f} MiB above what it "
+                   lambda: f"memory did not return: {server.resident_mib() - self.resident_before:.0f} MiB above what it "
                    f"was, expected less than {self._most_growth_mib}")
         await_true(lambda: server.descriptors() - self._descriptors_before < self._most_descriptors, 10,
-                   f"descriptors did not return: {self._descriptors_before} before, {server.descriptors()} now")
+                   lambda: f"descriptors did not return: {self._descriptors_before} before, {server.descriptors()} now")
