@@ -71,8 +71,8 @@ struct AttentionTask {
 
   const float* alibi_slopes = nullptr;  // [num_q_heads], may be null
   const float* sink_logits = nullptr;   // [num_q_heads], may be null
-  BiasView bias;                        // [num_q_heads or 1, q_len, kv_len], may be null
-  MaskView mask;                        // [num_q_heads or 1, q_len, kv_len], may be null
+  BiasView bias;                        // [num_q_heads, q_len, kv_len], may be null
+  MaskView mask;                        // [num_q_heads, q_len, kv_len], may be null
 
   MutableRowsView o;             // [q_len, num_q_heads, head_dim_v]
   float* lse = nullptr;          // [q_len, num_q_heads], may be null

@@ -42,13 +42,15 @@ inline MutableRowsView DenseRows(void* data, DType dtype, std::int64_t heads,
   return {data, dtype, heads * head_dim, head_dim};
 }
 
-// Additive bias of one sequence: [num_q_heads, q_len, kv_len], kv_len contiguous, strides in
-// elements; head_stride 0 shares one [q_len, kv_len] plane among the heads. data may be null: none.
+// Additive bias of one sequence: [num_q_heads, q_len, kv_len], strides in elements. A stride of 0
+// shares what lies there along its axis: one plane among the heads, one row among the queries, one
+// element among the keys; key_stride is 0 or 1. data may be null: none.
 struct BiasView {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
   std::int64_t head_stride = 0;
   std::int64_t row_stride = 0;
+  std::int64_t key_stride = 1;
 };
 
 // Boolean mask with the shape and strides of BiasView, one byte an element: non-zero is visible.
@@ -56,6 +58,7 @@ struct MaskView {
   const std::uint8_t* data = nullptr;
   std::int64_t head_stride = 0;
   std::int64_t row_stride = 0;
+  std::int64_t key_stride = 1;
 };
 
 }  // namespace attention

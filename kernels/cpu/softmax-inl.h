@@ -67,9 +67,14 @@ inline void AddAlibi(float slope, std::int64_t position, const RangeBlocks& bloc
   }
 }
 
-// Copies elements [begin, begin + 16) of a row that ends at `end`, as floats; the rest become 0.
+// Copies elements [begin, begin + 16) of a row that ends at `end`, as floats; the rest become 0. A
+// row of one element is that element throughout.
 inline void LoadBiasBlock(const BiasView& bias, std::int64_t row_offset, std::int64_t begin,
                           std::int64_t end, float* HWY_RESTRICT out) {
+  if (bias.key_stride == 0) {
+    std::fill_n(out, kBlockTokens, LoadElement(bias.data, bias.dtype, row_offset));
+    return;
+  }
   const int count = static_cast<int>(std::min<std::int64_t>(kBlockTokens, end - begin));
   const std::int64_t first = row_offset + begin;
   std::fill(out + count, out + kBlockTokens, 0.0f);
@@ -99,6 +104,10 @@ inline void ApplyMask(const AttentionTask& task, const RowSpan& row, const Range
                       float* HWY_RESTRICT scores) {
   const std::uint8_t* mask =
       task.mask.data + row.q_head * task.mask.head_stride + row.query * task.mask.row_stride;
+  if (task.mask.key_stride == 0) {
+    if (*mask == 0) std::fill_n(scores, blocks.count * kBlockTokens, kNegInf);
+    return;
+  }
   for (int i = 0; i < blocks.count; ++i) {
     const std::int64_t key = blocks.KeyOf(i);
     const int count = static_cast<int>(std::min<std::int64_t>(kBlockTokens, task.kv_len - key));

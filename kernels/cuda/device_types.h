@@ -9,6 +9,13 @@
 
 namespace attention::cuda {
 
+// Of a bias or mask, in elements.
+struct PlaneStrides {
+  std::int64_t head = 0;
+  int row = 0;  // at most kv_len
+  int key = 0;  // 0 or 1
+};
+
 // One sequence; the meaning of each field is that of AttentionTask (kernels/api). Rows of a KV head
 // are numbered query * group + (query head within the group), so the queries that share keys share
 // a tile.
@@ -45,10 +52,11 @@ struct DeviceTask {
 
   const float* alibi_slopes = nullptr;  // [num_q_heads], may be null
   const float* sink_logits = nullptr;   // [num_q_heads], may be null
-  const void* bias = nullptr;           // [num_q_heads or 1, q_len, kv_len], may be null
-  std::int64_t bias_head_stride = 0;    // elements; 0 for one plane
-  const std::uint8_t* mask = nullptr;   // as bias
-  std::int64_t mask_head_stride = 0;
+  // [num_q_heads or 1, q_len or 1, kv_len or 1], may be null; the stride of an axis of 1 is 0.
+  const void* bias = nullptr;
+  PlaneStrides bias_strides;
+  const std::uint8_t* mask = nullptr;  // as bias
+  PlaneStrides mask_strides;
 
   float* column_sums = nullptr;  // [kv_len, num_q_heads], may be null
   float* weights = nullptr;      // [q_end - q_begin, num_q_heads, kv_len], may be null

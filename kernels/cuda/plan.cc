@@ -191,13 +191,12 @@ class Planner {
     const std::size_t heads_bytes = params.num_q_heads * sizeof(float);
     if (task.alibi_slopes != nullptr) planned.alibi = upload_.Add(heads_bytes);
     if (task.sink_logits != nullptr) planned.sinks = upload_.Add(heads_bytes);
-    const std::size_t plane = task.q_len * task.kv_len;
     if (task.bias.data != nullptr) {
-      planned.bias = upload_.Add((task.bias.head_stride != 0 ? params.num_q_heads : 1) * plane *
-                                 DTypeBytes(task.bias.dtype));
+      planned.bias =
+          upload_.Add(PlanesOf(task, task.bias).elements() * DTypeBytes(task.bias.dtype));
     }
     if (task.mask.data != nullptr) {
-      planned.mask = upload_.Add((task.mask.head_stride != 0 ? params.num_q_heads : 1) * plane);
+      planned.mask = upload_.Add(PlanesOf(task, task.mask).elements());
     }
     planned.pages = upload_.Add(NumPages(task) * sizeof(void*));
     planned.page_size = task.kv_pages.page_size;
@@ -447,9 +446,8 @@ DeviceTask DescribeTask(const AttentionTask& task) {
   device.o_dtype = OutputTypeOf(task);
   device.kv_dtype = params.kv_dtype;
   device.bias_dtype = task.bias.dtype;
-  const std::int64_t plane = task.q_len * task.kv_len;
-  device.bias_head_stride = task.bias.head_stride != 0 ? plane : 0;
-  device.mask_head_stride = task.mask.head_stride != 0 ? plane : 0;
+  device.bias_strides = PlanesOf(task, task.bias).strides();
+  device.mask_strides = PlanesOf(task, task.mask).strides();
   return device;
 }
 

@@ -151,6 +151,21 @@ std::int64_t RangeKeysOf(const AttentionTask& task);
 std::size_t QueryRowBytes(const AttentionTask& task);
 std::size_t OutputRowBytes(const AttentionTask& task);
 
+// A bias or mask as it travels, dense; a shared axis has one element.
+struct TravellingPlanes {
+  std::int64_t heads, rows, keys;
+
+  std::int64_t elements() const { return heads * rows * keys; }
+  PlaneStrides strides() const {
+    return {heads > 1 ? rows * keys : 0, rows > 1 ? static_cast<int>(keys) : 0, keys > 1 ? 1 : 0};
+  }
+};
+template <typename View>
+TravellingPlanes PlanesOf(const AttentionTask& task, const View& view) {
+  return {view.head_stride != 0 ? task.params.num_q_heads : 1,
+          view.row_stride != 0 ? task.q_len : 1, view.key_stride != 0 ? task.kv_len : 1};
+}
+
 // The device's view of a task, without addresses.
 DeviceTask DescribeTask(const AttentionTask& task);
 

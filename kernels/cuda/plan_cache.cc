@@ -22,6 +22,12 @@ bool AreRowsAlike(const Rows& a, const Rows& b) {
   return IsAlikeIn(a.data, b.data) && a.dtype == b.dtype;
 }
 
+template <typename Plane>
+bool ArePlanesAlike(const Plane& a, const Plane& b) {
+  return IsAlikeIn(a.data, b.data) && (a.head_stride == 0) == (b.head_stride == 0) &&
+         (a.row_stride == 0) == (b.row_stride == 0) && a.key_stride == b.key_stride;
+}
+
 }  // namespace
 
 bool IsAlike(const AttentionTask& a, const AttentionTask& b) {
@@ -31,10 +37,8 @@ bool IsAlike(const AttentionTask& a, const AttentionTask& b) {
          AreRowsAlike(a.v, b.v) && IsAlikeIn(a.kv_pages.pages, b.kv_pages.pages) &&
          a.kv_pages.page_size == b.kv_pages.page_size && IsAlikeIn(a.lse, b.lse) &&
          IsAlikeIn(a.column_sums, b.column_sums) && IsAlikeIn(a.alibi_slopes, b.alibi_slopes) &&
-         IsAlikeIn(a.sink_logits, b.sink_logits) && IsAlikeIn(a.bias.data, b.bias.data) &&
-         a.bias.dtype == b.bias.dtype && (a.bias.head_stride == 0) == (b.bias.head_stride == 0) &&
-         IsAlikeIn(a.mask.data, b.mask.data) &&
-         (a.mask.head_stride == 0) == (b.mask.head_stride == 0);
+         IsAlikeIn(a.sink_logits, b.sink_logits) && ArePlanesAlike(a.bias, b.bias) &&
+         a.bias.dtype == b.bias.dtype && ArePlanesAlike(a.mask, b.mask);
 }
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> PlanCache::Plan(std::span<const AttentionTask> tasks,

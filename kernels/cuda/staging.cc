@@ -13,15 +13,15 @@ T* At(char* base, std::size_t place) {
   return place == kNowhere ? nullptr : reinterpret_cast<T*>(base + place);
 }
 
-// Planes [heads or 1, q_len, kv_len], dense.
-void GatherPlanes(const char* from, std::size_t element, std::int64_t head_stride,
-                  std::int64_t row_stride, const AttentionTask& task, char* to) {
-  const std::size_t row_bytes = task.kv_len * element;
+template <typename View>
+void GatherPlanes(const View& view, std::size_t element, const AttentionTask& task, char* to) {
+  const TravellingPlanes planes = PlanesOf(task, view);
+  const std::size_t row_bytes = planes.keys * element;
   if (row_bytes == 0) return;
-  const std::int64_t heads = head_stride != 0 ? task.params.num_q_heads : 1;
-  for (std::int64_t head = 0; head < heads; ++head) {
-    for (std::int64_t row = 0; row < task.q_len; ++row) {
-      const std::int64_t index = head * head_stride + row * row_stride;
+  const auto* from = reinterpret_cast<const char*>(view.data);
+  for (std::int64_t head = 0; head < planes.heads; ++head) {
+    for (std::int64_t row = 0; row < planes.rows; ++row) {
+      const std::int64_t index = head * view.head_stride + row * view.row_stride;
       std::memcpy(to, from + index * static_cast<std::int64_t>(element), row_bytes);
       to += row_bytes;
     }
@@ -130,12 +130,10 @@ void FillTensors(const PlannedTask& planned, RunMemory& memory) {
     std::memcpy(base + planned.lse_in, task.lse, task.q_len * heads_bytes);
   }
   if (planned.bias != kNowhere) {
-    GatherPlanes(static_cast<const char*>(task.bias.data), DTypeBytes(task.bias.dtype),
-                 task.bias.head_stride, task.bias.row_stride, task, base + planned.bias);
+    GatherPlanes(task.bias, DTypeBytes(task.bias.dtype), task, base + planned.bias);
   }
   if (planned.mask != kNowhere) {
-    GatherPlanes(reinterpret_cast<const char*>(task.mask.data), 1, task.mask.head_stride,
-                 task.mask.row_stride, task, base + planned.mask);
+    GatherPlanes(task.mask, 1, task, base + planned.mask);
   }
 }
 

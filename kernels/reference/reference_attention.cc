@@ -44,7 +44,8 @@ bool IsVisible(const AttentionTask& task, int head, std::int64_t query, std::int
   }
   if (params.window_right >= 0 && key > position + params.window_right) return false;
   if (task.mask.data != nullptr &&
-      task.mask.data[head * task.mask.head_stride + query * task.mask.row_stride + key] == 0) {
+      task.mask.data[head * task.mask.head_stride + query * task.mask.row_stride +
+                     key * task.mask.key_stride] == 0) {
     return false;
   }
   return true;
@@ -66,8 +67,9 @@ double Score(const AttentionTask& task, int head, std::int64_t query, std::int64
          static_cast<double>(key - task.position(query));
   }
   if (task.bias.data != nullptr) {
-    s += LoadElement(task.bias.data, task.bias.dtype,
-                     head * task.bias.head_stride + query * task.bias.row_stride + key);
+    s += LoadElement(
+        task.bias.data, task.bias.dtype,
+        head * task.bias.head_stride + query * task.bias.row_stride + key * task.bias.key_stride);
   }
   return s;
 }

@@ -46,6 +46,28 @@ std::vector<float> RoundedCopy(std::vector<float> values, int dim, DType first, 
   return values;
 }
 
+const char* NameOf(Plane plane) {
+  constexpr const char* kNames[] = {"none", "shared",    "per head",
+                                    "keys", "per query", "one a head"};
+  return kNames[static_cast<int>(plane)];
+}
+
+// Dense; the strides of axes of 1 are 0.
+struct PlaneLayout {
+  PlaneLayout(const ProblemSpec& spec, Plane plane) {
+    const bool has_heads = plane == Plane::kPerHead || plane == Plane::kHeads;
+    const bool has_rows = plane != Plane::kKeys && plane != Plane::kHeads;
+    const bool has_keys = plane != Plane::kQueries && plane != Plane::kHeads;
+    const std::int64_t keys = has_keys ? spec.kv_len : 1;
+    const std::int64_t rows = has_rows ? spec.q_len : 1;
+    elements = (has_heads ? spec.num_q_heads : 1) * rows * keys;
+    head_stride = has_heads ? rows * keys : 0;
+    row_stride = has_rows ? keys : 0;
+    key_stride = has_keys ? 1 : 0;
+  }
+  std::int64_t elements, head_stride, row_stride, key_stride;
+};
+
 }  // namespace
 
 float Rounded(DType dtype, float value) {
@@ -67,10 +89,8 @@ std::string ProblemSpec::Describe() const {
   if (soft_cap > 0) out << " soft_cap " << soft_cap;
   if (has_alibi) out << " alibi";
   if (has_sink_logits) out << " sink_logits";
-  if (bias != Plane::kNone) {
-    out << " bias " << (bias == Plane::kShared ? "shared " : "per head ") << DTypeName(bias_dtype);
-  }
-  if (mask != Plane::kNone) out << " mask " << (mask == Plane::kShared ? "shared" : "per head");
+  if (bias != Plane::kNone) out << " bias " << NameOf(bias) << " " << DTypeName(bias_dtype);
+  if (mask != Plane::kNone) out << " mask " << NameOf(mask);
   if (is_misaligned) out << " misaligned";
   out << " seed " << seed;
   return out.str();
@@ -155,17 +175,17 @@ AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
     sink_logits_ = RandomNormal(random, spec.num_q_heads, 1.0f);
     task_.sink_logits = sink_logits_.data();
   }
-  const std::int64_t plane = spec.q_len * spec.kv_len;
   if (spec.bias != Plane::kNone) {
-    const std::int64_t heads = spec.bias == Plane::kPerHead ? spec.num_q_heads : 1;
-    Store(&bias_, spec.bias_dtype, RandomNormal(random, heads * plane, 1.0f));
-    task_.bias = {bias_.data(), spec.bias_dtype, heads == 1 ? 0 : plane, spec.kv_len};
+    const PlaneLayout layout(spec, spec.bias);
+    Store(&bias_, spec.bias_dtype, RandomNormal(random, layout.elements, 1.0f));
+    task_.bias = {bias_.data(), spec.bias_dtype, layout.head_stride, layout.row_stride,
+                  layout.key_stride};
   }
   if (spec.mask != Plane::kNone) {
-    const std::int64_t heads = spec.mask == Plane::kPerHead ? spec.num_q_heads : 1;
-    mask_.resize(heads * plane);
+    const PlaneLayout layout(spec, spec.mask);
+    mask_.resize(layout.elements);
     for (std::uint8_t& byte : mask_) byte = random() % 3 == 0 ? 0 : 1 + random() % 255;
-    task_.mask = {mask_.data(), heads == 1 ? 0 : plane, spec.kv_len};
+    task_.mask = {mask_.data(), layout.head_stride, layout.row_stride, layout.key_stride};
   }
 }
 

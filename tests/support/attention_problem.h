@@ -12,7 +12,8 @@
 
 namespace attention::testing {
 
-enum class Plane { kNone, kShared, kPerHead };  // of a bias or mask
+// The shape of a bias or mask: [1, q, kv], [heads, q, kv], [1, 1, kv], [1, q, 1] or [heads, 1, 1].
+enum class Plane { kNone, kShared, kPerHead, kKeys, kQueries, kHeads };
 
 struct ProblemSpec {
   int num_q_heads = 4;

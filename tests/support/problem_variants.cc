@@ -45,6 +45,10 @@ std::vector<ProblemSpec> Variants(const ProblemSpec& base) {
     s.soft_cap = 5, s.has_alibi = true, s.bias = Plane::kPerHead, s.mask = Plane::kShared;
     s.has_sink_logits = true, s.is_causal = true, s.window_left = 25, s.sink_tokens = 4;
   });
+  for (Plane plane : {Plane::kKeys, Plane::kQueries, Plane::kHeads}) {
+    add([&](ProblemSpec& s) { s.bias = plane, s.bias_dtype = DType::kBFloat16; });
+    add([&](ProblemSpec& s) { s.mask = plane; });
+  }
   return variants;
 }
 

@@ -25,10 +25,14 @@ ATTENTION_DEVICE ScoreRow ScoreRowAt(const DeviceTask& task, std::int64_t query,
   return {query, head, KeysAt(task, task.first_query_position + query)};
 }
 
+ATTENTION_DEVICE std::int64_t IndexIn(const PlaneStrides& strides, const ScoreRow& row, int key) {
+  return row.head * strides.head + row.query * strides.row + key * strides.key;
+}
+
 ATTENTION_DEVICE bool IsVisible(const DeviceTask& task, const ScoreRow& row, int key) {
   if (!Contains(row.keys, task.kv_begin, key)) return false;
   if (task.mask == nullptr) return true;
-  return task.mask[row.head * task.mask_head_stride + row.query * task.kv_len + key] != 0;
+  return task.mask[IndexIn(task.mask_strides, row, key)] != 0;
 }
 
 ATTENTION_DEVICE bool HasModifiers(const DeviceTask& task) {
@@ -45,8 +49,7 @@ ATTENTION_DEVICE float ModifiedScore(const DeviceTask& task, const ScoreRow& row
     score += task.alibi_slopes[row.head] * distance;
   }
   if (task.bias != nullptr) {
-    score += ElementToFloat(task.bias, task.bias_dtype,
-                            row.head * task.bias_head_stride + row.query * task.kv_len + key);
+    score += ElementToFloat(task.bias, task.bias_dtype, IndexIn(task.bias_strides, row, key));
   }
   return score;
 }

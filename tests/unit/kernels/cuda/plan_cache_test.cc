@@ -99,12 +99,16 @@ TEST(PlanCacheTest, WhateverAPlanDependsOnTellsTasksApart) {
       {"sink logits", [](AttentionTask& task) { task.sink_logits = floats[0]; }},
       {"bias", [](AttentionTask& task) { task.bias.data = floats[0]; }},
       {"bias planes", [](AttentionTask& task) { task.bias.head_stride = 1; }},
+      {"bias rows", [](AttentionTask& task) { task.bias.row_stride = 1; }},
+      {"bias keys", [](AttentionTask& task) { task.bias.key_stride = 0; }},
       {"bias type", [](AttentionTask& task) { task.bias.dtype = DType::kFloat16; }},
       {"mask",
        [](AttentionTask& task) {
          task.mask.data = reinterpret_cast<const std::uint8_t*>(tensor[0]);
        }},
       {"mask planes", [](AttentionTask& task) { task.mask.head_stride = 1; }},
+      {"mask rows", [](AttentionTask& task) { task.mask.row_stride = 1; }},
+      {"mask keys", [](AttentionTask& task) { task.mask.key_stride = 0; }},
       {"page size", [](AttentionTask& task) { task.kv_pages.page_size = 32; }},
       {"contiguous", [](AttentionTask& task) { task.kv_pages = {}; }},
       {"k type", [](AttentionTask& task) { task.k.dtype = DType::kFloat16; }},
