@@ -17,10 +17,10 @@ namespace attention::client {
 
 // How rotary frequencies are stretched over longer contexts; the .proto has the formulas. 0 stands
 // for a default where there is one.
-enum class RotaryScaling { kNone, kLinear, kLlama3, kYarn };
+enum class RotaryScaling { kNone, kLinear, kLlama3, kYarn, kCustom };
 
 struct RotaryConfig {
-  double theta = 10000;
+  double theta = 10000;  // unused with custom
   // Elements that are rotated, from the head's start. 0: head_dim_qk.
   int dim = 0;
   // Pairs are elements 2 i and 2 i + 1 instead of i and i + dim / 2.
@@ -32,7 +32,10 @@ struct RotaryConfig {
   double high_freq_factor = 0;         // llama3
   double beta_fast = 0;                // yarn; default 32
   double beta_slow = 0;                // yarn; default 1
-  double attention_factor = 0;         // yarn; default 0.1 ln(factor) + 1
+  double attention_factor = 0;         // yarn; default 0.1 ln(factor) + 1; custom; default 1
+  bool truncate = true;                // yarn: the ramp's ends are rounded to whole pairs
+  // custom: radians a position of each pair, dim / 2 of them. 0 leaves a pair as it is.
+  std::vector<double> inv_freq = {};
 };
 
 struct LayerConfig {

@@ -10,7 +10,7 @@ namespace attention::client::internal {
 namespace {
 
 void ToProto(const RotaryConfig& rotary, v1::RotaryConfig* message) {
-  message->set_theta(rotary.theta);
+  if (rotary.scaling != RotaryScaling::kCustom) message->set_theta(rotary.theta);
   message->set_dim(rotary.dim);
   message->set_is_interleaved(rotary.is_interleaved);
   switch (rotary.scaling) {
@@ -31,6 +31,12 @@ void ToProto(const RotaryConfig& rotary, v1::RotaryConfig* message) {
       message->mutable_yarn()->set_beta_fast(rotary.beta_fast);
       message->mutable_yarn()->set_beta_slow(rotary.beta_slow);
       message->mutable_yarn()->set_attention_factor(rotary.attention_factor);
+      message->mutable_yarn()->set_truncate(rotary.truncate);
+      break;
+    case RotaryScaling::kCustom:
+      message->mutable_custom()->mutable_inv_freq()->Assign(rotary.inv_freq.begin(),
+                                                            rotary.inv_freq.end());
+      message->mutable_custom()->set_attention_factor(rotary.attention_factor);
       break;
   }
 }
@@ -54,6 +60,11 @@ RotaryConfig FromProto(const v1::RotaryConfig& message) {
     rotary.beta_fast = message.yarn().beta_fast();
     rotary.beta_slow = message.yarn().beta_slow();
     rotary.attention_factor = message.yarn().attention_factor();
+    rotary.truncate = message.yarn().truncate();
+  } else if (message.has_custom()) {
+    rotary.scaling = RotaryScaling::kCustom;
+    rotary.inv_freq.assign(message.custom().inv_freq().begin(), message.custom().inv_freq().end());
+    rotary.attention_factor = message.custom().attention_factor();
   }
   return rotary;
 }

@@ -34,11 +34,91 @@ double PairOfTurns(const RotaryParams& p, double turns) {
 }
 
 double YarnFrequency(const RotaryParams& p, int pair, double frequency) {
-  const double low = std::max(std::floor(PairOfTurns(p, p.beta_fast)), 0.0);
-  double high = std::min(std::ceil(PairOfTurns(p, p.beta_slow)), p.dim - 1.0);
+  double low = PairOfTurns(p, p.beta_fast);
+  double high = PairOfTurns(p, p.beta_slow);
+  if (p.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, p.dim - 1.0);
   if (high <= low) high = low + 0.001;  // as in the authors' code: a step instead of a ramp
   const double divided = std::clamp((pair - low) / (high - low), 0.0, 1.0);
   return divided * frequency / p.factor + (1 - divided) * frequency;
+}
+
+double FrequencyOf(const RotaryParams& p, int pair) {
+  const double frequency = std::pow(p.theta, -2.0 * pair / p.dim);
+  switch (p.scaling) {
+    case RotaryScaling::kNone:
+      break;
+    case RotaryScaling::kLinear:
+      return frequency / p.factor;
+    case RotaryScaling::kLlama3:
+      return Llama3Frequency(p, frequency);
+    case RotaryScaling::kYarn:
+      return YarnFrequency(p, pair, frequency);
+    case RotaryScaling::kCustom:
+      return p.inv_freq[static_cast<std::size_t>(pair)];
+  }
+  return frequency;
+}
+
+absl::Status ValidateFactor(const char* field, double factor) {
+  if (std::isfinite(factor) && factor >= 1) return absl::OkStatus();
+  return Invalid(field, factor, "1 or more");
+}
+
+absl::Status ValidateMaxPositions(const char* field, std::int64_t positions) {
+  if (positions >= 1) return absl::OkStatus();
+  return Invalid(field, positions, "1 or more");
+}
+
+absl::Status ValidateLlama3(const RotaryParams& p) {
+  if (auto s = ValidateFactor("llama3.factor", p.factor); !s.ok()) return s;
+  if (auto s = ValidateMaxPositions("llama3.original_max_positions", p.original_max_positions);
+      !s.ok()) {
+    return s;
+  }
+  if (!IsPositive(p.low_freq_factor)) {
+    return Invalid("llama3.low_freq_factor", p.low_freq_factor, "above 0");
+  }
+  if (std::isfinite(p.high_freq_factor) && p.high_freq_factor > p.low_freq_factor) {
+    return absl::OkStatus();
+  }
+  return Invalid("llama3.high_freq_factor", p.high_freq_factor,
+                 absl::StrCat("above low_freq_factor (", p.low_freq_factor, ")"));
+}
+
+absl::Status ValidateYarn(const RotaryParams& p) {
+  if (auto s = ValidateFactor("yarn.factor", p.factor); !s.ok()) return s;
+  if (auto s = ValidateMaxPositions("yarn.original_max_positions", p.original_max_positions);
+      !s.ok()) {
+    return s;
+  }
+  if (!IsPositive(p.beta_slow)) return Invalid("yarn.beta_slow", p.beta_slow, "above 0");
+  if (!std::isfinite(p.beta_fast) || p.beta_fast <= p.beta_slow) {
+    return Invalid("yarn.beta_fast", p.beta_fast,
+                   absl::StrCat("above beta_slow (", p.beta_slow, ")"));
+  }
+  if (IsPositive(p.attention_factor)) return absl::OkStatus();
+  return Invalid("yarn.attention_factor", p.attention_factor, "above 0");
+}
+
+absl::Status ValidateCustom(const RotaryParams& p) {
+  const auto pairs = static_cast<std::size_t>(p.dim / 2);
+  if (p.inv_freq.size() != pairs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rotary.custom.inv_freq has ", p.inv_freq.size(), " entries, expected ", pairs,
+                     ", one for each pair of rotary.dim (", p.dim, ")"));
+  }
+  for (std::size_t i = 0; i < pairs; ++i) {
+    if (std::isfinite(p.inv_freq[i]) && p.inv_freq[i] >= 0) continue;
+    return Invalid(absl::StrCat("custom.inv_freq[", i, "]").c_str(), p.inv_freq[i],
+                   "0 or a finite number above");
+  }
+  if (IsPositive(p.attention_factor)) return absl::OkStatus();
+  return Invalid("custom.attention_factor", p.attention_factor, "above 0");
 }
 
 }  // namespace
@@ -52,28 +132,17 @@ absl::Status ValidateRotary(const RotaryParams& p, int head_dim) {
     return Invalid("dim", p.dim,
                    absl::StrCat("an even number from 2 to head_dim_qk (", head_dim, ")"));
   }
-  if (p.scaling == RotaryScaling::kNone) return absl::OkStatus();
-  if (!std::isfinite(p.factor) || p.factor < 1) return Invalid("factor", p.factor, "1 or more");
-  if (p.scaling == RotaryScaling::kLinear) return absl::OkStatus();
-  if (p.original_max_positions < 1) {
-    return Invalid("original_max_positions", p.original_max_positions, "1 or more");
-  }
-  if (p.scaling == RotaryScaling::kLlama3) {
-    if (!IsPositive(p.low_freq_factor)) {
-      return Invalid("low_freq_factor", p.low_freq_factor, "above 0");
-    }
-    if (!std::isfinite(p.high_freq_factor) || p.high_freq_factor <= p.low_freq_factor) {
-      return Invalid("high_freq_factor", p.high_freq_factor,
-                     absl::StrCat("above low_freq_factor (", p.low_freq_factor, ")"));
-    }
-    return absl::OkStatus();
-  }
-  if (!IsPositive(p.beta_slow)) return Invalid("beta_slow", p.beta_slow, "above 0");
-  if (!std::isfinite(p.beta_fast) || p.beta_fast <= p.beta_slow) {
-    return Invalid("beta_fast", p.beta_fast, absl::StrCat("above beta_slow (", p.beta_slow, ")"));
-  }
-  if (!IsPositive(p.attention_factor)) {
-    return Invalid("attention_factor", p.attention_factor, "above 0");
+  switch (p.scaling) {
+    case RotaryScaling::kNone:
+      break;
+    case RotaryScaling::kLinear:
+      return ValidateFactor("linear.factor", p.factor);
+    case RotaryScaling::kLlama3:
+      return ValidateLlama3(p);
+    case RotaryScaling::kYarn:
+      return ValidateYarn(p);
+    case RotaryScaling::kCustom:
+      return ValidateCustom(p);
   }
   return absl::OkStatus();
 }
@@ -81,23 +150,7 @@ absl::Status ValidateRotary(const RotaryParams& p, int head_dim) {
 Rotary::Rotary(const RotaryParams& params) : params_(params) {
   const int pairs = params.dim / 2;
   frequencies_.reserve(static_cast<std::size_t>(pairs));
-  for (int pair = 0; pair < pairs; ++pair) {
-    const double frequency = std::pow(params.theta, -2.0 * pair / params.dim);
-    switch (params.scaling) {
-      case RotaryScaling::kNone:
-        frequencies_.push_back(frequency);
-        break;
-      case RotaryScaling::kLinear:
-        frequencies_.push_back(frequency / params.factor);
-        break;
-      case RotaryScaling::kLlama3:
-        frequencies_.push_back(Llama3Frequency(params, frequency));
-        break;
-      case RotaryScaling::kYarn:
-        frequencies_.push_back(YarnFrequency(params, pair, frequency));
-        break;
-    }
-  }
+  for (int pair = 0; pair < pairs; ++pair) frequencies_.push_back(FrequencyOf(params, pair));
 }
 
 void Rotary::Turn(std::int64_t position, float* cos_sin) const {

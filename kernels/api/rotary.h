@@ -15,6 +15,7 @@ enum class RotaryScaling {
   kLinear,  // Chen et al. 2023: every frequency divided by factor
   kLlama3,  // Llama 3.1: long wavelengths divided by factor, short ones kept, a ramp between
   kYarn,    // Peng et al. 2023: the same by turns within original_max_positions; scaled vectors
+  kCustom,  // every frequency given, for LongRoPE and what comes next; scaled vectors
 };
 
 struct RotaryParams {
@@ -28,7 +29,9 @@ struct RotaryParams {
   double high_freq_factor = 4;              // llama3
   double beta_fast = 32;                    // yarn
   double beta_slow = 1;                     // yarn
-  double attention_factor = 1;              // yarn: of the rotated elements; resolved
+  bool truncate = true;                     // yarn: the ramp begins and ends at whole pairs
+  std::vector<double> inv_freq;             // custom: radians a position; [dim / 2], not negative
+  double attention_factor = 1;              // yarn, custom: of the rotated elements; resolved
 
   bool operator==(const RotaryParams&) const = default;
 };
@@ -36,7 +39,7 @@ struct RotaryParams {
 // 0.1 ln(factor) + 1, YaRN's recommendation.
 double DefaultAttentionFactor(double factor);
 
-// INVALID_ARGUMENT names the field with its actual and the expected value.
+// INVALID_ARGUMENT names the field, as RotaryConfig has it, with its actual and the expected value.
 absl::Status ValidateRotary(const RotaryParams& params, int head_dim);
 
 // The rotation, its frequencies worked out. Immutable, hence thread-safe.

@@ -32,7 +32,29 @@ absl::Status CopyHeadVector(absl::string_view field, bool is_present, const v1::
                    " bytes, expected DTYPE_FLOAT32 [", num_q_heads, "], one a query head"));
 }
 
-RotaryParams DecodeRotary(const v1::RotaryConfig& wire, int head_dim_qk) {
+void DecodeYarn(const v1::YarnScaling& wire, RotaryParams* rotary) {
+  rotary->scaling = RotaryScaling::kYarn;
+  rotary->factor = wire.factor();
+  rotary->original_max_positions = wire.original_max_positions();
+  if (wire.beta_fast() != 0) rotary->beta_fast = wire.beta_fast();
+  if (wire.beta_slow() != 0) rotary->beta_slow = wire.beta_slow();
+  rotary->attention_factor = wire.attention_factor() != 0 ? wire.attention_factor()
+                                                          : DefaultAttentionFactor(wire.factor());
+  if (wire.has_truncate()) rotary->truncate = wire.truncate();
+}
+
+absl::Status DecodeCustom(const v1::RotaryConfig& wire, RotaryParams* rotary) {
+  rotary->scaling = RotaryScaling::kCustom;
+  rotary->inv_freq.assign(wire.custom().inv_freq().begin(), wire.custom().inv_freq().end());
+  if (wire.custom().attention_factor() != 0) {
+    rotary->attention_factor = wire.custom().attention_factor();
+  }
+  if (wire.theta() == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("rotary.theta is ", wire.theta(), ", expected none with custom.inv_freq"));
+}
+
+absl::StatusOr<RotaryParams> DecodeRotary(const v1::RotaryConfig& wire, int head_dim_qk) {
   RotaryParams rotary;
   if (wire.theta() != 0) rotary.theta = wire.theta();
   rotary.dim = wire.dim() == 0 ? head_dim_qk : wire.dim();
@@ -47,20 +69,15 @@ RotaryParams DecodeRotary(const v1::RotaryConfig& wire, int head_dim_qk) {
     rotary.high_freq_factor = wire.llama3().high_freq_factor();
     rotary.original_max_positions = wire.llama3().original_max_positions();
   } else if (wire.has_yarn()) {
-    const v1::YarnScaling& yarn = wire.yarn();
-    rotary.scaling = RotaryScaling::kYarn;
-    rotary.factor = yarn.factor();
-    rotary.original_max_positions = yarn.original_max_positions();
-    if (yarn.beta_fast() != 0) rotary.beta_fast = yarn.beta_fast();
-    if (yarn.beta_slow() != 0) rotary.beta_slow = yarn.beta_slow();
-    rotary.attention_factor = yarn.attention_factor() != 0 ? yarn.attention_factor()
-                                                           : DefaultAttentionFactor(yarn.factor());
+    DecodeYarn(wire.yarn(), &rotary);
+  } else if (wire.has_custom()) {
+    ATTENTION_RETURN_IF_ERROR(DecodeCustom(wire, &rotary));
   }
   return rotary;
 }
 
 void EncodeRotary(const RotaryParams& rotary, v1::RotaryConfig* wire) {
-  wire->set_theta(rotary.theta);
+  if (rotary.scaling != RotaryScaling::kCustom) wire->set_theta(rotary.theta);
   wire->set_dim(rotary.dim);
   wire->set_is_interleaved(rotary.is_interleaved);
   switch (rotary.scaling) {
@@ -81,6 +98,12 @@ void EncodeRotary(const RotaryParams& rotary, v1::RotaryConfig* wire) {
       wire->mutable_yarn()->set_beta_fast(rotary.beta_fast);
       wire->mutable_yarn()->set_beta_slow(rotary.beta_slow);
       wire->mutable_yarn()->set_attention_factor(rotary.attention_factor);
+      wire->mutable_yarn()->set_truncate(rotary.truncate);
+      break;
+    case RotaryScaling::kCustom:
+      wire->mutable_custom()->mutable_inv_freq()->Assign(rotary.inv_freq.begin(),
+                                                         rotary.inv_freq.end());
+      wire->mutable_custom()->set_attention_factor(rotary.attention_factor);
       break;
   }
 }
@@ -125,7 +148,9 @@ absl::StatusOr<LayerSpec> DecodeLayerConfig(const v1::LayerConfig& wire) {
   ATTENTION_RETURN_IF_ERROR(CopyHeadVector("sink_logits", wire.attention().has_sink_logits(),
                                            wire.attention().sink_logits(), params.num_q_heads,
                                            &spec.sink_logits));
-  if (wire.has_rotary()) spec.rotary = DecodeRotary(wire.rotary(), params.head_dim_qk);
+  if (wire.has_rotary()) {
+    ATTENTION_ASSIGN_OR_RETURN(spec.rotary, DecodeRotary(wire.rotary(), params.head_dim_qk));
+  }
   return spec;
 }
 

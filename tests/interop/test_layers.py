@@ -23,7 +23,7 @@ def make_weights(seed=1):
     return [(random.standard_normal(shape) / 5).astype(np.float32) for shape in shapes]
 
 
-def make_config():
+def make_config(rotary=None):
     return layer_service_pb2.LayerConfig(
         dtype=tensor_pb2.DTYPE_FLOAT32,
         model_dim=MODEL_DIM,
@@ -31,14 +31,16 @@ def make_config():
         num_kv_heads=KV_HEADS,
         head_dim_qk=HEAD_DIM,
         attention=attention_config_pb2.AttentionConfig(is_causal=True),
-        rotary=layer_service_pb2.RotaryConfig(theta=100),
+        rotary=rotary or layer_service_pb2.RotaryConfig(theta=100),
     )
 
 
-def upload(layer_id, weights, sha256=b""):
+def upload(layer_id, weights, sha256=b"", rotary=None):
     """The messages of an upload, each tensor in chunks."""
     request = layer_service_pb2.CreateLayerRequest
-    new_layer = layer_service_pb2.NewLayer(layer_id=layer_id, config=make_config(), sha256=sha256)
+    new_layer = layer_service_pb2.NewLayer(
+        layer_id=layer_id, config=make_config(rotary), sha256=sha256
+    )
     yield request(layer=new_layer)
     for number, array in enumerate(weights, start=1):
         header = to_tensor(array)
@@ -48,18 +50,37 @@ def upload(layer_id, weights, sha256=b""):
             yield request(chunk=data[begin : begin + CHUNK_BYTES])
 
 
-def rotate(rows):
+def plain_frequencies(theta):
     half = HEAD_DIM // 2
-    angles = np.arange(len(rows))[:, None] * 100.0 ** (-np.arange(half) / half)
-    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    return theta ** (-np.arange(half) / half)
+
+
+def yarn_frequencies(theta, factor, positions, beta_fast, beta_slow, truncate):
+    """Straight from the paper: a ramp between the pairs that turn beta_fast and beta_slow times."""
+
+    def pair_of(turns):
+        return HEAD_DIM * np.log(positions / (turns * 2 * np.pi)) / (2 * np.log(theta))
+
+    low, high = pair_of(beta_fast), pair_of(beta_slow)
+    if truncate:
+        low, high = np.floor(low), np.ceil(high)
+    low, high = max(low, 0), min(high, HEAD_DIM - 1)
+    divided = np.clip((np.arange(HEAD_DIM // 2) - low) / (high - low), 0, 1)
+    return plain_frequencies(theta) * (divided / factor + 1 - divided)
+
+
+def rotate(rows, frequencies, factor):
+    half = HEAD_DIM // 2
+    angles = np.arange(len(rows))[:, None] * frequencies
+    cos, sin = factor * np.cos(angles)[:, None], factor * np.sin(angles)[:, None]
     a, b = rows[..., :half], rows[..., half:]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def forward(weights, x, kv_heads=KV_HEADS):
+def forward(weights, x, kv_heads=KV_HEADS, frequencies=plain_frequencies(100.0), factor=1.0):
     w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o = (array.astype(np.float64) for array in weights)
-    q = rotate((x @ w_q.T + b_q).reshape(len(x), Q_HEADS, HEAD_DIM))
-    k = rotate((x @ w_k.T + b_k).reshape(len(x), kv_heads, HEAD_DIM))
+    q = rotate((x @ w_q.T + b_q).reshape(len(x), Q_HEADS, HEAD_DIM), frequencies, factor)
+    k = rotate((x @ w_k.T + b_k).reshape(len(x), kv_heads, HEAD_DIM), frequencies, factor)
     v = (x @ w_v.T + b_v).reshape(len(x), kv_heads, HEAD_DIM)
     k, v = (np.repeat(rows, Q_HEADS // kv_heads, axis=1) for rows in (k, v))
     scores = np.einsum("ihd,jhd->hij", q, k) / np.sqrt(HEAD_DIM)
@@ -92,6 +113,32 @@ class LayerTest(unittest.TestCase):
         self.create()
         request = layer_service_pb2.ForwardRequest(layer_id="interop", x=to_tensor(self.x))
         self.check(self.layers.Forward(request), forward(self.weights, self.x))
+
+    @exercises(LAYER + "CreateLayer", LAYER + "Forward")
+    def test_rotary_frequencies_are_those_of_the_formula_or_the_clients_own(self):
+        yarn = {"factor": 8, "original_max_positions": 64, "beta_fast": 8, "beta_slow": 1}
+        formula = (10000.0, 8, 64, 8, 1)
+        own = [0.9, 0.31, 0, 0.004]
+        message = layer_service_pb2.RotaryConfig
+        cases = {
+            "yarn": (message(yarn=yarn), yarn_frequencies(*formula, truncate=True)),
+            "yarn between pairs": (
+                message(yarn=yarn | {"truncate": False}),
+                yarn_frequencies(*formula, truncate=False),
+            ),
+            "custom": (message(custom={"inv_freq": own, "attention_factor": 1.3}), np.array(own)),
+        }
+        for name, (rotary, frequencies) in cases.items():
+            with self.subTest(name):
+                self.delete("interop")
+                created = self.layers.CreateLayer(upload("interop", self.weights, rotary=rotary))
+                kind = rotary.WhichOneof("scaling")
+                self.assertEqual(created.layer.config.rotary.WhichOneof("scaling"), kind)
+                factor = getattr(created.layer.config.rotary, kind).attention_factor
+                self.assertAlmostEqual(factor, 1.3 if kind == "custom" else 0.1 * np.log(8) + 1)
+                request = layer_service_pb2.ForwardRequest(layer_id="interop", x=to_tensor(self.x))
+                expected = forward(self.weights, self.x, frequencies=frequencies, factor=factor)
+                self.check(self.layers.Forward(request), expected)
 
     @exercises(LAYER + "Forward")
     def test_a_session_decodes_token_by_token(self):

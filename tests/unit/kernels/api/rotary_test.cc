@@ -110,6 +110,46 @@ TEST(RotaryTest, YarnRampsBetweenTheTwoAndScalesVectors) {
   EXPECT_FLOAT_EQ(Rotated(rotary, 0, head)[0], static_cast<float>(DefaultAttentionFactor(8)));
 }
 
+TEST(RotaryTest, YarnsRampMayBeginAndEndBetweenPairs) {
+  RotaryParams params = Params(RotaryScaling::kYarn);
+  params.dim = 64;
+  params.theta = 150000;
+  params.factor = 32;
+  params.original_max_positions = 4096;
+  const std::vector<double> rounded = Rotary(params).frequencies();
+  params.truncate = false;
+  const std::vector<double> exact = Rotary(params).frequencies();
+  const auto pair_of = [](double turns) {
+    return 64 * std::log(4096 / (turns * 2 * M_PI)) / (2 * std::log(150000.0));
+  };
+  const double low = pair_of(32), high = pair_of(1);  // 8.09 and 17.40
+  double largest = 0;
+  for (int pair = 0; pair < 32; ++pair) {
+    const double plain = std::pow(150000.0, -pair / 32.0);
+    const double divided = std::min(std::max((pair - low) / (high - low), 0.0), 1.0);
+    EXPECT_NEAR(exact[pair], plain * (divided / 32 + 1 - divided), 1e-12 * plain) << pair;
+    largest = std::max(largest, std::abs(rounded[pair] / exact[pair] - 1));
+  }
+  EXPECT_GT(largest, 0.5) << "the choice shows";
+}
+
+TEST(RotaryTest, CustomFrequenciesAreTakenAsTheyAre) {
+  RotaryParams params = Params(RotaryScaling::kCustom);
+  params.inv_freq = {1, 0.25, 0, 0.001};
+  params.attention_factor = 1.5;
+  ASSERT_TRUE(ValidateRotary(params, kDim).ok());
+  const Rotary rotary(params);
+  EXPECT_EQ(rotary.frequencies(), params.inv_freq);
+  const std::vector<float> head = {1, 2, 3, 4, 5, 6, 7, 8};
+  const std::vector<float> out = Rotated(rotary, 7, head);
+  for (int pair = 0; pair < kDim / 2; ++pair) {
+    const std::complex<double> turned = std::complex<double>(head[pair], head[pair + 4]) *
+                                        std::polar(1.5, 7 * params.inv_freq[pair]);
+    EXPECT_NEAR(out[pair], turned.real(), 1e-5);
+    EXPECT_NEAR(out[pair + 4], turned.imag(), 1e-5);
+  }
+}
+
 TEST(RotaryTest, BadParametersAreNamed) {
   const auto expect = [](void (*change)(RotaryParams&), const char* text) {
     RotaryParams params = Params(RotaryScaling::kYarn);
@@ -123,17 +163,37 @@ TEST(RotaryTest, BadParametersAreNamed) {
   expect([](RotaryParams& p) { p.dim = 7; }, "rotary.dim is 7, expected an even number from 2 to");
   expect([](RotaryParams& p) { p.dim = 10; }, "head_dim_qk (8)");
   expect([](RotaryParams& p) { p.dim = 0; }, "rotary.dim is 0");
-  expect([](RotaryParams& p) { p.factor = 0.5; }, "rotary.factor is 0.5, expected 1 or more");
-  expect([](RotaryParams& p) { p.original_max_positions = 0; }, "rotary.original_max_positions");
-  expect([](RotaryParams& p) { p.beta_slow = -1; }, "rotary.beta_slow");
-  expect([](RotaryParams& p) { p.beta_fast = 1; }, "rotary.beta_fast is 1, expected above");
-  expect([](RotaryParams& p) { p.attention_factor = INFINITY; }, "rotary.attention_factor");
+  expect([](RotaryParams& p) { p.factor = 0.5; }, "rotary.yarn.factor is 0.5, expected 1 or more");
+  expect([](RotaryParams& p) { p.original_max_positions = 0; },
+         "rotary.yarn.original_max_positions");
+  expect([](RotaryParams& p) { p.beta_slow = -1; }, "rotary.yarn.beta_slow");
+  expect([](RotaryParams& p) { p.beta_fast = 1; }, "rotary.yarn.beta_fast is 1, expected above");
+  expect([](RotaryParams& p) { p.attention_factor = INFINITY; }, "rotary.yarn.attention_factor");
   expect(
       [](RotaryParams& p) {
         p.scaling = RotaryScaling::kLlama3;
         p.high_freq_factor = 1;
       },
-      "rotary.high_freq_factor is 1, expected above low_freq_factor (1)");
+      "rotary.llama3.high_freq_factor is 1, expected above low_freq_factor (1)");
+  expect(
+      [](RotaryParams& p) {
+        p.scaling = RotaryScaling::kCustom;
+        p.inv_freq = {1, 2, 3};
+      },
+      "rotary.custom.inv_freq has 3 entries, expected 4, one for each pair of rotary.dim (8)");
+  expect(
+      [](RotaryParams& p) {
+        p.scaling = RotaryScaling::kCustom;
+        p.inv_freq = {1, 2, -3, NAN};
+      },
+      "rotary.custom.inv_freq[2] is -3, expected 0 or a finite number above");
+  expect(
+      [](RotaryParams& p) {
+        p.scaling = RotaryScaling::kCustom;
+        p.inv_freq = {1, 2, 3, 4};
+        p.attention_factor = -1;
+      },
+      "rotary.custom.attention_factor is -1, expected above 0");
   EXPECT_TRUE(ValidateRotary(Params(RotaryScaling::kYarn), kDim).ok());
   EXPECT_TRUE(ValidateRotary(Params(RotaryScaling::kLlama3), kDim).ok());
 }
