@@ -16,17 +16,6 @@ absl::Status CheckRange(const char* field, std::int64_t value, std::int64_t min,
   return Invalid(field, absl::StrCat(value), absl::StrCat(min, " to ", max));
 }
 
-absl::Status ValidateHeads(const AttentionParams& params) {
-  if (auto s = CheckRange("num_q_heads", params.num_q_heads, 1, kMaxHeads); !s.ok()) return s;
-  if (auto s = CheckRange("num_kv_heads", params.num_kv_heads, 1, kMaxHeads); !s.ok()) return s;
-  if (params.num_q_heads % params.num_kv_heads != 0) {
-    return Invalid("num_q_heads", absl::StrCat(params.num_q_heads),
-                   absl::StrCat("a multiple of num_kv_heads (", params.num_kv_heads, ")"));
-  }
-  if (auto s = CheckRange("head_dim_qk", params.head_dim_qk, 1, kMaxHeadDim); !s.ok()) return s;
-  return CheckRange("head_dim_v", params.head_dim_v, 1, kMaxHeadDim);
-}
-
 absl::Status ValidateLengths(const AttentionTask& task) {
   if (auto s = CheckRange("q_len", task.q_len, 0, kMaxPosition); !s.ok()) return s;
   if (auto s = CheckRange("kv_len", task.kv_len, 0, kMaxPosition); !s.ok()) return s;
@@ -96,8 +85,18 @@ absl::Status ValidateAppendRows(const std::string& field, const RowsView& rows,
 
 }  // namespace
 
-absl::Status ValidateParams(const AttentionParams& params) {
-  if (auto s = ValidateHeads(params); !s.ok()) return s;
+absl::Status ValidateHeads(const AttentionParams& params) {
+  if (auto s = CheckRange("num_q_heads", params.num_q_heads, 1, kMaxHeads); !s.ok()) return s;
+  if (auto s = CheckRange("num_kv_heads", params.num_kv_heads, 1, kMaxHeads); !s.ok()) return s;
+  if (params.num_q_heads % params.num_kv_heads != 0) {
+    return Invalid("num_q_heads", absl::StrCat(params.num_q_heads),
+                   absl::StrCat("a multiple of num_kv_heads (", params.num_kv_heads, ")"));
+  }
+  if (auto s = CheckRange("head_dim_qk", params.head_dim_qk, 1, kMaxHeadDim); !s.ok()) return s;
+  return CheckRange("head_dim_v", params.head_dim_v, 1, kMaxHeadDim);
+}
+
+absl::Status ValidateScores(const AttentionParams& params) {
   if (!std::isfinite(params.softmax_scale)) {
     return Invalid("softmax_scale", absl::StrCat(params.softmax_scale), "a finite number");
   }
@@ -107,6 +106,11 @@ absl::Status ValidateParams(const AttentionParams& params) {
   if (auto s = CheckRange("window_left", params.window_left, -1, kMaxPosition); !s.ok()) return s;
   if (auto s = CheckRange("window_right", params.window_right, -1, kMaxPosition); !s.ok()) return s;
   return CheckRange("sink_tokens", params.sink_tokens, 0, kMaxPosition);
+}
+
+absl::Status ValidateParams(const AttentionParams& params) {
+  if (auto s = ValidateHeads(params); !s.ok()) return s;
+  return ValidateScores(params);
 }
 
 absl::Status ValidateTask(const AttentionTask& task) {

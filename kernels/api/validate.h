@@ -7,6 +7,11 @@
 
 namespace attention {
 
+// Counts of heads and their dims.
+absl::Status ValidateHeads(const AttentionParams& params);
+// Scale, cap, window and sinks.
+absl::Status ValidateScores(const AttentionParams& params);
+// Both.
 absl::Status ValidateParams(const AttentionParams& params);
 
 // Also checks lengths, positions, that pointers are there and that pages suffice for kv_len.

@@ -23,9 +23,10 @@ namespace attention::server {
 
 class KvCache;  // server/cache; domain only passes it on
 
-// The dimensions of a bias or a mask as the client gave them: [heads, q_len, kv_len].
+// The dimensions of a bias or a mask as the client gave them: [heads, q_len, kv_len]. Each may be 1
+// instead.
 struct PlaneShape {
-  std::int64_t num_heads = 1;  // 1 or num_q_heads
+  std::int64_t num_heads = 1;
   std::int64_t q_len = 0;
   std::int64_t kv_len = 0;
 };

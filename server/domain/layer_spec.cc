@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
+#include "server/base/at_field.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -39,7 +40,8 @@ absl::Status ValidateLayerSpec(const LayerSpec& spec) {
   ATTENTION_RETURN_IF_ERROR(CheckDim("model_dim", spec.model_dim));
   if (spec.context_dim != 0) ATTENTION_RETURN_IF_ERROR(CheckDim("context_dim", spec.context_dim));
   ATTENTION_RETURN_IF_ERROR(CheckDim("output_dim", spec.output_dim));
-  ATTENTION_RETURN_IF_ERROR(ValidateParams(spec.attention));
+  ATTENTION_RETURN_IF_ERROR(ValidateHeads(spec.attention));
+  ATTENTION_RETURN_IF_ERROR(AtField("attention", ValidateScores(spec.attention)));
   ATTENTION_RETURN_IF_ERROR(CheckDim("num_q_heads * head_dim_qk", spec.q_columns()));
   ATTENTION_RETURN_IF_ERROR(CheckDim("num_q_heads * head_dim_v", spec.o_columns()));
   if (!spec.rotary) return absl::OkStatus();

@@ -50,7 +50,8 @@ absl::Status ResolveRange(const SessionStep& step, ResolvedStep* resolved) {
   }
   if (step.kv_begin > resolved->kv_end) {
     return absl::InvalidArgumentError(
-        absl::StrCat("kv_begin is ", step.kv_begin, ", expected at most ", resolved->kv_end));
+        absl::StrCat("kv_begin is ", step.kv_begin, ", expected at most ",
+                     step.kv_end ? "kv_end, " : "the attended length ", resolved->kv_end));
   }
   resolved->kv_begin = step.kv_begin;
   // Positions count from the start of the cache, whatever part of it is attended over.
@@ -59,10 +60,12 @@ absl::Status ResolveRange(const SessionStep& step, ResolvedStep* resolved) {
 }
 
 absl::Status CheckPlane(absl::string_view field, const std::optional<PlaneShape>& shape,
-                        std::int64_t kv_len) {
-  if (!shape || shape->kv_len == kv_len) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, " has a last dimension of ", shape->kv_len,
-                                                 ", expected the attended length ", kv_len));
+                        const SessionStep& step, std::int64_t kv_len) {
+  if (!shape || shape->kv_len == kv_len || shape->kv_len == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ".shape ends with ", shape->kv_len, ", expected 1 or ", kv_len,
+                   ", the keys from 0 to ", step.kv_end ? "kv_end" : "the attended length",
+                   step.kv_begin > 0 ? ", those before kv_begin included" : ""));
 }
 
 absl::Status CheckColumnSums(const SessionStep& step, std::int64_t kv_len) {
@@ -82,8 +85,8 @@ absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t l
   ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, &resolved));
   if (!step.has_attend) return resolved;
   ATTENTION_RETURN_IF_ERROR(ResolveRange(step, &resolved));
-  ATTENTION_RETURN_IF_ERROR(CheckPlane("bias", step.bias_shape, resolved.kv_end));
-  ATTENTION_RETURN_IF_ERROR(CheckPlane("mask", step.mask_shape, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckPlane("bias", step.bias_shape, step, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckPlane("mask", step.mask_shape, step, resolved.kv_end));
   ATTENTION_RETURN_IF_ERROR(CheckColumnSums(step, resolved.kv_end));
   return resolved;
 }

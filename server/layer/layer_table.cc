@@ -15,16 +15,6 @@ namespace {
 
 constexpr std::size_t kMaxIdBytes = 128;
 
-absl::Status CheckId(const std::string& id) {
-  const bool is_valid = id.size() <= kMaxIdBytes && std::all_of(id.begin(), id.end(), [](char c) {
-                          return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' ||
-                                 c == '_' || c == '-' || c == '/';
-                        });
-  if (is_valid) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("layer_id is ", Quoted(id), ", expected at most ",
-                                                 kMaxIdBytes, " of A-Z a-z 0-9 . _ - and /"));
-}
-
 // What makes two layers' packed weights the same: dtype and shapes of all tensors, and their bytes.
 std::string ContentKey(const LayerTensors& tensors, const std::string& hash) {
   std::string key = absl::StrCat(static_cast<int>(tensors.spec().dtype), ":",
@@ -39,6 +29,16 @@ std::string ContentKey(const LayerTensors& tensors, const std::string& hash) {
 }
 
 }  // namespace
+
+absl::Status CheckLayerId(const std::string& id) {
+  const bool is_valid = id.size() <= kMaxIdBytes && std::all_of(id.begin(), id.end(), [](char c) {
+                          return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' ||
+                                 c == '_' || c == '-' || c == '/';
+                        });
+  if (is_valid) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("layer_id is ", Quoted(id), ", expected at most ",
+                                                 kMaxIdBytes, " of A-Z a-z 0-9 . _ - and /"));
+}
 
 bool LayerBytes::Take(std::int64_t bytes) {
   std::int64_t used = used_.load(std::memory_order_relaxed);
@@ -91,7 +91,7 @@ absl::StatusOr<LayerTable::Reservation> LayerTable::Reserve(const NewLayer& laye
                                                  limits_.no_projections.empty() ? "" : ": ",
                                                  limits_.no_projections));
   }
-  ATTENTION_RETURN_IF_ERROR(CheckId(layer.layer_id));
+  ATTENTION_RETURN_IF_ERROR(CheckLayerId(layer.layer_id));
   ATTENTION_RETURN_IF_ERROR(ValidateLayerSpec(layer.spec));
   const std::vector<std::shared_ptr<const Layer>> lost = TakeLost();
   {

@@ -38,6 +38,9 @@ struct Layer {
   absl::Time create_time;
 };
 
+// INVALID_ARGUMENT unless it is a name that a layer may have; empty is one.
+absl::Status CheckLayerId(const std::string& id);
+
 // Bytes of weights, those that are being uploaded included.
 class LayerBytes {
  public:

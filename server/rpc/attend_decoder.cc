@@ -18,6 +18,9 @@ namespace {
 // declare.
 constexpr std::int64_t kMaxSequences = 16384;
 
+constexpr absl::string_view kPackedLayout = "[tokens, heads, head_dim]";
+constexpr absl::string_view kDenseLayout = "[batch, tokens, heads, head_dim]";
+
 // Where the rows of each sequence lie in q, k and v.
 struct Sequences {
   bool is_dense = false;
@@ -27,72 +30,90 @@ struct Sequences {
   std::vector<std::int64_t> kv_lens;
 };
 
-absl::Status InvalidShape(absl::string_view field, const v1::Tensor& tensor,
-                          absl::string_view expected) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, ".shape is ", ShapeText(tensor), ", expected ", expected));
-}
-
-absl::Status CheckPresence(const v1::AttendRequest& request, RequestTensors& tensors) {
+absl::Status CheckPresence(const v1::AttendRequest& request) {
   const auto missing = [](absl::string_view field) {
     return absl::InvalidArgumentError(absl::StrCat(field, " is missing, expected a tensor"));
   };
   if (!request.has_q()) return missing("q");
   if (!request.has_k()) return missing("k");
   if (!request.has_v()) return missing("v");
+  return absl::OkStatus();
+}
+
+absl::Status CheckTensors(const v1::AttendRequest& request, RequestTensors& tensors, DType* dtype) {
+  ATTENTION_ASSIGN_OR_RETURN(*dtype, DecodeDType("q.dtype", request.q().dtype()));
+  for (const auto& [field, tensor] :
+       {std::pair{"k.dtype", &request.k()}, std::pair{"v.dtype", &request.v()}}) {
+    if (tensor->dtype() != request.q().dtype()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, " is ", DTypeText(tensor->dtype()),
+                                                     ", expected that of q (",
+                                                     DTypeText(request.q().dtype()), ")"));
+    }
+  }
   ATTENTION_RETURN_IF_ERROR(CheckTensor("q", request.q(), tensors));
   ATTENTION_RETURN_IF_ERROR(CheckTensor("k", request.k(), tensors));
   return CheckTensor("v", request.v(), tensors);
 }
 
-absl::Status CheckDTypes(const v1::AttendRequest& request, DType* dtype) {
-  ATTENTION_ASSIGN_OR_RETURN(*dtype, DecodeDType("q.dtype", request.q().dtype()));
-  for (const auto& [field, tensor] :
-       {std::pair{"k.dtype", &request.k()}, std::pair{"v.dtype", &request.v()}}) {
-    if (tensor->dtype() != request.q().dtype()) {
-      return absl::InvalidArgumentError(absl::StrCat(field, " is ", v1::DType_Name(tensor->dtype()),
-                                                     ", expected that of q (",
-                                                     v1::DType_Name(request.q().dtype()), ")"));
-    }
+absl::Status InvalidRows(absl::string_view field, const v1::Tensor& tensor, int axis,
+                         absl::string_view expected) {
+  return InvalidAxis(field, tensor, axis, tensor.shape_size() == 3 ? kPackedLayout : kDenseLayout,
+                     expected);
+}
+
+absl::Status CheckRanks(const v1::AttendRequest& request) {
+  const int rank = request.q().shape_size();
+  if (rank != 3 && rank != 4) {
+    return absl::InvalidArgumentError(absl::StrCat("q.shape is ", ShapeText(request.q()),
+                                                   ", expected rank 3 (packed), ", kPackedLayout,
+                                                   ", or 4 (dense), ", kDenseLayout));
+  }
+  for (const auto& [field, tensor] : {std::pair{"k", &request.k()}, std::pair{"v", &request.v()}}) {
+    if (tensor->shape_size() == rank) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".shape is ", ShapeText(*tensor), ", expected rank ", rank,
+                     ", as q: ", rank == 3 ? kPackedLayout : kDenseLayout));
   }
   return absl::OkStatus();
 }
 
 // Ranks agree, k and v have the same rows and heads, q and k the same head_dim_qk.
 absl::Status CheckShapes(const v1::AttendRequest& request) {
+  ATTENTION_RETURN_IF_ERROR(CheckRanks(request));
   const v1::Tensor& q = request.q();
   const v1::Tensor& k = request.k();
   const v1::Tensor& v = request.v();
   const int rank = q.shape_size();
-  if (rank != 3 && rank != 4) return InvalidShape("q", q, "rank 3 (packed) or 4 (dense)");
-  if (k.shape_size() != rank) return InvalidShape("k", k, absl::StrCat("rank ", rank, ", as q"));
-  if (v.shape_size() != rank) return InvalidShape("v", v, absl::StrCat("rank ", rank, ", as q"));
   for (int axis = 0; axis < rank - 1; ++axis) {
     if (v.shape(axis) == k.shape(axis)) continue;
-    return InvalidShape("v", v, absl::StrCat(k.shape(axis), " at dimension ", axis, ", as k"));
+    return InvalidRows("v", v, axis, absl::StrCat(k.shape(axis), ", as k,"));
   }
   if (k.shape(rank - 1) != q.shape(rank - 1)) {
-    return InvalidShape("k", k, absl::StrCat("a last dimension of ", q.shape(rank - 1), ", as q"));
+    return InvalidRows("k", k, rank - 1, absl::StrCat(q.shape(rank - 1), ", as q,"));
   }
   if (rank == 4 && k.shape(0) != q.shape(0)) {
-    return InvalidShape("k", k, absl::StrCat("a batch of ", q.shape(0), ", as q"));
+    return InvalidRows("k", k, 0, absl::StrCat(q.shape(0), ", as q,"));
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<int> DecodeDimension(absl::string_view field, const v1::Tensor& tensor, int axis) {
-  const std::int64_t value = tensor.shape(axis);
-  if (value >= 1 && value <= std::numeric_limits<int>::max()) return static_cast<int>(value);
-  return InvalidShape(field, tensor, absl::StrCat("1 or more at dimension ", axis));
 }
 
 absl::Status DecodeHeads(const v1::AttendRequest& request, AttentionParams* params) {
   const int heads = request.q().shape_size() - 2;
-  ATTENTION_ASSIGN_OR_RETURN(params->num_q_heads, DecodeDimension("q", request.q(), heads));
-  ATTENTION_ASSIGN_OR_RETURN(params->num_kv_heads, DecodeDimension("k", request.k(), heads));
-  ATTENTION_ASSIGN_OR_RETURN(params->head_dim_qk, DecodeDimension("q", request.q(), heads + 1));
-  ATTENTION_ASSIGN_OR_RETURN(params->head_dim_v, DecodeDimension("v", request.v(), heads + 1));
-  return absl::OkStatus();
+  const auto decode = [](absl::string_view field, const v1::Tensor& tensor, int axis,
+                         std::int64_t max, int* value) {
+    if (tensor.shape(axis) < 1 || tensor.shape(axis) > max) {
+      return InvalidRows(field, tensor, axis, absl::StrCat("1 to ", max));
+    }
+    *value = static_cast<int>(tensor.shape(axis));
+    return absl::OkStatus();
+  };
+  ATTENTION_RETURN_IF_ERROR(decode("q", request.q(), heads, kMaxHeads, &params->num_q_heads));
+  ATTENTION_RETURN_IF_ERROR(decode("k", request.k(), heads, kMaxHeads, &params->num_kv_heads));
+  ATTENTION_RETURN_IF_ERROR(decode("q", request.q(), heads + 1, kMaxHeadDim, &params->head_dim_qk));
+  ATTENTION_RETURN_IF_ERROR(decode("v", request.v(), heads + 1, kMaxHeadDim, &params->head_dim_v));
+  if (params->num_q_heads % params->num_kv_heads == 0) return absl::OkStatus();
+  return InvalidRows("q", request.q(), heads,
+                     absl::StrCat("a multiple of the ", params->num_kv_heads, " heads of k"));
 }
 
 template <typename Lengths>
@@ -126,7 +147,7 @@ absl::Status CheckSum(absl::string_view field, const Lengths& lengths, std::int6
 absl::Status CheckNumSequences(absl::string_view field, std::int64_t count) {
   if (count <= kMaxSequences) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " has ", count, " sequences, expected at most ", kMaxSequences));
+      absl::StrCat(field, " is of ", count, " sequences, expected at most ", kMaxSequences));
 }
 
 absl::Status DecodePacked(const v1::AttendRequest& request, Sequences* sequences) {
@@ -137,6 +158,9 @@ absl::Status DecodePacked(const v1::AttendRequest& request, Sequences* sequences
     sequences->kv_lens = {kv_rows};
   } else {
     ATTENTION_RETURN_IF_ERROR(CheckNumSequences("q_lens", request.q_lens_size()));
+    if (request.q_lens().empty()) {
+      return CheckCount("q_lens", 0, request.kv_lens_size());
+    }
     ATTENTION_RETURN_IF_ERROR(CheckCount("kv_lens", request.kv_lens_size(), request.q_lens_size()));
     ATTENTION_RETURN_IF_ERROR(CheckLengths("q_lens", request.q_lens(), q_rows, "the rows of q"));
     ATTENTION_RETURN_IF_ERROR(CheckLengths("kv_lens", request.kv_lens(), kv_rows, "the rows of k"));
@@ -164,7 +188,7 @@ absl::Status DecodeDenseLengths(absl::string_view field, const Lengths& lengths,
 
 absl::Status DecodeDense(const v1::AttendRequest& request, Sequences* sequences) {
   const std::int64_t batch = request.q().shape(0);
-  ATTENTION_RETURN_IF_ERROR(CheckNumSequences("q", batch));
+  ATTENTION_RETURN_IF_ERROR(CheckNumSequences("q.shape[0]", batch));
   sequences->is_dense = true;
   sequences->padded_q_len = request.q().shape(1);
   sequences->padded_kv_len = request.k().shape(1);
@@ -253,11 +277,11 @@ absl::Status CheckReturns(const v1::AttendRequest& request, const AttentionParam
     return absl::InvalidArgumentError(
         "returns.weights is true, expected false: weights are streamed, use AttendStream");
   }
-  const double row_bytes = 4.0 * params.num_q_heads * static_cast<double>(sequences.padded_kv_len);
-  if (row_bytes <= static_cast<double>(limits.max_output_bytes)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("returns.weights asks for rows of ", row_bytes,
-                                                 " bytes, expected at most ",
-                                                 limits.max_output_bytes));
+  const std::int64_t key_bytes = std::int64_t{sizeof(float)} * params.num_q_heads;
+  if (sequences.padded_kv_len <= limits.max_output_bytes / key_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("returns.weights asks for rows of ", sequences.padded_kv_len, " keys of ",
+                   key_bytes, " bytes, expected at most ", limits.max_output_bytes, " bytes"));
 }
 
 // Builds the task of each sequence from the first one, whose shared fields are set.
@@ -371,15 +395,15 @@ void DecodedAttend::CopyLse() {
 absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
                                            const AttendLimits& limits, RequestTensors& tensors,
                                            BufferPool& pool) {
-  ATTENTION_RETURN_IF_ERROR(CheckPresence(request, tensors));
+  ATTENTION_RETURN_IF_ERROR(CheckPresence(request));
   AttentionTask shared;
   AttentionParams& params = shared.params;
-  ATTENTION_RETURN_IF_ERROR(CheckDTypes(request, &params.dtype));
+  ATTENTION_RETURN_IF_ERROR(CheckTensors(request, tensors, &params.dtype));
   params.kv_dtype = params.dtype;
   ATTENTION_RETURN_IF_ERROR(CheckShapes(request));
   ATTENTION_RETURN_IF_ERROR(DecodeHeads(request, &params));
-  ATTENTION_RETURN_IF_ERROR(DecodeConfig(request.config(), &params));
-  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(request.config(), tensors, &shared));
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig("config", request.config(), &params));
+  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors("config", request.config(), tensors, &shared));
   ATTENTION_ASSIGN_OR_RETURN(const Sequences sequences, DecodeSequences(request));
   ATTENTION_RETURN_IF_ERROR(CheckReturns(request, params, sequences, limits));
 

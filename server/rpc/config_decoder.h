@@ -14,21 +14,25 @@
 
 namespace attention::server {
 
-// Fills in everything but heads, dims and dtypes, which must be set, and checks the whole.
-absl::Status DecodeConfig(const v1::AttentionConfig& config, AttentionParams* params);
+// Fills in and checks what the config has; heads, dims and dtypes must be set, and are not checked.
+// `field` is the config's path in the request.
+absl::Status DecodeConfig(absl::string_view field, const v1::AttentionConfig& config,
+                          AttentionParams* params);
 
-// Per-head vectors, float32 [num_q_heads].
-absl::Status DecodeHeadVectors(const v1::AttentionConfig& config, RequestTensors& tensors,
-                               AttentionTask* task);
+// Per-head vectors, float32 [num_q_heads], of the config at `field`.
+absl::Status DecodeHeadVectors(absl::string_view field, const v1::AttentionConfig& config,
+                               RequestTensors& tensors, AttentionTask* task);
 
-// A bias or mask as [batch, heads, q_len, kv_len], its leading dimensions filled up with 1. `heads`
-// and `batch` are 1 or the full count. Strides are in elements and 0 along shared dimensions.
+// A bias or mask as [batch, heads, q_len, kv_len], its leading dimensions filled up with 1. Each
+// axis has the full count or 1, and is shared then. Strides are in elements and 0 along axes of 1.
 struct DecodedPlane {
   const char* data = nullptr;
   DType dtype = DType::kFloat32;  // of a bias
   PlaneShape shape;
   std::int64_t batch_stride = 0;
   std::int64_t head_stride = 0;
+  std::int64_t row_stride = 0;
+  std::int64_t key_stride = 0;
 };
 
 struct PlaneLimits {

@@ -119,8 +119,8 @@ class ForwardBuilder {
     }
     if (x_.is_present() && context_.is_present() && x_.dtype != context_.dtype) {
       return absl::InvalidArgumentError(
-          absl::StrCat("context.dtype is ", v1::DType_Name(request_.context().dtype()),
-                       ", expected that of x (", v1::DType_Name(request_.x().dtype()), ")"));
+          absl::StrCat("context.dtype is ", DTypeText(request_.context().dtype()),
+                       ", expected that of x (", DTypeText(request_.x().dtype()), ")"));
     }
     return absl::OkStatus();
   }
@@ -169,31 +169,58 @@ class ForwardBuilder {
   absl::Status DecodePaddingMask() {
     if (!request_.has_padding_mask()) return absl::OkStatus();
     const v1::Tensor& mask = request_.padding_mask();
+    ATTENTION_RETURN_IF_ERROR(CheckBoolDType("padding_mask", mask.dtype()));
     ATTENTION_RETURN_IF_ERROR(CheckTensor("padding_mask", mask, tensors_));
-    if (mask.dtype() != v1::DTYPE_BOOL) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "padding_mask.dtype is ", v1::DType_Name(mask.dtype()), ", expected DTYPE_BOOL"));
-    }
-    const RaggedRows& kv = KvRows();
-    const std::vector<std::int64_t> expected =
-        kv.is_dense ? std::vector<std::int64_t>{num_sequences_, kv.padded_len}
-                    : std::vector<std::int64_t>{kv.num_tensor_rows};
-    if (!std::equal(mask.shape().begin(), mask.shape().end(), expected.begin(), expected.end())) {
-      v1::Tensor wanted;
-      for (const std::int64_t dimension : expected) wanted.add_shape(dimension);
-      return absl::InvalidArgumentError(
-          absl::StrCat("padding_mask.shape is ", ShapeText(mask), ", expected ", ShapeText(wanted),
-                       ", one for each row of ", spec_.is_cross() ? "context" : "x"));
-    }
-    mask_ = reinterpret_cast<const std::uint8_t*>(tensors_.Place(mask));
+    ATTENTION_RETURN_IF_ERROR(SetMaskStrides(mask));
+    const char* data = tensors_.Place(mask);
+    ATTENTION_RETURN_IF_ERROR(CheckBools("padding_mask", mask, data));
+    mask_ = reinterpret_cast<const std::uint8_t*>(data);
     if (!spec_.is_cross()) FindHiddenRows();
     return absl::OkStatus();
+  }
+
+  absl::Status SetMaskStrides(const v1::Tensor& mask) {
+    const RaggedRows& kv = KvRows();
+    const int rank = mask.shape_size();
+    const auto is_axis = [&](int axis, std::int64_t count) {
+      return mask.shape(axis) == count || mask.shape(axis) == 1;
+    };
+    const auto stride = [&](int axis, std::int64_t elements) {
+      return mask.shape(axis) == 1 ? 0 : elements;
+    };
+    if (!kv.is_dense && rank == 1 && is_axis(0, kv.num_tensor_rows)) {
+      mask_row_stride_ = stride(0, 1);
+      return absl::OkStatus();
+    }
+    const bool has_heads_and_queries =
+        rank == 4 && mask.shape(1) == 1 && mask.shape(2) == 1;  // of which all are alike
+    if (kv.is_dense && (rank == 2 || has_heads_and_queries) && is_axis(0, num_sequences_) &&
+        is_axis(rank - 1, kv.padded_len)) {
+      mask_row_stride_ = stride(rank - 1, 1);
+      mask_sequence_stride_ = stride(0, mask.shape(rank - 1));
+      return absl::OkStatus();
+    }
+    const std::string expected = kv.is_dense
+                                     ? absl::StrCat("[", num_sequences_, ", ", kv.padded_len, "]")
+                                     : absl::StrCat("[", kv.num_tensor_rows, "]");
+    return absl::InvalidArgumentError(
+        absl::StrCat("padding_mask.shape is ", ShapeText(mask), ", expected ", expected,
+                     ", one for each row of ", spec_.is_cross() ? "context" : "x",
+                     ", or 1 in place of an axis"));
+  }
+
+  // The element of a row of sequence `i`.
+  const std::uint8_t* MaskAt(std::size_t i, std::int64_t row) const {
+    const std::int64_t first = KvRows().is_dense
+                                   ? static_cast<std::int64_t>(i) * mask_sequence_stride_
+                                   : KvRows().begins[i] * mask_row_stride_;
+    return mask_ + first + row * mask_row_stride_;
   }
 
   void FindHiddenRows() {
     for (std::size_t i = 0; i < x_.lens.size(); ++i) {
       for (std::int64_t row = x_.begins[i]; row < x_.begins[i] + x_.lens[i]; ++row) {
-        if (mask_[row] != 0) continue;
+        if (*MaskAt(i, row - x_.begins[i]) != 0) continue;
         auto& hidden = decoded_.hidden_rows;
         if (!hidden.empty() && hidden.back().second == row) {
           hidden.back().second = row + 1;
@@ -205,11 +232,11 @@ class ForwardBuilder {
   }
 
   // The rows of a buffer between projections, `columns` floats each.
-  absl::StatusOr<float*> Buffer(std::int64_t rows, std::int64_t columns) {
+  absl::StatusOr<float*> Buffer(absl::string_view field, std::int64_t rows, std::int64_t columns) {
     const std::int64_t row_bytes = columns * kFloatBytes;
     if (rows > allocator_.max_bytes / row_bytes) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the sequences have ", rows, " rows, which the layer makes ", row_bytes,
+          absl::StrCat(field, " has ", rows, " rows, which the layer makes ", row_bytes,
                        " bytes each of, expected at most ", allocator_.max_bytes, " bytes"));
     }
     decoded_.buffers.push_back(
@@ -219,11 +246,11 @@ class ForwardBuilder {
   }
 
   absl::Status AllocateBuffers() {
-    ATTENTION_ASSIGN_OR_RETURN(input_, Buffer(x_.num_rows(), weights_.input().out_features()));
-    ATTENTION_ASSIGN_OR_RETURN(attended_, Buffer(x_.num_rows(), spec_.o_columns()));
+    ATTENTION_ASSIGN_OR_RETURN(input_, Buffer("x", x_.num_rows(), weights_.input().out_features()));
+    ATTENTION_ASSIGN_OR_RETURN(attended_, Buffer("x", x_.num_rows(), spec_.o_columns()));
     if (!spec_.is_cross()) return absl::OkStatus();
-    ATTENTION_ASSIGN_OR_RETURN(kv_,
-                               Buffer(context_.num_rows(), weights_.context()->out_features()));
+    ATTENTION_ASSIGN_OR_RETURN(
+        kv_, Buffer("context", context_.num_rows(), weights_.context()->out_features()));
     return absl::OkStatus();
   }
 
@@ -276,7 +303,7 @@ class ForwardBuilder {
                        p.num_q_heads, p.head_dim_v);
     if (!spec_.alibi_slopes.empty()) task.alibi_slopes = spec_.alibi_slopes.data();
     if (!spec_.sink_logits.empty()) task.sink_logits = spec_.sink_logits.data();
-    if (mask_ != nullptr) task.mask = {mask_ + KvRows().begins[i], 0, 0};
+    if (mask_ != nullptr) task.mask = {MaskAt(i, 0), 0, 0, mask_row_stride_};
     return task;
   }
 
@@ -372,10 +399,12 @@ class ForwardBuilder {
   RaggedRows x_;
   RaggedRows context_;
   std::int64_t num_sequences_ = 0;
-  const std::uint8_t* mask_ = nullptr;  // [rows of the keys' tensor], may be null
-  float* input_ = nullptr;              // [x rows, columns of the input projection]
-  float* kv_ = nullptr;                 // [context rows, columns of the context's projection]
-  float* attended_ = nullptr;           // [x rows, num_q_heads * head_dim_v]
+  const std::uint8_t* mask_ = nullptr;  // of the rows of the keys' tensor, may be null
+  std::int64_t mask_sequence_stride_ = 0;
+  std::int64_t mask_row_stride_ = 0;
+  float* input_ = nullptr;     // [x rows, columns of the input projection]
+  float* kv_ = nullptr;        // [context rows, columns of the context's projection]
+  float* attended_ = nullptr;  // [x rows, num_q_heads * head_dim_v]
   std::int64_t x_row_ = 0;
   std::int64_t kv_row_ = 0;
   std::set<const PackedProjection*> counted_;

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/api/validate.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/config_decoder.h"
 #include "server/rpc/tensor_decoder.h"
@@ -12,24 +13,24 @@ namespace attention::server {
 namespace {
 
 // A vector for each query head, copied: it lives as long as the layer.
-absl::Status CopyHeadVector(absl::string_view field, bool is_present, const v1::Tensor& tensor,
+absl::Status CopyHeadVector(absl::string_view name, bool is_present, const v1::Tensor& tensor,
                             int num_q_heads, std::vector<float>* values) {
   if (!is_present) return absl::OkStatus();
+  const std::string field = absl::StrCat("attention.", name);
   if (tensor.has_shared_memory()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("config.attention.", field, ".shared_memory is set, expected data"));
+    return absl::InvalidArgumentError(absl::StrCat(field, ".shared_memory is set, expected data"));
   }
-  values->resize(tensor.data().size() / sizeof(float));
-  std::memcpy(values->data(), tensor.data().data(), values->size() * sizeof(float));
-  if (tensor.dtype() == v1::DTYPE_FLOAT32 && tensor.shape_size() == 1 &&
-      tensor.shape(0) == num_q_heads &&
-      tensor.data().size() == static_cast<std::size_t>(num_q_heads) * sizeof(float)) {
-    return absl::OkStatus();
+  const std::size_t bytes = static_cast<std::size_t>(num_q_heads) * sizeof(float);
+  if (tensor.dtype() != v1::DTYPE_FLOAT32 || tensor.shape_size() != 1 ||
+      tensor.shape(0) != num_q_heads || tensor.data().size() != bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(field, " is ", DTypeText(tensor.dtype()), " ",
+                                                   ShapeText(tensor), " of ", tensor.data().size(),
+                                                   " bytes, expected DTYPE_FLOAT32 [", num_q_heads,
+                                                   "], one a query head"));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("config.attention.", field, " is ", v1::DType_Name(tensor.dtype()), " ",
-                   ShapeText(tensor), " of ", tensor.data().size(),
-                   " bytes, expected DTYPE_FLOAT32 [", num_q_heads, "], one a query head"));
+  values->resize(static_cast<std::size_t>(num_q_heads));
+  std::memcpy(values->data(), tensor.data().data(), bytes);
+  return CheckFinite(field, values->data(), num_q_heads);
 }
 
 void DecodeYarn(const v1::YarnScaling& wire, RotaryParams* rotary) {
@@ -132,7 +133,7 @@ void EncodeAttention(const LayerSpec& spec, v1::AttentionConfig* wire) {
 
 absl::StatusOr<LayerSpec> DecodeLayerConfig(const v1::LayerConfig& wire) {
   LayerSpec spec;
-  ATTENTION_ASSIGN_OR_RETURN(spec.dtype, DecodeDType("config.dtype", wire.dtype()));
+  ATTENTION_ASSIGN_OR_RETURN(spec.dtype, DecodeDType("dtype", wire.dtype()));
   spec.model_dim = wire.model_dim();
   spec.context_dim = wire.context_dim();
   spec.output_dim = wire.output_dim() == 0 ? wire.model_dim() : wire.output_dim();
@@ -141,7 +142,8 @@ absl::StatusOr<LayerSpec> DecodeLayerConfig(const v1::LayerConfig& wire) {
   params.num_kv_heads = wire.num_kv_heads() == 0 ? wire.num_q_heads() : wire.num_kv_heads();
   params.head_dim_qk = wire.head_dim_qk();
   params.head_dim_v = wire.head_dim_v() == 0 ? wire.head_dim_qk() : wire.head_dim_v();
-  ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.attention(), &params));
+  ATTENTION_RETURN_IF_ERROR(ValidateHeads(params));
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig("attention", wire.attention(), &params));
   ATTENTION_RETURN_IF_ERROR(CopyHeadVector("alibi_slopes", wire.attention().has_alibi_slopes(),
                                            wire.attention().alibi_slopes(), params.num_q_heads,
                                            &spec.alibi_slopes));
@@ -151,6 +153,7 @@ absl::StatusOr<LayerSpec> DecodeLayerConfig(const v1::LayerConfig& wire) {
   if (wire.has_rotary()) {
     ATTENTION_ASSIGN_OR_RETURN(spec.rotary, DecodeRotary(wire.rotary(), params.head_dim_qk));
   }
+  ATTENTION_RETURN_IF_ERROR(ValidateLayerSpec(spec));
   return spec;
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/codec/outgoing_message.h"
+#include "server/base/at_field.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/layer_decoder.h"
@@ -21,15 +22,18 @@ absl::Status LayerAssembly::Begin(const v1::NewLayer& wire) {
     return absl::InvalidArgumentError("layer was sent twice, expected in the first message only");
   }
   if (!wire.has_config()) {
-    return absl::InvalidArgumentError("config is missing, expected what the layer computes");
+    return absl::InvalidArgumentError("layer.config is missing, expected what the layer computes");
   }
   if (!wire.sha256().empty() && wire.sha256().size() != 32) {
     return absl::InvalidArgumentError(
-        absl::StrCat("sha256 has ", wire.sha256().size(), " bytes, expected 32 or none"));
+        absl::StrCat("layer.sha256 has ", wire.sha256().size(), " bytes, expected 32 or none"));
   }
+  ATTENTION_RETURN_IF_ERROR(AtField("layer", CheckLayerId(wire.layer_id())));
   layer_.tenant = tenant_;
   layer_.layer_id = wire.layer_id();
-  ATTENTION_ASSIGN_OR_RETURN(layer_.spec, DecodeLayerConfig(wire.config()));
+  auto spec = DecodeLayerConfig(wire.config());
+  if (!spec.ok()) return AtField("layer.config", spec.status());
+  layer_.spec = *std::move(spec);
   ATTENTION_ASSIGN_OR_RETURN(reservation_, layers_.Reserve(layer_));
   sha256_ = wire.sha256();
   tensors_.emplace(layer_.spec);

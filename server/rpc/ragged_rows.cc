@@ -32,9 +32,9 @@ absl::StatusOr<RaggedRows> DecodeRaggedRows(
     const google::protobuf::RepeatedField<std::int64_t>& lens, std::int64_t columns,
     RequestTensors& tensors) {
   RaggedRows rows;
-  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
   ATTENTION_ASSIGN_OR_RETURN(rows.dtype,
                              DecodeDType(absl::StrCat(field, ".dtype"), tensor.dtype()));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
   const int rank = tensor.shape_size();
   if ((rank != 2 && rank != 3) || tensor.shape(rank - 1) != columns) {
     return absl::InvalidArgumentError(absl::StrCat(field, ".shape is ", ShapeText(tensor),

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/aligned_buffer.h"
 #include "kernels/base/divide.h"
+#include "server/base/at_field.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 
@@ -15,14 +15,6 @@ namespace {
 
 // Small tensors share a buffer: the queries of 64 sessions' steps need not be 64 buffers.
 constexpr std::size_t kSharedBufferBytes = 64 * 1024;
-
-// The same error, naming the field.
-absl::Status AtField(absl::string_view field, const absl::Status& status) {
-  absl::Status named(status.code(), absl::StrCat(field, ".", status.message()));
-  status.ForEachPayload(
-      [&](absl::string_view url, const absl::Cord& payload) { named.SetPayload(url, payload); });
-  return named;
-}
 
 // Cuts received bytes into pieces of whole rows.
 class RowsPieces {

@@ -1,6 +1,7 @@
 #include "server/rpc/server_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "kernels/api/validate.h"
 #include "kernels/api/work_estimate.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
@@ -37,10 +38,10 @@ void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes,
   wire->set_max_layers_per_tenant(layers.limits().max_layers_per_tenant);
 }
 
-absl::Status CheckLength(absl::string_view field, std::int64_t value) {
-  if (value >= 0 && value <= kMaxPosition) return absl::OkStatus();
+absl::Status CheckRange(absl::string_view field, std::int64_t value, std::int64_t min) {
+  if (value >= min && value <= kMaxPosition) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", value, ", expected 0 to ", kMaxPosition));
+      absl::StrCat(field, " is ", value, ", expected ", min, " to ", kMaxPosition));
 }
 
 // A task without data: what Supports, KernelName and EstimateWork look at.
@@ -56,17 +57,18 @@ absl::StatusOr<AttentionTask> DecodeTask(const v1::ExplainRequest& wire, Request
   if (wire.kv_dtype() != v1::DTYPE_UNSPECIFIED) {
     ATTENTION_ASSIGN_OR_RETURN(params.kv_dtype, DecodeKvDType("kv_dtype", wire.kv_dtype()));
   }
-  ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.config(), &params));
-  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors(wire.config(), tensors, &task));
-  ATTENTION_RETURN_IF_ERROR(CheckLength("q_len", wire.q_len()));
-  ATTENTION_RETURN_IF_ERROR(CheckLength("kv_len", wire.kv_len()));
+  ATTENTION_RETURN_IF_ERROR(ValidateHeads(params));
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig("config", wire.config(), &params));
+  ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors("config", wire.config(), tensors, &task));
+  ATTENTION_RETURN_IF_ERROR(CheckRange("q_len", wire.q_len(), 0));
+  ATTENTION_RETURN_IF_ERROR(CheckRange("kv_len", wire.kv_len(), 0));
   task.q_len = wire.q_len();
   task.kv_len = wire.kv_len();
   task.first_query_position = task.kv_len - task.q_len;
   if (wire.has_first_query_position()) {
     task.first_query_position = wire.first_query_position();
     ATTENTION_RETURN_IF_ERROR(
-        CheckLength("the magnitude of first_query_position", std::abs(task.first_query_position)));
+        CheckRange("first_query_position", task.first_query_position, -kMaxPosition));
   }
   return task;
 }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/at_field.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/step_decoder.h"
@@ -20,11 +21,10 @@ codec::OutgoingMessage FailedStep(const absl::Status& status, v1::SessionStepRes
   return codec::OutgoingMessage(result);
 }
 
-ResponseTensor ColumnSums(StepOutcome& outcome) {
-  if (outcome.column_sums.empty()) return {};
-  const auto count = static_cast<std::int64_t>(outcome.column_sums.size());
-  return ResponseTensor::Adopt({outcome.kv_len, count / outcome.kv_len},
-                               std::move(outcome.column_sums));
+// A step's error with the path of its field from the request on.
+absl::Status AtStep(std::size_t index, const absl::Status& status) {
+  if (status.code() != absl::StatusCode::kInvalidArgument) return status;
+  return AtField(absl::StrCat("steps[", index, "]"), status);
 }
 
 }  // namespace
@@ -70,6 +70,9 @@ absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& 
       DecodedStep decoded,
       DecodeStep(wire, *lease, tensors_, {services_.buffers, services_.limits.max_message_bytes}));
   services_.metrics.query_rows.Add(decoded.step.attend.q_len);
+  if (decoded.step.has_attend && decoded.step.wants_column_sums) {
+    entry->num_column_sum_heads = decoded.step.attend.params.num_q_heads;
+  }
   work_ += decoded.work;
   request->steps.push_back(std::move(decoded.step));
   entry->lease = std::move(lease);
@@ -84,24 +87,30 @@ codec::OutgoingMessage StepCall::Complete(AttentionResult& result) {
                small_fields.mutable_timing());
   codec::OutgoingMessage response(small_fields);
   std::size_t next = 0;  // of the steps that took part
-  for (Entry& entry : entries_) {
-    response.Add(
-        v1::StepResponse::kResultsFieldNumber,
-        entry.status.ok() ? CompleteStep(entry, result.steps[next++]) : FailedStep(entry.status));
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const bool took_part = entries_[i].status.ok();
+    response.Add(v1::StepResponse::kResultsFieldNumber,
+                 took_part ? CompleteStep(i, result.steps[next++])
+                           : FailedStep(AtStep(i, entries_[i].status)));
   }
   return response;
 }
 
-codec::OutgoingMessage StepCall::CompleteStep(Entry& entry, StepOutcome& outcome) const {
+codec::OutgoingMessage StepCall::CompleteStep(std::size_t index, StepOutcome& outcome) {
+  Entry& entry = entries_[index];
   v1::SessionStepResult result;
   result.set_position(outcome.position);
   result.set_is_replay(outcome.is_replay);
-  if (!outcome.status.ok()) return FailedStep(outcome.status, std::move(result));
+  if (!outcome.status.ok()) return FailedStep(AtStep(index, outcome.status), std::move(result));
   services_.metrics.output_bytes.Add(static_cast<std::int64_t>(entry.output.size()));
   codec::OutgoingMessage message(result);
   entry.output.MoveTo(v1::SessionStepResult::kOutputFieldNumber, message);
   entry.lse.MoveTo(v1::SessionStepResult::kLseFieldNumber, message);
-  ColumnSums(outcome).MoveTo(v1::SessionStepResult::kColumnSumsFieldNumber, message);
+  if (entry.num_column_sum_heads > 0) {
+    ResponseTensor::Adopt({outcome.kv_len, entry.num_column_sum_heads},
+                          std::move(outcome.column_sums))
+        .MoveTo(v1::SessionStepResult::kColumnSumsFieldNumber, message);
+  }
   return message;
 }
 

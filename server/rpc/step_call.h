@@ -37,13 +37,14 @@ class StepCall {
     SessionLease lease;
     ResponseTensor output;
     ResponseTensor lse;
+    std::int64_t num_column_sum_heads = 0;  // 0: column sums are not wanted
   };
 
   absl::Status BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
                           AttentionRequest* request);
   absl::Status BeginStep(const CallFrame& frame, const v1::SessionStep& wire, Entry* entry,
                          AttentionRequest* request);
-  codec::OutgoingMessage CompleteStep(Entry& entry, StepOutcome& outcome) const;
+  codec::OutgoingMessage CompleteStep(std::size_t index, StepOutcome& outcome);
 
   const ServiceContext& services_;
   RequestTensors tensors_;

@@ -1,7 +1,5 @@
 #include "server/rpc/step_decoder.h"
 
-#include <limits>
-
 #include "absl/strings/str_cat.h"
 #include "kernels/api/work_estimate.h"
 #include "server/base/status_macros.h"
@@ -81,18 +79,28 @@ absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometr
   return absl::OkStatus();
 }
 
+absl::Status CheckQueryShape(const v1::Tensor& q, const KvGeometry& geometry) {
+  if (q.shape_size() != 3 || q.shape(2) != geometry.head_dim_qk) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q.shape is ", ShapeText(q), ", expected [q_len, num_q_heads, ",
+                     geometry.head_dim_qk, "] of the session's geometry"));
+  }
+  const std::int64_t heads = q.shape(1);
+  if (heads >= 1 && heads <= kMaxHeads && heads % geometry.num_kv_heads == 0) {
+    return absl::OkStatus();
+  }
+  return InvalidAxis("q", q, 1, "[tokens, heads, head_dim]",
+                     absl::StrCat("a multiple of the session's ", geometry.num_kv_heads,
+                                  " KV heads, at most ", kMaxHeads, ","));
+}
+
 absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry,
                          RequestTensors& tensors, SessionStep* step) {
   AttentionTask& task = step->attend;
   const v1::Tensor& q = wire.q();
   ATTENTION_ASSIGN_OR_RETURN(task.params.dtype, DecodeDType("q.dtype", q.dtype()));
   ATTENTION_RETURN_IF_ERROR(CheckTensor("q", q, tensors));
-  if (q.shape_size() != 3 || q.shape(2) != geometry.head_dim_qk || q.shape(1) < 1 ||
-      q.shape(1) > std::numeric_limits<int>::max()) {
-    return absl::InvalidArgumentError(absl::StrCat("q.shape is ", ShapeText(q),
-                                                   ", expected [q_len, num_q_heads, ",
-                                                   geometry.head_dim_qk, "]"));
-  }
+  ATTENTION_RETURN_IF_ERROR(CheckQueryShape(q, geometry));
   task.params.num_q_heads = static_cast<int>(q.shape(1));
   task.params.num_kv_heads = geometry.num_kv_heads;
   task.params.head_dim_qk = geometry.head_dim_qk;
@@ -102,8 +110,8 @@ absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry
   task.q = DenseRows(static_cast<const void*>(tensors.Place(q)), task.params.dtype,
                      task.params.num_q_heads, task.params.head_dim_qk);
   step->has_attend = true;
-  ATTENTION_RETURN_IF_ERROR(DecodeConfig(wire.config(), &task.params));
-  return DecodeHeadVectors(wire.config(), tensors, &task);
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig("config", wire.config(), &task.params));
+  return DecodeHeadVectors("config", wire.config(), tensors, &task);
 }
 
 absl::Status DecodePlanes(const v1::SessionStep& wire, RequestTensors& tensors, SessionStep* step) {

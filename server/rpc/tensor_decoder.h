@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,16 +23,29 @@ v1::DType EncodeDType(DType dtype);
 // "[2, 3, 4]"
 std::string ShapeText(const v1::Tensor& tensor);
 
+// "DTYPE_BOOL", or the number of one that is unknown here.
+std::string DTypeText(v1::DType dtype);
+
 // 0 for what no tensor has.
 std::int64_t ElementBytes(v1::DType dtype);
 
+// "q.shape is [5, 3, 8], expected `expected` at axis 1 of [tokens, heads, head_dim]".
+absl::Status InvalidAxis(absl::string_view field, const v1::Tensor& tensor, int axis,
+                         absl::string_view layout, absl::string_view expected);
+
 // That the dtype is known, dimensions are not negative, and the data has exactly the bytes that
-// dtype and shape say, without overflow, or lies within a region of shared memory. Before Place.
+// dtype and shape say, without overflow, or lies within a region of shared memory. Before Place,
+// and after the dtype was compared with those that the field may have.
 absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
                          RequestTensors& tensors);
 
-// CheckTensor, and that the tensor is float32 with shape [count].
-absl::Status CheckVector(absl::string_view field, const v1::Tensor& tensor, std::int64_t count,
-                         RequestTensors& tensors);
+// Checks and places a float32 tensor of shape [count], whose elements must be finite.
+absl::StatusOr<const float*> PlaceHeadVector(absl::string_view field, const v1::Tensor& tensor,
+                                             std::int64_t count, RequestTensors& tensors);
+absl::Status CheckFinite(absl::string_view field, const float* values, std::int64_t count);
+
+absl::Status CheckBoolDType(absl::string_view field, v1::DType dtype);
+// That each of a bool tensor's bytes is 0 or 1.
+absl::Status CheckBools(absl::string_view field, const v1::Tensor& tensor, const char* data);
 
 }  // namespace attention::server

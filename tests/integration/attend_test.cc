@@ -170,6 +170,12 @@ TEST_F(AttendTest, PackedMasksAndBiasesAreAsLongAsTheLongestSequence) {
   *request.mutable_mask() = RandomMask({5, 4, 33, 64}, 5);
   *request.mutable_bias() = RandomTensor(v1::DTYPE_FLOAT32, {5, 1, 33, 64}, 6);
   MustAttend(shared_server(), request);
+  *request.mutable_mask() = RandomMask({5, 1, 1, 64}, 7);
+  *request.mutable_bias() = RandomTensor(v1::DTYPE_FLOAT16, {5, 4, 33, 1}, 8);
+  MustAttend(shared_server(), request);
+  *request.mutable_mask() = RandomMask({1, 64}, 9);
+  *request.mutable_bias() = RandomTensor(v1::DTYPE_FLOAT32, {4, 1, 1}, 10);
+  MustAttend(shared_server(), request);
 }
 
 TEST_F(AttendTest, PackedSequencesMayEachStandAtAPositionOfTheirOwn) {
@@ -197,11 +203,13 @@ TEST_F(AttendTest, DenseWithoutLengthsUsesEveryRow) {
   MustAttend(shared_server(), request);
 }
 
-TEST_F(AttendTest, DensePlanesBroadcastOverHeadsAndSequences) {
+TEST_F(AttendTest, DensePlanesBroadcastOverEveryAxis) {
   v1::AttendRequest request =
       MakeAttendRequest({.q_lens = {6, 3}, .kv_lens = {11, 9}, .is_dense = true});
-  const Shape shapes[] = {{6, 11},       {1, 6, 11},    {4, 6, 11},   {1, 1, 6, 11},
-                          {2, 1, 6, 11}, {1, 4, 6, 11}, {2, 4, 6, 11}};
+  const Shape shapes[] = {{6, 11},       {1, 6, 11},    {4, 6, 11},    {1, 1, 6, 11}, {2, 1, 6, 11},
+                          {1, 4, 6, 11}, {2, 4, 6, 11}, {2, 1, 1, 11}, {1, 1, 1, 11}, {2, 4, 1, 11},
+                          {2, 4, 6, 1},  {2, 1, 6, 1},  {2, 4, 1, 1},  {4, 1, 11},    {1, 11},
+                          {6, 1},        {1, 1}};
   for (const Shape& shape : shapes) {
     SCOPED_TRACE(::testing::PrintToString(shape));
     *request.mutable_mask() = RandomMask(shape, 8);

@@ -76,18 +76,19 @@ const std::vector<BadAttend> kBadTensors = {
      [](auto& r) {
        Reshape(r.mutable_q(), {5, 0, 8});
      },
-     "q.shape is [5, 0, 8], expected 1 or more at dimension 1"},
+     "q.shape is [5, 0, 8], expected 1 to 65536 at axis 1 of [tokens, heads, head_dim]"},
     {"ZeroValueDim",
      [](auto& r) {
        Reshape(r.mutable_v(), {5, 2, 0});
      },
-     "v.shape is [5, 2, 0], expected 1 or more at dimension 2"},
+     "v.shape is [5, 2, 0], expected 1 to 256 at axis 2"},
     {"Scalar", [](auto& r) { Reshape(r.mutable_q(), {}); }, "q.shape is [], expected rank 3"},
     {"Rank2",
      [](auto& r) {
        Reshape(r.mutable_q(), {20, 8});
      },
-     "q.shape is [20, 8], expected rank 3 (packed) or 4 (dense)"},
+     "q.shape is [20, 8], expected rank 3 (packed), [tokens, heads, head_dim], or 4 (dense), "
+     "[batch, tokens, heads, head_dim]"},
     {"Rank9",
      [](auto& r) {
        Reshape(r.mutable_q(), {1, 1, 1, 1, 1, 1, 1, 1, 1});
@@ -103,42 +104,43 @@ const std::vector<BadAttend> kBadTensors = {
        Reshape(r.mutable_q(), {5, 4, 257});
        Reshape(r.mutable_k(), {5, 2, 257});
      },
-     "head_dim_qk is 257, expected 1 to 256"},
+     "q.shape is [5, 4, 257], expected 1 to 256 at axis 2 of [tokens, heads, head_dim]"},
     {"ValueDimTooLarge",
      [](auto& r) {
        Reshape(r.mutable_v(), {5, 2, 300});
      },
-     "head_dim_v is 300, expected 1 to 256"},
+     "v.shape is [5, 2, 300], expected 1 to 256 at axis 2"},
     {"AbsurdHeads",
      [](auto& r) {
        Reshape(r.mutable_q(), {0, 1 << 20, 8});
      },
-     "num_q_heads is 1048576"},
+     "q.shape is [0, 1048576, 8], expected 1 to 65536 at axis 1"},
     {"KeyDimIsNotTheQuerys",
      [](auto& r) {
        Reshape(r.mutable_k(), {5, 2, 9});
      },
-     "k.shape is [5, 2, 9], expected a last dimension of 8, as q"},
+     "k.shape is [5, 2, 9], expected 8, as q, at axis 2 of [tokens, heads, head_dim]"},
     {"ValueRowsAreNotTheKeys",
      [](auto& r) {
        Reshape(r.mutable_v(), {4, 2, 6});
      },
-     "v.shape is [4, 2, 6], expected 5 at dimension 0, as k"},
+     "v.shape is [4, 2, 6], expected 5, as k, at axis 0 of [tokens, heads, head_dim]"},
     {"ValueHeadsAreNotTheKeys",
      [](auto& r) {
        Reshape(r.mutable_v(), {5, 1, 6});
      },
-     "v.shape is [5, 1, 6], expected 2 at dimension 1, as k"},
+     "v.shape is [5, 1, 6], expected 2, as k, at axis 1"},
     {"HeadsDoNotDivide",
      [](auto& r) {
        Reshape(r.mutable_q(), {5, 3, 8});
      },
-     "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
+     "q.shape is [5, 3, 8], expected a multiple of the 2 heads of k at axis 1 of [tokens, "
+     "heads, head_dim]"},
     {"FewerQueryThanKeyHeads",
      [](auto& r) {
        Reshape(r.mutable_q(), {5, 1, 8});
      },
-     "num_q_heads is 1, expected a multiple of num_kv_heads (2)"},
+     "q.shape is [5, 1, 8], expected a multiple of the 2 heads of k at axis 1"},
 };
 
 const std::vector<BadAttend> kBadLengths = {
@@ -155,7 +157,7 @@ const std::vector<BadAttend> kBadLengths = {
      "q_lens[0] is 9223372036854775807"},
     {"MoreKvThanQLengths", [](auto& r) { r.add_kv_lens(0); }, "kv_lens has 3 entries, expected 2"},
     {"OnlyQLengths", [](auto& r) { r.clear_kv_lens(); }, "kv_lens has 0 entries, expected 2"},
-    {"OnlyKvLengths", [](auto& r) { r.clear_q_lens(); }, "kv_lens has 2 entries, expected 0"},
+    {"OnlyKvLengths", [](auto& r) { r.clear_q_lens(); }, "q_lens has 0 entries, expected 2"},
     {"TooFewPositions", [](auto& r) { r.add_first_query_positions(0); },
      "first_query_positions has 1 entries, expected 2"},
     {"AbsurdPosition",
@@ -168,20 +170,21 @@ const std::vector<BadAttend> kBadLengths = {
 
 const std::vector<BadAttend> kBadConfigs = {
     {"NaNScale", [](auto& r) { r.mutable_config()->set_softmax_scale(kNaN); },
-     "softmax_scale is nan, expected a finite number"},
+     "config.softmax_scale is nan, expected a finite number"},
     {"InfiniteScale", [](auto& r) { r.mutable_config()->set_softmax_scale(kInf); },
      "softmax_scale is inf"},
     {"NaNSoftCap", [](auto& r) { r.mutable_config()->set_soft_cap(kNaN); }, "soft_cap is nan"},
-    {"NegativeSoftCap", [](auto& r) { r.mutable_config()->set_soft_cap(-1); }, "soft_cap is -1"},
+    {"NegativeSoftCap", [](auto& r) { r.mutable_config()->set_soft_cap(-1); },
+     "config.soft_cap is -1, expected 0 (none) or a finite number above"},
     {"NegativeWindowLeft", [](auto& r) { r.mutable_config()->set_window_left(-1); },
-     "config.window_left is -1"},
+     "config.window_left is -1, expected 0 to 1099511627776, or absent"},
     {"AbsurdWindowRight",
      [](auto& r) {
        r.mutable_config()->set_window_right(std::numeric_limits<std::int64_t>::max());
      },
      "window_right is 9223372036854775807"},
     {"NegativeSinkTokens", [](auto& r) { r.mutable_config()->set_sink_tokens(-3); },
-     "sink_tokens is -3"},
+     "config.sink_tokens is -3"},
     {"SlopesForOtherHeads",
      [](auto& r) { Reshape(r.mutable_config()->mutable_alibi_slopes(), {2}); },
      "config.alibi_slopes.shape is [2], expected [4]"},
@@ -194,21 +197,33 @@ const std::vector<BadAttend> kBadConfigs = {
     {"SinkLogitsOfAnotherType",
      [](auto& r) { Reshape(r.mutable_config()->mutable_sink_logits(), {4}, v1::DTYPE_FLOAT16); },
      "config.sink_logits.dtype is DTYPE_FLOAT16"},
+    {"SlopeThatIsNoNumber",
+     [](auto& r) {
+       Reshape(r.mutable_config()->mutable_alibi_slopes(), {4});
+       SetElement(r.mutable_config()->mutable_alibi_slopes(), 1, kNaN);
+     },
+     "config.alibi_slopes[1] is nan, expected a finite number"},
+    {"MaskOfOtherBytes",
+     [](auto& r) {
+       Reshape(r.mutable_mask(), {3, 4}, v1::DTYPE_BOOL);
+       r.mutable_mask()->mutable_data()->back() = 7;
+     },
+     "mask.data[11] is 7, expected 0 or 1"},
     {"MaskShape",
      [](auto& r) {
        Reshape(r.mutable_mask(), {3, 5}, v1::DTYPE_BOOL);
      },
-     "mask.shape is [3, 5], expected 4 at dimension 1"},
+     "mask.shape is [3, 5], expected 1 or 4 at axis 1 of [queries, keys]"},
     {"MaskHeads",
      [](auto& r) {
        Reshape(r.mutable_mask(), {2, 3, 4}, v1::DTYPE_BOOL);
      },
-     "mask.shape is [2, 3, 4], expected 1 or 4 at dimension 0"},
+     "mask.shape is [2, 3, 4], expected 1 or 4 at axis 0 of [heads, queries, keys]"},
     {"MaskBatch",
      [](auto& r) {
        Reshape(r.mutable_mask(), {3, 1, 3, 4}, v1::DTYPE_BOOL);
      },
-     "mask.shape is [3, 1, 3, 4], expected 1 or 2 at dimension 0"},
+     "mask.shape is [3, 1, 3, 4], expected 1 or 2 at axis 0 of [sequences, heads, queries, keys]"},
     {"MaskRank", [](auto& r) { Reshape(r.mutable_mask(), {4}, v1::DTYPE_BOOL); },
      "mask.shape is [4], expected rank 2 to 4"},
     {"MaskOfFloats",
@@ -231,7 +246,7 @@ const std::vector<BadAttend> kBadConfigs = {
      [](auto& r) {
        Reshape(r.mutable_bias(), {4, 4});
      },
-     "bias.shape is [4, 4], expected 3 at dimension 0"},
+     "bias.shape is [4, 4], expected 1 or 3 at axis 0 of [queries, keys]"},
     {"EmptyBias", [](auto& r) { r.mutable_bias(); }, "bias.dtype is"},
 };
 

@@ -63,7 +63,7 @@ TEST_F(BadLayerTest, UploadsThatAreNotWhatTheyDeclareAreRefusedByName) {
   EXPECT_THAT(UploadChanged([](Messages& m) { m.clear(); }),
               FailsWith(kInvalid, "layer is missing"));
   EXPECT_THAT(UploadChanged([](Messages& m) { m[0].mutable_layer()->clear_config(); }),
-              FailsWith(kInvalid, "config is missing"));
+              FailsWith(kInvalid, "layer.config is missing"));
   EXPECT_THAT(UploadChanged([](Messages& m) { m.erase(m.begin() + 2); }),
               FailsWith(kInvalid, "w_k is missing, expected a tensor"));
   EXPECT_THAT(UploadChanged([](Messages& m) { m.push_back(m[2]); }),
@@ -103,7 +103,7 @@ TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {
     return UploadChanged([&](auto& m) { change(*m[0].mutable_layer()->mutable_config()); });
   };
   EXPECT_THAT(upload([](auto& c) { c.set_model_dim(0); }),
-              FailsWith(kInvalid, "model_dim is 0, expected 1 to"));
+              FailsWith(kInvalid, "layer.config.model_dim is 0, expected 1 to"));
   EXPECT_THAT(upload([](auto& c) { c.set_output_dim(65537); }),
               FailsWith(kInvalid, "output_dim is 65537, expected 1 to 65536"));
   EXPECT_THAT(upload([](auto& c) { c.set_num_q_heads(65536); }),
@@ -127,8 +127,23 @@ TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {
                 *c.mutable_attention()->mutable_sink_logits() = ZeroTensor(v1::DTYPE_FLOAT32, {3});
               }),
               FailsWith(kInvalid, "config.attention.sink_logits is DTYPE_FLOAT32 [3]"));
+  EXPECT_THAT(upload([](auto& c) { c.mutable_attention()->set_soft_cap(-1); }),
+              FailsWith(kInvalid, "layer.config.attention.soft_cap is -1, expected 0 (none)"));
+  EXPECT_THAT(upload([](auto& c) {
+                v1::Tensor* slopes = c.mutable_attention()->mutable_alibi_slopes();
+                *slopes = ZeroTensor(v1::DTYPE_FLOAT32, {4});
+                SetElement(slopes, 2, NAN);
+              }),
+              FailsWith(kInvalid, "layer.config.attention.alibi_slopes[2] is nan"));
+  EXPECT_THAT(upload([](auto& c) { c.mutable_rotary()->mutable_custom()->add_inv_freq(1); }),
+              FailsWith(kInvalid, "layer.config.rotary.custom.inv_freq has 1 entries, expected"));
+  EXPECT_THAT(upload([](auto& c) {
+                c.mutable_rotary()->mutable_custom();
+                c.mutable_rotary()->set_theta(500);
+              }),
+              FailsWith(kInvalid, "layer.config.rotary.theta is 500, expected none with custom"));
   EXPECT_THAT(UploadChanged([](auto& m) { m[0].mutable_layer()->set_layer_id("a b"); }),
-              FailsWith(kInvalid, "layer_id is 'a b'"));
+              FailsWith(kInvalid, "layer.layer_id is 'a b'"));
 }
 
 TEST_F(BadLayerTest, AStreamThatIsCutLeavesNothingBehind) {
@@ -199,6 +214,11 @@ TEST_F(BadLayerTest, CallsThatDoNotFitTheLayerAreRefusedByName) {
               FailsWith(kInvalid, "first_positions[0] is -1"));
   EXPECT_THAT(forward([](auto& r) { *r.mutable_padding_mask() = ZeroTensor(v1::DTYPE_BOOL, {4}); }),
               FailsWith(kInvalid, "padding_mask.shape is [4], expected [5]"));
+  EXPECT_THAT(forward([](auto& r) {
+                *r.mutable_padding_mask() = ZeroTensor(v1::DTYPE_BOOL, {5});
+                r.mutable_padding_mask()->mutable_data()->back() = 3;
+              }),
+              FailsWith(kInvalid, "padding_mask.data[4] is 3, expected 0 or 1"));
   v1::LayerConfig other = SmallLayerConfig();
   other.set_head_dim_v(8);
   const v1::SessionHandle misfit = MustCreateSessionFor(shared_server(), other);

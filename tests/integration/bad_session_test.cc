@@ -93,7 +93,8 @@ INSTANTIATE_TEST_SUITE_P(
                 [](auto& s) {
                   Reshape(s.mutable_q(), {5, 3, 32});
                 },
-                kInvalid, "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
+                kInvalid,
+                "steps[0].q.shape is [5, 3, 32], expected a multiple of the session's 2 KV heads"},
         BadStep{"Int8Rows", [](auto& s) { s.mutable_k()->set_dtype(v1::DTYPE_INT8); }, kInvalid,
                 "k.dtype is DTYPE_INT8, expected DTYPE_FLOAT32"},
         BadStep{"Float8Rows", [](auto& s) { s.mutable_v()->set_dtype(v1::DTYPE_FLOAT8_E4M3); },
@@ -106,7 +107,7 @@ INSTANTIATE_TEST_SUITE_P(
                 [](auto& s) {
                   s.mutable_config()->set_softmax_scale(std::numeric_limits<float>::quiet_NaN());
                 },
-                kInvalid, "softmax_scale is nan"},
+                kInvalid, "steps[0].config.softmax_scale is nan"},
         BadStep{
             "QueryPositionAbsurd",
             [](auto& s) { s.set_first_query_position(std::numeric_limits<std::int64_t>::min()); },
@@ -115,17 +116,29 @@ INSTANTIATE_TEST_SUITE_P(
                 [](auto& s) {
                   Reshape(s.mutable_mask(), {4, 15}, v1::DTYPE_BOOL);
                 },
-                kInvalid, "mask.shape is [4, 15], expected 5 at dimension 0"},
-        BadStep{"MaskKeys",
+                kInvalid, "steps[0].mask.shape is [4, 15], expected 1 or 5 at axis 0"},
+        BadStep{
+            "MaskKeys",
+            [](auto& s) {
+              Reshape(s.mutable_mask(), {5, 10}, v1::DTYPE_BOOL);
+            },
+            kInvalid,
+            "steps[0].mask.shape ends with 10, expected 1 or 15, the keys from 0 to the attended "
+            "length"},
+        BadStep{"MaskKeysOfARange",
                 [](auto& s) {
-                  Reshape(s.mutable_mask(), {5, 10}, v1::DTYPE_BOOL);
+                  s.set_kv_begin(4);
+                  s.set_kv_end(12);
+                  Reshape(s.mutable_mask(), {5, 8}, v1::DTYPE_BOOL);
                 },
-                kInvalid, "mask has a last dimension of 10, expected the attended length 15"},
+                kInvalid,
+                "mask.shape ends with 8, expected 1 or 12, the keys from 0 to kv_end, those before "
+                "kv_begin included"},
         BadStep{"BiasKeys",
                 [](auto& s) {
                   Reshape(s.mutable_bias(), {4, 5, 16});
                 },
-                kInvalid, "bias has a last dimension of 16"},
+                kInvalid, "bias.shape ends with 16"},
         BadStep{"MaskWithoutQuery",
                 [](auto& s) {
                   s.clear_q();
@@ -138,7 +151,7 @@ INSTANTIATE_TEST_SUITE_P(
                   s.set_kv_begin(9);
                   s.set_kv_end(8);
                 },
-                kInvalid, "kv_begin is 9, expected at most 8"},
+                kInvalid, "kv_begin is 9, expected at most kv_end, 8"},
         BadStep{"RangeBeyondTheEnd", [](auto& s) { s.set_kv_end(16); }, kInvalid,
                 "kv_end is 16, expected at most the attended length 15"},
         BadStep{"Weights", [](auto& s) { s.mutable_returns()->set_weights(true); }, kInvalid,

@@ -165,6 +165,33 @@ TEST_F(LayerTest, MaskedPaddingOnTheLeftNeverMatters) {
   for (std::int64_t i = 0; i < 2 * 48; ++i) EXPECT_EQ(ElementAt(y, i), 0) << i;
 }
 
+TEST_F(LayerTest, PaddingMasksOfADenseBatchBroadcast) {
+  v1::LayerConfig config = SmallLayerConfig();
+  config.mutable_attention()->set_is_causal(false);
+  const std::string id = MustCreateLayer(shared_server(), MakeLayer(config, 8));
+  v1::ForwardRequest request = Request(id, RandomTensor(v1::DTYPE_FLOAT32, {2, 5, 48}, 9));
+  const auto forward = [&](const Shape& shape, const std::string& mask) {
+    *request.mutable_padding_mask() = ZeroTensor(v1::DTYPE_BOOL, shape);
+    request.mutable_padding_mask()->set_data(mask);
+    return MustForward(shared_server(), request).output();
+  };
+  const v1::Tensor each = forward({2, 5}, std::string("\0\1\1\0\1\0\1\1\0\1", 10));
+  EXPECT_TRUE(SameBits(forward({1, 5}, std::string("\0\1\1\0\1", 5)), each));
+  EXPECT_TRUE(SameBits(forward({2, 1, 1, 5}, std::string("\0\1\1\0\1\0\1\1\0\1", 10)), each));
+  const v1::Tensor one = forward({2, 5}, std::string("\0\0\0\0\0\1\1\1\1\1", 10));
+  EXPECT_TRUE(SameBits(forward({2, 1}, std::string("\0\1", 2)), one));
+}
+
+TEST_F(LayerTest, NoRowsGiveAnOutputOfNoRows) {
+  const std::string id = MustCreateLayer(shared_server(), MakeLayer(SmallLayerConfig(), 8));
+  for (const Shape& shape : {Shape{0, 48}, Shape{2, 0, 48}}) {
+    const v1::ForwardRequest request = Request(id, ZeroTensor(v1::DTYPE_FLOAT32, shape));
+    const v1::ForwardResponse response = MustForward(shared_server(), request);
+    ASSERT_TRUE(response.has_output());
+    EXPECT_EQ(ShapeOf(response.output()), shape);
+  }
+}
+
 TEST_F(LayerTest, AContextIsEncodedOnceAndServesEveryStep) {
   v1::LayerConfig config = SmallLayerConfig();
   config.set_context_dim(20);

@@ -177,6 +177,47 @@ TEST_F(SessionTest, BiasMaskAndColumnSumsAreOverTheAttendedLength) {
   EXPECT_EQ(FindMismatch(expected, AsResponse(MustStep(shared_server(), step))), "");
 }
 
+TEST_F(SessionTest, AxesOfOneOfBiasAndMaskBroadcast) {
+  const v1::AttendRequest prompt = MakePrompt(40);
+  const v1::SessionHandle handle = MustCreate(shared_server()).handle();
+  MustStep(shared_server(), MakeAppend(prompt, handle, 0, 40));
+  v1::AttendRequest expected = MakeAttendRequest({.q_lens = {6}, .kv_lens = {40}, .seed = 8});
+  *expected.mutable_k() = prompt.k();
+  *expected.mutable_v() = prompt.v();
+  for (const Shape& shape : {Shape{1, 1, 1, 40}, Shape{4, 6, 1}, Shape{1, 40}, Shape{1, 1}}) {
+    SCOPED_TRACE(::testing::PrintToString(shape));
+    *expected.mutable_bias() = RandomTensor(v1::DTYPE_FLOAT16, shape, 9);
+    *expected.mutable_mask() = RandomMask(shape, 9);
+    v1::SessionStep step = MakeAttend(expected, handle, 0, 6);
+    step.set_expected_position(40);
+    *step.mutable_bias() = expected.bias();
+    *step.mutable_mask() = expected.mask();
+    EXPECT_EQ(FindMismatch(expected, AsResponse(MustStep(shared_server(), step))), "");
+  }
+}
+
+TEST_F(SessionTest, WhatIsAskedForIsThereWhateverTheLengths) {
+  const v1::AttendRequest prompt = MakePrompt(10);
+  const v1::SessionHandle handle = MustCreate(shared_server()).handle();
+  v1::SessionStep step = MakeStep(prompt, handle, 0, 10);
+  step.mutable_returns()->set_lse(true);
+  step.mutable_returns()->set_column_sums(true);
+  step.set_kv_end(0);
+  v1::SessionStepResult result = MustStep(shared_server(), step);
+  ASSERT_TRUE(result.has_column_sums());
+  EXPECT_EQ(ShapeOf(result.column_sums()), (Shape{0, 4}));
+  EXPECT_EQ(ShapeOf(result.output()), (Shape{10, 4, 32}));
+  step = MakeAttend(prompt, handle, 0, 0);  // no queries
+  step.set_expected_position(10);
+  step.mutable_returns()->set_lse(true);
+  step.mutable_returns()->set_column_sums(true);
+  result = MustStep(shared_server(), step);
+  ASSERT_TRUE(result.has_output() && result.has_lse());
+  EXPECT_EQ(ShapeOf(result.output()), (Shape{0, 4, 32}));
+  EXPECT_EQ(ShapeOf(result.lse()), (Shape{0, 4}));
+  EXPECT_EQ(ShapeOf(result.column_sums()), (Shape{10, 4}));
+}
+
 TEST_F(SessionTest, RangesOfTheCacheMergeByTheirLse) {
   const v1::AttendRequest prompt = MakePrompt(100);
   const v1::SessionHandle handle = MustCreate(shared_server()).handle();
@@ -239,7 +280,7 @@ TEST_F(SessionTest, AStepThatCannotAttendDoesNotAppend) {
   v1::SessionStep step = MakeStep(prompt, handle, 0, 20);
   *step.mutable_mask() = RandomMask({20, 19}, 1);
   EXPECT_THAT(RunStep(shared_server(), step).error(),
-              FailsWith(grpc::INVALID_ARGUMENT, "mask has a last dimension of 19, expected"));
+              FailsWith(grpc::INVALID_ARGUMENT, "mask.shape ends with 19, expected 1 or"));
   step = MakeStep(prompt, handle, 0, 20);
   step.set_kv_end(21);
   EXPECT_THAT(RunStep(shared_server(), step).error(),

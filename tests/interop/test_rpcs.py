@@ -85,6 +85,11 @@ class AttendTest(unittest.TestCase):
             "bias per head": {"bias": random_array(4, 26, 37).astype(np.float16)},
             "shared mask": {"mask": random_mask(26, 37)},
             "mask per head": {"mask": random_mask(4, 26, 37)},
+            "bias of keys": {"bias": random_array(1, 1, 37)},
+            "bias of queries": {"bias": random_array(4, 26, 1)},
+            "a bias for each head": {"bias": random_array(4, 1, 1)},
+            "mask of keys": {"mask": random_array(1, 37) > 0},
+            "mask of queries": {"mask": random_array(26, 1) > 0},
             "many at once": {
                 "is_causal": True,
                 "window_left": 9,
@@ -159,6 +164,21 @@ class AttendTest(unittest.TestCase):
             self.assertTrue(np.isneginf(lse[i, q_len:]).all())
 
     @exercises(ATTENTION + "Attend")
+    def test_key_padding_mask_of_a_dense_batch(self):
+        q, k, v = (random_array(3, *rest) for rest in ((6, 4, 8), (10, 2, 8), (10, 2, 5)))
+        visible = np.arange(10)[None, :] < np.array([10, 7, 2])[:, None]
+        mask = visible[:, None, None, :]
+        request = attention_service_pb2.AttendRequest(
+            q=to_tensor(q), k=to_tensor(k), v=to_tensor(v), mask=to_tensor(mask)
+        )
+        response = self.client.attention.Attend(request)
+        for i, output in enumerate(from_tensor(response.output)):
+            problem = harness.Problem(q[i], k[i], v[i], {"mask": visible[i : i + 1]})
+            alone = self.client.attention.Attend(problem.request())
+            problem.check(self, alone)
+            np.testing.assert_array_equal(output, from_tensor(alone.output))
+
+    @exercises(ATTENTION + "Attend")
     def test_nan_stays_in_the_rows_that_see_it(self):
         problem = make_problem(8, 8, 2, 2, 16, 16, is_causal=True)
         clean = from_tensor(self.client.attention.Attend(problem.request()).output)
@@ -180,6 +200,10 @@ class AttendTest(unittest.TestCase):
         def replace(repeated, values):
             repeated[:] = values
 
+        def set_mask(data):
+            mask = tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_BOOL, shape=[4, 6], data=data)
+            return lambda request: request.mask.CopyFrom(mask)
+
         float_mask = to_tensor(random_array(4, 6))
         small_mask = to_tensor(random_mask(4, 5))
         cases = {
@@ -193,12 +217,13 @@ class AttendTest(unittest.TestCase):
             "overflow": set_shape("q", [2**62, 2**62, 8]),
             "q_lens": lambda r: r.MergeFrom(type(r)(q_lens=[1, 2], kv_lens=[3, 3])),
             "kv_lens": lambda request: request.q_lens.extend([1, 3]),
-            "softmax_scale": lambda r: setattr(r.config, "softmax_scale", float("nan")),
-            "soft_cap": lambda request: setattr(request.config, "soft_cap", -1),
-            "window_left": lambda request: setattr(request.config, "window_left", -1),
-            "alibi_slopes": lambda r: r.config.alibi_slopes.CopyFrom(to_tensor(random_array(3))),
+            "config.softmax_scale": lambda r: setattr(r.config, "softmax_scale", float("nan")),
+            "config.soft_cap": lambda request: setattr(request.config, "soft_cap", -1),
+            "config.window_left": lambda request: setattr(request.config, "window_left", -1),
+            "config.alibi_slopes": lambda r: r.config.alibi_slopes.CopyFrom(to_tensor(random_array(3))),
             "mask.dtype": lambda request: request.mask.CopyFrom(float_mask),
             "mask.shape": lambda request: request.mask.CopyFrom(small_mask),
+            "mask.data[1] is 9, expected 0 or 1": set_mask(bytes([1, 9]) + bytes(22)),
             "returns.weights": lambda request: setattr(request.returns, "weights", True),
         }
         for text, change in cases.items():
@@ -208,7 +233,7 @@ class AttendTest(unittest.TestCase):
 
     @exercises(ATTENTION + "Attend")
     def test_head_counts_that_do_not_divide(self):
-        with assert_fails(self, INVALID_ARGUMENT, "num_q_heads", "5", "num_kv_heads", "2"):
+        with assert_fails(self, INVALID_ARGUMENT, "q.shape is [2, 5, 4]", "2 heads of k"):
             self.client.attention.Attend(make_problem(2, 2, 5, 2, 4, 4).request())
 
     @exercises(ATTENTION + "Attend")
@@ -613,7 +638,7 @@ class StepTest(SessionTestCase):
             "expected_position": lambda step: step.ClearField("expected_position"),
             "v is missing": lambda step: step.ClearField("v"),
             "layer": lambda step: setattr(step, "layer", -1),
-            "q.shape": lambda step: step.q.CopyFrom(to_tensor(random_array(4, 4, 15))),
+            "steps[0].q.shape": lambda step: step.q.CopyFrom(to_tensor(random_array(4, 4, 15))),
             "k.shape": lambda step: step.k.CopyFrom(to_tensor(random_array(4, 1, 16))),
             "returns.weights": lambda step: setattr(step.returns, "weights", True),
             "kv_end": lambda step: setattr(step, "kv_end", 5),

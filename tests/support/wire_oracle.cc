@@ -76,19 +76,24 @@ AttentionParams ParamsOf(const v1::AttendRequest& request) {
   return params;
 }
 
-// Where sequence `index` begins in a bias or mask, in elements, and how far apart its heads are.
+// Where sequence `index` begins in a bias or mask, in elements, and how far apart its heads, rows
+// and keys are: nowhere along an axis of 1.
 struct PlaneOffsets {
   std::int64_t begin = 0;
   std::int64_t head_stride = 0;
   std::int64_t row_stride = 0;
+  std::int64_t key_stride = 0;
 };
 
 PlaneOffsets OffsetsOf(const v1::Tensor& plane, std::int64_t index) {
   const int rank = plane.shape_size();
-  const std::int64_t area = plane.shape(rank - 2) * plane.shape(rank - 1);
+  const std::int64_t rows = plane.shape(rank - 2);
+  const std::int64_t keys = plane.shape(rank - 1);
+  const std::int64_t area = rows * keys;
   const std::int64_t heads = rank >= 3 ? plane.shape(rank - 3) : 1;
   const std::int64_t batch = rank == 4 ? plane.shape(0) : 1;
-  return {batch == 1 ? 0 : index * heads * area, heads == 1 ? 0 : area, plane.shape(rank - 1)};
+  return {batch == 1 ? 0 : index * heads * area, heads == 1 ? 0 : area, rows == 1 ? 0 : keys,
+          keys == 1 ? 0 : 1};
 }
 
 // [rows of a sequence, heads, dim] inside a tensor.
@@ -124,12 +129,12 @@ AttentionTask TaskAt(const v1::AttendRequest& request, const Layout& layout, std
     const DType dtype = FromWire(request.bias().dtype());
     task.bias = {
         request.bias().data().data() + at.begin * static_cast<std::int64_t>(DTypeBytes(dtype)),
-        dtype, at.head_stride, at.row_stride};
+        dtype, at.head_stride, at.row_stride, at.key_stride};
   }
   if (request.has_mask()) {
     const PlaneOffsets at = OffsetsOf(request.mask(), index);
     task.mask = {reinterpret_cast<const std::uint8_t*>(request.mask().data().data()) + at.begin,
-                 at.head_stride, at.row_stride};
+                 at.head_stride, at.row_stride, at.key_stride};
   }
   return task;
 }

@@ -100,7 +100,20 @@ TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
   SessionStep step = AppendAndAttend(10, 1);
   step.mask_shape = PlaneShape{1, 1, 10};
   EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
-              HasSubstr("mask has a last dimension of 10, expected the attended length 11"));
+              HasSubstr("mask.shape ends with 10, expected 1 or 11, the keys from 0 to the "
+                        "attended length"));
+  step.kv_end = 7;
+  step.kv_begin = 2;
+  EXPECT_THAT(
+      std::string(ResolveStep(step, 10).status().message()),
+      HasSubstr("mask.shape ends with 10, expected 1 or 7, the keys from 0 to kv_end, those "
+                "before kv_begin included"));
+}
+
+TEST(StepResolutionTest, AMaskOfOneKeyFitsEveryLength) {
+  SessionStep step = AppendAndAttend(10, 1);
+  step.mask_shape = step.bias_shape = PlaneShape{1, 1, 1};
+  EXPECT_TRUE(ResolveStep(step, 10).ok());
 }
 
 TEST(StepResolutionTest, ColumnSumsBeyondTheBoundAreRefused) {

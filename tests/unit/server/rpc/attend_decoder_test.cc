@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 
@@ -26,6 +27,12 @@ void Fill(v1::Tensor* tensor, std::vector<std::int64_t> shape,
     bytes *= dimension;
   }
   tensor->mutable_data()->assign(static_cast<std::size_t>(bytes), '\0');
+}
+
+// A vector for the four heads of the requests, one element of which is `value`.
+void FillFloats(v1::Tensor* tensor, std::size_t index, float value) {
+  Fill(tensor, {4});
+  std::memcpy(tensor->mutable_data()->data() + index * sizeof(value), &value, sizeof(value));
 }
 
 // Two sequences of 2 and 3 queries over 4 and 1 keys; 4 query heads on 2 KV heads; dims 8 and 6.
@@ -117,6 +124,31 @@ TEST_F(AttendDecoderTest, MasksBroadcastOverHeadsAndSequences) {
   EXPECT_EQ(decoded->tasks[0].mask.head_stride, 15);
 }
 
+TEST_F(AttendDecoderTest, AxesOfOneOfAPlaneHaveNoStride) {
+  struct Case {
+    std::vector<std::int64_t> shape;
+    std::int64_t head, row, key;
+  };
+  for (const Case& c : {Case{{2, 1, 1, 5}, 0, 0, 1}, Case{{1, 4, 3, 1}, 3, 1, 0},
+                        Case{{4, 1, 5}, 5, 0, 1}, Case{{1, 5}, 0, 0, 1}, Case{{1, 1}, 0, 0, 0}}) {
+    SCOPED_TRACE(::testing::PrintToString(c.shape));
+    v1::AttendRequest request = Dense();
+    Fill(request.mutable_mask(), c.shape, v1::DTYPE_BOOL);
+    Fill(request.mutable_bias(), c.shape, v1::DTYPE_BFLOAT16);
+    auto decoded = Decode(request);
+    ASSERT_TRUE(decoded.ok()) << decoded.status();
+    const MaskView& mask = decoded->tasks[1].mask;
+    const BiasView& bias = decoded->tasks[1].bias;
+    EXPECT_EQ(mask.head_stride, c.head);
+    EXPECT_EQ(mask.row_stride, c.row);
+    EXPECT_EQ(mask.key_stride, c.key);
+    EXPECT_EQ(bias.head_stride, c.head);
+    EXPECT_EQ(bias.row_stride, c.row);
+    EXPECT_EQ(bias.key_stride, c.key);
+    EXPECT_EQ(mask.data - decoded->tasks[0].mask.data, c.shape[0] == 2 ? 5 : 0);
+  }
+}
+
 struct BadRequest {
   const char* name;
   std::function<void(v1::AttendRequest&)> spoil;
@@ -145,7 +177,10 @@ INSTANTIATE_TEST_SUITE_P(
                    "q.dtype is 77"},
         BadRequest{"UnspecifiedDType",
                    [](auto& r) { r.mutable_k()->set_dtype(v1::DTYPE_UNSPECIFIED); },
-                   "k.dtype is DTYPE_UNSPECIFIED"},
+                   "k.dtype is DTYPE_UNSPECIFIED, expected that of q (DTYPE_FLOAT32)"},
+        BadRequest{"UnsetDType", [](auto& r) { r.mutable_q()->clear_dtype(); },
+                   "q.dtype is DTYPE_UNSPECIFIED, expected DTYPE_FLOAT32, DTYPE_FLOAT16 or "
+                   "DTYPE_BFLOAT16"},
         BadRequest{"BoolData",
                    [](auto& r) {
                      Fill(r.mutable_q(), {5, 4, 8}, v1::DTYPE_BOOL);
@@ -171,7 +206,7 @@ INSTANTIATE_TEST_SUITE_P(
                    [](auto& r) {
                      Fill(r.mutable_q(), {5, 0, 8});
                    },
-                   "q.shape is [5, 0, 8], expected 1 or more at dimension 1"},
+                   "q.shape is [5, 0, 8], expected 1 to 65536 at axis 1 of [tokens, heads, head_dim]"},
         BadRequest{"ZeroHeadDim",
                    [](auto& r) {
                      Fill(r.mutable_q(), {5, 4, 0});
@@ -183,17 +218,18 @@ INSTANTIATE_TEST_SUITE_P(
                      Fill(r.mutable_q(), {5, 4, 257});
                      Fill(r.mutable_k(), {5, 2, 257});
                    },
-                   "head_dim_qk is 257, expected 1 to 256"},
+                   "q.shape is [5, 4, 257], expected 1 to 256 at axis 2 of [tokens, heads, head_dim]"},
         BadRequest{"AbsurdHeads",
                    [](auto& r) {
                      Fill(r.mutable_q(), {0, 1 << 20, 8});
                    },
-                   "num_q_heads is 1048576"},
+                   "q.shape is [0, 1048576, 8], expected 1 to 65536 at axis 1"},
         BadRequest{"Rank2",
                    [](auto& r) {
                      Fill(r.mutable_q(), {20, 8});
                    },
-                   "q.shape is [20, 8], expected rank 3 (packed) or 4 (dense)"},
+                   "q.shape is [20, 8], expected rank 3 (packed), [tokens, heads, head_dim], or 4 (dense), "
+                   "[batch, tokens, heads, head_dim]"},
         BadRequest{"Rank9",
                    [](auto& r) {
                      Fill(r.mutable_q(), {1, 1, 1, 1, 1, 1, 1, 1, 1});
@@ -208,22 +244,23 @@ INSTANTIATE_TEST_SUITE_P(
                    [](auto& r) {
                      Fill(r.mutable_k(), {5, 2, 9});
                    },
-                   "k.shape is [5, 2, 9], expected a last dimension of 8, as q"},
+                   "k.shape is [5, 2, 9], expected 8, as q, at axis 2 of [tokens, heads, head_dim]"},
         BadRequest{"ValueRows",
                    [](auto& r) {
                      Fill(r.mutable_v(), {4, 2, 6});
                    },
-                   "v.shape is [4, 2, 6], expected 5 at dimension 0, as k"},
+                   "v.shape is [4, 2, 6], expected 5, as k, at axis 0 of [tokens, heads, head_dim]"},
         BadRequest{"ValueHeads",
                    [](auto& r) {
                      Fill(r.mutable_v(), {5, 1, 6});
                    },
-                   "v.shape is [5, 1, 6], expected 2 at dimension 1, as k"},
+                   "v.shape is [5, 1, 6], expected 2, as k, at axis 1"},
         BadRequest{"HeadsDoNotDivide",
                    [](auto& r) {
                      Fill(r.mutable_q(), {5, 3, 8});
                    },
-                   "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
+                   "q.shape is [5, 3, 8], expected a multiple of the 2 heads of k at axis 1 of [tokens, "
+                   "heads, head_dim]"},
         BadRequest{"NegativeLength", [](auto& r) { r.set_q_lens(0, -1); },
                    "q_lens[0] is -1, expected 0 to 5"},
         BadRequest{"LengthsDoNotSum", [](auto& r) { r.set_kv_lens(1, 0); },
@@ -241,13 +278,16 @@ INSTANTIATE_TEST_SUITE_P(
                    },
                    "first_query_positions[1] is -9223372036854775808"},
         BadRequest{"NaNScale", [](auto& r) { r.mutable_config()->set_softmax_scale(kNaN); },
-                   "softmax_scale is nan, expected a finite number"},
+                   "config.softmax_scale is nan, expected a finite number"},
         BadRequest{"NegativeSoftCap", [](auto& r) { r.mutable_config()->set_soft_cap(-1); },
-                   "soft_cap is -1"},
+                   "config.soft_cap is -1, expected 0 (none) or a finite number above"},
         BadRequest{"NegativeWindow", [](auto& r) { r.mutable_config()->set_window_left(-3); },
                    "config.window_left is -3"},
+        BadRequest{"WindowTooWide",
+                   [](auto& r) { r.mutable_config()->set_window_right(kMaxPosition + 1); },
+                   "config.window_right is 1099511627777, expected 0 to 1099511627776, or absent"},
         BadRequest{"NegativeSinks", [](auto& r) { r.mutable_config()->set_sink_tokens(-3); },
-                   "sink_tokens is -3"},
+                   "config.sink_tokens is -3"},
         BadRequest{"AlibiCount",
                    [](auto& r) { Fill(r.mutable_config()->mutable_alibi_slopes(), {2}); },
                    "config.alibi_slopes.shape is [2], expected [4]"},
@@ -256,22 +296,42 @@ INSTANTIATE_TEST_SUITE_P(
                      Fill(r.mutable_config()->mutable_sink_logits(), {4}, v1::DTYPE_FLOAT16);
                    },
                    "config.sink_logits.dtype is DTYPE_FLOAT16"},
+        BadRequest{"SlopeNaN",
+                   [](auto& r) { FillFloats(r.mutable_config()->mutable_alibi_slopes(), 2, kNaN); },
+                   "config.alibi_slopes[2] is nan, expected a finite number"},
+        BadRequest{"SinkLogitInfinite",
+                   [](auto& r) {
+                     FillFloats(r.mutable_config()->mutable_sink_logits(), 3, -INFINITY);
+                   },
+                   "config.sink_logits[3] is -inf, expected a finite number"},
+        BadRequest{"MaskBytes",
+                   [](auto& r) {
+                     Fill(r.mutable_mask(), {3, 4}, v1::DTYPE_BOOL);
+                     (*r.mutable_mask()->mutable_data())[10] = 2;
+                   },
+                   "mask.data[10] is 2, expected 0 or 1"},
+        BadRequest{"MaskUnknownDType",
+                   [](auto& r) {
+                     Fill(r.mutable_mask(), {3, 4}, v1::DTYPE_BOOL);
+                     r.mutable_mask()->set_dtype(v1::DType(77));
+                   },
+                   "mask.dtype is 77, expected DTYPE_BOOL"},
         BadRequest{"MaskShape",
                    [](auto& r) {
                      Fill(r.mutable_mask(), {3, 5}, v1::DTYPE_BOOL);
                    },
-                   "mask.shape is [3, 5], expected 4 at dimension 1"},
+                   "mask.shape is [3, 5], expected 1 or 4 at axis 1 of [queries, keys]"},
         BadRequest{"MaskHeads",
                    [](auto& r) {
                      Fill(r.mutable_mask(), {2, 3, 4}, v1::DTYPE_BOOL);
                    },
-                   "mask.shape is [2, 3, 4], expected 1 or 4 at dimension 0"},
+                   "mask.shape is [2, 3, 4], expected 1 or 4 at axis 0 of [heads, queries, keys]"},
         BadRequest{"MaskDType", [](auto& r) { Fill(r.mutable_mask(), {3, 4}); },
                    "mask.dtype is DTYPE_FLOAT32, expected DTYPE_BOOL"},
         BadRequest{"BiasDType", [](auto& r) { Fill(r.mutable_bias(), {3, 4}, v1::DTYPE_BOOL); },
                    "bias.dtype is DTYPE_BOOL"},
         BadRequest{"BiasRank", [](auto& r) { Fill(r.mutable_bias(), {4}); },
-                   "bias.shape is [4], expected rank 2 to 4"},
+                   "bias.shape is [4], expected rank 2 to 4 of [sequences, heads, queries, keys]"},
         BadRequest{"WeightsInUnary", [](auto& r) { r.mutable_returns()->set_weights(true); },
                    "returns.weights is true, expected false"}),
     [](const auto& info) { return std::string(info.param.name); });
@@ -293,7 +353,7 @@ TEST_F(AttendDecoderTest, AMillionEmptySequencesAreRefused) {
     request.add_kv_lens(0);
   }
   EXPECT_THAT(std::string(Decode(request).status().message()),
-              HasSubstr("q_lens has 20002 sequences, expected at most 16384"));
+              HasSubstr("q_lens is of 20002 sequences, expected at most 16384"));
 }
 
 TEST_F(AttendDecoderTest, TensorsArePlacedOnCacheLinesAndCopiedOnce) {

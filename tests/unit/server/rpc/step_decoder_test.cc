@@ -99,61 +99,64 @@ TEST_P(BadStepTest, NamesTheFieldWithActualAndExpected) {
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, BadStepTest,
-    ::testing::Values(BadStep{"LayerTooLarge", [](auto& s) { s.set_layer(2); },
-                              "layer is 2, expected 0 to 1"},
-                      BadStep{"LayerNegative", [](auto& s) { s.set_layer(-1); }, "layer is -1"},
-                      BadStep{"KeyAlone", [](auto& s) { s.clear_v(); }, "v is missing"},
-                      BadStep{"ValueAlone", [](auto& s) { s.clear_k(); }, "k is missing"},
-                      BadStep{"Nothing",
-                              [](auto& s) {
-                                s.clear_q();
-                                s.clear_k();
-                                s.clear_v();
-                              },
-                              "q, k and v are missing"},
-                      BadStep{"NoPosition", [](auto& s) { s.clear_expected_position(); },
-                              "expected_position is missing"},
-                      BadStep{"NegativePosition", [](auto& s) { s.set_expected_position(-1); },
-                              "expected_position is -1"},
-                      BadStep{"KeyShape",
-                              [](auto& s) {
-                                Fill(s.mutable_k(), {3, 3, 8});
-                              },
-                              "k.shape is [3, 3, 8], expected [num_tokens, 2, 8]"},
-                      BadStep{"ValueShape",
-                              [](auto& s) {
-                                Fill(s.mutable_v(), {3, 2, 8});
-                              },
-                              "v.shape is [3, 2, 8], expected [num_tokens, 2, 6]"},
-                      BadStep{"TokenCounts",
-                              [](auto& s) {
-                                Fill(s.mutable_v(), {2, 2, 6});
-                              },
-                              "v.shape is [2, 2, 6], expected 3 tokens, as k"},
-                      BadStep{"QueryRank",
-                              [](auto& s) {
-                                Fill(s.mutable_q(), {3, 32});
-                              },
-                              "q.shape is [3, 32], expected [q_len, num_q_heads, 8]"},
-                      BadStep{"QueryHeads",
-                              [](auto& s) {
-                                Fill(s.mutable_q(), {3, 3, 8});
-                              },
-                              "num_q_heads is 3, expected a multiple of num_kv_heads (2)"},
-                      BadStep{"MaskRows",
-                              [](auto& s) {
-                                Fill(s.mutable_mask(), {2, 8}, v1::DTYPE_BOOL);
-                              },
-                              "mask.shape is [2, 8], expected 3 at dimension 0"},
-                      BadStep{"MaskWithoutQuery",
-                              [](auto& s) {
-                                s.clear_q();
-                                Fill(s.mutable_mask(), {3, 8}, v1::DTYPE_BOOL);
-                              },
-                              "q is missing, expected it with a mask"},
-                      BadStep{"Range", [](auto& s) { s.set_kv_begin(-1); }, "kv_begin is -1"},
-                      BadStep{"Weights", [](auto& s) { s.mutable_returns()->set_weights(true); },
-                              "returns.weights is true"}),
+    ::testing::Values(
+        BadStep{"LayerTooLarge", [](auto& s) { s.set_layer(2); }, "layer is 2, expected 0 to 1"},
+        BadStep{"LayerNegative", [](auto& s) { s.set_layer(-1); }, "layer is -1"},
+        BadStep{"KeyAlone", [](auto& s) { s.clear_v(); }, "v is missing"},
+        BadStep{"ValueAlone", [](auto& s) { s.clear_k(); }, "k is missing"},
+        BadStep{"Nothing",
+                [](auto& s) {
+                  s.clear_q();
+                  s.clear_k();
+                  s.clear_v();
+                },
+                "q, k and v are missing"},
+        BadStep{"NoPosition", [](auto& s) { s.clear_expected_position(); },
+                "expected_position is missing"},
+        BadStep{"NegativePosition", [](auto& s) { s.set_expected_position(-1); },
+                "expected_position is -1"},
+        BadStep{"KeyShape",
+                [](auto& s) {
+                  Fill(s.mutable_k(), {3, 3, 8});
+                },
+                "k.shape is [3, 3, 8], expected [num_tokens, 2, 8]"},
+        BadStep{"ValueShape",
+                [](auto& s) {
+                  Fill(s.mutable_v(), {3, 2, 8});
+                },
+                "v.shape is [3, 2, 8], expected [num_tokens, 2, 6]"},
+        BadStep{"TokenCounts",
+                [](auto& s) {
+                  Fill(s.mutable_v(), {2, 2, 6});
+                },
+                "v.shape is [2, 2, 6], expected 3 tokens, as k"},
+        BadStep{"QueryRank",
+                [](auto& s) {
+                  Fill(s.mutable_q(), {3, 32});
+                },
+                "q.shape is [3, 32], expected [q_len, num_q_heads, 8]"},
+        BadStep{"QueryHeads",
+                [](auto& s) {
+                  Fill(s.mutable_q(), {3, 3, 8});
+                },
+                "q.shape is [3, 3, 8], expected a multiple of the session's 2 KV heads, at most "
+                "65536, at axis 1 of [tokens, heads, head_dim]"},
+        BadStep{"MaskRows",
+                [](auto& s) {
+                  Fill(s.mutable_mask(), {2, 8}, v1::DTYPE_BOOL);
+                },
+                "mask.shape is [2, 8], expected 1 or 3 at axis 0 of [queries, keys]"},
+        BadStep{"SoftCap", [](auto& s) { s.mutable_config()->set_soft_cap(-2); },
+                "config.soft_cap is -2"},
+        BadStep{"MaskWithoutQuery",
+                [](auto& s) {
+                  s.clear_q();
+                  Fill(s.mutable_mask(), {3, 8}, v1::DTYPE_BOOL);
+                },
+                "q is missing, expected it with a mask"},
+        BadStep{"Range", [](auto& s) { s.set_kv_begin(-1); }, "kv_begin is -1"},
+        BadStep{"Weights", [](auto& s) { s.mutable_returns()->set_weights(true); },
+                "returns.weights is true"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
