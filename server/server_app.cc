@@ -20,13 +20,13 @@
 #include "server/engine/bound_projection.h"
 #include "server/engine/device_watch.h"
 #include "server/layer/layer_table.h"
-#include "server/layer/preload_file.h"
 #include "server/make_devices.h"
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
 #include "server/observe/metrics_page.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
+#include "server/rpc/preload_file.h"
 #include "server/rpc/shared_memory_lane.h"
 
 namespace attention::server {

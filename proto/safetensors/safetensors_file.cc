@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,11 +19,16 @@ constexpr std::size_t kLengthBytes = 8;
 // The format's own bound.
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 
-std::int64_t ElementBytes(const std::string& dtype) {
-  if (dtype == "F64" || dtype == "I64" || dtype == "U64") return 8;
-  if (dtype == "F32" || dtype == "I32" || dtype == "U32") return 4;
-  if (dtype == "F16" || dtype == "BF16" || dtype == "I16" || dtype == "U16") return 2;
-  return 1;
+// Absent for types that are not known here: newer ones, some of less than a byte an element.
+std::optional<std::int64_t> ElementBytes(absl::string_view dtype) {
+  constexpr std::pair<absl::string_view, std::int64_t> kTypes[] = {
+      {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},
+      {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
+      {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8}};
+  for (const auto& [name, bytes] : kTypes) {
+    if (name == dtype) return bytes;
+  }
+  return std::nullopt;
 }
 
 // False where an entry is not what the format says.
@@ -34,7 +40,8 @@ bool ReadTensor(const nlohmann::json& entry, absl::string_view data, FileTensor*
     return false;
   }
   tensor->dtype = entry["dtype"].get<std::string>();
-  std::int64_t bytes = ElementBytes(tensor->dtype);
+  const std::optional<std::int64_t> element_bytes = ElementBytes(tensor->dtype);
+  std::int64_t bytes = element_bytes.value_or(1);
   for (const nlohmann::json& dimension : entry["shape"]) {
     if (!dimension.is_number_unsigned()) return false;
     tensor->shape.push_back(dimension.get<std::int64_t>());
@@ -46,9 +53,8 @@ bool ReadTensor(const nlohmann::json& entry, absl::string_view data, FileTensor*
   if (!offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned()) return false;
   const auto begin = offsets[0].get<std::uint64_t>();
   const auto end = offsets[1].get<std::uint64_t>();
-  if (begin > end || end > data.size() || end - begin != static_cast<std::uint64_t>(bytes)) {
-    return false;
-  }
+  if (begin > end || end > data.size()) return false;
+  if (element_bytes && end - begin != static_cast<std::uint64_t>(bytes)) return false;
   tensor->bytes = data.substr(begin, end - begin);
   return true;
 }

@@ -18,7 +18,8 @@
 namespace attention::safetensors {
 
 struct FileTensor {
-  std::string dtype;  // as the file writes it: "F32", "F16", "BF16", ...
+  // As the file writes it: "F32", "F16", "BF16", ...; it may be one that nobody here knows.
+  std::string dtype;
   std::vector<std::int64_t> shape;
   absl::string_view bytes;  // row-major, little-endian; any alignment; in the file
 };

@@ -29,7 +29,7 @@ absl::Status Load(const PreloadedLayer& layer, LayerTable& table) {
     ATTENTION_ASSIGN_OR_RETURN(const safetensors::FileTensor found, file->Find(name));
     ATTENTION_ASSIGN_OR_RETURN(const DType dtype, TypeOf(name, found.dtype));
     if (!tensors) {
-      made.spec.dtype = dtype;
+      made.spec.dtype = layer.dtype.value_or(dtype);
       ATTENTION_ASSIGN_OR_RETURN(reservation, table.Reserve(made));
       tensors.emplace(made.spec);
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ namespace attention::server {
 struct PreloadedLayer {
   std::string tenant = "default";
   std::string layer_id;
-  LayerSpec spec;  // dtype is the file's
+  LayerSpec spec;              // its dtype does not count
+  std::optional<DType> dtype;  // that the tensors must have; absent: any
   std::string file;
   std::map<LayerTensor, std::string> tensors;  // names in the file
 };

@@ -4,10 +4,12 @@
 //                "model_dim": 384, "num_q_heads": 12, "head_dim_qk": 32,
 //                "tensors": {"w_q": "encoder.layer.0.attention.self.query.weight", ...}}]}
 //
-// with the other fields of LayerConfig under their names: context_dim, output_dim, num_kv_heads,
-// head_dim_v; of AttentionConfig: softmax_scale, soft_cap, is_causal, window_left, window_right,
-// sink_tokens; and rotary, an object of theta, dim, is_interleaved, and one of linear, llama3, yarn
-// with that message's fields. A relative `file` is sought beside the JSON file.
+// with the other fields of LayerConfig and AttentionConfig under their names, side by side, vectors
+// as lists of numbers, and rotary, an object of RotaryConfig's fields. A relative `file` is sought
+// beside the JSON file.
+//
+// The objects become the messages of CreateLayer, which the decoder of that call reads, so a file
+// says what a call may say and no more.
 #pragma once
 
 #include <string>
@@ -18,7 +20,7 @@
 
 namespace attention::server {
 
-// NOT_FOUND when the file cannot be read; INVALID_ARGUMENT names the layer and the key.
+// NOT_FOUND when the file cannot be read; INVALID_ARGUMENT names the file, the line and the key.
 absl::StatusOr<std::vector<PreloadedLayer>> ReadPreloadFile(const std::string& path);
 
 }  // namespace attention::server
