@@ -72,10 +72,10 @@ struct AttendRequest {
   // last query the newest token.
   std::vector<int64_t> first_query_positions = {};
   AttentionConfig config = {};
-  // Added to the scores: [q, kv], [1 or num_q_heads, q, kv] or
-  // [1 or batch, 1 or num_q_heads, q, kv], where q = max(q_lens), kv = max(kv_lens). Optional.
+  // Added to the scores: [q, kv], [num_q_heads, q, kv] or [sequences, num_q_heads, q, kv], where
+  // q = max(q_lens), kv = max(kv_lens). An axis of 1 is shared. Optional.
   TensorView bias = {};
-  // kBool of the same shapes, 1 is visible. Optional.
+  // kBool of the same shapes, 1 is visible; [sequences, 1, 1, kv] masks keys alone. Optional.
   TensorView mask = {};
   ReturnOptions returns = {};
 };

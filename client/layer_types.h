@@ -134,7 +134,7 @@ struct ForwardRequest {
   std::vector<LayerSession> sessions = {};
   // Of each sequence's first row, for rotary embedding; empty: 0.
   std::vector<int64_t> first_positions = {};
-  // kBool, one for each row that keys are made of: 1 is visible. Optional.
+  // kBool, one for each row that keys are made of: 1 is visible. An axis of 1 is shared. Optional.
   TensorView padding_mask = {};
 };
 

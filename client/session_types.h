@@ -99,7 +99,7 @@ struct SessionStep {
   // Default: the length after the append minus q_len.
   std::optional<int64_t> first_query_position = {};
   AttentionConfig config = {};
-  // As in AttendRequest with one sequence, kv_len being the length attended over. Optional.
+  // As in AttendRequest with one sequence; kv is kv_end or the length attended over. Optional.
   TensorView bias = {};
   TensorView mask = {};
   // Attend over [kv_begin, kv_end) of the cache only: a partial result, to be merged by its lse
