@@ -631,6 +631,15 @@ class StepTest(SessionTestCase):
         wide.check(self, self.step(make_step(handle, wide, 0, 1))[0])
 
     @exercises(SESSION + "Step")
+    def test_column_sums_over_no_keys_have_a_shape(self):
+        handle = self.create(geometry=geometry()).handle
+        step = make_step(handle, make_problem(4, 4, 4, 2, 16, 16), 0, 4, kv_end=0)
+        step.returns.column_sums = True
+        [result] = self.step(step)
+        self.assertTrue(result.HasField("column_sums"))
+        self.assertEqual(from_tensor(result.column_sums).shape, (0, 4))
+
+    @exercises(SESSION + "Step")
     def test_invalid_steps_name_the_field(self):
         problem = make_problem(4, 4, 4, 2, 16, 16)
         handle = self.create(geometry=geometry()).handle
