@@ -274,10 +274,8 @@ TEST_F(LayerTest, NaNWeightsStayInTheirLayer) {
   ExpectServes(shared_server());
 }
 
-TEST_F(LayerTest, TheSdkMakesCallsAndConvertsLayers) {
-  v1::LayerConfig config = SmallLayerConfig();
-  config.mutable_rotary()->set_theta(500);
-  const LayerCase layer = MakeLayer(config, 50);
+// An upload of a layer of SmallLayerConfig's dims, whose tensors must live on.
+client::LayerOptions SdkOptions(const LayerCase& layer, const client::RotaryConfig& rotary) {
   const auto view = [&](v1::LayerTensorName name) {
     const v1::Tensor& tensor = layer.tensors.at(name);
     return client::TensorView(tensor.data().data(), client::DType::kFloat32, ShapeOf(tensor));
@@ -288,7 +286,7 @@ TEST_F(LayerTest, TheSdkMakesCallsAndConvertsLayers) {
                     .num_kv_heads = 2,
                     .head_dim_qk = 16,
                     .attention = {.is_causal = true},
-                    .rotary = client::RotaryConfig{.theta = 500}};
+                    .rotary = rotary};
   options.weights = {.w_q = view(v1::LAYER_TENSOR_NAME_W_Q),
                      .w_k = view(v1::LAYER_TENSOR_NAME_W_K),
                      .w_v = view(v1::LAYER_TENSOR_NAME_W_V),
@@ -297,8 +295,36 @@ TEST_F(LayerTest, TheSdkMakesCallsAndConvertsLayers) {
                      .b_k = view(v1::LAYER_TENSOR_NAME_B_K),
                      .b_v = view(v1::LAYER_TENSOR_NAME_B_V),
                      .b_o = view(v1::LAYER_TENSOR_NAME_B_O)};
+  return options;
+}
+
+TEST_F(LayerTest, TheSdkSaysEveryKindOfRotaryScaling) {
+  const LayerCase layer = MakeLayer(SmallLayerConfig(), 52);
   const auto client = shared_server().NewClient();
-  const auto created = client->CreateLayer(options);
+  const client::RotaryConfig yarn{.scaling = client::RotaryScaling::kYarn,
+                                  .factor = 32,
+                                  .original_max_positions = 4096,
+                                  .truncate = false};
+  const client::RotaryConfig custom{.scaling = client::RotaryScaling::kCustom,
+                                    .attention_factor = 1.25,
+                                    .inv_freq = {1, 0.5, 0.25, 0.1, 0.01, 0.001, 1e-4, 0}};
+  for (const client::RotaryConfig& rotary : {yarn, custom}) {
+    const auto created = client->CreateLayer(SdkOptions(layer, rotary));
+    ASSERT_TRUE(created.ok()) << created.status();
+    const client::RotaryConfig& held = *created->info().config.rotary;
+    EXPECT_EQ(held.scaling, rotary.scaling);
+    EXPECT_EQ(held.truncate, rotary.scaling != client::RotaryScaling::kYarn);
+    EXPECT_EQ(held.inv_freq, rotary.inv_freq);
+    EXPECT_TRUE(created->Delete().ok());
+  }
+}
+
+TEST_F(LayerTest, TheSdkMakesCallsAndConvertsLayers) {
+  v1::LayerConfig config = SmallLayerConfig();
+  config.mutable_rotary()->set_theta(500);
+  const LayerCase layer = MakeLayer(config, 50);
+  const auto client = shared_server().NewClient();
+  const auto created = client->CreateLayer(SdkOptions(layer, {.theta = 500}));
   ASSERT_TRUE(created.ok()) << created.status();
   EXPECT_EQ(created->info().config.rotary->theta, 500);
   EXPECT_EQ(created->info().config.output_dim, 48);
