@@ -1,7 +1,5 @@
 #include "server/make_devices.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <string>
@@ -13,17 +11,14 @@
 namespace attention::server {
 namespace {
 
-// Of one device. Of its own memory all but what runs need for their tensors; of the host's its part
-// of a quarter.
+// A device gets its part of what is configured, or of its own memory all but what runs need for
+// their tensors.
 std::size_t KvCapacity(const ServerConfig& config, std::size_t num_devices,
                        const MemoryAllocator& pages) {
   if (config.kv_capacity_bytes > 0) {
     return static_cast<std::size_t>(config.kv_capacity_bytes) / num_devices;
   }
-  if (const std::size_t free = pages.free_bytes(); free > 0) return free / 10 * 8;
-  const auto memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
-                      static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  return memory / 4 / num_devices;
+  return pages.free_bytes() / 10 * 8;
 }
 
 // Those that can be used. When none can, the first one's reason.
@@ -57,16 +52,20 @@ absl::StatusOr<std::vector<BackendOptions>> DivideGpus(const ServerConfig& confi
 
 absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
                                                           const std::vector<CpuList>& nodes,
-                                                          const GpuList& gpus) {
+                                                          const GpuList& gpus,
+                                                          const MachineLimits& limits) {
   if (config.backend == "cuda") return DivideGpus(config, gpus);
   int num_cpus = 0;
   for (const CpuList& node : nodes) num_cpus += static_cast<int>(node.size());
-  const int workers = config.workers > 0 ? config.workers : static_cast<int>(nodes.size());
+  const int usable_cpus = UsableCpus(limits, num_cpus);
+  const int most_workers = config.threads > 0 ? num_cpus : usable_cpus;
+  const int workers =
+      config.workers > 0 ? config.workers : std::min(static_cast<int>(nodes.size()), most_workers);
   if (workers > num_cpus) {
     return absl::InvalidArgumentError(absl::StrCat(
         "workers is ", workers, ", expected at most the ", num_cpus, " CPUs of this machine"));
   }
-  const int threads = config.threads > 0 ? config.threads : num_cpus;
+  const int threads = config.threads > 0 ? config.threads : std::max(usable_cpus, workers);
   if (threads < workers) {
     return absl::InvalidArgumentError(absl::StrCat("threads is ", threads,
                                                    ", expected one for each of the ", workers,
@@ -77,8 +76,9 @@ absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& co
         absl::StrCat("threads is ", threads, ", expected at most the ", num_cpus,
                      " CPUs of this machine, because pin_threads is yes"));
   }
-  const bool is_pinned = config.pin_threads == "yes" ||
-                         (config.pin_threads == "auto" && workers > 1 && threads <= num_cpus);
+  const bool is_pinned =
+      config.pin_threads == "yes" || (config.pin_threads == "auto" && workers > 1 &&
+                                      threads <= num_cpus && usable_cpus == num_cpus);
   std::vector<BackendOptions> devices;
   for (CpuList& cpus : DivideCpus(nodes, workers)) {
     const auto worker = static_cast<int>(devices.size());
@@ -93,13 +93,11 @@ absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& co
   return devices;
 }
 
-absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(const ServerConfig& config,
-                                                                 const BackendFactory& factory,
-                                                                 const DeviceLog& log,
-                                                                 const Clock& clock,
-                                                                 ServerMetrics& metrics) {
+absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(
+    const ServerConfig& config, const MachineLimits& limits, const BackendFactory& factory,
+    const DeviceLog& log, const Clock& clock, ServerMetrics& metrics) {
   ATTENTION_ASSIGN_OR_RETURN(const std::vector<BackendOptions> parts,
-                             DivideMachine(config, NumaNodes()));
+                             DivideMachine(config, NumaNodes(), VisibleGpus, limits));
   std::vector<std::unique_ptr<Device>> devices;
   for (const BackendOptions& part : parts) {
     ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<RecoveringBackend> backend,

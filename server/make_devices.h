@@ -11,6 +11,7 @@
 #include "kernels/base/cpu_topology.h"
 #include "kernels/registry.h"
 #include "server/base/clock.h"
+#include "server/base/machine_limits.h"
 #include "server/base/metrics.h"
 #include "server/config/server_config.h"
 #include "server/engine/device.h"
@@ -28,18 +29,20 @@ using DeviceLog = std::function<void(std::size_t worker, const BackendInfo& info
 // What the backend of each worker is made with: a worker for each NUMA node, or as many as the
 // configuration says, with the node's CPUs and its part of the threads; or a GPU each: those that
 // are chosen, or else all that can be used. INVALID_ARGUMENT names the key that does not fit the
-// machine, UNAVAILABLE says why there is no GPU. `gpus` is asked only for what is not chosen.
+// machine, UNAVAILABLE says why there is no GPU. `gpus` is asked only for what is not chosen. Where
+// a quota allows less than the CPUs there are, there are as many threads as it allows, which the
+// system places: others may use the same CPUs.
 using GpuList = std::function<absl::StatusOr<std::vector<VisibleGpu>>()>;
 absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& config,
                                                           const std::vector<CpuList>& nodes,
-                                                          const GpuList& gpus = VisibleGpus);
+                                                          const GpuList& gpus = VisibleGpus,
+                                                          const MachineLimits& limits = {});
 
-// Makes the devices, each with an equal part of the memory for KV pages. `clock` and `metrics` must
+// Makes the devices, each with an equal part of the memory for KV pages, which is configured but
+// where devices have memory of their own. `clock` and `metrics` must
 // outlive them.
-absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(const ServerConfig& config,
-                                                                 const BackendFactory& factory,
-                                                                 const DeviceLog& log,
-                                                                 const Clock& clock,
-                                                                 ServerMetrics& metrics);
+absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(
+    const ServerConfig& config, const MachineLimits& limits, const BackendFactory& factory,
+    const DeviceLog& log, const Clock& clock, ServerMetrics& metrics);
 
 }  // namespace attention::server

@@ -15,12 +15,15 @@
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/notification.h"
 #include "server/base/descriptors.h"
+#include "server/base/machine_limits.h"
+#include "server/base/process_memory.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
 #include "server/engine/bound_projection.h"
 #include "server/engine/device_watch.h"
 #include "server/layer/layer_table.h"
 #include "server/make_devices.h"
+#include "server/memory_plan.h"
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
 #include "server/observe/metrics_page.h"
@@ -32,11 +35,8 @@
 namespace attention::server {
 namespace {
 
-// Of tensors' buffers between calls: as much as a few of the largest common requests.
-constexpr std::size_t kMaxIdleBufferBytes = std::size_t{256} << 20;
-
-// Unless configured: of devices with memory of their own half of what KV pages leave, on each; of
-// the host's a quarter.
+// Unless configured or planned: of devices with memory of their own half of what KV pages leave, on
+// each.
 std::int64_t LayerCapacity(const ServerConfig& config,
                            const std::vector<std::unique_ptr<Device>>& devices) {
   if (config.layer_capacity_bytes > 0) return config.layer_capacity_bytes;
@@ -44,8 +44,7 @@ std::int64_t LayerCapacity(const ServerConfig& config,
   for (const auto& device : devices) {
     least_free = std::min(least_free, device->backend().memory().free_bytes());
   }
-  if (least_free > 0) return static_cast<std::int64_t>(least_free / 10 * devices.size());
-  return std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE) / 4;
+  return static_cast<std::int64_t>(least_free / 10 * devices.size());
 }
 
 Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
@@ -68,15 +67,16 @@ SessionTable::Limits SessionLimits(const ServerConfig& config) {
 // One is the fastest on two cores: a second costs 10 to 50 % of the latency of small calls, and up
 // to half of the throughput of large ones, by taking a core from who computes or calls
 // (tests/benchmark/transport, --study apis).
-int CompletionThreads(const ServerConfig& config) {
+int NumCompletionThreads(const ServerConfig& config, const MachineLimits& limits) {
   if (config.completion_threads > 0) return config.completion_threads;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / 4);
+  const auto num_cpus = static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, UsableCpus(limits, num_cpus) / 4);
 }
 
 ServiceLimits WireLimits(const ServerConfig& config) {
   return {config.max_message_bytes,   config.max_queued_requests,     config.max_queued_bytes,
           config.max_sessions,        config.max_sessions_per_tenant, config.max_session_ttl,
-          config.max_stream_requests, config.max_stream_bytes,        CompletionThreads(config)};
+          config.max_stream_requests, config.max_stream_bytes,        config.completion_threads};
 }
 
 Connections::Limits ConnectionLimits(const ServerConfig& config) {
@@ -171,24 +171,25 @@ struct Instruments {
 
 class ServerAppImpl final : public ServerApp {
  public:
-  ServerAppImpl(const ServerConfig& config, std::unique_ptr<Instruments> instruments,
-                Devices devices)
-      : config_(config),
+  ServerAppImpl(const MemoryPlan& plan, std::unique_ptr<Instruments> instruments, Devices devices)
+      : config_(plan.config),
         instruments_(std::move(instruments)),
         devices_(std::move(devices)),
-        unused_devices_(UnusedGpus(VisibleGpus(), config.backend, NamesOf(devices_))),
-        buffers_(devices_[0]->backend().host_memory(), kMaxIdleBufferBytes),
-        caches_(PlacesOf(devices_), config.kv_page_size),
-        sessions_(config.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
-                  SessionLimits(config), caches_, clock_, metrics_),
+        unused_devices_(UnusedGpus(VisibleGpus(), config_.backend, NamesOf(devices_))),
+        buffers_(devices_[0]->backend().host_memory(),
+                 static_cast<std::size_t>(plan.idle_buffer_bytes)),
+        freed_memory_(plan.idle_buffer_bytes),
+        caches_(PlacesOf(devices_), config_.kv_page_size),
+        sessions_(config_.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
+                  SessionLimits(config_), caches_, clock_, metrics_),
         projections_(ReplicasOf(devices_)),
         layers_(projections_ != nullptr ? projections_.get() : devices_[0]->backend().projections(),
-                {LayerCapacity(config, devices_), config.max_layers_per_tenant,
+                {LayerCapacity(config_, devices_), config_.max_layers_per_tenant,
                  devices_[0]->backend().info().no_projections},
                 clock_),
-        scheduler_(SchedulersOf(devices_, SchedulerLimits(config), clock_, metrics_)),
-        connections_(ConnectionLimits(config)),
-        regions_({config.max_shared_bytes_per_tenant, config.max_shared_regions_per_tenant}) {}
+        scheduler_(SchedulersOf(devices_, SchedulerLimits(config_), clock_, metrics_)),
+        connections_(ConnectionLimits(config_)),
+        regions_({config_.max_shared_bytes_per_tenant, config_.max_shared_regions_per_tenant}) {}
 
   ~ServerAppImpl() override {
     if (grpc_ != nullptr) DrainAndStop();
@@ -334,6 +335,8 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(regions_.bytes()); }},
         {"shared_memory_regions", "Regions of shared memory that are mapped",
          [this] { return static_cast<double>(regions_.num_regions()); }},
+        {"resident_memory_bytes", "Memory of this process that lies in the machine's",
+         [] { return static_cast<double>(ResidentBytes()); }},
         {"queued_requests", "Requests waiting for a worker",
          [this] { return static_cast<double>(scheduler_.load().requests); }},
         {"queued_bytes", "Bytes of tensors waiting for a worker",
@@ -372,6 +375,7 @@ class ServerAppImpl final : public ServerApp {
       const int count = sessions_.ExpireIdle();
       if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
       EndLogPeriod();
+      freed_memory_.Tend();
       is_beyond_help_.store(watch.IsBeyondHelp(IsAnyDeviceUsable(), clock_.Now()));
     }
     EndLogPeriod();
@@ -386,6 +390,7 @@ class ServerAppImpl final : public ServerApp {
   const Devices devices_;
   const std::vector<UnusedDevice> unused_devices_;
   BufferPool buffers_;
+  FreedMemory freed_memory_;
   KvCacheFactory caches_;
   SessionTable sessions_;
   const std::unique_ptr<ProjectionBackend> projections_;  // of several devices
@@ -408,11 +413,16 @@ class ServerAppImpl final : public ServerApp {
 
 absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& config,
                                                             const BackendFactory& factory) {
+  const MachineLimits limits = ReadMachineLimits();
+  ATTENTION_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(config, limits));
+  plan.config.completion_threads = NumCompletionThreads(config, limits);
+  spdlog::info("{}", plan.text);
+  if (limits.cpus) spdlog::info("processors: {} of time ({})", *limits.cpus, limits.cpu_source);
   auto instruments = std::make_unique<Instruments>();
   ATTENTION_ASSIGN_OR_RETURN(
-      Devices devices,
-      MakeDevices(config, factory, LogFailure, instruments->clock, instruments->metrics));
-  auto app = std::make_unique<ServerAppImpl>(config, std::move(instruments), std::move(devices));
+      Devices devices, MakeDevices(plan.config, limits, factory, LogFailure, instruments->clock,
+                                   instruments->metrics));
+  auto app = std::make_unique<ServerAppImpl>(plan, std::move(instruments), std::move(devices));
   ATTENTION_RETURN_IF_ERROR(app->Start());
   return app;
 }

@@ -11,7 +11,7 @@
 
 namespace attention::server {
 
-// Of a client's text, at most so much is repeated.
+// At most so much of a client's text is repeated.
 inline constexpr std::size_t kMaxQuotedBytes = 128;
 
 // At most so much of a status' message travels, or is logged.

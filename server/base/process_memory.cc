@@ -1,6 +1,10 @@
 #include "server/base/process_memory.h"
 
 #include <malloc.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
 
 namespace attention::server {
 
@@ -12,6 +16,36 @@ void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, kMmapThreshold);
   mallopt(M_TRIM_THRESHOLD, kNeverTrim);
   mallopt(M_TOP_PAD, kTopPad);
+#endif
+}
+
+std::int64_t ResidentBytes() {
+  std::int64_t all = 0;
+  std::int64_t resident = 0;  // in pages
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+bool FreedMemory::IsExcessive(const Sample& sample) {
+  used_[static_cast<std::size_t>(next_)] = sample.used;
+  next_ = (next_ + 1) % kNumSamples;
+  // What lies in memory and is not allocated: freed, and the process' own.
+  const std::int64_t kept = sample.resident - sample.used;
+  least_kept_ = std::min(least_kept_, kept);
+  const std::int64_t freed = std::min(sample.free, kept - least_kept_);
+  const std::int64_t needed = *std::max_element(used_.begin(), used_.end()) - sample.used;
+  return freed - needed > keep_bytes_;
+}
+
+void FreedMemory::Tend() {
+#ifdef __GLIBC__
+  const struct mallinfo2 info = mallinfo2();
+  if (!IsExcessive({static_cast<std::int64_t>(info.uordblks),
+                    static_cast<std::int64_t>(info.fordblks), ResidentBytes()})) {
+    return;
+  }
+  malloc_trim(/*pad=*/0);
+  GivenBack(ResidentBytes() - static_cast<std::int64_t>(mallinfo2().uordblks));
 #endif
 }
 

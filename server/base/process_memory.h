@@ -1,12 +1,50 @@
-// The C allocator's settings for a process that receives large messages.
+// The C allocator's settings for a process that receives large messages, and what it holds.
 #pragma once
+
+#include <array>
+#include <cstdint>
 
 namespace attention::server {
 
 // Keeps freed memory mapped. gRPC allocates what it receives; by default glibc maps every block of
 // more than 32 MiB anew and gives the top of the heap back, so a message of 16 MiB costs hundreds
-// of page faults (measured: 769 a call, and 0 with this; half the throughput). Resident memory
-// stays at its peak. Call first in main, before there are threads. Does nothing without glibc.
+// of page faults (measured: 769 a call, and 0 with this; half the throughput). FreedMemory gives
+// back what a burst leaves. Call first in main, before there are threads. Does nothing without
+// glibc.
 void KeepFreedMemory();
+
+// Bytes of this process that lie in the machine's memory; 0 when the system does not say.
+std::int64_t ResidentBytes();
+
+// Gives memory back that was freed and has not been needed again for some seconds.
+class FreedMemory {
+ public:
+  struct Sample {
+    std::int64_t used = 0;      // allocated
+    std::int64_t free = 0;      // the allocator's, touched or not
+    std::int64_t resident = 0;  // of the process
+  };
+
+  // Keeps about `keep_bytes`, so that the next large messages find warm memory.
+  explicit FreedMemory(std::int64_t keep_bytes) : keep_bytes_(keep_bytes) {}
+
+  // To be called once a second.
+  void Tend();
+
+  // Says if much is kept that the last samples did not need, and lies in memory. For tests.
+  bool IsExcessive(const Sample& sample);
+  // After giving back: what lies in memory without being allocated.
+  void GivenBack(std::int64_t kept) { least_kept_ = kept; }
+
+ private:
+  static constexpr int kNumSamples = 3;
+
+  const std::int64_t keep_bytes_;
+  std::array<std::int64_t, kNumSamples> used_{};  // of the last samples
+  int next_ = 0;
+  // The least that lay in memory without being allocated since memory was last given back, or 0.
+  // The allocator counts as free what was given back and what it never touched, too; this tells.
+  std::int64_t least_kept_ = 0;
+};
 
 }  // namespace attention::server

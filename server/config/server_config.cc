@@ -35,6 +35,19 @@ CLI::Validator DurationCheck() {
       "DURATION", "duration");
 }
 
+CLI::Validator MessageSizeCheck() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        std::int64_t bytes = -1;
+        constexpr std::int64_t kLeast = 1024;
+        constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1;
+        const bool is_number = absl::SimpleAtoi(text, &bytes);
+        if (is_number && (bytes == 0 || (bytes >= kLeast && bytes <= kMost))) return {};
+        return absl::StrCat("is '", text, "', expected 0 or ", kLeast, " to ", kMost);
+      },
+      "BYTES", "message size");
+}
+
 CLI::Validator PageSizeCheck() {
   return CLI::Validator(
       [](std::string& text) -> std::string {
@@ -221,8 +234,16 @@ class Parser {
     Add("--max-connections-per-peer", config_.max_connections_per_peer,
         "Connections of one address, or of one user at unix sockets; 0: half of max-connections")
         ->check(CLI::Range(0, 1000000));
-    Add("--max-message-bytes", config_.max_message_bytes, "Largest request message")
-        ->check(CLI::Range(std::int64_t{1} << 10, (std::int64_t{1} << 31) - 1));
+    Add("--max-message-bytes", config_.max_message_bytes,
+        "Largest request message; 0: half of max-receiving-bytes, at most 1 GiB")
+        ->check(MessageSizeCheck());
+    Add("--max-receiving-bytes", config_.max_receiving_bytes,
+        "Bytes of requests that have not wholly come; beyond, calls of the connection with the "
+        "most are ended; 0: an eighth of the memory, at most 2 GiB")
+        ->check(CLI::NonNegativeNumber);
+    AddDuration("--upload-timeout", config_.upload_timeout,
+                "How long a connection may send next to nothing of a request before the call is "
+                "ended");
     Add("--max-stream-requests", config_.max_stream_requests,
         "Unanswered requests of one stream before it is no longer read")
         ->check(CLI::Range(1, 65536));
@@ -257,7 +278,7 @@ class Parser {
         "Keep each compute thread on a core: yes, no, or auto (where there are several workers)")
         ->check(CLI::IsMember({"auto", "yes", "no"}));
     Add("--kv-capacity-bytes", config_.kv_capacity_bytes,
-        "Memory for KV pages; 0: a quarter of the machine's")
+        "Memory for KV pages; 0: a quarter of what the process may use")
         ->check(CLI::NonNegativeNumber);
     Add("--kv-page-size", config_.kv_page_size, "Tokens of a KV page")->check(PageSizeCheck());
     Add("--kv-spill-bytes", config_.kv_spill_bytes,
@@ -266,7 +287,7 @@ class Parser {
     AddDuration("--kv-spill-idle", config_.kv_spill_idle,
                 "How long a session must have been idle for its pages to be moved there");
     Add("--layer-capacity-bytes", config_.layer_capacity_bytes,
-        "Memory for layers' weights; 0: a quarter of the machine's")
+        "Memory for layers' weights; 0: a quarter of what the process may use")
         ->check(CLI::NonNegativeNumber);
     Add("--preload-layers", config_.preload_layers,
         "JSON file of layers to have from the start, from .safetensors files");
@@ -277,8 +298,9 @@ class Parser {
   void AddBounds() {
     Add("--max-queued-requests", config_.max_queued_requests, "Requests that may wait")
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
-    Add("--max-queued-bytes", config_.max_queued_bytes, "Tensor bytes that may wait")
-        ->check(CLI::PositiveNumber);
+    Add("--max-queued-bytes", config_.max_queued_bytes,
+        "Tensor bytes that may wait; 0: an eighth of the memory, at most 2 GiB")
+        ->check(CLI::NonNegativeNumber);
     Add("--max-batch-requests", config_.max_batch_requests, "Requests of one batch; 1: no batching")
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
     AddDuration("--max-batch-work", config_.max_batch_work,

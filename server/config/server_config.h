@@ -34,18 +34,20 @@ struct ServerConfig {
   int threads = 0;                   // of all workers together; 0: one a core
   std::string pin_threads = "auto";  // yes, no, or auto: where there are several workers
 
-  std::int64_t kv_capacity_bytes = 0;  // 0: a quarter of the machine's memory
+  std::int64_t kv_capacity_bytes = 0;  // 0: a share of the memory
   std::int64_t kv_page_size = 64;      // tokens
   std::int64_t kv_spill_bytes = 0;     // of the host's memory, for idle sessions; 0: none
   absl::Duration kv_spill_idle = absl::Seconds(1);
 
-  std::int64_t layer_capacity_bytes = 0;  // 0: a quarter of the machine's memory
+  std::int64_t layer_capacity_bytes = 0;  // 0: a share of the memory
   std::int64_t max_layers_per_tenant = 10000;
   std::string preload_layers;  // a JSON file; empty: none
 
-  std::int64_t max_message_bytes = std::int64_t{1} << 30;
+  std::int64_t max_message_bytes = 0;    // 0: half of those being received, at most 1 GiB
+  std::int64_t max_receiving_bytes = 0;  // 0: a share of the memory
+  absl::Duration upload_timeout = absl::Seconds(30);
   std::int64_t max_queued_requests = 1024;
-  std::int64_t max_queued_bytes = std::int64_t{2} << 30;
+  std::int64_t max_queued_bytes = 0;  // 0: a share of the memory
   std::int64_t max_batch_requests = 256;
   absl::Duration max_batch_work = absl::Milliseconds(5);
   absl::Duration max_contended_batch_work = absl::Milliseconds(1);

@@ -1,4 +1,4 @@
-// Which of many lines alike are logged: the first few of each kind in a period, then their count.
+// Samples a log: the first few lines of each kind in a period are written, the rest are counted.
 //
 // Thread-safety: all methods.
 #pragma once
@@ -17,7 +17,7 @@ class LogSampler {
  public:
   explicit LogSampler(int max_per_period) : max_per_period_(max_per_period) {}
 
-  // Whether this one is logged. There are as many kinds as the caller makes, so they must not be
+  // True: this one is logged. There are as many kinds as the caller makes, so they must not be
   // of a client's choice.
   bool Admit(const std::string& kind);
 

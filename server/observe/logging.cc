@@ -52,7 +52,7 @@ std::unique_ptr<spdlog::formatter> MakeFormatter() {
 // The logger of call records, whose payload is a ready JSON fragment or text.
 std::shared_ptr<spdlog::logger> call_logger;
 
-// Of the process, as spdlog's loggers are.
+// One for the process, as spdlog's loggers are.
 LogSampler sampler(/*max_per_period=*/10);
 
 spdlog::level::level_enum LevelOf(const absl::Status& status) {

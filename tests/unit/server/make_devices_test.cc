@@ -46,6 +46,22 @@ TEST(DivideMachineTest, ThreadsAreThoseOfAllWorkersTogether) {
   EXPECT_EQ(devices[1].cpus, (CpuList{4, 5}));
 }
 
+TEST(DivideMachineTest, AQuotaOfTimeIsAsManyThreadsThatTheSystemPlaces) {
+  MachineLimits limits;
+  limits.cpus = 2.5;
+  const auto devices = DivideMachine(Config(0, 0), kTwoNodes, VisibleGpus, limits);
+  ASSERT_TRUE(devices.ok()) << devices.status();
+  ASSERT_EQ(devices->size(), 2u);
+  EXPECT_EQ((*devices)[0].num_threads + (*devices)[1].num_threads, 3);
+  EXPECT_TRUE((*devices)[0].cpus.empty()) << "others may have the same CPUs";
+
+  limits.cpus = 0.5;
+  const auto one = DivideMachine(Config(0, 0), kTwoNodes, VisibleGpus, limits);
+  ASSERT_TRUE(one.ok()) << one.status();
+  ASSERT_EQ(one->size(), 1u) << "no more workers than threads";
+  EXPECT_EQ((*one)[0].num_threads, 1);
+}
+
 TEST(DivideMachineTest, PinningIsTheOperatorsToChoose) {
   EXPECT_EQ(Divide(Config(1, 0, "yes"), {{0, 1}})[0].cpus, (CpuList{0, 1}));
   EXPECT_TRUE(Divide(Config(2, 0, "no"))[0].cpus.empty());
