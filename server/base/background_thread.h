@@ -9,6 +9,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/mutex.h"
 
 namespace attention::server {
@@ -28,7 +30,7 @@ class BackgroundThread {
   BackgroundThread(const BackgroundThread&) = delete;
   BackgroundThread& operator=(const BackgroundThread&) = delete;
 
-  // Runs `work`, which must not throw, after all that was posted before.
+  // Runs `work` after all that was posted before. What it throws is lost, and the thread goes on.
   void Post(absl::AnyInvocable<void()> work) {
     {
       MutexLock lock(&mutex_);
@@ -55,7 +57,10 @@ class BackgroundThread {
         queue_.pop_front();
         is_running_ = true;
       }
-      work();
+      ContainExceptions([&] {
+        work();
+        return absl::OkStatus();
+      }).IgnoreError();
       work = nullptr;
       {
         MutexLock lock(&mutex_);

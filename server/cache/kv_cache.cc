@@ -47,7 +47,7 @@ KvCache::KvCache(PagePool& pool, int device, const KvGeometry& geometry, const K
 }
 
 KvCache::~KvCache() {
-  ReplacePages(std::vector<std::vector<void*>>(layers_.size()), nullptr);
+  FreePages();
   pool_.AddCache(-1);
 }
 
@@ -62,6 +62,7 @@ absl::Status KvCache::Extend(int layer, std::int64_t new_length) {
   const auto num_before = pages.size();
   const auto num_needed =
       static_cast<std::size_t>(CeilDiv<std::int64_t>(new_length, layout_.page_size));
+  if (pages.capacity() < num_needed) pages.reserve(std::max(num_needed, 2 * pages.capacity()));
   while (pages.size() < num_needed) {
     void* page = pool_.Allocate(layout_.page_bytes);
     if (page == nullptr) {
@@ -124,8 +125,13 @@ absl::Status KvCache::Restore(AttentionBackend& backend) {
 std::vector<std::vector<void*>> KvCache::TakePages(PagePool& to) const {
   const int generation = to.generation();
   std::vector<std::vector<void*>> taken(layers_.size());
+  // All that may throw comes before the first page.
   for (int layer = 0; layer < num_layers(); ++layer) {
     // A step that failed may have left more pages than tokens.
+    const auto needed = CeilDiv<std::int64_t>(length(layer), layout_.page_size);
+    taken[layer].reserve(static_cast<std::size_t>(needed));
+  }
+  for (int layer = 0; layer < num_layers(); ++layer) {
     const auto needed = CeilDiv<std::int64_t>(length(layer), layout_.page_size);
     for (std::int64_t i = 0; i < needed; ++i) {
       void* page = to.Allocate(layout_.page_bytes);
@@ -152,13 +158,19 @@ std::vector<PageCopy> KvCache::PairPages(const std::vector<std::vector<void*>>& 
   return copies;
 }
 
+void KvCache::FreePages() {
+  PagePool& pool = host_pool_ != nullptr ? *host_pool_ : pool_;
+  const int generation = host_pool_ != nullptr ? host_pool_->generation()
+                                               : generation_.load(std::memory_order_relaxed);
+  for (const Layer& layer : layers_) {
+    for (void* page : layer.pages) pool.Free(page, generation);
+  }
+}
+
 void KvCache::ReplacePages(std::vector<std::vector<void*>> pages, PagePool* host_pool) {
-  PagePool& old_pool = host_pool_ != nullptr ? *host_pool_ : pool_;
-  const int old_generation = host_pool_ != nullptr ? host_pool_->generation()
-                                                   : generation_.load(std::memory_order_relaxed);
+  FreePages();
   std::size_t num_pages = 0;
   for (std::size_t layer = 0; layer < pages.size(); ++layer) {
-    for (void* page : layers_[layer].pages) old_pool.Free(page, old_generation);
     layers_[layer].pages = std::move(pages[layer]);
     num_pages += layers_[layer].pages.size();
   }

@@ -102,6 +102,7 @@ class KvCache {
   std::vector<std::vector<void*>> TakePages(PagePool& to) const;
   std::vector<PageCopy> PairPages(const std::vector<std::vector<void*>>& others,
                                   bool are_pages) const;
+  void FreePages();
   // Gives all pages back, and has these in their place.
   void ReplacePages(std::vector<std::vector<void*>> pages, PagePool* host_pool);
 

@@ -1,11 +1,21 @@
 #include "server/cache/page_pool.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/check.h"
 #include "kernels/base/divide.h"
 
 namespace attention::server {
+namespace {
+
+// Grows as push_back does, ahead of it.
+template <typename T>
+void MakeRoom(std::vector<T>& entries, std::size_t count) {
+  if (entries.capacity() < count) entries.reserve(std::max(count, 2 * entries.capacity()));
+}
+
+}  // namespace
 
 PagePool::PagePool(MemoryAllocator& memory, std::size_t capacity_bytes, std::size_t chunk_bytes)
     : memory_(memory), chunk_bytes_(chunk_bytes), max_chunks_(capacity_bytes / chunk_bytes) {}
@@ -81,18 +91,32 @@ std::size_t PagePool::free_bytes() const {
 PagePool::Chunk* PagePool::ChunkWithRoom(std::size_t page_bytes) {
   std::vector<Chunk*>& with_room = with_room_[page_bytes];
   if (!with_room.empty()) return with_room.back();
+  // Room for every chunk there may be: pages are freed in destructors, which may not throw.
+  MakeRoom(with_room, chunks_.size() + 1);
+  MakeRoom(empty_chunks_, chunks_.size() + empty_chunks_.size() + 1);
+  const std::size_t num_pages = chunk_bytes_ / page_bytes;
+  std::vector<std::byte*> free_pages;
+  free_pages.reserve(num_pages);
   std::byte* base = TakeChunkMemory();
   if (base == nullptr) return nullptr;
-  Chunk& chunk = chunks_[base];
-  chunk.base = base;
-  chunk.page_bytes = page_bytes;
-  const std::size_t num_pages = chunk_bytes_ / page_bytes;
   // The lowest address is handed out first: pages of one sequence tend to lie in a row.
-  for (std::size_t i = num_pages; i > 0; --i) {
-    chunk.free_pages.push_back(base + (i - 1) * page_bytes);
-  }
+  for (std::size_t i = num_pages; i > 0; --i) free_pages.push_back(base + (i - 1) * page_bytes);
+  Chunk& chunk = AddChunk(base);
+  chunk.page_bytes = page_bytes;
+  chunk.free_pages = std::move(free_pages);
   with_room.push_back(&chunk);
   return &chunk;
+}
+
+PagePool::Chunk& PagePool::AddChunk(std::byte* base) {
+  try {
+    Chunk& chunk = chunks_[base];
+    chunk.base = base;
+    return chunk;
+  } catch (...) {
+    empty_chunks_.push_back(base);
+    throw;
+  }
 }
 
 std::byte* PagePool::TakeChunkMemory() {

@@ -64,6 +64,7 @@ class PagePool {
   };
 
   Chunk* ChunkWithRoom(std::size_t page_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Chunk& AddChunk(std::byte* base) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::byte* TakeChunkMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Chunk& ChunkOf(const std::byte* page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

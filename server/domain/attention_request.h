@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "kernels/api/attention_params.h"
 #include "kernels/api/projection.h"
+#include "server/base/contain_exceptions.h"
 
 namespace attention::server {
 
@@ -122,10 +123,14 @@ struct AttentionRequest {
   Completion completion;
 };
 
-// Runs the completion with the request itself. The last thing to happen to a request.
+// Runs the completion with the request itself. The last thing to happen to a request. A completion
+// answers also what it throws itself; what escapes it must not cost others of its batch theirs.
 inline void Complete(std::unique_ptr<AttentionRequest> request, AttentionResult result) {
   AttentionRequest::Completion completion = std::move(request->completion);
-  completion(std::move(request), std::move(result));
+  ContainExceptions([&] {
+    completion(std::move(request), std::move(result));
+    return absl::OkStatus();
+  }).IgnoreError();
 }
 
 }  // namespace attention::server

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/status_macros.h"
 #include "server/engine/bound_projection.h"
 
@@ -46,7 +47,8 @@ RecoveringBackend::RecoveringBackend(BackendMaker maker, std::shared_ptr<Attenti
 
 absl::Status RecoveringBackend::Recover() {
   Current()->Abandon();
-  absl::StatusOr<std::unique_ptr<AttentionBackend>> made = maker_();
+  absl::StatusOr<std::unique_ptr<AttentionBackend>> made =
+      ContainExceptions([this] { return maker_(); });
   std::shared_ptr<AttentionBackend> old;  // ends without the lock
   MutexLock lock(&mutex_);
   if (!memory_.outlives_backend()) is_memory_lost_->store(true);

@@ -28,14 +28,14 @@ std::int64_t ChunkTokens(const KvGeometry& geometry, std::int64_t position, std:
 
 SlicedAttention::SlicedAttention(AttentionBackend& backend, const Clock& clock,
                                  ServerMetrics& metrics, std::unique_ptr<AttentionRequest> request,
-                                 absl::Time taken, FailureHandler on_failure, Spiller* spiller)
+                                 absl::Time taken, Finisher finisher, Spiller* spiller)
     : backend_(backend),
       clock_(clock),
       metrics_(metrics),
       request_(std::move(request)),
       assembly_(backend, spiller),
       taken_(taken),
-      on_failure_(std::move(on_failure)) {
+      finisher_(std::move(finisher)) {
   result_.timing.queue = taken - request_->arrival;
   result_.timing.batch_size = 1;
 }
@@ -61,14 +61,19 @@ bool SlicedAttention::RunSlice(const std::atomic<bool>& should_yield) {
   const absl::StatusOr<RunState> state = ContainExceptions([&] { return Advance(should_yield); });
   result_.timing.compute += clock_.Now() - begin;
   if (state.ok() && *state == RunState::kYielded) return false;
-  // The plan goes first: it holds the backend that failed.
-  plan_.reset();
-  ReportFailure(on_failure_, state.status());
-  Finish(state.status());
+  Conclude(state.status());
+  if (finisher_) {
+    finisher_(state.status(), std::move(request_), std::move(result_));
+  } else {
+    Complete(std::move(request_), std::move(result_));
+  }
   return true;
 }
 
-void SlicedAttention::Abandon(const absl::Status& status) { Finish(status); }
+void SlicedAttention::Abandon(const absl::Status& status) {
+  Conclude(status);
+  Complete(std::move(request_), std::move(result_));
+}
 
 absl::StatusOr<RunState> SlicedAttention::Advance(const std::atomic<bool>& should_yield) {
   if (!is_prepared_) ATTENTION_RETURN_IF_ERROR(Prepare());
@@ -144,8 +149,8 @@ absl::StatusOr<RunState> SlicedAttention::ComputeWeights(const std::atomic<bool>
   return RunState::kDone;
 }
 
-void SlicedAttention::Finish(const absl::Status& status) {
-  plan_.reset();
+void SlicedAttention::Conclude(const absl::Status& status) {
+  plan_.reset();  // it holds the backend, which may have failed
   if (!status.ok()) {
     assembly_.RollBack();
     if (result_.status.ok()) result_.status = status;
@@ -157,7 +162,6 @@ void SlicedAttention::Finish(const absl::Status& status) {
   metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(result_.timing.queue));
   metrics_.batch_formation_seconds.Observe(absl::ToDoubleSeconds(result_.timing.batch_formation));
   metrics_.compute_seconds.Observe(absl::ToDoubleSeconds(result_.timing.compute));
-  Complete(std::move(request_), std::move(result_));
 }
 
 }  // namespace attention::server

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -21,10 +22,15 @@ namespace attention::server {
 
 class SlicedAttention final : public SlicedRequest {
  public:
-  // The references must outlive it. Does nothing yet.
+  // Completes a request that was computed, or failed with the status, at once or later.
+  using Finisher = std::function<void(const absl::Status& status, std::unique_ptr<AttentionRequest>,
+                                      AttentionResult)>;
+
+  // The references must outlive it. Does nothing yet. Without a finisher the request is completed
+  // at once.
   SlicedAttention(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics,
                   std::unique_ptr<AttentionRequest> request, absl::Time taken,
-                  FailureHandler on_failure = nullptr, Spiller* spiller = nullptr);
+                  Finisher finisher = nullptr, Spiller* spiller = nullptr);
   ~SlicedAttention() override;
 
   const AttentionRequest& request() const override { return *request_; }
@@ -41,7 +47,8 @@ class SlicedAttention final : public SlicedRequest {
   absl::Status AppendChunk(const KvAppendTask& task);
   absl::StatusOr<RunState> Attend(const std::atomic<bool>& should_yield);
   absl::StatusOr<RunState> ComputeWeights(const std::atomic<bool>& should_yield);
-  void Finish(const absl::Status& status);
+  // Lets go of the plan, and of the appends if it failed; the result is complete.
+  void Conclude(const absl::Status& status);
 
   AttentionBackend& backend_;
   const Clock& clock_;
@@ -50,7 +57,7 @@ class SlicedAttention final : public SlicedRequest {
   AttentionResult result_;
   BatchAssembly assembly_;
   const absl::Time taken_;
-  const FailureHandler on_failure_;
+  const Finisher finisher_;
 
   bool is_prepared_ = false;
   std::optional<SlicedProjection> inputs_;

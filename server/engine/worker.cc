@@ -14,31 +14,57 @@ void Worker::BeginThread() {
 }
 
 void Worker::Execute(Batch batch) {
-  std::vector<AttentionResult> results(batch.requests.size());
+  std::vector<AttentionResult> results;
   RequestTiming timing;
   timing.batch_size = static_cast<int>(batch.requests.size());
-
-  BatchAssembly assembly(backend_, options_.spiller);
-  const absl::Status status = Compute(batch, assembly, results, timing);
-  if (!status.ok()) {
-    assembly.RollBack();
-    // Before any request is answered: a retry must meet a device that is well again.
-    ReportFailure(options_.on_failure, status);
-    for (AttentionResult& result : results) {
-      if (result.status.ok()) result.status = status;
-    }
-  }
+  const absl::Status status = ContainExceptions([&] { return RunBatch(batch, results, timing); });
   timing.computed = clock_.Now();
-  metrics_.tokens_appended.Add(assembly.tokens_appended());
   metrics_.batch_formation_seconds.Observe(absl::ToDoubleSeconds(timing.batch_formation));
   metrics_.compute_seconds.Observe(absl::ToDoubleSeconds(timing.compute));
 
   for (std::size_t i = 0; i < batch.requests.size(); ++i) {
-    results[i].timing = timing;
-    results[i].timing.queue = batch.taken - batch.requests[i]->arrival;
-    metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(results[i].timing.queue));
+    AttentionResult result;
+    if (i < results.size()) result = std::move(results[i]);
+    if (result.status.ok()) result.status = status;
+    result.timing = timing;
+    result.timing.queue = batch.taken - batch.requests[i]->arrival;
+    metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(result.timing.queue));
     metrics_.flops.Add(static_cast<std::int64_t>(batch.requests[i]->flops));
-    Complete(std::move(batch.requests[i]), std::move(results[i]));
+    Finish(status, std::move(batch.requests[i]), std::move(result));
+  }
+}
+
+absl::Status Worker::RunBatch(Batch& batch, std::vector<AttentionResult>& results,
+                              RequestTiming& timing) {
+  results.resize(batch.requests.size());
+  BatchAssembly assembly(backend_, options_.spiller);
+  const absl::Status status = Compute(batch, assembly, results, timing);
+  if (!status.ok()) assembly.RollBack();
+  metrics_.tokens_appended.Add(assembly.tokens_appended());
+  return status;
+}
+
+void Worker::Finish(const absl::Status& status, std::unique_ptr<AttentionRequest> request,
+                    AttentionResult result) {
+  const bool must_wait = options_.on_failure && IsDeviceFailure(status);
+  const auto keep = [&] {
+    failed_.reserve(failed_.size() + 1);  // what throws leaves the request where it is
+    failed_.push_back({std::move(request), std::move(result)});
+    failure_ = status;
+    return absl::OkStatus();
+  };
+  if (must_wait && ContainExceptions(keep).ok()) return;
+  Complete(std::move(request), std::move(result));
+}
+
+void Worker::Recover() {
+  const absl::Status failure = std::exchange(failure_, absl::OkStatus());
+  ContainExceptions([&] {
+    options_.on_failure(failure);
+    return absl::OkStatus();
+  }).IgnoreError();  // the next batch finds the device as it is
+  for (FailedRequest& failed : std::exchange(failed_, {})) {
+    Complete(std::move(failed.request), std::move(failed.result));
   }
 }
 
@@ -55,8 +81,12 @@ absl::Status Worker::Compute(Batch& batch, BatchAssembly& assembly,
 
 std::unique_ptr<SlicedRequest> Worker::BeginSliced(std::unique_ptr<AttentionRequest> request,
                                                    absl::Time taken) {
+  const auto finish = [this](const absl::Status& status, std::unique_ptr<AttentionRequest> done,
+                             AttentionResult result) {
+    Finish(status, std::move(done), std::move(result));
+  };
   return std::make_unique<SlicedAttention>(backend_, clock_, metrics_, std::move(request), taken,
-                                           options_.on_failure, options_.spiller);
+                                           finish, options_.spiller);
 }
 
 absl::Status Worker::Project(const std::vector<ProjectionTask>& tasks) {

@@ -3,9 +3,11 @@
 // Thread-safety: as BatchExecutor.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
@@ -20,9 +22,8 @@ class Worker final : public BatchExecutor {
   struct Options {
     // The CPU that the scheduler's thread is kept on.
     std::optional<int> cpu = {};
-    // Told of what the backend failed with, when it was not the request's fault: between batches,
-    // before anything else runs.
-    FailureHandler on_failure = nullptr;
+    // Told, in Recover, of what the backend failed with, when it was not the request's fault.
+    std::function<void(const absl::Status&)> on_failure = nullptr;
     // Makes room for sessions in use; null: what is full is full.
     Spiller* spiller = nullptr;
   };
@@ -39,10 +40,22 @@ class Worker final : public BatchExecutor {
   // completes with the error. The next batch starts clean.
   void Execute(Batch batch) override;
 
+  bool needs_recovery() const override { return !failure_.ok(); }
+  void Recover() override;
+
   std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest> request,
                                              absl::Time taken) override;
 
  private:
+  struct FailedRequest {
+    std::unique_ptr<AttentionRequest> request;
+    AttentionResult result;
+  };
+
+  absl::Status RunBatch(Batch& batch, std::vector<AttentionResult>& results, RequestTiming& timing);
+  // Completes the request; when the device has failed, in Recover.
+  void Finish(const absl::Status& status, std::unique_ptr<AttentionRequest> request,
+              AttentionResult result);
   absl::Status Compute(Batch& batch, BatchAssembly& assembly, std::vector<AttentionResult>& results,
                        RequestTiming& timing);
   absl::Status Run(BatchAssembly& assembly, RequestTiming& timing);
@@ -52,6 +65,8 @@ class Worker final : public BatchExecutor {
   const Clock& clock_;
   ServerMetrics& metrics_;
   const Options options_;
+  absl::Status failure_;  // of the device, until Recover
+  std::vector<FailedRequest> failed_;
 };
 
 }  // namespace attention::server

@@ -35,8 +35,8 @@ PooledBuffer BufferPool::Get(std::size_t bytes) {
   const std::size_t capacity = CapacityFor(bytes);
   {
     MutexLock lock(&mutex_);
+    std::vector<char*>& buffers = idle_[capacity];  // may throw, before anything is counted
     used_bytes_ += capacity;
-    std::vector<char*>& buffers = idle_[capacity];
     if (!buffers.empty()) {
       char* data = buffers.back();
       buffers.pop_back();
@@ -54,14 +54,23 @@ PooledBuffer BufferPool::Get(std::size_t bytes) {
 void BufferPool::Return(char* data, std::size_t capacity) {
   MutexLock lock(&mutex_);
   used_bytes_ -= capacity;
-  if (idle_bytes_ + capacity <= max_idle_bytes_) {
-    idle_[capacity].push_back(data);
+  if (idle_bytes_ + capacity <= max_idle_bytes_ && Keep(data, capacity)) {
     idle_bytes_ += capacity;
   } else {
     memory_.Free(data, capacity);
   }
   // Under the lock: the pool may be gone as soon as it is released.
   if (used_bytes_ == 0) all_returned_.NotifyAll();
+}
+
+// False when there is no memory to note it. Buffers return in destructors, which may not throw.
+bool BufferPool::Keep(char* data, std::size_t capacity) noexcept {
+  try {
+    idle_[capacity].push_back(data);
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
 }
 
 std::size_t BufferPool::idle_bytes() const {

@@ -71,6 +71,7 @@ class BufferPool {
  private:
   friend class PooledBuffer;
   void Return(char* data, std::size_t capacity);
+  bool Keep(char* data, std::size_t capacity) noexcept ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   MemoryAllocator& memory_;
   const std::size_t max_idle_bytes_;

@@ -29,7 +29,8 @@ class SlicedRequest {
   virtual double progress() const = 0;
 
   // Goes on until done, or, after one unit of work at the least, until `should_yield` is set by
-  // whatever thread. True: done, with success or not, and the request has been completed.
+  // whatever thread. True: done, with success or not, and the request has been completed, or will
+  // be by the executor's Recover.
   virtual bool RunSlice(const std::atomic<bool>& should_yield) = 0;
 
   // Gives up: takes back what was appended and completes the request with the status.
@@ -43,8 +44,16 @@ class BatchExecutor {
   // The first thing that the scheduler's own thread does.
   virtual void BeginThread() {}
 
-  // Computes the batch and completes each of its requests exactly once before returning.
+  // Computes the batch and completes each of its requests exactly once: before returning, or, when
+  // the device has failed, in Recover.
   virtual void Execute(Batch batch) = 0;
+
+  // Whether the device has failed, so that Recover must come before anything else.
+  virtual bool needs_recovery() const { return false; }
+  // Sets the device up again, which may take seconds, then completes the requests that failed with
+  // it: who retries must meet a device that is well. On the scheduler's own thread, or once that
+  // has ended.
+  virtual void Recover() {}
 
   // Between its slices batches and other sliced requests run, none of which touches the layers of
   // the sessions that this one has steps for.

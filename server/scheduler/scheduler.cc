@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/base/contain_exceptions.h"
 #include "server/base/error_reason.h"
 
 namespace attention::server {
@@ -43,19 +44,30 @@ Scheduler::Scheduler(BatchExecutor& executor, const Limits& limits, const Clock&
   worker_ = std::thread([this] { WorkerLoop(); });
 }
 
-Scheduler::~Scheduler() {
-  BeginDrain();
+Scheduler::~Scheduler() { Stop(); }
+
+void Scheduler::Stop() {
   {
     MutexLock lock(&mutex_);
+    is_draining_ = true;
     is_stopping_ = true;
     should_yield_.store(true);
     has_work_.NotifyAll();
   }
-  worker_.join();
+  if (worker_.joinable()) worker_.join();
+  bool must_recover = false;
+  {
+    MutexLock lock(&mutex_);
+    // Another thread may be in RunPending.
+    has_stopped_.Await(&mutex_, [this] { return !is_running_ || must_recover_; });
+    must_recover = std::exchange(must_recover_, false);
+  }
+  if (must_recover) executor_.Recover();
   std::vector<DroppedRequest> dropped;
   std::vector<std::unique_ptr<SlicedRequest>> sliced;
   {
     MutexLock lock(&mutex_);
+    if (must_recover) EndRun();
     sliced = queue_.TakeAllSliced();
     for (std::unique_ptr<AttentionRequest>& request : queue_.TakeAll()) {
       dropped.push_back({std::move(request), DropReason::kDraining});
@@ -82,6 +94,7 @@ absl::Status Scheduler::Submit(std::unique_ptr<AttentionRequest>& request, Start
 
 absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
                               std::vector<DroppedRequest>& dropped) {
+  if (is_stopping_) return DropStatus(DropReason::kDraining);
   if (!request->is_continuation) {
     absl::Status status = CheckRoomFor(
         {request->tenant, request->priority, request->bytes, request->deadline}, dropped);
@@ -180,17 +193,24 @@ void Scheduler::RunPending() {
   Decision decision;
   {
     MutexLock lock(&mutex_);
-    if (!is_pending_.load(std::memory_order_relaxed) || is_running_) return;
+    if (!is_pending_.load(std::memory_order_relaxed) || is_running_ || is_stopping_) return;
     is_pending_.store(false, std::memory_order_relaxed);
     decision = TakeNext();
   }
   Run(std::move(decision));
   MutexLock lock(&mutex_);
-  EndRun();
+  if (executor_.needs_recovery()) {
+    // Takes seconds, for which this thread would serve nobody.
+    must_recover_ = true;
+    has_work_.NotifyAll();
+    if (is_stopping_) has_stopped_.NotifyAll();
+  } else {
+    EndRun();
+  }
 }
 
 bool Scheduler::MayWorkerRun() const {
-  if (is_stopping_) return true;
+  if (is_stopping_ || must_recover_) return true;
   return !queue_.empty() && !is_running_ && !is_pending_.load(std::memory_order_relaxed);
 }
 
@@ -201,10 +221,13 @@ void Scheduler::WorkerLoop() {
     {
       MutexLock lock(&mutex_);
       has_work_.Await(&mutex_, [this] { return MayWorkerRun(); });
-      if (is_stopping_) return;
-      decision = TakeNext();
+      if (!std::exchange(must_recover_, false)) {
+        if (is_stopping_) return;
+        decision = TakeNext();
+      }
     }
     Run(std::move(decision));
+    if (executor_.needs_recovery()) executor_.Recover();
     MutexLock lock(&mutex_);
     EndRun();
   }
@@ -221,6 +244,7 @@ Decision Scheduler::TakeNext() {
 void Scheduler::EndRun() {
   is_running_ = false;
   running_work_ = absl::ZeroDuration();
+  if (is_stopping_) has_stopped_.NotifyAll();
   if (IsIdle()) {
     is_idle_.NotifyAll();
   } else if (!is_pending_.load(std::memory_order_relaxed)) {
@@ -228,7 +252,15 @@ void Scheduler::EndRun() {
   }
 }
 
+// Whatever happens, the device must not count as busy for good.
 void Scheduler::Run(Decision decision) {
+  ContainExceptions([&] {
+    RunDecision(std::move(decision));
+    return absl::OkStatus();
+  }).IgnoreError();
+}
+
+void Scheduler::RunDecision(Decision decision) {
   CompleteDropped(std::move(decision.dropped));
   for (AbandonedRequest& entry : decision.abandoned) {
     metrics_.dropped[static_cast<int>(entry.reason)].Add();

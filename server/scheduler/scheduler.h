@@ -38,7 +38,7 @@ class Scheduler {
   // All references must outlive the scheduler. Its thread starts at once.
   Scheduler(BatchExecutor& executor, const Limits& limits, const Clock& clock,
             ServerMetrics& metrics);
-  // Completes what is not done with UNAVAILABLE and joins the thread.
+  // Stops.
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
@@ -79,6 +79,10 @@ class Scheduler {
   // Waits until nothing is queued or running. False when `deadline` came first.
   bool AwaitIdle(absl::Time deadline);
 
+  // Ends what runs, completes what is not done with UNAVAILABLE and joins the thread. Every later
+  // Submit is refused, also of continuations. From one thread at a time.
+  void Stop();
+
   QueueLoad load() const;
   // Estimated, of what is queued or being computed.
   absl::Duration outstanding_work() const;
@@ -89,6 +93,7 @@ class Scheduler {
   bool MayRunInline() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Decision TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run(Decision decision);
+  void RunDecision(Decision decision);
   void RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests, absl::Duration work);
   void RunSlice(std::unique_ptr<SlicedRequest> sliced);
   void EndRun() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -113,12 +118,15 @@ class Scheduler {
   mutable Mutex mutex_;
   CondVar has_work_;
   CondVar is_idle_;
+  CondVar has_stopped_;
   WorkQueue queue_ ABSL_GUARDED_BY(mutex_);
   // Whoever set it runs what is queued, and nobody else.
   bool is_running_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration running_work_ ABSL_GUARDED_BY(mutex_);
   bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // Whoever ran has left the device to be set up again, and is_running_ to whoever does it.
+  bool must_recover_ ABSL_GUARDED_BY(mutex_) = false;
   double work_rate_ ABSL_GUARDED_BY(mutex_) = 0;
   // Set under the lock, read without it: what is queued waits for somebody's RunPending.
   std::atomic<bool> is_pending_{false};

@@ -179,6 +179,10 @@ bool SchedulerPool::AwaitIdle(absl::Time deadline) {
   return is_idle;
 }
 
+void SchedulerPool::Stop() {
+  for (const auto& scheduler : schedulers_) scheduler->Stop();
+}
+
 QueueLoad SchedulerPool::load() const {
   QueueLoad sum;
   for (const auto& scheduler : schedulers_) {

@@ -34,6 +34,7 @@ class SchedulerPool {
   absl::Status CheckRoom(const Scheduler::Newcomer& newcomer);
   void BeginDrain();
   bool AwaitIdle(absl::Time deadline);
+  void Stop();
 
   // Of all devices, and of one.
   QueueLoad load() const;

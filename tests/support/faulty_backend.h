@@ -1,10 +1,12 @@
 // A backend that fails when it is told to, for tests of what becomes of its device.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "kernels/api/attention_backend.h"
 #include "kernels/reference/reference_backend.h"
@@ -14,6 +16,9 @@ namespace attention::testing {
 // What a device's backends share, one after another: the faults to come, and how often one was
 // made. Not thread-safe, but for run_status, which may change between batches.
 struct Faults {
+  // If set, runs at the beginning of "Supports", "Run" and "Pack", on whatever thread calls them;
+  // it may throw, or wait.
+  std::function<void(std::string_view call)> before_call;
   absl::Status run_status;
   absl::Status make_status;
   bool memory_outlives = true;
@@ -37,6 +42,7 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
   MemoryAllocator& memory() override { return *this; }
   MemoryAllocator& host_memory() override { return real_->memory(); }
   absl::Status Supports(const AttentionParams& params) const override {
+    BeforeCall("Supports");
     return real_->Supports(params);
   }
   KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
@@ -52,6 +58,7 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
   }
   absl::StatusOr<RunState> Run(AttentionPlan& plan,
                                const std::atomic<bool>* should_yield) override {
+    BeforeCall("Run");
     if (!faults_.run_status.ok()) return faults_.run_status;
     if (should_yield != nullptr && !has_yielded_) {
       has_yielded_ = true;
@@ -63,9 +70,33 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
     return real_->AppendKv(tasks);
   }
   absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
-  ProjectionBackend* projections() override { return real_->projections(); }
+  ProjectionBackend* projections() override { return &projections_; }
 
  private:
+  // The real ones, whose packing may fail.
+  class Projections final : public ProjectionBackend {
+   public:
+    explicit Projections(const FaultyBackend& owner) : owner_(owner) {}
+    absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
+        std::int64_t in_features, std::span<const ProjectionPart> parts) override {
+      owner_.BeforeCall("Pack");
+      return owner_.real_->projections()->Pack(in_features, parts);
+    }
+    std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const override {
+      return owner_.real_->projections()->PackedBytes(in_features, out_features);
+    }
+    absl::Status Project(std::span<const ProjectionTask> tasks) override {
+      return owner_.real_->projections()->Project(tasks);
+    }
+
+   private:
+    const FaultyBackend& owner_;
+  };
+
+  void BeforeCall(std::string_view call) const {
+    if (faults_.before_call) faults_.before_call(call);
+  }
+
   void* Allocate(std::size_t bytes) override {
     void* memory = real_->memory().Allocate(bytes);
     if (!faults_.memory_outlives) lost_with_it_[memory] = bytes;
@@ -81,6 +112,7 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
   bool has_yielded_ = false;
   std::map<void*, std::size_t> lost_with_it_;
   std::unique_ptr<AttentionBackend> real_ = reference::MakeReferenceBackend();
+  Projections projections_{*this};
 };
 
 }  // namespace attention::testing

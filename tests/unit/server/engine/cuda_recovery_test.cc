@@ -79,6 +79,7 @@ class CudaRecoveryTest : public ::testing::Test {
     return Outcome();
   }
   absl::Status Outcome() {
+    if (device_->worker().needs_recovery()) device_->worker().Recover();
     const AttentionResult result = *std::exchange(result_, std::nullopt);
     return result.status.ok() ? result.steps[0].status : result.status;
   }

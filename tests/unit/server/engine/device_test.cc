@@ -68,6 +68,7 @@ class DeviceTest : public ::testing::Test {
     return Outcome();
   }
   absl::Status Outcome() {
+    if (device_->worker().needs_recovery()) device_->worker().Recover();
     const AttentionResult result = *std::exchange(result_, std::nullopt);
     return result.status.ok() ? result.steps[0].status : result.status;
   }

@@ -255,6 +255,43 @@ TEST_F(SchedulerTest, DestructionCompletesWhatIsQueued) {
   EXPECT_EQ(Completed(absl::StatusCode::kOk) + Completed(absl::StatusCode::kUnavailable), 2);
 }
 
+TEST_F(SchedulerTest, StoppingAnswersWhatIsQueuedAndRefusesWhatFollows) {
+  auto endless = Request();
+  endless->work = absl::Seconds(100);
+  ASSERT_TRUE(scheduler_->Submit(endless).ok());
+  executor_.AwaitSliced();
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(1);
+  ASSERT_TRUE(Submit().ok());
+  scheduler_->BeginDrain();
+  std::thread opener([this] { executor_.Open(); });
+  scheduler_->Stop();
+  opener.join();
+  EXPECT_EQ(Completed(absl::StatusCode::kOk) + Completed(absl::StatusCode::kUnavailable), 3);
+  EXPECT_GE(Completed(absl::StatusCode::kUnavailable), 1) << "the endless one";
+  auto continuation = Request();
+  continuation->is_continuation = true;
+  const absl::Status refused = scheduler_->Submit(continuation, Scheduler::Start::kWithPending);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(GetErrorDetail(refused)->reason, "DRAINING");
+  scheduler_->RunPending();
+  EXPECT_TRUE(scheduler_->AwaitIdle(absl::Now()));
+  scheduler_->Stop();  // once more does nothing
+}
+
+TEST_F(SchedulerTest, StoppingWaitsForWhatAnotherThreadComputes) {
+  executor_.Close();
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  std::thread inline_runner([this] { scheduler_->RunPending(); });
+  executor_.AwaitBatches(1);
+  std::thread opener([this] { executor_.Open(); });
+  scheduler_->Stop();
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 1);
+  inline_runner.join();
+  opener.join();
+}
+
 TEST_F(SchedulerTest, ManyThreadsSubmitAndEveryCompletionRunsOnce) {
   std::atomic<int> accepted{0};
   std::vector<std::thread> threads;
@@ -312,6 +349,101 @@ TEST_F(SchedulerTest, WhatArrivesDuringAnInlineRunIsTheWorkers) {
   ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
   EXPECT_EQ(Completed(absl::StatusCode::kOk), 1);
   EXPECT_EQ(executor_.batch_sizes(), (std::vector<std::size_t>{1, 1}));
+}
+
+// --- A device that fails
+// --------------------------------------------------------------------------
+
+// Fails its first batch; sets its device up again when it is told to.
+class FailingExecutor final : public BatchExecutor {
+ public:
+  void Execute(Batch batch) override {
+    needs_recovery_ = !has_recovered_;
+    for (auto& request : batch.requests) {
+      if (needs_recovery_) {
+        failed_.push_back(std::move(request));
+      } else {
+        Complete(std::move(request), {});
+      }
+    }
+  }
+  bool needs_recovery() const override { return needs_recovery_; }
+  void Recover() override {
+    {
+      MutexLock lock(&mutex_);
+      thread_ = std::this_thread::get_id();
+      changed_.NotifyAll();
+      changed_.Await(&mutex_, [this] { return may_recover_; });
+    }
+    needs_recovery_ = false;
+    has_recovered_ = true;
+    AttentionResult result;
+    result.status = absl::InternalError("broken");
+    for (auto& request : failed_) Complete(std::move(request), result);
+    failed_.clear();
+  }
+  std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest>,
+                                             absl::Time) override {
+    return nullptr;
+  }
+
+  // Returns the thread that does it.
+  std::thread::id AwaitRecovery() {
+    MutexLock lock(&mutex_);
+    changed_.Await(&mutex_, [this] { return thread_ != std::thread::id(); });
+    return thread_;
+  }
+  void LetRecover() {
+    MutexLock lock(&mutex_);
+    may_recover_ = true;
+    changed_.NotifyAll();
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  std::thread::id thread_;
+  bool may_recover_ = false;
+  bool needs_recovery_ = false;
+  bool has_recovered_ = false;
+  std::vector<std::unique_ptr<AttentionRequest>> failed_;
+};
+
+class FailedDeviceTest : public SchedulerTest {
+ protected:
+  FailedDeviceTest() {
+    scheduler_ = std::make_unique<Scheduler>(
+        failing_,
+        Scheduler::Limits{{5, 1000},
+                          {.max_batch_requests = 8, .max_batch_work = absl::Milliseconds(20)},
+                          absl::Milliseconds(2)},
+        clock_, metrics_);
+  }
+  ~FailedDeviceTest() override { scheduler_.reset(); }
+
+  FailingExecutor failing_;
+};
+
+TEST_F(FailedDeviceTest, IsSetUpAgainOnTheSchedulersThreadAndThenAnswers) {
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  scheduler_->RunPending();  // returns: it may be a thread that serves others
+  EXPECT_NE(failing_.AwaitRecovery(), std::this_thread::get_id());
+  EXPECT_EQ(Completed(absl::StatusCode::kInternal), 0);
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  scheduler_->RunPending();
+  EXPECT_FALSE(scheduler_->AwaitIdle(absl::Now())) << "what follows waits for the device";
+  failing_.LetRecover();
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  EXPECT_EQ(Completed(absl::StatusCode::kInternal), 1);
+  EXPECT_EQ(Completed(absl::StatusCode::kOk), 1);
+}
+
+TEST_F(FailedDeviceTest, StoppingAnswersWhatFailedWithIt) {
+  ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
+  scheduler_->RunPending();
+  failing_.LetRecover();
+  scheduler_->Stop();
+  EXPECT_EQ(Completed(absl::StatusCode::kInternal), 1);
 }
 
 // --- Long requests

@@ -1,0 +1,34 @@
+// Failures stop here: work that runs out of memory, or meets a bug, fails alone.
+#pragma once
+
+#include <exception>
+#include <new>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace attention::server {
+
+// What `work` returns, a status or a value with one, or, when it throws, RESOURCE_EXHAUSTED or
+// INTERNAL. Memory may be out here, too: a status without words needs none.
+template <typename Work>
+auto ContainExceptions(Work work) -> decltype(work()) {
+  absl::StatusCode code = absl::StatusCode::kInternal;
+  try {
+    try {
+      return work();
+    } catch (const std::bad_alloc&) {
+      code = absl::StatusCode::kResourceExhausted;
+      return absl::Status(code, "out of memory");
+    } catch (const std::exception& error) {
+      return absl::Status(code, absl::StrCat("unexpected failure: ", error.what()));
+    } catch (...) {
+      return absl::Status(code, "unexpected failure");
+    }
+  } catch (const std::bad_alloc&) {
+    return absl::Status(code, "");
+  }
+}
+
+}  // namespace attention::server

@@ -1,0 +1,54 @@
+#include "tests/support/failing_new.h"
+
+#include <cstdlib>
+#include <new>
+
+namespace attention::testing {
+namespace {
+
+thread_local int the_countdown = 0;  // 0: none fails
+thread_local bool the_failure = false;
+
+void* Allocate(std::size_t bytes, std::size_t alignment) {
+  if (the_countdown > 0 && --the_countdown == 0) {
+    the_failure = true;
+    throw std::bad_alloc();
+  }
+  void* memory = alignment == 0 ? std::malloc(bytes == 0 ? 1 : bytes)
+                                : std::aligned_alloc(
+                                      alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+FailingAllocation::FailingAllocation(int n) {
+  the_failure = false;
+  the_countdown = n;
+}
+
+FailingAllocation::~FailingAllocation() { the_countdown = 0; }
+
+bool FailingAllocation::has_failed() const { return the_failure; }
+
+}  // namespace attention::testing
+
+using attention::testing::Allocate;
+
+void* operator new(std::size_t bytes) { return Allocate(bytes, 0); }
+void* operator new[](std::size_t bytes) { return Allocate(bytes, 0); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return Allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return Allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
