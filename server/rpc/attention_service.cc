@@ -69,12 +69,13 @@ class AttendStreamCall final : public PipelinedStream {
   }
 
   void OnComputed(const ExchangePtr& exchange, const AttentionResult& result) {
-    if (!result.status.ok()) {
-      SendError(*exchange, result.status);
-      return;
-    }
-    SendThenContinue(exchange, v1::AttendStreamResponse::kResponseFieldNumber,
-                     exchange->call.Complete(result));
+    const absl::Status status = ContainExceptions([&] {
+      ATTENTION_RETURN_IF_ERROR(result.status);
+      SendThenContinue(exchange, v1::AttendStreamResponse::kResponseFieldNumber,
+                       exchange->call.Complete(result));
+      return absl::OkStatus();
+    });
+    if (!status.ok()) SendError(*exchange, status);
   }
 
   // Sends a part of the answer, then computes the next block of weights, if they are wanted.
@@ -148,21 +149,24 @@ class AttendStreamCall final : public PipelinedStream {
   }
 
   void OnBlockComputed(const ExchangePtr& exchange, Block& block, const AttentionResult& result) {
-    if (!result.status.ok()) {
-      SendError(*exchange, result.status);
-      return;
-    }
-    codec::OutgoingMessage message(block.header);
-    block.weights.MoveTo(v1::WeightsBlock::kWeightsFieldNumber, message);
-    SendThenContinue(exchange, v1::AttendStreamResponse::kWeightsFieldNumber, std::move(message));
+    const absl::Status status = ContainExceptions([&] {
+      ATTENTION_RETURN_IF_ERROR(result.status);
+      codec::OutgoingMessage message(block.header);
+      block.weights.MoveTo(v1::WeightsBlock::kWeightsFieldNumber, message);
+      SendThenContinue(exchange, v1::AttendStreamResponse::kWeightsFieldNumber, std::move(message));
+      return absl::OkStatus();
+    });
+    if (!status.ok()) SendError(*exchange, status);
   }
 
   void SendError(const Exchange& exchange, const absl::Status& status) {
-    v1::AttendStreamResponse response;
-    response.set_request_id(exchange.wire.request_id());
-    *response.mutable_error() = ToStreamError(status);
-    response.set_is_last(true);
-    Send({codec::OutgoingMessage(response).Serialize(), /*is_last=*/true, exchange.bytes});
+    SendLast(exchange.bytes, [&] {
+      v1::AttendStreamResponse response;
+      response.set_request_id(exchange.wire.request_id());
+      *response.mutable_error() = ToStreamError(status);
+      response.set_is_last(true);
+      return codec::OutgoingMessage(response).Serialize();
+    });
   }
 };
 
@@ -210,8 +214,10 @@ void AttentionServiceImpl::Attend(UnaryCall& call) {
   call.ReleaseRequest();
   request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
                                           AttentionResult result) {
-    if (!result.status.ok()) return call.Finish(result.status);
-    call.Finish(exchange->call.Complete(result).Serialize());
+    call.FinishWith([&]() -> absl::StatusOr<grpc::ByteBuffer> {
+      ATTENTION_RETURN_IF_ERROR(result.status);
+      return exchange->call.Complete(result).Serialize();
+    });
   };
   if (status.ok()) {
     status = services_.scheduler.Submit(request, Scheduler::Start::kWithPending);

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <thread>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "server/base/status_macros.h"
 
@@ -21,8 +23,11 @@ constexpr int kKeepaliveTimeMs = 60'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kMinPingIntervalMs = 10'000;
 
-// After the last of our calls is done: time for its answer to leave before connections are closed.
+// After the last of our calls is done, or was given up: time for its answer to leave before
+// connections are closed.
 constexpr absl::Duration kClosingGrace = absl::Milliseconds(250);
+// After gRPC has closed them: time for that to take effect before sockets are cut.
+constexpr absl::Duration kCuttingGrace = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -33,9 +38,10 @@ GrpcServer::GrpcServer(const std::vector<Listener>& listeners, const ServiceCont
       session_(services_, streams_),
       layer_(services_, streams_),
       server_info_(services_),
-      health_({"", v1::AttentionService::service_full_name(),
-               v1::SessionService::service_full_name(), v1::LayerService::service_full_name(),
-               v1::ServerService::service_full_name()}) {}
+      health_(
+          {"", v1::AttentionService::service_full_name(), v1::SessionService::service_full_name(),
+           v1::LayerService::service_full_name(), v1::ServerService::service_full_name()},
+          services_.calls_in_flight) {}
 
 GrpcServer::~GrpcServer() {
   if (server_ != nullptr) Shutdown(absl::InfinitePast());
@@ -94,14 +100,35 @@ void GrpcServer::BeginDrain() {
 }
 
 void GrpcServer::Shutdown(absl::Time deadline) {
+  CallsInFlight& calls = services_.calls_in_flight;
   // gRPC's own grace period waits for every call, health watches included, which never end.
-  services_.calls_in_flight.AwaitNone(deadline);
+  calls.AwaitNone(deadline);
   listening_.Stop();
-  server_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kClosingGrace)));
-  server_->Wait();
-  layer_.AwaitBackground();  // answers what is left, which needs the queue
+  calls.EndListening();
+  // Whatever is still to be computed is given up and answered while there is a queue to answer on.
+  layer_.StopBackground();
+  services_.scheduler.Stop();
+  CloseConnections();
+  // Connections are gone, but the last events of their calls may not have been handled, and their
+  // handlers begin more operations.
+  calls.AwaitAllLeft();
   threads_.reset();
   server_.reset();
+}
+
+void GrpcServer::CloseConnections() {
+  // A peer that does not read keeps gRPC's last write to it, and with that gRPC's shutdown, waiting
+  // for as long as it likes, by TCP for 20 s. So its socket is cut from below.
+  absl::Notification are_closed;
+  std::thread cutter([&] {
+    if (!are_closed.WaitForNotificationWithTimeout(kClosingGrace + kCuttingGrace)) {
+      services_.connections.CloseAll();
+    }
+  });
+  server_->Shutdown(absl::ToChronoTime(absl::Now() + kClosingGrace));
+  server_->Wait();
+  are_closed.Notify();
+  cutter.join();
 }
 
 }  // namespace attention::server

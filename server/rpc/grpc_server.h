@@ -1,6 +1,6 @@
 // The gRPC server: listeners, services, health, reflection.
 //
-// Thread-safety: BeginDrain and Shutdown from one thread.
+// Thread-safety: BeginDrain and Shutdown from one thread, EndStalled from another.
 #pragma once
 
 #include <grpcpp/server.h>
@@ -34,12 +34,17 @@ class GrpcServer {
   // With the ports that were picked.
   const std::vector<std::string>& addresses() const { return listening_.addresses(); }
 
+  // Ends streams that hold what others could use and do not move. To be called every second or so.
+  void EndStalled(absl::Time now) { streams_.EndStalled(now); }
+
   // Health becomes NOT_SERVING and idle streams end.
   void BeginDrain();
-  // Waits for calls in flight until the deadline, then closes connections and cancels what is left.
+  // Waits for calls in flight until the deadline; then answers what is left with UNAVAILABLE, stops
+  // the scheduler, and closes connections.
   void Shutdown(absl::Time deadline);
 
  private:
+  void CloseConnections();
   GrpcServer(const std::vector<Listener>& listeners, const ServiceContext& services);
   absl::Status Listen();
 

@@ -4,6 +4,7 @@
 #include <grpcpp/support/async_stream.h>
 #include <grpcpp/support/async_unary_call.h>
 
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -20,21 +21,24 @@ using grpc::health::v1::HealthCheckResponse;
 class HealthCheck {
  public:
   static void Listen(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue) {
-    new HealthCheck(service, queue);
+    std::unique_ptr<HealthCheck> check(new HealthCheck(service, queue));
+    const bool is_listening = check->place_.Listen([&, &call = *check] {
+      service.RequestCheck(&call.context_, &call.request_, &call.responder_, &queue, &queue,
+                           &call.arrived_);
+    });
+    if (is_listening) check.release();  // gRPC's now
   }
 
  private:
   HealthCheck(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue)
-      : service_(service), queue_(queue) {
-    service_.RequestCheck(&context_, &request_, &responder_, &queue_, &queue_, &arrived_);
-  }
+      : place_(service.calls()), service_(service), queue_(queue) {}
 
   void OnArrived(bool ok) {
     if (!ok) {
       delete this;
       return;
     }
-    Listen(service_, queue_);
+    service_.calls().KeepListening([this] { Listen(service_, queue_); });
     HealthCheckResponse response;
     response.set_status(service_.StatusOf(request_.service()));
     if (response.status() == HealthCheckResponse::SERVICE_UNKNOWN) {
@@ -49,6 +53,7 @@ class HealthCheck {
 
   void OnFinished(bool) { delete this; }
 
+  CallsInFlight::Place place_;
   HealthServiceImpl& service_;
   grpc::ServerCompletionQueue& queue_;
   grpc::ServerContext context_;
@@ -70,13 +75,18 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
       MutexLock lock(&watch->mutex_);
       watch->self_ = watch;
     }
-    watch->context_.AsyncNotifyWhenDone(&watch->done_);
-    service.RequestWatch(&watch->context_, &watch->request_, &watch->writer_, &queue, &queue,
-                         &watch->arrived_);
+    const bool is_listening = watch->place_.Listen([&] {
+      watch->context_.AsyncNotifyWhenDone(&watch->done_);
+      service.RequestWatch(&watch->context_, &watch->request_, &watch->writer_, &queue, &queue,
+                           &watch->arrived_);
+    });
+    if (is_listening) return;
+    MutexLock lock(&watch->mutex_);
+    watch->self_.reset();
   }
 
   HealthWatch(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue)
-      : service_(service), queue_(queue) {}
+      : place_(service.calls()), service_(service), queue_(queue) {}
 
   // The status may have changed.
   void Update() {
@@ -92,9 +102,12 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
       last_share = std::move(self_);
       return;
     }
-    Listen(service_, queue_);
-    service_.Add(shared_from_this());
-    Update();
+    service_.calls().KeepListening([this] { Listen(service_, queue_); });
+    {
+      MutexLock lock(&mutex_);
+      if (!is_done_) service_.Add(shared_from_this());
+      WriteIfChanged();
+    }
     EventHandled();
   }
 
@@ -109,11 +122,11 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
 
   // The client has gone, or the server has cancelled what was left.
   void OnDone(bool) {
-    service_.Remove(shared_from_this());
     {
       MutexLock lock(&mutex_);
       is_done_ = true;
     }
+    service_.Remove(shared_from_this());
     EventHandled();
   }
 
@@ -135,6 +148,7 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
     if (--pending_events_ == 0) last_share = std::move(self_);
   }
 
+  CallsInFlight::Place place_;
   HealthServiceImpl& service_;
   grpc::ServerCompletionQueue& queue_;
   grpc::ServerContext context_;
@@ -152,8 +166,8 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
   std::optional<HealthServiceImpl::Status> sent_ ABSL_GUARDED_BY(mutex_);
 };
 
-HealthServiceImpl::HealthServiceImpl(const std::vector<std::string>& services)
-    : services_(services.begin(), services.end()) {}
+HealthServiceImpl::HealthServiceImpl(const std::vector<std::string>& services, CallsInFlight& calls)
+    : services_(services.begin(), services.end()), calls_(calls) {}
 
 void HealthServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   HealthCheck::Listen(*this, queue);

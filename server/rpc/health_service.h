@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "server/base/mutex.h"
+#include "server/rpc/calls_in_flight.h"
 #include "server/rpc/completion_threads.h"
 
 namespace attention::server {
@@ -27,8 +28,8 @@ class HealthServiceImpl final : public grpc::health::v1::Health::AsyncService {
  public:
   using Status = grpc::health::v1::HealthCheckResponse::ServingStatus;
 
-  // Knows these services, not serving yet.
-  explicit HealthServiceImpl(const std::vector<std::string>& services);
+  // Knows these services, not serving yet. `calls` must outlive the service.
+  HealthServiceImpl(const std::vector<std::string>& services, CallsInFlight& calls);
 
   // Takes calls from now on; the server must have started.
   void Listen(grpc::ServerCompletionQueue& queue);
@@ -43,8 +44,11 @@ class HealthServiceImpl final : public grpc::health::v1::Health::AsyncService {
   void Add(const std::shared_ptr<HealthWatch>& watch);
   void Remove(const std::shared_ptr<HealthWatch>& watch);
 
+  CallsInFlight& calls() const { return calls_; }
+
  private:
   const std::set<std::string> services_;
+  CallsInFlight& calls_;
   mutable Mutex mutex_;
   bool is_serving_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::shared_ptr<HealthWatch>> watches_ ABSL_GUARDED_BY(mutex_);

@@ -2,6 +2,7 @@
 
 #include "absl/strings/string_view.h"
 #include "server/base/error_reason.h"
+#include "server/base/status_macros.h"
 #include "server/rpc/status_mapping.h"
 
 namespace attention::server {
@@ -12,8 +13,13 @@ void PipelinedStream::Listen(const StreamMethod& method) {
     MutexLock lock(&stream->mutex_);
     stream->self_ = stream;
   }
-  stream->context_.AsyncNotifyWhenDone(&stream->done_);
-  method.request_next(&stream->context_, &stream->channel_, &stream->arrived_);
+  const bool is_listening = stream->place_.Listen([&] {
+    stream->context_.AsyncNotifyWhenDone(&stream->done_);
+    method.request_next(&stream->context_, &stream->channel_, &stream->arrived_);
+  });
+  if (is_listening) return;
+  MutexLock lock(&stream->mutex_);
+  stream->self_.reset();
 }
 
 void PipelinedStream::OnArrived(bool ok) {
@@ -23,20 +29,25 @@ void PipelinedStream::OnArrived(bool ok) {
     last_share = std::move(self_);
     return;
   }
-  Listen(method_);
-  frame_.emplace(method_.services, method_.rpc, context_, is_cancelled_);
-  const bool is_registered = method_.registry.Add(shared_from_this());
+  method_.services.calls_in_flight.KeepListening([this] { Listen(method_); });
+  const absl::Status status = ContainExceptions([this] { return Begin(); });
   {
     MutexLock lock(&mutex_);
     has_arrived_ = true;
-    if (!frame_->status().ok()) {
-      EndReads(frame_->status());
-    } else {
+    if (status.ok()) {
       ReadNext();
+    } else {
+      EndReads(status);
     }
   }
-  if (!is_registered) BeginDrain();
   EventHandled();
+}
+
+absl::Status PipelinedStream::Begin() {
+  frame_.emplace(method_.services, method_.rpc, CallFrame::Kind::kStream, context_, is_cancelled_);
+  ATTENTION_RETURN_IF_ERROR(frame_->status());
+  if (!method_.registry.Add(shared_from_this())) BeginDrain();
+  return absl::OkStatus();
 }
 
 void PipelinedStream::BeginDrain() {
@@ -51,28 +62,28 @@ void PipelinedStream::BeginDrain() {
 
 void PipelinedStream::OnReadDone(bool ok) {
   grpc::ByteBuffer request;
+  bool is_taken = false;  // not of a stream that has ended meanwhile
   {
     MutexLock lock(&mutex_);
-    if (ok) {
+    is_taken = ok && !reads_ended_ && !is_finished_;
+    if (is_taken) {
       request.Swap(&incoming_);
       ++unanswered_;
       held_bytes_ += request.Length();
-    } else {
+    } else if (!ok) {
       EndReads(absl::OkStatus());
     }
   }
-  if (ok) {
+  if (is_taken) {
     const std::size_t request_bytes = request.Length();
-    const absl::Status status = OnRequest(request);
+    const absl::Status status = ContainExceptions([&] { return OnRequest(request); });
     request.Clear();
     MutexLock lock(&mutex_);
-    if (!status.ok()) {
+    if (status.ok()) {
+      ReadOn();
+    } else {
       RequestAnswered(request_bytes);
       EndReads(status);
-    } else if (MayReadAhead()) {
-      ReadNext();
-    } else {
-      is_read_paused_ = true;
     }
   }
   EventHandled();
@@ -80,9 +91,11 @@ void PipelinedStream::OnReadDone(bool ok) {
 
 void PipelinedStream::OnWriteDone(bool ok) {
   std::function<void()> on_written;
+  std::size_t request_bytes = 0;
   {
     MutexLock lock(&mutex_);
     Answer written = TakeFront();
+    request_bytes = written.request_bytes;
     is_writing_ = false;
     if (!ok) is_broken_ = true;
     if (ok && written.on_written) {
@@ -94,7 +107,13 @@ void PipelinedStream::OnWriteDone(bool ok) {
     ResumeReads();
     if (!on_written) FinishIfDone();
   }
-  if (on_written) on_written();
+  if (on_written) {
+    const absl::Status status = ContainExceptions([&] {
+      on_written();
+      return absl::OkStatus();
+    });
+    if (!status.ok()) BreakOff(status, request_bytes);
+  }
   EventHandled();
 }
 
@@ -104,6 +123,7 @@ void PipelinedStream::OnDone(bool) {
     MutexLock lock(&mutex_);
     is_broken_ = true;
     WriteNext();
+    ResumeReads();
     if (has_arrived_) FinishIfDone();
   }
   EventHandled();
@@ -118,11 +138,25 @@ void PipelinedStream::EventHandled() {
 }
 
 void PipelinedStream::Send(Answer answer) {
+  const std::size_t request_bytes = answer.request_bytes;
+  const absl::Status status = ContainExceptions([&] {
+    MutexLock lock(&mutex_);
+    const std::size_t response_bytes = answer.response.Length();
+    outgoing_.push_back(std::move(answer));
+    held_bytes_ += response_bytes;
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return BreakOff(status, request_bytes);
   MutexLock lock(&mutex_);
-  held_bytes_ += answer.response.Length();
-  outgoing_.push_back(std::move(answer));
   WriteNext();
+  ResumeReads();
   FinishIfDone();
+}
+
+void PipelinedStream::BreakOff(const absl::Status& status, std::size_t request_bytes) {
+  MutexLock lock(&mutex_);
+  RequestAnswered(request_bytes);
+  EndReads(status);
 }
 
 void PipelinedStream::ReadNext() {
@@ -144,10 +178,21 @@ bool PipelinedStream::MayReadAhead() const {
                               held_bytes_ < static_cast<std::size_t>(limits.max_stream_bytes));
 }
 
+void PipelinedStream::ReadOn() {
+  is_read_paused_ = true;
+  ResumeReads();
+}
+
+// Of a broken stream there is nothing to read, and no room may ever come: what it has in the
+// scheduler is dropped without a write.
 void PipelinedStream::ResumeReads() {
-  if (!is_read_paused_ || !MayReadAhead()) return;
+  if (!is_read_paused_ || !(is_broken_ || MayReadAhead())) return;
   is_read_paused_ = false;
-  ReadNext();
+  if (is_broken_) {
+    EndReads(absl::OkStatus());
+  } else {
+    ReadNext();
+  }
 }
 
 PipelinedStream::Answer PipelinedStream::TakeFront() {
@@ -181,7 +226,7 @@ void PipelinedStream::FinishIfDone() {
   is_finished_ = true;
   absl::Status status = final_status_;
   if (is_broken_ && status.ok()) status = absl::CancelledError("the client has gone");
-  frame_->Finish(status);
+  if (frame_) frame_->Finish(status);
   ++pending_events_;
   channel_.Finish(ToGrpcStatus(status), &finished_);
 }

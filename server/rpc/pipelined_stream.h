@@ -4,7 +4,8 @@
 // memory and slows only itself: answers wait in the queue of writes, and a request counts, with its
 // own bytes and its answers', until its last answer is written. The stream ends with OK when the
 // client has half-closed it and all is answered, with INVALID_ARGUMENT after a message that is
-// none, and draining ends it with UNAVAILABLE once nothing is in flight.
+// none, and draining ends it with UNAVAILABLE once nothing is in flight. When its client has gone
+// it ends as soon as what it has in the scheduler is back.
 //
 // Thread-safety: all methods. A subclass's OnRequest is called for one request at a time, in the
 // order read. The stream is shared: it holds itself until gRPC is done with the call, and whoever
@@ -23,7 +24,10 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/mutex.h"
+#include "server/rpc/calls_in_flight.h"
 #include "server/rpc/completion_threads.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/stream_registry.h"
@@ -47,16 +51,17 @@ struct StreamMethod {
 class PipelinedStream : public DrainableStream,
                         public std::enable_shared_from_this<PipelinedStream> {
  public:
-  // Offers gRPC one more stream of the method.
+  // Offers gRPC one more stream of the method, unless no more are waited for.
   static void Listen(const StreamMethod& method);
 
-  explicit PipelinedStream(const StreamMethod& method) : method_(method) {}
+  explicit PipelinedStream(const StreamMethod& method)
+      : place_(method.services.calls_in_flight), method_(method) {}
 
   void BeginDrain() override;
 
  protected:
-  // Must lead, now or later and on any thread, to exactly one answer that is the last; or returns
-  // why the bytes are no request, which ends the stream.
+  // Must lead, now or later and on any thread, to exactly one answer that is the last; or returns,
+  // or throws, why there will be none, which ends the stream.
   virtual absl::Status OnRequest(const grpc::ByteBuffer& request) = 0;
 
   // One answer to a request. Exactly one of a request's answers is last.
@@ -64,17 +69,31 @@ class PipelinedStream : public DrainableStream,
     grpc::ByteBuffer response;
     bool is_last = true;
     std::size_t request_bytes = 0;  // of the request's message
-    // Only with answers that are not the last: runs after it has left, and produces the next.
+    // Only with answers that are not the last: runs after it has left, and produces the next. What
+    // it throws ends the stream.
     std::function<void()> on_written = nullptr;
   };
 
   // On a broken stream answers are dropped and on_written does not run.
   void Send(Answer answer);
+  // Sends the last answer to a request: what `make` returns, a serialized message. Its exceptions
+  // end the stream.
+  template <typename Make>
+  void SendLast(std::size_t request_bytes, Make make) {
+    absl::StatusOr<grpc::ByteBuffer> response =
+        ContainExceptions([&]() -> absl::StatusOr<grpc::ByteBuffer> { return make(); });
+    if (response.ok()) {
+      Send({*std::move(response), /*is_last=*/true, request_bytes});
+    } else {
+      BreakOff(response.status(), request_bytes);
+    }
+  }
 
   const ServiceContext& services() const { return method_.services; }
   const CallFrame& frame() const { return *frame_; }
 
  private:
+  absl::Status Begin();
   void OnArrived(bool ok);
   void OnReadDone(bool ok);
   void OnWriteDone(bool ok);
@@ -83,6 +102,8 @@ class PipelinedStream : public DrainableStream,
 
   void ReadNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndReads(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // After a request has been taken, or answered: reads the next, or pauses until there is room.
+  void ReadOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ResumeReads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MayReadAhead() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes the first answer out of the queue; it has left, or never will.
@@ -90,9 +111,12 @@ class PipelinedStream : public DrainableStream,
   void RequestAnswered(std::size_t request_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishIfDone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A request will have no answer: the stream ends with the reason.
+  void BreakOff(const absl::Status& status, std::size_t request_bytes);
   // An event has been handled; after the last one gRPC is done with the stream.
   void EventHandled();
 
+  CallsInFlight::Place place_;
   const StreamMethod& method_;
   grpc::ServerContext context_;
   StreamMethod::Channel channel_{&context_};

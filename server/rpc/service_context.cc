@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/client_text.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -54,19 +55,21 @@ void SetWork(const ServiceContext& services, const WorkEstimate& work, Attention
   request->work = kOverhead + absl::Seconds(RooflineSeconds(work, services.ceilings));
 }
 
-CallFrame::CallFrame(const ServiceContext& services, const char* rpc,
+CallFrame::CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
                      const grpc::ServerContextBase& context, CancelFlag is_cancelled)
     : services_(services),
       rpc_(rpc),
+      kind_(kind),
       tenant_(kDefaultTenant),
       peer_(context.peer()),
       arrival_(services.clock.Now()),
       deadline_(absl::FromChrono(context.deadline())),
       is_cancelled_(std::move(is_cancelled)) {
-  services_.calls_in_flight.Add();
   status_ = ReadMetadata(context, kTenantKey, &tenant_);
   status_.Update(ReadPriority(context, &priority_));
   status_.Update(ReadMetadata(context, kRequestIdKey, &request_id_));
+  // Last: what throws before it is not destroyed, which would count it out.
+  services_.calls_in_flight.Add(kind_ == Kind::kStream);
 }
 
 absl::Status CallFrame::CheckRoom(std::size_t bytes) const {
@@ -87,11 +90,15 @@ std::unique_ptr<AttentionRequest> CallFrame::MakeRequest() const {
   return request;
 }
 
-void CallFrame::Finish(const absl::Status& status) const {
+void CallFrame::Finish(const absl::Status& status) const noexcept {
   const absl::Duration elapsed = services_.clock.Now() - arrival_;
   services_.metrics.calls_by_code[static_cast<int>(status.code())].Add();
   services_.metrics.call_seconds.Observe(absl::ToDoubleSeconds(elapsed));
-  services_.call_log.Record({rpc_, request_id_, tenant_, peer_, status, elapsed});
+  // A record that cannot be written is lost, the answer is not.
+  ContainExceptions([&] {
+    services_.call_log.Record({rpc_, request_id_, tenant_, peer_, status, elapsed});
+    return absl::OkStatus();
+  }).IgnoreError();
 }
 
 }  // namespace attention::server

@@ -17,9 +17,9 @@
 #include "server/base/call_log.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
-#include "server/base/mutex.h"
 #include "server/layer/layer_table.h"
 #include "server/rpc/buffer_pool.h"
+#include "server/rpc/calls_in_flight.h"
 #include "server/rpc/connections.h"
 #include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
@@ -42,30 +42,10 @@ struct ServiceLimits {
   std::int64_t max_stream_bytes = 0;
   // Threads that serve the calls that carry tensors.
   int num_completion_threads = 1;
-};
-
-// Counts the calls that gRPC has not done with, so that a drain need not wait for others' (a client
-// that watches the health service never ends its call). Thread-safe.
-class CallsInFlight {
- public:
-  void Add() {
-    MutexLock lock(&mutex_);
-    ++count_;
-  }
-  void Remove() {
-    MutexLock lock(&mutex_);
-    if (--count_ == 0) is_zero_.NotifyAll();
-  }
-  // False when the deadline came first.
-  bool AwaitNone(absl::Time deadline) {
-    MutexLock lock(&mutex_);
-    return is_zero_.AwaitUntil(&mutex_, deadline, [this] { return count_ == 0; });
-  }
-
- private:
-  Mutex mutex_;
-  CondVar is_zero_;
-  int count_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Layers that are being uploaded or converted.
+  int max_pending_layers = 1;
+  int max_pending_layers_per_tenant = 1;
+  absl::Duration upload_stall_timeout;
 };
 
 // A processor as GetServerInfo shows it.
@@ -109,10 +89,12 @@ void SetWork(const ServiceContext& services, const WorkEstimate& work, Attention
 // One call, from arrival to its end.
 class CallFrame {
  public:
+  enum class Kind { kUnary, kStream };
+
   // INVALID_ARGUMENT from status() when the metadata is not usable.
-  CallFrame(const ServiceContext& services, const char* rpc, const grpc::ServerContextBase& context,
-            CancelFlag is_cancelled = MakeCancelFlag());
-  ~CallFrame() { services_.calls_in_flight.Remove(); }
+  CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
+            const grpc::ServerContextBase& context, CancelFlag is_cancelled);
+  ~CallFrame() { services_.calls_in_flight.Remove(kind_ == Kind::kStream); }
   CallFrame(const CallFrame&) = delete;
   CallFrame& operator=(const CallFrame&) = delete;
 
@@ -127,12 +109,13 @@ class CallFrame {
   // A request that belongs to this call, arriving now.
   std::unique_ptr<AttentionRequest> MakeRequest() const;
 
-  // Counts and logs the call; once.
-  void Finish(const absl::Status& status) const;
+  // Counts and logs the call; once. Without memory the log lacks a line.
+  void Finish(const absl::Status& status) const noexcept;
 
  private:
   const ServiceContext& services_;
   const char* rpc_;
+  const Kind kind_;
   std::string tenant_;
   Priority priority_ = Priority::kNormal;
   std::string request_id_;

@@ -110,22 +110,25 @@ class StepStreamCall final : public PipelinedStream {
   }
 
   void OnComputed(Exchange& exchange, AttentionResult& result) {
-    if (!result.status.ok()) {
-      SendError(exchange, result.status);
-      return;
-    }
-    v1::StepStreamResponse small_fields;
-    small_fields.set_request_id(exchange.wire.request_id());
-    codec::OutgoingMessage response(small_fields);
-    response.Add(v1::StepStreamResponse::kResponseFieldNumber, exchange.call.Complete(result));
-    Send({std::move(response).Serialize(), /*is_last=*/true, exchange.bytes});
+    const absl::Status status = ContainExceptions([&] {
+      ATTENTION_RETURN_IF_ERROR(result.status);
+      v1::StepStreamResponse small_fields;
+      small_fields.set_request_id(exchange.wire.request_id());
+      codec::OutgoingMessage response(small_fields);
+      response.Add(v1::StepStreamResponse::kResponseFieldNumber, exchange.call.Complete(result));
+      Send({std::move(response).Serialize(), /*is_last=*/true, exchange.bytes});
+      return absl::OkStatus();
+    });
+    if (!status.ok()) SendError(exchange, status);
   }
 
   void SendError(const Exchange& exchange, const absl::Status& status) {
-    v1::StepStreamResponse response;
-    response.set_request_id(exchange.wire.request_id());
-    *response.mutable_error() = ToStreamError(status);
-    Send({codec::OutgoingMessage(response).Serialize(), /*is_last=*/true, exchange.bytes});
+    SendLast(exchange.bytes, [&] {
+      v1::StepStreamResponse response;
+      response.set_request_id(exchange.wire.request_id());
+      *response.mutable_error() = ToStreamError(status);
+      return codec::OutgoingMessage(response).Serialize();
+    });
   }
 
   std::shared_ptr<StepStreamCall> Self() {
@@ -228,8 +231,10 @@ void SessionServiceImpl::Step(UnaryCall& call) {
   call.ReleaseRequest();
   request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
                                           AttentionResult result) {
-    if (!result.status.ok()) return call.Finish(result.status);
-    call.Finish(exchange->call.Complete(result).Serialize());
+    call.FinishWith([&]() -> absl::StatusOr<grpc::ByteBuffer> {
+      ATTENTION_RETURN_IF_ERROR(result.status);
+      return exchange->call.Complete(result).Serialize();
+    });
   };
   if (status.ok()) {
     status = services_.scheduler.Submit(request, Scheduler::Start::kWithPending);

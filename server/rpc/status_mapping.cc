@@ -1,5 +1,6 @@
 #include "server/rpc/status_mapping.h"
 
+#include <new>
 #include <string>
 
 #include "attention/v1/errors.pb.h"
@@ -53,9 +54,13 @@ std::string SerializedDetails(const absl::Status& status, const ErrorDetail& det
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  const auto detail = GetErrorDetail(status);
-  if (!detail) return grpc::Status(code, Printable(status.message()));
-  return grpc::Status(code, Printable(status.message()), SerializedDetails(status, *detail));
+  try {
+    const auto detail = GetErrorDetail(status);
+    if (!detail) return grpc::Status(code, Printable(status.message()));
+    return grpc::Status(code, Printable(status.message()), SerializedDetails(status, *detail));
+  } catch (const std::bad_alloc&) {
+    return grpc::Status(code, "");  // an answer without words instead of none
+  }
 }
 
 v1::StreamError ToStreamError(const absl::Status& status) {

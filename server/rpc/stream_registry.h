@@ -1,4 +1,4 @@
-// The open streams, so that draining can end those that idle.
+// The open streams, so that draining can end those that idle, and the clock those that do not move.
 //
 // Thread-safety: all methods.
 #pragma once
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
 #include "server/base/mutex.h"
 
 namespace attention::server {
@@ -17,6 +18,8 @@ class DrainableStream {
   virtual ~DrainableStream() = default;
   // Ends the stream as soon as nothing is in flight. May be called more than once.
   virtual void BeginDrain() = 0;
+  // Ends the stream if it has not moved for longer than it may. Called now and then.
+  virtual void EndIfStalled(absl::Time /*now*/) {}
 };
 
 class StreamRegistry {
@@ -41,6 +44,17 @@ class StreamRegistry {
     }
     for (const auto& entry : streams) {
       if (const auto stream = entry.lock()) stream->BeginDrain();
+    }
+  }
+
+  void EndStalled(absl::Time now) {
+    std::vector<std::weak_ptr<DrainableStream>> streams;
+    {
+      MutexLock lock(&mutex_);
+      streams = streams_;
+    }
+    for (const auto& entry : streams) {
+      if (const auto stream = entry.lock()) stream->EndIfStalled(now);
     }
   }
 

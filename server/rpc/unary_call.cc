@@ -1,12 +1,17 @@
 #include "server/rpc/unary_call.h"
 
+#include <memory>
 #include <utility>
 
 namespace attention::server {
 
-UnaryCall::UnaryCall(const UnaryMethod& method) : method_(method) {
-  context_.AsyncNotifyWhenDone(&done_);
-  method_.request_next(&context_, &request_, &responder_, &arrived_);
+void UnaryCall::Listen(const UnaryMethod& method) {
+  std::unique_ptr<UnaryCall> call(new UnaryCall(method));
+  const bool is_listening = call->place_.Listen([&call = *call] {
+    call.context_.AsyncNotifyWhenDone(&call.done_);
+    call.method_.request_next(&call.context_, &call.request_, &call.responder_, &call.arrived_);
+  });
+  if (is_listening) call.release();  // gRPC's now
 }
 
 void UnaryCall::OnArrived(bool ok) {
@@ -14,18 +19,22 @@ void UnaryCall::OnArrived(bool ok) {
     delete this;
     return;
   }
-  Listen(method_);
-  frame_.emplace(method_.services, method_.rpc, context_, is_cancelled_);
-  if (frame_->status().ok()) {
-    method_.handle(*this);
-  } else {
-    Finish(frame_->status());
+  method_.services.calls_in_flight.KeepListening([this] { Listen(method_); });
+  if (const absl::Status status = ContainExceptions([this] { return Handle(); }); !status.ok()) {
+    Finish(status);
   }
   Release();
 }
 
+// An error: nobody else finishes the call.
+absl::Status UnaryCall::Handle() {
+  frame_.emplace(method_.services, method_.rpc, CallFrame::Kind::kUnary, context_, is_cancelled_);
+  if (frame_->status().ok()) method_.handle(*this);
+  return frame_->status();
+}
+
 void UnaryCall::Finish(const absl::Status& status) {
-  frame_->Finish(status);
+  if (frame_) frame_->Finish(status);
   responder_.FinishWithError(ToGrpcStatus(status), &finished_);
 }
 

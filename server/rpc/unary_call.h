@@ -14,6 +14,8 @@
 #include "absl/status/statusor.h"
 #include "proto/codec/outgoing_message.h"
 #include "proto/codec/received_message.h"
+#include "server/base/contain_exceptions.h"
+#include "server/rpc/calls_in_flight.h"
 #include "server/rpc/completion_threads.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/status_mapping.h"
@@ -30,15 +32,16 @@ struct UnaryMethod {
   const char* rpc;  // for logs
   // The generated Request method: asks gRPC for the next call.
   std::function<void(grpc::ServerContext*, grpc::ByteBuffer*, Responder*, void* tag)> request_next;
-  // Must lead, now or later and on any thread, to exactly one Finish of the call.
+  // Must lead, now or later and on any thread, to exactly one Finish of the call; or throws, which
+  // is answered for it.
   std::function<void(UnaryCall&)> handle;
 };
 
 // One call: waits for a client, is handled, and deletes itself when gRPC is done with it.
 class UnaryCall {
  public:
-  // Offers gRPC one more call of the method.
-  static void Listen(const UnaryMethod& method) { new UnaryCall(method); }
+  // Offers gRPC one more call of the method, unless no more are waited for.
+  static void Listen(const UnaryMethod& method);
 
   UnaryCall(const UnaryCall&) = delete;
   UnaryCall& operator=(const UnaryCall&) = delete;
@@ -47,19 +50,35 @@ class UnaryCall {
   const grpc::ByteBuffer& request() const { return request_; }
   // Lets the received bytes go.
   void ReleaseRequest() { request_.Clear(); }
+  // Set when the client has gone.
+  const std::atomic<bool>& is_cancelled() const { return *is_cancelled_; }
 
   // The call may be gone when these return.
   void Finish(const absl::Status& status);
   void Finish(grpc::ByteBuffer response);
+  // With what `make` returns, an absl::StatusOr<grpc::ByteBuffer>, or the error that it throws.
+  template <typename Make>
+  void FinishWith(Make make) {
+    absl::StatusOr<grpc::ByteBuffer> response = ContainExceptions(std::move(make));
+    if (response.ok()) {
+      Finish(*std::move(response));
+    } else {
+      Finish(response.status());
+    }
+  }
 
  private:
-  explicit UnaryCall(const UnaryMethod& method);
+  explicit UnaryCall(const UnaryMethod& method)
+      : place_(method.services.calls_in_flight), method_(method) {}
+
+  absl::Status Handle();
 
   void OnArrived(bool ok);
   void OnDone(bool ok);
   void OnFinished(bool ok);
   void Release();
 
+  CallsInFlight::Place place_;
   const UnaryMethod& method_;
   grpc::ServerContext context_;
   grpc::ByteBuffer request_;
