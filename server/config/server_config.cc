@@ -293,6 +293,14 @@ class Parser {
         "JSON file of layers to have from the start, from .safetensors files");
     Add("--max-layers-per-tenant", config_.max_layers_per_tenant, "Layers of one tenant")
         ->check(CLI::NonNegativeNumber);
+    Add("--max-pending-layers", config_.max_pending_layers,
+        "Layers that are being uploaded or converted")
+        ->check(CLI::Range(1, 65536));
+    Add("--max-pending-layers-per-tenant", config_.max_pending_layers_per_tenant,
+        "The same of one tenant")
+        ->check(CLI::Range(1, 65536));
+    AddDuration("--upload-stall-timeout", config_.upload_stall_timeout,
+                "How long an upload may bring hardly anything before it is ended");
   }
 
   void AddBounds() {

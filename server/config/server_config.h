@@ -41,6 +41,9 @@ struct ServerConfig {
 
   std::int64_t layer_capacity_bytes = 0;  // 0: a share of the memory
   std::int64_t max_layers_per_tenant = 10000;
+  int max_pending_layers = 128;  // being uploaded or converted
+  int max_pending_layers_per_tenant = 32;
+  absl::Duration upload_stall_timeout = absl::Seconds(30);
   std::string preload_layers;  // a JSON file; empty: none
 
   std::int64_t max_message_bytes = 0;    // 0: half of those being received, at most 1 GiB

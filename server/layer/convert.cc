@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/status_macros.h"
 
 namespace attention::server {
 namespace {
@@ -26,20 +27,27 @@ std::string Pool(const std::string& bytes, DType dtype, std::int64_t head_elemen
 
 }  // namespace
 
-absl::StatusOr<LayerTensors> MeanPoolHeads(const LayerTensors& source, int num_kv_heads) {
-  const AttentionParams& attention = source.spec().attention;
-  const int present = attention.num_kv_heads;
+absl::StatusOr<LayerSpec> PooledSpec(const LayerSpec& source, int num_kv_heads) {
+  const int present = source.attention.num_kv_heads;
   if (num_kv_heads < 1 || present % num_kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat("num_kv_heads is ", num_kv_heads,
                                                    ", expected a divisor of the source's ", present,
                                                    " KV heads"));
   }
-  LayerSpec spec = source.spec();
+  LayerSpec spec = source;
   spec.attention.num_kv_heads = num_kv_heads;
+  return spec;
+}
+
+absl::StatusOr<LayerTensors> MeanPoolHeads(const LayerTensors& source, int num_kv_heads,
+                                           const Interrupt& interrupt) {
+  ATTENTION_ASSIGN_OR_RETURN(const LayerSpec spec, PooledSpec(source.spec(), num_kv_heads));
+  const int present = source.spec().attention.num_kv_heads;
   LayerTensors converted(spec);
   for (int i = 0; i < kNumLayerTensors; ++i) {
     const auto tensor = static_cast<LayerTensor>(i);
     if (!source.has(tensor)) continue;
+    ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
     const bool is_pooled = tensor == LayerTensor::kWk || tensor == LayerTensor::kWv ||
                            tensor == LayerTensor::kBk || tensor == LayerTensor::kBv;
     if (!is_pooled || num_kv_heads == present) {

@@ -184,12 +184,17 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Register(std::shared_pt
 absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Convert(const std::string& tenant,
                                                                  const std::string& source_id,
                                                                  const std::string& layer_id,
-                                                                 int num_kv_heads) {
+                                                                 int num_kv_heads,
+                                                                 const Interrupt& interrupt) {
+  ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const Layer> source, Find(tenant, source_id));
-  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors tensors, source->weights->Unpack(source->spec));
-  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors converted, MeanPoolHeads(tensors, num_kv_heads));
-  const NewLayer layer{tenant, layer_id, converted.spec()};
+  ATTENTION_ASSIGN_OR_RETURN(const LayerSpec spec, PooledSpec(source->spec, num_kv_heads));
+  const NewLayer layer{tenant, layer_id, spec};
   ATTENTION_ASSIGN_OR_RETURN(Reservation reservation, Reserve(layer));
+  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors tensors, source->weights->Unpack(source->spec));
+  ATTENTION_ASSIGN_OR_RETURN(const LayerTensors converted,
+                             MeanPoolHeads(tensors, num_kv_heads, interrupt));
+  ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
   return Create(layer, converted, std::move(reservation));
 }
 

@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/base/clock.h"
+#include "server/base/interrupt.h"
 #include "server/base/mutex.h"
 #include "server/layer/layer_weights.h"
 
@@ -107,11 +108,12 @@ class LayerTable {
   absl::StatusOr<std::shared_ptr<const Layer>> Create(const NewLayer& layer,
                                                       const LayerTensors& tensors,
                                                       Reservation reservation);
-  // Reserve, convert and create.
+  // Reserve, convert and create; the interrupt's error when that comes between.
   absl::StatusOr<std::shared_ptr<const Layer>> Convert(const std::string& tenant,
                                                        const std::string& source_id,
                                                        const std::string& layer_id,
-                                                       int num_kv_heads);
+                                                       int num_kv_heads,
+                                                       const Interrupt& interrupt = nullptr);
 
   // NOT_FOUND LAYER_NOT_FOUND, also for a layer whose device failed and lost its memory.
   absl::StatusOr<std::shared_ptr<const Layer>> Find(const std::string& tenant,

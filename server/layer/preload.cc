@@ -19,13 +19,14 @@ absl::StatusOr<DType> TypeOf(const std::string& name, const std::string& dtype) 
                                                  Quoted(dtype), ", expected F32, F16 or BF16"));
 }
 
-absl::Status Load(const PreloadedLayer& layer, LayerTable& table) {
+absl::Status Load(const PreloadedLayer& layer, LayerTable& table, const Interrupt& interrupt) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const safetensors::File> file,
                              safetensors::File::Open(layer.file));
   LayerTable::NewLayer made{layer.tenant, layer.layer_id, layer.spec};
   std::optional<LayerTensors> tensors;
   LayerTable::Reservation reservation;
   for (const auto& [tensor, name] : layer.tensors) {
+    ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
     ATTENTION_ASSIGN_OR_RETURN(const safetensors::FileTensor found, file->Find(name));
     ATTENTION_ASSIGN_OR_RETURN(const DType dtype, TypeOf(name, found.dtype));
     if (!tensors) {
@@ -36,13 +37,14 @@ absl::Status Load(const PreloadedLayer& layer, LayerTable& table) {
     ATTENTION_RETURN_IF_ERROR(tensors->Begin(tensor, dtype, found.shape, found.bytes));
   }
   if (!tensors) return absl::InvalidArgumentError("tensors are missing, expected w_q to w_o");
+  ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
   return table.Create(made, *tensors, std::move(reservation)).status();
 }
 
 }  // namespace
 
-absl::Status Preload(const PreloadedLayer& layer, LayerTable& table) {
-  const absl::Status status = Load(layer, table);
+absl::Status Preload(const PreloadedLayer& layer, LayerTable& table, const Interrupt& interrupt) {
+  const absl::Status status = Load(layer, table, interrupt);
   if (status.ok()) return status;
   return absl::Status(status.code(),
                       absl::StrCat("layer ", Quoted(layer.layer_id), ": ", status.message()));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "server/base/interrupt.h"
 #include "server/layer/layer_table.h"
 
 namespace attention::server {
@@ -20,7 +21,9 @@ struct PreloadedLayer {
   std::map<LayerTensor, std::string> tensors;  // names in the file
 };
 
-// Registers the layer. What is wrong with its file or its spec names the layer.
-absl::Status Preload(const PreloadedLayer& layer, LayerTable& table);
+// Registers the layer. What is wrong with its file or its spec names the layer. Asks between its
+// tensors whether to go on.
+absl::Status Preload(const PreloadedLayer& layer, LayerTable& table,
+                     const Interrupt& interrupt = nullptr);
 
 }  // namespace attention::server

@@ -1,10 +1,10 @@
 #include "server/rpc/layer_service.h"
 
 #include <memory>
-#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/forward_call.h"
 #include "server/rpc/layer_decoder.h"
@@ -37,7 +37,8 @@ struct ForwardExchange {
 
 LayerServiceImpl::LayerServiceImpl(const ServiceContext& services, StreamRegistry& registry)
     : services_(services),
-      create_layer_{services, "LayerService/CreateLayer", registry, background_,
+      work_({services.limits.max_pending_layers, services.limits.max_pending_layers_per_tenant}),
+      create_layer_{services, "LayerService/CreateLayer", registry, work_,
                     [this](auto* context, auto* channel, void* tag) {
                       RequestCreateLayer(context, channel, queue_, queue_, tag);
                     }},
@@ -97,19 +98,30 @@ void LayerServiceImpl::ConvertLayer(UnaryCall& call) {
   absl::Status status = ParseSmall(call.request(), &request);
   if (status.ok()) status = services_.scheduler.CheckAccepting();
   if (!status.ok()) return call.Finish(status);
-  background_.Post([this, &call, request = std::move(request)] {
-    absl::StatusOr<std::shared_ptr<const Layer>> layer;
-    try {
-      layer = services_.layers.Convert(call.frame().tenant(), request.source_layer_id(),
-                                       request.layer_id(), request.num_kv_heads());
-    } catch (const std::bad_alloc&) {
-      layer = absl::ResourceExhaustedError("out of memory for the layer's weights");
-    }
-    if (!layer.ok()) return call.Finish(layer.status());
-    v1::ConvertLayerResponse response;
-    EncodeLayer(**layer, response.mutable_layer());
-    call.Finish(codec::OutgoingMessage(response).Serialize());
+  absl::StatusOr<LayerWork::Slot> slot = work_.TakeSlot(call.frame().tenant());
+  if (!slot.ok()) return call.Finish(slot.status());
+  work_.Post([this, &call, request = std::move(request), slot = *std::move(slot)]() mutable {
+    call.FinishWith([&] {
+      auto response = ContainExceptions([&] { return Convert(call, request); });
+      slot = {};  // before the client can know of the end
+      return response;
+    });
   });
+}
+
+absl::StatusOr<grpc::ByteBuffer> LayerServiceImpl::Convert(UnaryCall& call,
+                                                           const v1::ConvertLayerRequest& request) {
+  const auto check = [&] {
+    if (!call.is_cancelled().load(std::memory_order_relaxed)) return work_.CheckGoing();
+    return absl::CancelledError("the client has gone");
+  };
+  ATTENTION_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const Layer> layer,
+      services_.layers.Convert(call.frame().tenant(), request.source_layer_id(), request.layer_id(),
+                               request.num_kv_heads(), check));
+  v1::ConvertLayerResponse response;
+  EncodeLayer(*layer, response.mutable_layer());
+  return codec::OutgoingMessage(response).Serialize();
 }
 
 void LayerServiceImpl::Forward(UnaryCall& call) {
@@ -122,10 +134,11 @@ void LayerServiceImpl::Forward(UnaryCall& call) {
   call.ReleaseRequest();
   request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
                                           AttentionResult result) {
-    if (!result.status.ok()) return call.Finish(result.status);
-    auto response = exchange->call.Complete(result);
-    if (!response.ok()) return call.Finish(response.status());
-    call.Finish(std::move(*response).Serialize());
+    call.FinishWith([&]() -> absl::StatusOr<grpc::ByteBuffer> {
+      ATTENTION_RETURN_IF_ERROR(result.status);
+      ATTENTION_ASSIGN_OR_RETURN(codec::OutgoingMessage response, exchange->call.Complete(result));
+      return std::move(response).Serialize();
+    });
   };
   if (status.ok()) {
     status = services_.scheduler.Submit(request, Scheduler::Start::kWithPending);

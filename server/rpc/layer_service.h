@@ -2,8 +2,8 @@
 #pragma once
 
 #include "attention/v1/layer_service.grpc.pb.h"
-#include "server/base/background_thread.h"
 #include "server/rpc/layer_upload.h"
+#include "server/rpc/layer_work.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/stream_registry.h"
 #include "server/rpc/unary_call.h"
@@ -26,8 +26,8 @@ class LayerServiceImpl final : public RawLayerService {
   // Takes calls from now on; the server must have started.
   void Listen(grpc::ServerCompletionQueue& queue);
 
-  // Waits for what is computed beside the calls' own threads; no more calls may arrive.
-  void AwaitBackground() { background_.AwaitIdle(); }
+  // Gives up what is computed beside the calls' own threads, and answers it.
+  void StopBackground() { work_.Stop(); }
 
  private:
   void GetLayer(UnaryCall& call);
@@ -35,10 +35,11 @@ class LayerServiceImpl final : public RawLayerService {
   void DeleteLayer(UnaryCall& call);
   void ConvertLayer(UnaryCall& call);
   void Forward(UnaryCall& call);
+  absl::StatusOr<grpc::ByteBuffer> Convert(UnaryCall& call, const v1::ConvertLayerRequest& request);
 
   const ServiceContext& services_;
   grpc::ServerCompletionQueue* queue_ = nullptr;
-  BackgroundThread background_;  // packs weights
+  LayerWork work_;
   const UploadMethod create_layer_;
   const UnaryMethod get_layer_;
   const UnaryMethod list_layers_;

@@ -2,13 +2,13 @@
 
 #include <grpcpp/impl/codegen/proto_utils.h>
 
-#include <new>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "proto/codec/outgoing_message.h"
 #include "server/base/at_field.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/layer_decoder.h"
@@ -16,6 +16,12 @@
 #include "server/rpc/tensor_decoder.h"
 
 namespace attention::server {
+namespace {
+
+// An upload that moves brings this much in upload-stall-timeout.
+constexpr std::size_t kMinSpanBytes = std::size_t{64} << 10;
+
+}  // namespace
 
 absl::Status LayerAssembly::Begin(const v1::NewLayer& wire) {
   if (tensors_) {
@@ -81,10 +87,13 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerAssembly::Finish() {
 }
 
 void LayerUpload::Listen(const UploadMethod& method) {
-  auto upload = std::make_shared<LayerUpload>(method);
+  const auto upload = std::make_shared<LayerUpload>(method);
   upload->self_ = upload;
-  upload->context_.AsyncNotifyWhenDone(&upload->done_);
-  method.request_next(&upload->context_, &upload->channel_, &upload->arrived_);
+  const bool is_listening = upload->place_.Listen([&] {
+    upload->context_.AsyncNotifyWhenDone(&upload->done_);
+    method.request_next(&upload->context_, &upload->channel_, &upload->arrived_);
+  });
+  if (!is_listening) upload->self_.reset();
 }
 
 void LayerUpload::OnArrived(bool ok) {
@@ -92,17 +101,27 @@ void LayerUpload::OnArrived(bool ok) {
     self_.reset();
     return;
   }
-  Listen(method_);
-  frame_.emplace(method_.services, method_.rpc, context_, is_cancelled_);
-  assembly_.emplace(method_.services.layers, frame_->tenant());
-  if (!frame_->status().ok()) {
-    Finish(frame_->status());
-  } else if (!method_.registry.Add(self_)) {
-    BeginDrain();
-  } else {
+  method_.services.calls_in_flight.KeepListening([this] { Listen(method_); });
+  const absl::Status status = ContainExceptions([this] { return Begin(); });
+  if (status.ok()) {
     ReadNext();
+  } else {
+    Finish(status);
   }
   EventHandled();
+}
+
+absl::Status LayerUpload::Begin() {
+  frame_.emplace(method_.services, method_.rpc, CallFrame::Kind::kStream, context_, is_cancelled_);
+  ATTENTION_RETURN_IF_ERROR(frame_->status());
+  {
+    MutexLock lock(&mutex_);
+    ATTENTION_ASSIGN_OR_RETURN(slot_, method_.work.TakeSlot(frame_->tenant()));
+    assembly_ = std::make_unique<LayerAssembly>(method_.services.layers, frame_->tenant());
+    span_begin_ = method_.services.clock.Now();
+  }
+  if (!method_.registry.Add(self_)) BeginDrain();
+  return absl::OkStatus();
 }
 
 void LayerUpload::BeginDrain() {
@@ -114,6 +133,21 @@ void LayerUpload::BeginDrain() {
                        "the server is shutting down"));
 }
 
+void LayerUpload::EndIfStalled(absl::Time now) {
+  const absl::Duration timeout = method_.services.limits.upload_stall_timeout;
+  std::size_t bytes = 0;
+  {
+    MutexLock lock(&mutex_);
+    if (has_all_ || is_finished_ || now - span_begin_ < timeout) return;
+    bytes = std::exchange(span_bytes_, 0);
+    span_begin_ = now;
+  }
+  if (bytes >= kMinSpanBytes) return;
+  Finish(absl::DeadlineExceededError(
+      absl::StrCat("the upload has brought ", bytes, " bytes in upload-stall-timeout (",
+                   absl::FormatDuration(timeout), "), expected ", kMinSpanBytes, " or its end")));
+}
+
 void LayerUpload::ReadNext() {
   MutexLock lock(&mutex_);
   if (is_finished_) return;
@@ -122,72 +156,96 @@ void LayerUpload::ReadNext() {
 }
 
 void LayerUpload::OnReadDone(bool ok) {
-  if (ok) {
-    absl::Status status;
-    v1::CreateLayerRequest message;
-    try {
-      const grpc::Status parsed =
-          grpc::SerializationTraits<v1::CreateLayerRequest>::Deserialize(&incoming_, &message);
-      status = parsed.ok() ? assembly_->Add(message)
-                           : absl::InvalidArgumentError("the bytes are no CreateLayerRequest");
-    } catch (const std::bad_alloc&) {
-      status = absl::ResourceExhaustedError("out of memory for the layer's tensors");
-    }
-    if (status.ok()) {
-      ReadNext();
-    } else {
-      Finish(status);
-    }
+  if (!ok) {
+    HaveAll();
+  } else if (const absl::Status status = ContainExceptions([this] { return Take(); });
+             status.ok()) {
+    ReadNext();
   } else {
-    MutexLock lock(&mutex_);
-    if (!is_finished_) {
-      // Nothing tells a half-closed stream from a broken one here; but on a broken one nothing can
-      // be sent, not even the initial metadata.
-      pending_events_.fetch_add(1, std::memory_order_relaxed);
-      has_all_ = true;
-      channel_.SendInitialMetadata(&ready_);
-    }
+    Finish(status);
   }
   EventHandled();
+}
+
+absl::Status LayerUpload::Take() {
+  const std::size_t bytes = incoming_.Length();
+  v1::CreateLayerRequest message;
+  const grpc::Status parsed =
+      grpc::SerializationTraits<v1::CreateLayerRequest>::Deserialize(&incoming_, &message);
+  if (!parsed.ok()) return absl::InvalidArgumentError("the bytes are no CreateLayerRequest");
+  MutexLock lock(&mutex_);
+  if (is_finished_) return absl::OkStatus();
+  span_bytes_ += bytes;
+  return assembly_->Add(message);
+}
+
+void LayerUpload::HaveAll() {
+  MutexLock lock(&mutex_);
+  if (is_finished_) return;
+  // Nothing tells a half-closed stream from a broken one here; but on a broken one nothing can be
+  // sent, not even the initial metadata.
+  pending_events_.fetch_add(1, std::memory_order_relaxed);
+  has_all_ = true;
+  channel_.SendInitialMetadata(&ready_);
 }
 
 void LayerUpload::OnReady(bool ok) {
   if (ok && !is_cancelled_->load(std::memory_order_relaxed)) {
     pending_events_.fetch_add(1, std::memory_order_relaxed);
-    method_.background.Post([this] {
-      Register();
-      EventHandled();
+    const absl::Status posted = ContainExceptions([this] {
+      method_.work.Post([this] {
+        Finish(ContainExceptions([this] { return Register(); }));
+        EventHandled();
+      });
+      return absl::OkStatus();
     });
+    if (!posted.ok()) {
+      Finish(posted);
+      EventHandled();
+    }
   } else {
     Finish(absl::CancelledError("the client has gone"));
   }
   EventHandled();
 }
 
-void LayerUpload::Register() {
-  try {
-    Finish(assembly_->Finish());
-  } catch (const std::bad_alloc&) {
-    Finish(absl::ResourceExhaustedError("out of memory for the layer's weights"));
+absl::StatusOr<grpc::ByteBuffer> LayerUpload::Register() {
+  ATTENTION_RETURN_IF_ERROR(method_.work.CheckGoing());
+  if (is_cancelled_->load(std::memory_order_relaxed)) {
+    return absl::CancelledError("the client has gone");
   }
-  assembly_.reset();
+  std::unique_ptr<LayerAssembly> assembly;
+  {
+    MutexLock lock(&mutex_);
+    assembly.swap(assembly_);
+  }
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const Layer> layer, assembly->Finish());
+  v1::CreateLayerResponse response;
+  EncodeLayer(*layer, response.mutable_layer());
+  return codec::OutgoingMessage(response).Serialize();
 }
 
-bool LayerUpload::Finish(const absl::StatusOr<std::shared_ptr<const Layer>>& layer) {
-  MutexLock lock(&mutex_);
-  if (is_finished_) return false;
-  is_finished_ = true;
-  pending_events_.fetch_add(1, std::memory_order_relaxed);
-  frame_->Finish(layer.status());
-  if (!layer.ok()) {
-    channel_.FinishWithError(ToGrpcStatus(layer.status()), &finished_);
-    return true;
+void LayerUpload::Finish(const absl::StatusOr<grpc::ByteBuffer>& response) {
+  // Given up before the client can know of the end, so that it finds room for the next; destroyed
+  // without the lock.
+  LayerWork::Slot slot;
+  std::unique_ptr<LayerAssembly> assembly;
+  {
+    MutexLock lock(&mutex_);
+    if (is_finished_) return;
+    is_finished_ = true;
+    pending_events_.fetch_add(1, std::memory_order_relaxed);
+    std::swap(slot, slot_);
+    assembly.swap(assembly_);
   }
-  v1::CreateLayerResponse response;
-  EncodeLayer(**layer, response.mutable_layer());
-  response_ = codec::OutgoingMessage(response).Serialize();
-  channel_.Finish(response_, grpc::Status::OK, &finished_);
-  return true;
+  slot = {};
+  assembly.reset();
+  if (frame_) frame_->Finish(response.status());
+  if (response.ok()) {
+    channel_.Finish(*response, grpc::Status::OK, &finished_);
+  } else {
+    channel_.FinishWithError(ToGrpcStatus(response.status()), &finished_);
+  }
 }
 
 void LayerUpload::OnDone(bool) {

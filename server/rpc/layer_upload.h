@@ -1,23 +1,28 @@
 // A CreateLayer call: reads the client's messages, then has the layer packed and registered on
 // another thread, and answers.
 //
-// Thread-safety: gRPC's events of one call come one at a time, but for the end of the call.
+// Thread-safety: gRPC's events of one call come one at a time, but for the end of the call; a drain
+// and the clock may end it on any thread.
 #pragma once
 
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/async_stream.h>
 
 #include <atomic>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "attention/v1/layer_service.pb.h"
-#include "server/base/background_thread.h"
+#include "server/base/mutex.h"
 #include "server/layer/layer_table.h"
+#include "server/rpc/calls_in_flight.h"
 #include "server/rpc/completion_threads.h"
+#include "server/rpc/layer_work.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/stream_registry.h"
 
@@ -52,24 +57,29 @@ struct UploadMethod {
   const ServiceContext& services;
   const char* rpc;  // for logs
   StreamRegistry& registry;
-  BackgroundThread& background;
+  LayerWork& work;
   // The generated Request method: asks gRPC for the next call.
   std::function<void(grpc::ServerContext*, Channel*, void* tag)> request_next;
 };
 
 class LayerUpload final : public DrainableStream {
  public:
-  // Offers gRPC one more call of the method.
+  // Offers gRPC one more call of the method, unless no more are waited for.
   static void Listen(const UploadMethod& method);
 
-  explicit LayerUpload(const UploadMethod& method) : method_(method) {}
+  explicit LayerUpload(const UploadMethod& method)
+      : place_(method.services.calls_in_flight), method_(method) {}
   LayerUpload(const LayerUpload&) = delete;
   LayerUpload& operator=(const LayerUpload&) = delete;
 
   // An upload that is still on its way ends with UNAVAILABLE.
   void BeginDrain() override;
+  // One that has brought hardly anything for upload-stall-timeout, with DEADLINE_EXCEEDED: it holds
+  // room that others could use.
+  void EndIfStalled(absl::Time now) override;
 
  private:
+  absl::Status Begin();
   void OnArrived(bool ok);
   void OnReadDone(bool ok);
   void OnReady(bool ok);
@@ -77,25 +87,33 @@ class LayerUpload final : public DrainableStream {
   void OnFinished(bool ok);
 
   void ReadNext();
-  void Register();
-  // Answers, unless the call has been answered; true if it does.
-  bool Finish(const absl::StatusOr<std::shared_ptr<const Layer>>& layer);
+  // Adds the message that has come.
+  absl::Status Take();
+  // Everything has come, or the client has gone.
+  void HaveAll();
+  absl::StatusOr<grpc::ByteBuffer> Register();
+  // Answers, unless the call has been answered, and lets go of what the upload holds.
+  void Finish(const absl::StatusOr<grpc::ByteBuffer>& response);
   void EventHandled();
 
+  CallsInFlight::Place place_;
   const UploadMethod& method_;
   grpc::ServerContext context_;
   UploadMethod::Channel channel_{&context_};
   grpc::ByteBuffer incoming_;
   const CancelFlag is_cancelled_ = MakeCancelFlag();
   std::optional<CallFrame> frame_;
-  std::optional<LayerAssembly> assembly_;
-  grpc::ByteBuffer response_;
   std::atomic<int> pending_events_{2};  // arrived and done at first
   std::shared_ptr<LayerUpload> self_;   // gRPC's share
 
   Mutex mutex_;
+  LayerWork::Slot slot_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<LayerAssembly> assembly_ ABSL_GUARDED_BY(mutex_);
   bool is_finished_ ABSL_GUARDED_BY(mutex_) = false;
   bool has_all_ ABSL_GUARDED_BY(mutex_) = false;  // registered soon: too late for a drain
+  // What has come since when; begins anew whenever it was enough.
+  absl::Time span_begin_ ABSL_GUARDED_BY(mutex_);
+  std::size_t span_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 
   EventOf<LayerUpload, &LayerUpload::OnArrived> arrived_{this};
   EventOf<LayerUpload, &LayerUpload::OnReadDone> read_done_{this};

@@ -237,6 +237,42 @@ TEST_F(LayerTableTest, ConversionAveragesGroupsAndRefusesWhatDoesNotDivide) {
   }
 }
 
+TEST_F(LayerTableTest, AConversionReservesItsRoomBeforeItUnpacks) {
+  LosableProjections projections;
+  LayerTable table(&projections, {std::int64_t{1} << 20, 1}, clock_);
+  ASSERT_TRUE(Create(table, "one", Tensors(Spec())).ok());
+  int num_asked = 0;
+  const auto count = [&num_asked] {
+    ++num_asked;
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(table.Convert("a", "one", "two", 2, count).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(num_asked, 1) << "refused before anything that takes long";
+}
+
+TEST_F(LayerTableTest, AConversionThatNobodyWantsAnyMoreEndsWhereverItIs) {
+  LosableProjections projections;
+  LayerTable table(&projections, {std::int64_t{1} << 20, 10}, clock_);
+  ASSERT_TRUE(Create(table, "one", Tensors(Spec())).ok());
+  const std::int64_t bytes = table.weight_bytes();
+  int num_ended = 0;
+  for (int end_at = 1;; ++end_at) {
+    int num_asked = 0;
+    const auto end = [&] {
+      return ++num_asked == end_at ? absl::CancelledError("gone") : absl::OkStatus();
+    };
+    const absl::Status status = table.Convert("a", "one", "two", 2, end).status();
+    if (status.ok()) break;
+    ++num_ended;
+    EXPECT_EQ(status, absl::CancelledError("gone"));
+    EXPECT_EQ(table.num_layers(), 1);
+    EXPECT_EQ(table.weight_bytes(), bytes) << "its room is given back";
+  }
+  EXPECT_GT(num_ended, 3) << "before, between its tensors, and before it packs";
+  EXPECT_TRUE(table.Find("a", "two").ok());
+}
+
 TEST(LayerTensorsTest, HashIsThatOfTheBytesInOrder) {
   // SHA-256 of nothing.
   EXPECT_EQ(Sha256({}).substr(0, 4), "\xe3\xb0\xc4\x42");
