@@ -1,14 +1,22 @@
 // Wiring: read the configuration, build the rooms, run, drain.
 //
-// Exit codes: 0 after a drain, 1 when the server cannot start, 2 for a wrong flag, 3 when its last
-// device was lost for good: whoever runs it should start it again.
+// Exit codes: 0 after a drain, and when it was told to stop before it was up; 1 when the server
+// cannot start; 2 for a wrong flag; 3 when its last device was lost for good: whoever runs it
+// should start it again; 4 when a drain has not ended a second after its time-out; 128 and the
+// signal's number when it was told to stop a second time.
 #include <spdlog/spdlog.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
+#include <thread>
 
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "server/base/descriptors.h"
 #include "server/base/process_memory.h"
 #include "server/config/server_config.h"
@@ -18,42 +26,100 @@
 namespace attention::server {
 namespace {
 
-// The signal that came; 0: none, and the server is beyond help.
-int AwaitEnd(const sigset_t& stop_signals, const ServerApp& app) {
-  constexpr timespec kPeriod = {.tv_sec = 1, .tv_nsec = 0};
-  while (!app.is_beyond_help()) {
-    const int signal = sigtimedwait(&stop_signals, nullptr, &kPeriod);
-    if (signal > 0) return signal;
+constexpr int kExitBeyondHelp = 3;
+constexpr int kExitStuck = 4;
+constexpr int kExitSignal = 128;
+
+const char* NameOf(int signal) { return signal == SIGTERM ? "SIGTERM" : "SIGINT"; }
+
+// SIGTERM and SIGINT. The first asks for a drain, the second ends the process.
+class StopSignals {
+ public:
+  // Hears them from now on. Before there are threads: they are blocked in every later one, so that
+  // only a thread of this gets them.
+  static StopSignals& Hear() {
+    static StopSignals* const signals = new StopSignals;  // as long as its thread, which never ends
+    return *signals;
   }
-  return 0;
+
+  bool has_come() const { return first_.HasBeenNotified(); }
+  // False when none has come for so long.
+  bool Await(absl::Duration timeout) const {
+    return first_.WaitForNotificationWithTimeout(timeout);
+  }
+
+ private:
+  StopSignals() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    std::thread([this] { Listen(); }).detach();
+  }
+
+  [[noreturn]] void Listen() {
+    spdlog::info("received {}, draining", NameOf(Next()));
+    first_.Notify();
+    const int signal = Next();
+    spdlog::warn("received {} while draining, ending at once", NameOf(signal));
+    std::_Exit(kExitSignal + signal);
+  }
+
+  int Next() const {
+    int signal = 0;
+    sigwait(&set_, &signal);
+    return signal;
+  }
+
+  sigset_t set_;
+  absl::Notification first_;
+};
+
+// A drain whose end hangs on somebody else, be it a kernel that computes or a bug, must not keep
+// the process from being replaced.
+void EndProcessAfter(absl::Duration timeout) {
+  std::thread([timeout] {
+    std::this_thread::sleep_for(absl::ToChronoNanoseconds(timeout));
+    spdlog::error("the drain has not ended after {}, ending the process without it",
+                  absl::FormatDuration(timeout));
+    std::_Exit(kExitStuck);
+  }).detach();
+}
+
+// Waits for the signal to stop, or until the server is beyond help; false then.
+bool AwaitSignal(const StopSignals& signals, const ServerApp& app) {
+  while (!signals.Await(absl::Seconds(1))) {
+    if (app.is_beyond_help()) return false;
+  }
+  return true;
 }
 
 int Run(const ServerConfig& config) {
-  // Blocked in every thread, so that only AwaitStop sees them.
-  sigset_t stop_signals;
-  sigemptyset(&stop_signals);
-  sigaddset(&stop_signals, SIGTERM);
-  sigaddset(&stop_signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  SetUpLogging(config.log_level, config.log_format);
+  const StopSignals& signals = StopSignals::Hear();
   std::signal(SIGPIPE, SIG_IGN);
 
-  SetUpLogging(config.log_level, config.log_format);
   RaiseDescriptorLimit();
-  auto app = ServerApp::Start(config);
+  auto app = ServerApp::Start(config, MakeBackend, [&signals] {
+    return signals.has_come() ? absl::CancelledError("told to stop") : absl::OkStatus();
+  });
+  if (!app.ok() && signals.has_come()) {
+    spdlog::info("stopped before it was up");
+    return 0;
+  }
   if (!app.ok()) {
     spdlog::error("cannot start: {}", std::string(app.status().message()));
     return 1;
   }
-  const int signal = AwaitEnd(stop_signals, **app);
-  if (signal == 0) {
+  const bool was_told = AwaitSignal(signals, **app);
+  if (!was_told) {
     spdlog::error("no device has been usable for {}: ending, to be started again",
                   absl::FormatDuration(config.device_recovery_timeout));
-  } else {
-    spdlog::info("received {}, draining", signal == SIGTERM ? "SIGTERM" : "SIGINT");
   }
+  EndProcessAfter(config.drain_timeout + absl::Seconds(1));
   (*app)->DrainAndStop();
   spdlog::info("stopped");
-  return signal == 0 ? 3 : 0;
+  return was_told ? 0 : kExitBeyondHelp;
 }
 
 }  // namespace

@@ -74,9 +74,20 @@ int NumCompletionThreads(const ServerConfig& config, const MachineLimits& limits
 }
 
 ServiceLimits WireLimits(const ServerConfig& config) {
-  return {config.max_message_bytes,   config.max_queued_requests,     config.max_queued_bytes,
-          config.max_sessions,        config.max_sessions_per_tenant, config.max_session_ttl,
-          config.max_stream_requests, config.max_stream_bytes,        config.completion_threads};
+  ServiceLimits limits;
+  limits.max_message_bytes = config.max_message_bytes;
+  limits.max_queued_requests = config.max_queued_requests;
+  limits.max_queued_bytes = config.max_queued_bytes;
+  limits.max_sessions = config.max_sessions;
+  limits.max_sessions_per_tenant = config.max_sessions_per_tenant;
+  limits.max_session_ttl = config.max_session_ttl;
+  limits.max_stream_requests = config.max_stream_requests;
+  limits.max_stream_bytes = config.max_stream_bytes;
+  limits.num_completion_threads = config.completion_threads;
+  limits.max_pending_layers = config.max_pending_layers;
+  limits.max_pending_layers_per_tenant = config.max_pending_layers_per_tenant;
+  limits.upload_stall_timeout = config.upload_stall_timeout;
+  return limits;
 }
 
 Connections::Limits ConnectionLimits(const ServerConfig& config) {
@@ -171,8 +182,10 @@ struct Instruments {
 
 class ServerAppImpl final : public ServerApp {
  public:
-  ServerAppImpl(const MemoryPlan& plan, std::unique_ptr<Instruments> instruments, Devices devices)
+  ServerAppImpl(const MemoryPlan& plan, Interrupt interrupt,
+                std::unique_ptr<Instruments> instruments, Devices devices)
       : config_(plan.config),
+        interrupt_(std::move(interrupt)),
         instruments_(std::move(instruments)),
         devices_(std::move(devices)),
         unused_devices_(UnusedGpus(VisibleGpus(), config_.backend, NamesOf(devices_))),
@@ -193,10 +206,7 @@ class ServerAppImpl final : public ServerApp {
 
   ~ServerAppImpl() override {
     if (grpc_ != nullptr) DrainAndStop();
-    if (reaper_.joinable()) {
-      stop_reaper_.Notify();
-      reaper_.join();
-    }
+    StopReaper();
   }
 
   absl::Status Start() {
@@ -267,8 +277,10 @@ class ServerAppImpl final : public ServerApp {
     if (!scheduler_.AwaitIdle(deadline)) {
       spdlog::warn("work in flight did not finish within the drain timeout");
     }
+    StopReaper();  // it looks at what goes now
     grpc_->Shutdown(deadline);
     grpc_.reset();
+    EndLogPeriod();
   }
 
  private:
@@ -276,8 +288,9 @@ class ServerAppImpl final : public ServerApp {
     if (config_.preload_layers.empty()) return absl::OkStatus();
     ATTENTION_ASSIGN_OR_RETURN(const std::vector<PreloadedLayer> layers,
                                ReadPreloadFile(config_.preload_layers));
+    spdlog::info("preloading {} layers", layers.size());
     for (const PreloadedLayer& layer : layers) {
-      ATTENTION_RETURN_IF_ERROR(Preload(layer, layers_));
+      ATTENTION_RETURN_IF_ERROR(Preload(layer, layers_, interrupt_));
     }
     spdlog::info("preloaded {} layers, {} MiB of weights", layers.size(),
                  layers_.weight_bytes() >> 20);
@@ -337,6 +350,10 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(regions_.num_regions()); }},
         {"resident_memory_bytes", "Memory of this process that lies in the machine's",
          [] { return static_cast<double>(ResidentBytes()); }},
+        {"open_calls", "Calls that have come and that gRPC has not done with, streams included",
+         [this] { return static_cast<double>(calls_in_flight_.num_open()); }},
+        {"open_streams", "Those of them that are streams",
+         [this] { return static_cast<double>(calls_in_flight_.num_streams()); }},
         {"queued_requests", "Requests waiting for a worker",
          [this] { return static_cast<double>(scheduler_.load().requests); }},
         {"queued_bytes", "Bytes of tensors waiting for a worker",
@@ -368,6 +385,12 @@ class ServerAppImpl final : public ServerApp {
                        [](const auto& device) { return device->backend().is_usable(); });
   }
 
+  void StopReaper() {
+    if (!reaper_.joinable()) return;
+    stop_reaper_.Notify();
+    reaper_.join();
+  }
+
   void ReapLoop() {
     constexpr absl::Duration kPeriod = absl::Seconds(1);
     DeviceWatch watch(config_.device_recovery_timeout);
@@ -376,12 +399,13 @@ class ServerAppImpl final : public ServerApp {
       if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
       EndLogPeriod();
       freed_memory_.Tend();
+      grpc_->EndStalled(clock_.Now());
       is_beyond_help_.store(watch.IsBeyondHelp(IsAnyDeviceUsable(), clock_.Now()));
     }
-    EndLogPeriod();
   }
 
   const ServerConfig config_;
+  const Interrupt interrupt_;
   const std::unique_ptr<Instruments> instruments_;
   const Clock& clock_ = instruments_->clock;
   ServerMetrics& metrics_ = instruments_->metrics;
@@ -412,7 +436,8 @@ class ServerAppImpl final : public ServerApp {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& config,
-                                                            const BackendFactory& factory) {
+                                                            const BackendFactory& factory,
+                                                            const Interrupt& interrupt) {
   const MachineLimits limits = ReadMachineLimits();
   ATTENTION_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(config, limits));
   plan.config.completion_threads = NumCompletionThreads(config, limits);
@@ -422,7 +447,9 @@ absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& 
   ATTENTION_ASSIGN_OR_RETURN(
       Devices devices, MakeDevices(plan.config, limits, factory, LogFailure, instruments->clock,
                                    instruments->metrics));
-  auto app = std::make_unique<ServerAppImpl>(plan, std::move(instruments), std::move(devices));
+  ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
+  auto app = std::make_unique<ServerAppImpl>(plan, interrupt, std::move(instruments),
+                                             std::move(devices));
   ATTENTION_RETURN_IF_ERROR(app->Start());
   return app;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/base/interrupt.h"
 #include "server/config/server_config.h"
 #include "server/make_devices.h"
 
@@ -13,9 +14,11 @@ namespace attention::server {
 
 class ServerApp {
  public:
-  // Serving when it returns. Errors say which key of the configuration is at fault.
+  // Serving when it returns. Errors say which key of the configuration is at fault, or are the
+  // interrupt's, which is asked between the layers that are preloaded.
   static absl::StatusOr<std::unique_ptr<ServerApp>> Start(
-      const ServerConfig& config, const BackendFactory& factory = MakeBackend);
+      const ServerConfig& config, const BackendFactory& factory = MakeBackend,
+      const Interrupt& interrupt = nullptr);
   virtual ~ServerApp() = default;
 
   virtual const std::vector<std::string>& addresses() const = 0;

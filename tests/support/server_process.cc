@@ -30,6 +30,8 @@ std::string ReadFile(const std::string& path) {
   return text.str();
 }
 
+}  // namespace
+
 pid_t Spawn(const std::vector<std::string>& arguments, const std::string& log) {
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -45,8 +47,6 @@ pid_t Spawn(const std::vector<std::string>& arguments, const std::string& log) {
   ATTENTION_CHECK(error == 0);
   return pid;
 }
-
-}  // namespace
 
 ServerProcess::ServerProcess(const std::vector<std::string>& flags, const std::string& limits)
     : directory_(MakeDirectory()) {

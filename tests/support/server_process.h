@@ -15,6 +15,9 @@
 
 namespace attention::testing {
 
+// Starts a program, arguments[0], whose output goes to the file `log`. The caller waits for it.
+pid_t Spawn(const std::vector<std::string>& arguments, const std::string& log);
+
 class ServerProcess {
  public:
   // Starts `attention-server` on free ports with small limits; `flags` come last and win. Does not
