@@ -76,8 +76,10 @@ struct CallOptions {
 };
 
 struct StepStreamOptions {
-  // Whose sessions the stream serves: SessionHandle::worker. May be empty with a single target.
+  // Whose sessions the stream serves: SessionHandle::worker. Empty: `target` decides.
   std::string worker = {};
+  // Without a worker: which of ClientOptions::targets the stream goes to.
+  int target = 0;
   // Of the stream as a whole; without timeout and deadline it has none. Streams are not retried.
   CallOptions call = {};
   // Requests accepted and not yet answered; one more fails with RESOURCE_EXHAUSTED.

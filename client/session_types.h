@@ -50,10 +50,16 @@ struct SessionOptions {
   std::optional<absl::Duration> ttl = {};
   // Refuses now, rather than later, when the pool could not hold so many tokens.
   int64_t expected_tokens = 0;
+  // Of your own choice, among the tenant's sessions on a server; at most 128 bytes of UTF-8. A
+  // session that has the name already is what the call returns: so a program that has restarted
+  // finds its session again. ALREADY_EXISTS: that session has another geometry. Empty: the SDK
+  // makes one up for each call, so that retries of the call make one session.
+  std::string name = {};
 };
 
 struct SessionInfo {
   SessionHandle handle = {};
+  std::string name = {};
   SessionGeometry geometry = {};
   // Tokens in each layer. [num_layers]
   std::vector<int64_t> layer_lengths = {};

@@ -15,4 +15,10 @@ absl::StatusOr<StepResult> StepStream::Step(const StepRequest& request) {
   return StepFuture(request).get();
 }
 
+absl::StatusOr<SessionInfo> StepStream::CreateSession(const SessionOptions& request) {
+  return internal::FutureOf<absl::StatusOr<SessionInfo>>(
+             [&](auto done) { CreateSessionAsync(request, std::move(done)); })
+      .get();
+}
+
 }  // namespace attention::client

@@ -25,6 +25,7 @@ namespace attention::client {
 class StepStream {
  public:
   using Callback = std::function<void(absl::StatusOr<StepResult>)>;
+  using SessionCallback = std::function<void(absl::StatusOr<SessionInfo>)>;
 
   virtual ~StepStream() = default;
 
@@ -33,6 +34,12 @@ class StepStream {
   // are in its results. RESOURCE_EXHAUSTED: max_outstanding reached; FAILED_PRECONDITION: after
   // Finish.
   virtual void StepAsync(const StepRequest& request, Callback done) = 0;
+
+  // Creates a session that ends with the stream, however the stream ends: so a program that dies
+  // leaves nothing behind in the server. Steps of it may be sent on this stream, on others and as
+  // calls. Client::AttachSession makes the Session. Fails as Client::CreateSession and as
+  // StepAsync.
+  virtual void CreateSessionAsync(const SessionOptions& request, SessionCallback done) = 0;
 
   // No more requests; waits until all are answered and the server has closed the stream. Returns
   // the stream's status. Blocks; not to be called from a callback.
@@ -48,6 +55,8 @@ class StepStream {
   std::future<absl::StatusOr<StepResult>> StepFuture(const StepRequest& request);
   // As StepAsync, waiting for the answer. Not to be called from a callback.
   absl::StatusOr<StepResult> Step(const StepRequest& request);
+  // As CreateSessionAsync, waiting for the answer. Not to be called from a callback.
+  absl::StatusOr<SessionInfo> CreateSession(const SessionOptions& request);
 };
 
 }  // namespace attention::client

@@ -87,6 +87,7 @@ ServiceLimits WireLimits(const ServerConfig& config) {
   limits.max_pending_layers = config.max_pending_layers;
   limits.max_pending_layers_per_tenant = config.max_pending_layers_per_tenant;
   limits.upload_stall_timeout = config.upload_stall_timeout;
+  limits.keepalive_interval = config.keepalive_interval;
   return limits;
 }
 

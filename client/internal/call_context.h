@@ -33,6 +33,9 @@ struct CallSettings {
 CallSettings ResolveSettings(const ClientOptions& client, const CallOptions& call, absl::Time now,
                              absl::Duration default_timeout);
 
+// 128 random bits in hexadecimal: no two calls draw the same. Not a secret.
+std::string NewUniqueId();
+
 // The context of one attempt, cancelled by the call's token. Must outlive the attempt.
 class CallContext {
  public:

@@ -99,11 +99,13 @@ void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message) {
   geometry->set_kv_dtype(ToProto(options.geometry.kv_dtype));
   if (options.ttl.has_value()) ToProto(*options.ttl, message->mutable_ttl());
   message->set_expected_tokens(options.expected_tokens);
+  message->set_name(options.name);
 }
 
 absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
   SessionInfo info;
   info.handle = FromProto(message.handle());
+  info.name = message.name();
   ATTN_ASSIGN_OR_RETURN(info.geometry, FromProto(message.geometry()));
   info.layer_lengths.assign(message.layer_lengths().begin(), message.layer_lengths().end());
   info.committed_length = message.committed_length();

@@ -3,6 +3,7 @@
 #include <future>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "client/internal/convert.h"
 #include "client/internal/future.h"
 #include "client/internal/grpc_step_stream.h"
@@ -114,6 +115,8 @@ void GrpcConnection::CreateSession(const SessionOptions& request, const CallOpti
                                    Callback<SessionInfo> done) {
   v1::CreateSessionRequest message;
   ToProto(request, &message);
+  // Every attempt asks for the same session.
+  if (request.name.empty()) message.set_name(NewUniqueId());
   CallAny(transport_->Settings(options), ATTN_METHOD(SessionService, CreateSession),
           Prepare(options, codec::OutgoingMessage(message)),
           [transport = transport_, done = std::move(done)](
@@ -197,16 +200,27 @@ void GrpcConnection::Explain(const ExplainRequest& request, const CallOptions& o
           Reading<v1::ExplainResponse>(std::move(done), kFromProto));
 }
 
+absl::StatusOr<size_t> GrpcConnection::TargetOf(const StepStreamOptions& options) const {
+  if (!options.worker.empty()) {
+    return FutureOf<absl::StatusOr<size_t>>([&](auto done) {
+             transport_->FindOwner(options.worker, transport_->Settings(options.call),
+                                   std::move(done));
+           })
+        .get();
+  }
+  const auto count = static_cast<int>(transport_->targets().size());
+  if (options.target >= 0 && options.target < count) return static_cast<size_t>(options.target);
+  return absl::InvalidArgumentError(
+      absl::StrCat("target is ", options.target, ", expected 0 to ", count - 1));
+}
+
 absl::StatusOr<std::unique_ptr<StepStream>> GrpcConnection::OpenStepStream(
     const StepStreamOptions& options) {
   ATTN_RETURN_IF_ERROR(CheckOptions(options.call));
   if (options.max_outstanding < 1) {
     return absl::InvalidArgumentError("max_outstanding: expected at least 1");
   }
-  std::future<absl::StatusOr<size_t>> owner = FutureOf<absl::StatusOr<size_t>>([&](auto done) {
-    transport_->FindOwner(options.worker, transport_->Settings(options.call), std::move(done));
-  });
-  ATTN_ASSIGN_OR_RETURN(const size_t target, owner.get());
+  ATTN_ASSIGN_OR_RETURN(const size_t target, TargetOf(options));
   // A stream is meant to last, so the client's default timeout does not apply to it.
   const CallSettings settings = ResolveSettings(
       transport_->options(), options.call, transport_->timer().Now(), absl::InfiniteDuration());

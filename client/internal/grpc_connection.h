@@ -57,6 +57,7 @@ class GrpcConnection final : public Connection {
  private:
   using Prepared = absl::StatusOr<std::shared_ptr<OutgoingRequest>>;
 
+  absl::StatusOr<size_t> TargetOf(const StepStreamOptions& options) const;
   // Calls any target.
   void CallAny(const CallSettings& settings, const char* method, Prepared request,
                AnswerCallback done);

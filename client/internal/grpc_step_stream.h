@@ -21,6 +21,7 @@ class GrpcStepStream final : public StepStream {
   ~GrpcStepStream() override;
 
   void StepAsync(const StepRequest& request, Callback done) override;
+  void CreateSessionAsync(const SessionOptions& request, SessionCallback done) override;
   absl::Status Finish() override;
   void Cancel() override;
   absl::Status status() const override;

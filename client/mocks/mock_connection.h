@@ -61,6 +61,7 @@ class MockConnection : public Connection {
 class MockStepStream : public StepStream {
  public:
   MOCK_METHOD(void, StepAsync, (const StepRequest&, Callback), (override));
+  MOCK_METHOD(void, CreateSessionAsync, (const SessionOptions&, SessionCallback), (override));
   MOCK_METHOD(absl::Status, Finish, (), (override));
   MOCK_METHOD(void, Cancel, (), (override));
   MOCK_METHOD(absl::Status, status, (), (const, override));

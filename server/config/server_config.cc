@@ -254,6 +254,9 @@ class Parser {
     Add("--completion-threads", config_.completion_threads,
         "Threads that receive and answer calls with tensors; 0: one for each four cores")
         ->check(CLI::Range(0, 256));
+    AddDuration("--keepalive-interval", config_.keepalive_interval,
+                "Silence of a connection until its client is asked whether it is there; one that "
+                "does not answer for a third as long again has gone, and its streams end");
     AddDuration("--drain-timeout", config_.drain_timeout,
                 "After SIGTERM, how long calls in flight may take");
     AddDuration("--device-recovery-timeout", config_.device_recovery_timeout,

@@ -60,6 +60,7 @@ struct ServerConfig {
   int max_stream_requests = 64;
   std::int64_t max_stream_bytes = std::int64_t{64} << 20;
   int completion_threads = 0;  // 0: one for each four cores
+  absl::Duration keepalive_interval = absl::Minutes(1);
 
   std::int64_t max_sessions = 10000;
   std::int64_t max_sessions_per_tenant = 10000;

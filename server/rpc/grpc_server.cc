@@ -18,9 +18,6 @@ namespace {
 // latency of 1 MiB messages by a tenth to a fifth on TCP and did nothing worse elsewhere.
 constexpr int kMaxFrameBytes = 16777215;
 
-// A client that is gone without a word (its machine lost power) is noticed after at most 80 s.
-constexpr int kKeepaliveTimeMs = 60'000;
-constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kMinPingIntervalMs = 10'000;
 
 // After the last of our calls is done, or was given up: time for its answer to leave before
@@ -28,6 +25,21 @@ constexpr int kMinPingIntervalMs = 10'000;
 constexpr absl::Duration kClosingGrace = absl::Milliseconds(250);
 // After gRPC has closed them: time for that to take effect before sockets are cut.
 constexpr absl::Duration kCuttingGrace = absl::Milliseconds(100);
+
+// Clients may look for a dead server with pings as often as the SDK does; the server looks for dead
+// clients itself (those whose machine lost power, or that are frozen), whose streams hold sessions
+// and answers.
+void SetKeepalive(absl::Duration interval, grpc::ServerBuilder& builder) {
+  const auto milliseconds = static_cast<int>(std::clamp<std::int64_t>(
+      absl::ToInt64Milliseconds(interval), 1, std::numeric_limits<int>::max()));
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kMinPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, std::max(milliseconds / 3, 1));
+  // gRPC would stop after two pings without data between them, and a stream may idle for hours.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+}
 
 }  // namespace
 
@@ -68,13 +80,7 @@ absl::Status GrpcServer::Listen() {
   builder.SetMaxReceiveMessageSize(max_bytes);
   builder.SetMaxSendMessageSize(-1);  // what a request may ask for is bounded when it is decoded
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
-  // Clients may look for a dead server with pings as often as the SDK does; the server looks for
-  // dead clients itself, whose streams hold sessions and answers.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-                             kMinPingIntervalMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  SetKeepalive(services_.limits.keepalive_interval, builder);
   std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) {

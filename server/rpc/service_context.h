@@ -46,6 +46,8 @@ struct ServiceLimits {
   int max_pending_layers = 1;
   int max_pending_layers_per_tenant = 1;
   absl::Duration upload_stall_timeout;
+  // Silence of a connection until the server asks whether its client is still there.
+  absl::Duration keepalive_interval = absl::Minutes(1);
 };
 
 // A processor as GetServerInfo shows it.

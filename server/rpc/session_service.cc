@@ -3,6 +3,7 @@
 #include <google/protobuf/arena.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -34,6 +35,7 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
   ATTENTION_ASSIGN_OR_RETURN(session.geometry.dtype,
                              DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
   session.expected_tokens = wire.expected_tokens();
+  session.name = wire.name();
   if (wire.has_ttl()) {
     session.ttl = absl::Seconds(wire.ttl().seconds()) + absl::Nanoseconds(wire.ttl().nanos());
     if (session.ttl == absl::ZeroDuration()) {
@@ -62,6 +64,16 @@ void EncodeSession(const SessionTable& table, const Session& session, v1::Sessio
   EncodeDuration(session.ttl, wire->mutable_ttl());
   EncodeTime(session.create_time, wire->mutable_create_time());
   EncodeTime(session.expire_time(), wire->mutable_expire_time());
+  wire->set_name(session.name);
+}
+
+// The session that is asked for, made or found by its name.
+absl::StatusOr<SessionLease> CreateOrFind(const ServiceContext& services, const CallFrame& frame,
+                                          const v1::CreateSessionRequest& request) {
+  ATTENTION_RETURN_IF_ERROR(services.scheduler.CheckAccepting());
+  ATTENTION_ASSIGN_OR_RETURN(SessionTable::NewSession decoded,
+                             DecodeNewSession(request, frame.tenant()));
+  return services.sessions.Create(std::move(decoded));
 }
 
 // One StepRequest, from arrival to its answer.
@@ -85,6 +97,10 @@ class StepExchange {
 class StepStreamCall final : public PipelinedStream {
  public:
   using PipelinedStream::PipelinedStream;
+  // Nothing of the stream is in flight any more.
+  ~StepStreamCall() override {
+    if (binding_ != 0) services().sessions.EndBound(binding_);
+  }
 
  private:
   using Exchange = StepExchange<v1::StepStreamRequest>;
@@ -94,6 +110,10 @@ class StepStreamCall final : public PipelinedStream {
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
     exchange->bytes = bytes.Length();
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
+    if (exchange->wire.has_create_session()) {
+      CreateBound(*exchange);
+      return absl::OkStatus();
+    }
     absl::Status status = frame().CheckRoom(exchange->bytes);
     if (status.ok()) {
       status = exchange->call.Begin(frame(), exchange->wire.request(), request.get());
@@ -107,6 +127,22 @@ class StepStreamCall final : public PipelinedStream {
     }
     if (!status.ok()) SendError(*exchange, status);
     return absl::OkStatus();
+  }
+
+  void CreateBound(const Exchange& exchange) {
+    const absl::Status status = ContainExceptions([&] {
+      ATTENTION_ASSIGN_OR_RETURN(const SessionLease session,
+                                 CreateOrFind(services(), frame(), exchange.wire.create_session()));
+      if (binding_ == 0) binding_ = services().sessions.NewBinding();
+      session->binding.store(binding_);
+      v1::StepStreamResponse response;
+      response.set_request_id(exchange.wire.request_id());
+      EncodeSession(services().sessions, *session,
+                    response.mutable_created_session()->mutable_session());
+      Send({codec::OutgoingMessage(response).Serialize(), /*is_last=*/true, exchange.bytes});
+      return absl::OkStatus();
+    });
+    if (!status.ok()) SendError(exchange, status);
   }
 
   void OnComputed(Exchange& exchange, AttentionResult& result) {
@@ -134,6 +170,8 @@ class StepStreamCall final : public PipelinedStream {
   std::shared_ptr<StepStreamCall> Self() {
     return std::static_pointer_cast<StepStreamCall>(shared_from_this());
   }
+
+  std::uint64_t binding_ = 0;  // of the sessions that end with the stream; 0: there are none
 };
 
 }  // namespace
@@ -173,11 +211,8 @@ void SessionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
 void SessionServiceImpl::CreateSession(UnaryCall& call) {
   AnswerNow<v1::CreateSessionRequest, v1::CreateSessionResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
-        ATTENTION_RETURN_IF_ERROR(services_.scheduler.CheckAccepting());
-        ATTENTION_ASSIGN_OR_RETURN(SessionTable::NewSession decoded,
-                                   DecodeNewSession(request, frame.tenant()));
         ATTENTION_ASSIGN_OR_RETURN(const SessionLease session,
-                                   services_.sessions.Create(std::move(decoded)));
+                                   CreateOrFind(services_, frame, request));
         EncodeSession(services_.sessions, *session, response->mutable_session());
         return absl::OkStatus();
       });

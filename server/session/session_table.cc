@@ -18,11 +18,24 @@ constexpr std::size_t kMaxRemembered = 4096;
 
 // What a client sends in a handle comes back in errors, which travel in headers of a few KiB.
 constexpr std::size_t kMaxHandleBytes = 256;
+constexpr std::size_t kMaxNameBytes = 128;
 
 absl::Status CheckHandleField(absl::string_view field, const std::string& value) {
   if (value.size() <= kMaxHandleBytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(field, " has ", value.size(), " bytes, expected at most ", kMaxHandleBytes));
+}
+
+// `reason`: what is remembered of a session that is gone.
+const char* HowItWent(ErrorReason reason) {
+  switch (reason) {
+    case ErrorReason::kSessionLost:
+      return " was lost: its device failed and lost its memory";
+    case ErrorReason::kSessionExpired:
+      return " was idle for longer than its TTL and was dropped";
+    default:
+      return " ended with the stream that it was bound to";
+  }
 }
 
 }  // namespace
@@ -85,7 +98,32 @@ absl::Status SessionTable::CheckQuota(const std::string& tenant) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<Session>> SessionTable::FindNamed(const NewSession& request,
+                                                                 std::shared_ptr<Session>* gone) {
+  if (request.name.empty()) return std::shared_ptr<Session>();
+  const auto named = ids_by_name_.find({request.tenant, request.name});
+  if (named == ids_by_name_.end()) return std::shared_ptr<Session>();
+  const auto it = sessions_.find(named->second);
+  if (IsGone(*it->second)) {
+    *gone = Remove(it);
+    RememberGone(**gone);
+    return std::shared_ptr<Session>();
+  }
+  const KvCache& cache = *it->second->cache;
+  if (cache.geometry() != request.geometry || cache.num_layers() != request.num_layers) {
+    return absl::AlreadyExistsError(
+        "name is that of a session with another geometry, expected a free name or the same "
+        "geometry");
+  }
+  return it->second;
+}
+
 absl::StatusOr<SessionLease> SessionTable::Create(NewSession request) {
+  if (request.name.size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("name has ", request.name.size(), " bytes, expected at most ", kMaxNameBytes));
+  }
+  std::shared_ptr<Session> gone;  // freed after the lock
   const absl::Duration ttl = request.ttl == absl::ZeroDuration()
                                  ? std::min(limits_.default_ttl, limits_.max_ttl)
                                  : request.ttl;
@@ -94,19 +132,31 @@ absl::StatusOr<SessionLease> SessionTable::Create(NewSession request) {
                                                    ", expected more than 0 and at most ",
                                                    absl::FormatDuration(limits_.max_ttl)));
   }
+  {
+    MutexLock lock(&mutex_);
+    ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named, FindNamed(request, &gone));
+    if (named != nullptr) return SessionLease(named, &clock_);
+  }
   ATTENTION_ASSIGN_OR_RETURN(
       std::shared_ptr<KvCache> cache,
       caches_.Create(request.geometry, request.num_layers, request.expected_tokens));
   auto session = std::make_shared<Session>();
   session->session_id = MakeSessionId();
-  session->tenant = std::move(request.tenant);
+  session->tenant = request.tenant;
+  session->name = request.name;
   session->ttl = ttl;
   session->create_time = clock_.Now();
   session->cache = std::move(cache);
 
   MutexLock lock(&mutex_);
+  // A call of the same name may have been faster.
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named, FindNamed(request, &gone));
+  if (named != nullptr) return SessionLease(named, &clock_);
   ATTENTION_RETURN_IF_ERROR(CheckQuota(session->tenant));
   ++sessions_per_tenant_[session->tenant];
+  if (!session->name.empty()) {
+    ids_by_name_[{session->tenant, session->name}] = session->session_id;
+  }
   sessions_.emplace(session->session_id, session);
   metrics_.sessions_created.Add();
   return SessionLease(session, &clock_);
@@ -137,10 +187,7 @@ absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {
 absl::Status SessionTable::NotFound(const std::string& session_id) const {
   if (const auto it = gone_.find(session_id); it != gone_.end()) {
     return ReasonedError(absl::StatusCode::kNotFound, it->second,
-                         absl::StrCat("session ", Quoted(session_id),
-                                      it->second == ErrorReason::kSessionLost
-                                          ? " was lost: its device failed and lost its memory"
-                                          : " was idle for longer than its TTL and was dropped"));
+                         absl::StrCat("session ", Quoted(session_id), HowItWent(it->second)));
   }
   return ReasonedError(
       absl::StatusCode::kNotFound, ErrorReason::kSessionNotFound,
@@ -161,14 +208,19 @@ std::shared_ptr<Session> SessionTable::Remove(SessionMap::iterator it) {
   sessions_.erase(it);
   const auto count = sessions_per_tenant_.find(session->tenant);
   if (--count->second == 0) sessions_per_tenant_.erase(count);
+  if (!session->name.empty()) ids_by_name_.erase({session->tenant, session->name});
   return session;
 }
 
 void SessionTable::RememberGone(const Session& session) {
   const bool is_lost = session.cache->is_lost();
   (is_lost ? metrics_.sessions_lost : metrics_.sessions_expired).Add();
-  gone_order_.push_back(session.session_id);
-  gone_[session.session_id] = is_lost ? ErrorReason::kSessionLost : ErrorReason::kSessionExpired;
+  Remember(session.session_id, is_lost ? ErrorReason::kSessionLost : ErrorReason::kSessionExpired);
+}
+
+void SessionTable::Remember(const std::string& session_id, ErrorReason reason) {
+  gone_order_.push_back(session_id);
+  gone_[session_id] = reason;
   if (gone_order_.size() <= kMaxRemembered) return;
   gone_.erase(gone_order_.front());
   gone_order_.pop_front();
@@ -197,6 +249,17 @@ absl::Status SessionTable::Delete(const SessionHandle& handle, absl::string_view
   if (it == sessions_.end() || it->second->tenant != tenant) return absl::OkStatus();
   removed = Remove(it);
   return absl::OkStatus();
+}
+
+void SessionTable::EndBound(std::uint64_t binding) {
+  std::vector<std::shared_ptr<Session>> ended;  // freed after the lock
+  MutexLock lock(&mutex_);
+  for (auto it = sessions_.begin(); it != sessions_.end();) {
+    const auto current = it++;
+    if (current->second->binding.load() != binding) continue;
+    ended.push_back(Remove(current));
+    Remember(ended.back()->session_id, ErrorReason::kSessionNotFound);
+  }
 }
 
 std::vector<std::shared_ptr<const Session>> SessionTable::List(absl::string_view tenant,

@@ -6,9 +6,11 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -34,12 +36,14 @@ struct SessionHandle {
 struct Session {
   std::string session_id;
   std::string tenant;
+  std::string name;  // the client's, unique among the tenant's; may be empty
   absl::Duration ttl;
   absl::Time create_time;
   std::shared_ptr<KvCache> cache;
 
   std::atomic<std::int64_t> last_used_ns{0};  // Unix time
   std::atomic<int> num_leases{0};             // calls in flight; a leased session never expires
+  std::atomic<std::uint64_t> binding{0};      // the stream that it ends with; 0: none
 
   absl::Time expire_time() const;
 };
@@ -77,6 +81,7 @@ class SessionTable {
     KvGeometry geometry;
     int num_layers = 0;
     std::int64_t expected_tokens = 0;
+    std::string name = {};  // empty: none
   };
 
   // The references must outlive the table.
@@ -87,9 +92,16 @@ class SessionTable {
   const std::string& worker() const { return worker_; }
   std::uint64_t worker_epoch() const { return worker_epoch_; }
 
-  // RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit, KV_EXHAUSTED without room for the expected
-  // tokens; INVALID_ARGUMENT for a TTL out of range or a geometry that cannot be.
+  // A new session, or the tenant's of this name. RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit,
+  // KV_EXHAUSTED without room for the expected tokens; INVALID_ARGUMENT for a TTL out of range, a
+  // name too long or a geometry that cannot be; ALREADY_EXISTS when the name's session has another
+  // geometry.
   absl::StatusOr<SessionLease> Create(NewSession request);
+
+  // Unique in this table, and not 0: for Session::binding.
+  std::uint64_t NewBinding() { return ++last_binding_; }
+  // Drops the sessions that are bound to this. Calls that use one keep its cache until they end.
+  void EndBound(std::uint64_t binding);
 
   // FAILED_PRECONDITION SESSION_MOVED, NOT_FOUND SESSION_LOST, SESSION_EXPIRED, SESSION_NOT_FOUND.
   absl::StatusOr<SessionLease> Acquire(const SessionHandle& handle, absl::string_view tenant);
@@ -113,6 +125,12 @@ class SessionTable {
   using SessionMap = std::unordered_map<std::string, std::shared_ptr<Session>>;
 
   absl::Status CheckOwner(const SessionHandle& handle) const;
+  using Name = std::pair<std::string, std::string>;  // of the tenant, of the session
+
+  // The tenant's session of the name, null when there is none; one that is gone is moved to `gone`.
+  absl::StatusOr<std::shared_ptr<Session>> FindNamed(const NewSession& request,
+                                                     std::shared_ptr<Session>* gone)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NotFound(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsExpired(const Session& session) const;
@@ -120,6 +138,8 @@ class SessionTable {
   bool IsGone(const Session& session) const;
   std::shared_ptr<Session> Remove(SessionMap::iterator it) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RememberGone(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remember(const std::string& session_id, ErrorReason reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string worker_;
   const std::uint64_t worker_epoch_;
@@ -127,9 +147,11 @@ class SessionTable {
   const KvCacheFactory& caches_;
   const Clock& clock_;
   ServerMetrics& metrics_;
+  std::atomic<std::uint64_t> last_binding_{0};
 
   mutable Mutex mutex_;
   SessionMap sessions_ ABSL_GUARDED_BY(mutex_);
+  std::map<Name, std::string> ids_by_name_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::int64_t> sessions_per_tenant_ ABSL_GUARDED_BY(mutex_);
   // The ids that went most recently, and how, so that their owners are told what happened.
   std::deque<std::string> gone_order_ ABSL_GUARDED_BY(mutex_);

@@ -22,6 +22,27 @@ class StepStreamTest : public ServiceFixture {
     EXPECT_TRUE(stream_->Write(request));
   }
 
+  // Creates a session on the stream, whose answer must be the next.
+  v1::Session Create(const std::string& name = "") {
+    v1::StepStreamRequest request;
+    request.set_request_id(1000);
+    *request.mutable_create_session() = MakeCreateRequest({});
+    request.mutable_create_session()->set_name(name);
+    EXPECT_TRUE(stream_->Write(request));
+    v1::StepStreamResponse answer;
+    EXPECT_TRUE(stream_->Read(&answer));
+    EXPECT_EQ(answer.request_id(), 1000u);
+    EXPECT_TRUE(answer.has_created_session()) << answer.ShortDebugString();
+    return answer.created_session().session();
+  }
+
+  static grpc::Status Get(const v1::SessionHandle& handle) {
+    v1::GetSessionRequest request;
+    *request.mutable_handle() = handle;
+    v1::GetSessionResponse response;
+    return shared_server().sessions().GetSession(NewContext().get(), request, &response);
+  }
+
   // Half-closes and reads to the end, which must be OK; answers by id.
   std::map<std::uint64_t, v1::StepStreamResponse> ReadAll() {
     EXPECT_TRUE(stream_->WritesDone());
@@ -116,6 +137,73 @@ TEST_F(StepStreamTest, AFailedStepAndARefusedRequestLeaveTheStreamOpen) {
   EXPECT_EQ(gap.metadata().at("actual_position"), "10");
   EXPECT_THAT(answers.at(3).error(), FailsWith(grpc::INVALID_ARGUMENT, "steps has 0 entries"));
   EXPECT_EQ(answers.at(4).response().results(0).position(), 20);
+}
+
+TEST_F(StepStreamTest, ASessionCreatedOnItEndsWithIt) {
+  const v1::AttendRequest prompt = MakePrompt(20);
+  Open(shared_server());
+  const v1::SessionHandle handle = Create().handle();
+  Send(1, MakeStep(prompt, handle, 0, 10));
+  EXPECT_EQ(MustStep(shared_server(), MakeStep(prompt, MustCreate(shared_server()).handle(), 0, 10))
+                .position(),
+            10);
+  EXPECT_EQ(ReadAll().at(1).response().results(0).position(), 10);
+  EXPECT_TRUE(WaitUntil([&] { return !Get(handle).ok(); }));
+  EXPECT_THAT(Get(handle), FailsBecause(grpc::NOT_FOUND, "SESSION_NOT_FOUND"));
+  EXPECT_THAT(Get(handle), FailsWith(grpc::NOT_FOUND, "ended with the stream"));
+}
+
+TEST_F(StepStreamTest, OtherCallsMayUseASessionUntilItsStreamIsCancelled) {
+  const v1::AttendRequest prompt = MakePrompt(20);
+  Open(shared_server());
+  const v1::SessionHandle handle = Create().handle();
+  EXPECT_EQ(MustStep(shared_server(), MakeStep(prompt, handle, 0, 10)).position(), 10);
+  context_->TryCancel();
+  EXPECT_TRUE(WaitUntil([&] { return !Get(handle).ok(); }));
+  EXPECT_THAT(RunStep(shared_server(), MakeStep(prompt, handle, 10, 20)).error(),
+              FailsBecause(grpc::NOT_FOUND, "SESSION_NOT_FOUND"));
+  EXPECT_FALSE(stream_->Finish().ok());
+}
+
+TEST_F(StepStreamTest, ANamedSessionEndsWithTheStreamThatAskedForItLast) {
+  Open(shared_server());
+  const v1::SessionHandle handle = Create("handed over").handle();
+  const auto first_context = std::move(context_);
+  const auto first_stream = std::move(stream_);
+  Open(shared_server());
+  const v1::SessionHandle bystander = Create().handle();
+  EXPECT_EQ(Create("handed over").handle().session_id(), handle.session_id());
+  first_context->TryCancel();
+  EXPECT_FALSE(first_stream->Finish().ok());
+  EXPECT_TRUE(Get(handle).ok());
+  EXPECT_TRUE(ReadAll().empty());
+  EXPECT_TRUE(WaitUntil([&] { return !Get(handle).ok() && !Get(bystander).ok(); }));
+}
+
+TEST_F(StepStreamTest, ARefusedCreationLeavesTheStreamOpen) {
+  Open(shared_server());
+  v1::StepStreamRequest request;
+  request.set_request_id(7);
+  request.mutable_create_session();
+  EXPECT_TRUE(stream_->Write(request));
+  v1::StepStreamResponse answer;
+  ASSERT_TRUE(stream_->Read(&answer));
+  EXPECT_EQ(answer.request_id(), 7u);
+  EXPECT_THAT(answer.error(), FailsWith(grpc::INVALID_ARGUMENT, "geometry is missing"));
+  Create();
+  EXPECT_TRUE(ReadAll().empty());
+}
+
+TEST_F(StepStreamTest, ADrainEndsStreamsAndTheirSessions) {
+  TestServer own;
+  Open(own);
+  Create();
+  EXPECT_EQ(own.Metric("attention_sessions"), 1);
+  own.DrainAndStop();
+  EXPECT_EQ(own.Metric("attention_sessions"), 0);
+  v1::StepStreamResponse none;
+  EXPECT_FALSE(stream_->Read(&none));
+  EXPECT_THAT(stream_->Finish(), FailsBecause(grpc::UNAVAILABLE, "DRAINING"));
 }
 
 TEST_F(StepStreamTest, TheSdksStreamDrivesASession) {

@@ -1,6 +1,8 @@
 """Every RPC, called as a Python program would call it."""
 
 import datetime
+import queue
+import time
 import unittest
 
 import grpc
@@ -402,6 +404,14 @@ class SessionLifeTest(SessionTestCase):
         with assert_fails(self, NOT_FOUND, reason="SESSION_NOT_FOUND"):
             self.get(created.handle)
 
+    @exercises(SESSION + "CreateSession")
+    def test_a_name_makes_one_session(self):
+        first = self.create(geometry=geometry(), name="mine")
+        again = self.create(geometry=geometry(), name="mine")
+        self.assertEqual((again.handle, again.name), (first.handle, "mine"))
+        with assert_fails(self, grpc.StatusCode.ALREADY_EXISTS, "name"):
+            self.create(geometry=geometry(num_layers=2), name="mine")
+
     @exercises(SESSION + "ListSessions", SESSION + "CreateSession")
     def test_list_in_pages(self):
         ids = {self.create(geometry=geometry()).handle.session_id for _ in range(5)}
@@ -690,6 +700,28 @@ class StepStreamTest(SessionTestCase):
         responses = self.stream([make_step(handle, problem, i, i + 1) for i in range(100)])
         rows = [response.response.results[0].output.data for response in responses]
         self.assertEqual(b"".join(rows), whole.output.data)
+
+    @exercises(SESSION + "StepStream", SESSION + "GetSession")
+    def test_a_session_created_on_a_stream_ends_with_it(self):
+        requests = queue.SimpleQueue()
+        call = self.client.sessions.StepStream(iter(requests.get, None), metadata=self.metadata)
+        create = session_service_pb2.CreateSessionRequest(geometry=geometry())
+        requests.put(session_service_pb2.StepStreamRequest(request_id=1, create_session=create))
+        handle = next(call).created_session.session.handle
+        problem = make_problem(4, 4, 4, 2, 16, 16, is_causal=True)
+        [result] = self.step(make_step(handle, problem, 0, 4))
+        problem.check(self, result)
+        requests.put(None)
+        self.assertEqual(list(call), [])
+        for _ in range(1000):
+            try:
+                self.get(handle)
+            except grpc.RpcError as error:
+                self.assertEqual(error.code(), NOT_FOUND)
+                self.assertIn("ended with the stream", error.details())
+                return
+            time.sleep(0.01)
+        self.fail("the session is still there")
 
     @exercises(SESSION + "StepStream")
     def test_errors_leave_the_stream_alone(self):

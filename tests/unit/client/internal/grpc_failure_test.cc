@@ -88,6 +88,30 @@ TEST_F(GrpcFailureTest, UnavailableIsRetriedOnSchedule) {
   EXPECT_EQ(ids_.size(), 1u) << "attempts share the request's id";
 }
 
+TEST_F(GrpcFailureTest, EveryAttemptToCreateASessionAsksForTheSameOne) {
+  std::vector<std::string> names;
+  server_.on_create_session = [&](auto*, const v1::CreateSessionRequest& request, auto* response) {
+    names.push_back(request.name());
+    if (names.size() == 1) return grpc::Status(grpc::UNAVAILABLE, "made, but who is to know");
+    response->mutable_session()->mutable_geometry()->set_kv_dtype(v1::DTYPE_FLOAT32);
+    response->mutable_session()->set_name(request.name());
+    return grpc::Status::OK;
+  };
+  Client client = FakeTimeClient();
+  Future<Session> future = client.CreateSessionFuture({});
+  timer_->RunNext();
+  const auto session = future.get();
+  ASSERT_TRUE(session.ok()) << session.status();
+  ASSERT_EQ(names.size(), 2u);
+  EXPECT_EQ(names[0].size(), 32u);
+  EXPECT_EQ(names[0], names[1]);
+  EXPECT_EQ(session->info().name, names[0]);
+  ASSERT_TRUE(client.CreateSession({}).ok());
+  EXPECT_NE(names[2], names[0]) << "another call makes another session";
+  ASSERT_TRUE(client.CreateSession({.name = "mine"}).ok());
+  EXPECT_EQ(names[3], "mine");
+}
+
 TEST_F(GrpcFailureTest, AttemptsAreUsedUp) {
   FailTimes(9, ServerError(grpc::StatusCode::UNAVAILABLE, "bye", "DRAINING"));
   Client client = FakeTimeClient();

@@ -280,6 +280,45 @@ TEST_F(GrpcStepStreamTest, ThreadsShareAStream) {
   EXPECT_TRUE(stream->Finish().ok());
 }
 
+TEST_F(GrpcStepStreamTest, SessionsAreCreatedBetweenSteps) {
+  server_.on_step_stream = [](auto*, ServerStream* stream) {
+    v1::StepStreamRequest request;
+    while (stream->Read(&request)) {
+      v1::StepStreamResponse response = AnswerTo(request);
+      if (request.has_create_session() && request.create_session().name() == "bad") {
+        response.mutable_error()->set_code(grpc::StatusCode::RESOURCE_EXHAUSTED);
+        response.mutable_error()->set_reason("QUOTA_EXCEEDED");
+      } else if (request.has_create_session()) {
+        v1::Session* session = response.mutable_created_session()->mutable_session();
+        *session->mutable_geometry() = request.create_session().geometry();
+        session->mutable_handle()->set_session_id("new");
+      }
+      stream->Write(response);
+    }
+    return grpc::Status::OK;
+  };
+  const auto stream = Open();
+  EXPECT_TRUE(stream->Step(Numbered(1)).ok());
+  const auto info = stream->CreateSession({.geometry = {.num_layers = 3}});
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->handle.session_id, "new");
+  EXPECT_EQ(info->geometry.num_layers, 3);
+  EXPECT_EQ(ErrorReason(stream->CreateSession({.name = "bad"}).status()),
+            std::string(kQuotaExceeded));
+  EXPECT_TRUE(stream->Step(Numbered(2)).ok());
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(stream->CreateSession({}).status()));
+}
+
+TEST_F(GrpcStepStreamTest, ABrokenStreamFailsTheSessionsThatAreBeingCreated) {
+  server_.on_step_stream = [](auto*, ServerStream* stream) {
+    v1::StepStreamRequest request;
+    stream->Read(&request);
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "bye");
+  };
+  EXPECT_EQ(Open()->CreateSession({}).status(), absl::UnavailableError("bye"));
+}
+
 TEST_F(GrpcStepStreamTest, MetadataReachesTheServerAndTheDefaultTimeoutDoesNot) {
   std::string tenant, id;
   bool has_deadline = true;

@@ -5,11 +5,14 @@
 #include <gmock/gmock.h>
 
 #include <cstring>
+#include <future>
+#include <thread>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "client/errors.h"
 #include "tests/unit/client/fake_lane.h"
+#include "tests/unit/client/fake_layer.h"
 #include "tests/unit/client/fake_server.h"
 
 namespace attention::client {
@@ -272,6 +275,66 @@ TEST_F(SharedLanesTest, ARegionThatAStreamDoesNotFindIsMadeUpFor) {
   ExpectEcho((*stream)->Step(Steps()));
   EXPECT_EQ(num_lost_, 2);
   EXPECT_TRUE((*stream)->Finish().ok());
+}
+
+TEST_F(SharedLanesTest, StepsThatHaveOvertakenALostOneAreSentAgainBehindIt) {
+  StartLane();
+  OneLayer layer;
+  server_.on_step_stream = [&](auto*, auto* stream) { return layer.Serve(stream); };
+  const auto client = Connect();
+  auto stream = client->OpenStepStream();
+  ASSERT_TRUE(stream.ok());
+  const TensorView large(values_, kShape);
+  const TensorView small(values_.data(), DType::kFloat32, {1, 1, 64});
+  layer.is_lost = true;
+  std::vector<std::future<absl::StatusOr<StepResult>>> answers;
+  std::vector<int64_t> expected;
+  int64_t position = 0;
+  for (int i = 0; i < 12; ++i) {
+    // Appends by shared memory and by message, and steps that attend over whatever is there.
+    SessionStep step{.handle = {.session_id = "one"}};
+    if (i % 3 != 2) {
+      step.k = step.v = i % 3 == 0 ? large : small;
+      step.expected_position = position;
+      position += step.k.shape[0];
+    } else {
+      step.q = small;
+    }
+    expected.push_back(position);
+    answers.push_back((*stream)->StepFuture({.steps = {step}}));
+  }
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const auto result = answers[i].get();
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_TRUE(result->results[0].status.ok()) << i << ": " << result->results[0].status;
+    EXPECT_EQ(result->results[0].position, expected[i]) << i;
+  }
+  EXPECT_EQ(layer.length(), position);
+  EXPECT_TRUE((*stream)->Finish().ok());
+}
+
+TEST_F(SharedLanesTest, AFinishingStreamStillSendsALostStepAgain) {
+  StartLane();
+  OneLayer layer;
+  absl::Notification is_finishing;
+  server_.on_step_stream = [&](auto*, auto* stream) {
+    is_finishing.WaitForNotification();
+    return layer.Serve(stream);
+  };
+  const auto client = Connect();
+  auto stream = client->OpenStepStream();
+  ASSERT_TRUE(stream.ok());
+  const TensorView large(values_, kShape);
+  layer.is_lost = true;
+  auto answer = (*stream)->StepFuture(
+      {.steps = {
+           {.handle = {.session_id = "one"}, .expected_position = 0, .k = large, .v = large}}});
+  std::thread finisher([&] { EXPECT_TRUE((*stream)->Finish().ok()); });
+  is_finishing.Notify();
+  const auto result = answer.get();
+  finisher.join();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->results[0].status.ok()) << result->results[0].status;
 }
 
 TEST_F(SharedLanesTest, ACallWithWeightsIsMadeUpFor) {

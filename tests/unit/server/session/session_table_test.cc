@@ -45,6 +45,54 @@ TEST_F(SessionTableTest, ASessionIsFoundByItsHandle) {
   EXPECT_EQ((*found)->session_id, (*created)->session_id);
 }
 
+TEST_F(SessionTableTest, ANameMakesOneSessionHoweverOftenItIsAskedFor) {
+  const auto create = [&](const std::string& tenant, const std::string& name, int layers = 1) {
+    return table_.Create(
+        {tenant, absl::ZeroDuration(), {1, 8, 8, DType::kFloat32}, layers, 0, name});
+  };
+  const auto first = create("a", "mine");
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ((*create("a", "mine"))->session_id, (*first)->session_id);
+  EXPECT_NE((*create("a", "other"))->session_id, (*first)->session_id);
+  EXPECT_NE((*create("b", "mine"))->session_id, (*first)->session_id) << "names are each tenant's";
+  EXPECT_EQ(table_.num_sessions(), 3);
+  EXPECT_EQ(create("a", "mine", 2).status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(create("a", std::string(129, 'x')).status().message()),
+              ::testing::HasSubstr("name has 129 bytes, expected at most 128"));
+  ASSERT_TRUE(table_.Delete(HandleOf(*first), "a").ok());
+  EXPECT_NE((*create("a", "mine", 2))->session_id, (*first)->session_id)
+      << "the name is free again";
+}
+
+TEST_F(SessionTableTest, ANameOutlivesAnExpiredSession) {
+  const SessionTable::NewSession request{"a",   absl::Minutes(1), {1, 8, 8, DType::kFloat32}, 1, 0,
+                                         "mine"};
+  const std::string first = (*table_.Create(request))->session_id;
+  clock_.Advance(absl::Minutes(2));
+  EXPECT_NE((*table_.Create(request))->session_id, first);
+  EXPECT_EQ(table_.num_sessions(), 1);
+}
+
+TEST_F(SessionTableTest, BoundSessionsEndTogetherAndSayHow) {
+  const auto bound = Create("a");
+  const auto free = Create("a");
+  const auto others = Create("b");
+  const std::uint64_t binding = table_.NewBinding();
+  const std::uint64_t other_binding = table_.NewBinding();
+  EXPECT_NE(binding, other_binding);
+  (*bound)->binding = binding;
+  (*others)->binding = other_binding;
+  table_.EndBound(binding);
+  EXPECT_EQ(table_.num_sessions(), 2);
+  const absl::Status status = table_.Acquire(HandleOf(*bound), "a").status();
+  EXPECT_EQ(ReasonOf(status), "SESSION_NOT_FOUND");
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::HasSubstr("ended with the stream that it was bound to"));
+  EXPECT_TRUE(table_.Acquire(HandleOf(*free), "a").ok());
+  EXPECT_TRUE(table_.Acquire(HandleOf(*others), "b").ok());
+  EXPECT_EQ((*bound)->cache->num_layers(), 1) << "who uses it keeps it";
+}
+
 TEST_F(SessionTableTest, AnotherTenantCannotTellThatItExists) {
   const auto created = Create("a");
   ASSERT_TRUE(created.ok());
