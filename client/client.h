@@ -53,9 +53,10 @@ class Client {
   // On a connection of one's own: a mock, or a decorator. Not null.
   explicit Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
 
-  // Blocks until every target is connected; DEADLINE_EXCEEDED names one that is not. Then, and no
-  // longer than that, until it is known which of them share memory, so that the first large request
-  // can make use of it.
+  // Blocks until every target is connected; DEADLINE_EXCEEDED names one that is not, and why: its
+  // name cannot be resolved, it refuses connections, it speaks TLS or HTTP/1. To find that out
+  // takes no longer than was waited, and a second at most. Then, and no longer than that, until it
+  // is known which of them share memory, so that the first large request can make use of it.
   absl::Status WaitUntilReady(absl::Duration timeout);
 
   // Memory for a tensor that is then sent without being copied, to servers on this host that offer
@@ -86,8 +87,9 @@ class Client {
   void AttendWithWeightsAsync(const AttendRequest& request, WeightsCallback on_block,
                               const CallOptions& options, Callback<AttendResult> done);
 
-  // Creates an empty session. RESOURCE_EXHAUSTED: reason kQuotaExceeded or kKvExhausted. A create
-  // that is retried after its answer was lost leaves a session behind, until its TTL.
+  // Creates an empty session, or finds it by its name. RESOURCE_EXHAUSTED: reason kQuotaExceeded or
+  // kKvExhausted. Retries make one session on a server. With several targets a retry goes to the
+  // next; a session that the one before made without being able to say so ends after its TTL.
   absl::StatusOr<Session> CreateSession(const SessionOptions& request,
                                         const CallOptions& options = {});
   Future<Session> CreateSessionFuture(const SessionOptions& request,

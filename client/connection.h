@@ -71,7 +71,7 @@ class Connection {
   virtual absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(
       const StepStreamOptions& options) = 0;
   // Blocks until every target is connected (OK) or the deadline has passed (DEADLINE_EXCEEDED,
-  // naming a target).
+  // naming a target and why).
   virtual absl::Status WaitUntilReady(absl::Time deadline) = 0;
   // Memory for a tensor of the caller's, shared with servers where that is possible. By default it
   // never is.

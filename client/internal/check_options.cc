@@ -32,12 +32,23 @@ bool IsPrintable(const std::string& text) {
                      [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); });
 }
 
+absl::Status CheckTarget(const std::string& target) {
+  ATTN_RETURN_IF_ERROR(Check(!target.empty(), "targets", "no empty address"));
+  const size_t end = target.find("://");
+  if (end == std::string::npos) return absl::OkStatus();
+  const std::string scheme = target.substr(0, end);
+  if (scheme == "dns" || scheme == "unix") return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("targets: '", target, "' is a URL of the scheme ", scheme,
+                   ", expected host:port, dns:///host:port or unix:/path"));
+}
+
 }  // namespace
 
 absl::Status CheckOptions(const ClientOptions& options) {
   ATTN_RETURN_IF_ERROR(Check(!options.targets.empty(), "targets", "at least one"));
   for (const std::string& target : options.targets) {
-    ATTN_RETURN_IF_ERROR(Check(!target.empty(), "targets", "no empty address"));
+    ATTN_RETURN_IF_ERROR(CheckTarget(target));
   }
   ATTN_RETURN_IF_ERROR(Check(!options.tenant.empty() && IsPrintable(options.tenant), "tenant",
                              "printable ASCII, not empty"));

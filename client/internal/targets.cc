@@ -4,9 +4,12 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/internal/target_probe.h"
 
 namespace attention::client::internal {
 namespace {
@@ -14,10 +17,16 @@ namespace {
 // gRPC's own reconnect back-off starts at a second, longer than all our retries together; a
 // restarted server should be found again by them.
 constexpr int kInitialReconnectBackoffMs = 50;
-constexpr int kMaxReconnectBackoffMs = 2000;
+constexpr int kMaxReconnectBackoffMs = 500;
+// How long an attempt to connect may take.
+constexpr int kConnectTimeoutMs = 2000;
 
 // The largest that HTTP/2 allows, as the server has it: a tensor then travels in a few frames.
 constexpr int kMaxFrameBytes = 16777215;
+
+// How long it may take to find out why there is no connection: no longer than was waited for one.
+constexpr absl::Duration kMinProbeTime = absl::Milliseconds(100);
+constexpr absl::Duration kMaxProbeTime = absl::Seconds(1);
 
 grpc::ChannelArguments MakeArguments(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
@@ -29,7 +38,7 @@ grpc::ChannelArguments MakeArguments(const ClientOptions& options) {
   // The retry loop retries; gRPC's would keep a second copy of each request for it.
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kInitialReconnectBackoffMs);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kMaxReconnectBackoffMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectBackoffMs);
   if (options.keepalive_interval != absl::InfiniteDuration()) {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
@@ -79,11 +88,13 @@ void Targets::Learn(const std::string& worker, size_t target) {
 }
 
 absl::Status Targets::WaitUntilReady(absl::Time deadline) {
+  const absl::Duration patience = std::clamp(deadline - absl::Now(), kMinProbeTime, kMaxProbeTime);
   for (const auto& target : targets_) {
     for (const auto& endpoint : target->endpoints) {
       if (!endpoint->channel->WaitForConnected(absl::ToChronoTime(deadline))) {
         return absl::DeadlineExceededError(
-            absl::StrCat("no connection to ", target->address, " in time"));
+            absl::StrCat("no connection to ", target->address,
+                         " in time: ", DiagnoseTarget(target->address, patience)));
       }
     }
   }

@@ -24,6 +24,8 @@ void ExpectRefused(const ClientOptions& options, const char* option) {
 TEST(CheckOptionsTest, AcceptsDefaultsAndBounds) {
   ClientOptions options = Good();
   EXPECT_TRUE(Client::Connect(options).ok());
+  options.targets = {"dns:///localhost:1", "unix:///tmp/socket", "unix:socket", "[::1]:1"};
+  EXPECT_TRUE(internal::CheckOptions(options).ok());
   options.num_channels = 64;
   options.max_message_bytes = (int64_t{1} << 31) - 1;
   options.retry_policy = RetryPolicy::None();
@@ -39,6 +41,8 @@ TEST(CheckOptionsTest, NamesTheOptionThatIsOutOfRange) {
   };
   ExpectRefused({}, "targets");
   ExpectRefused(with([](auto& o) { o.targets = {""}; }), "targets");
+  ExpectRefused(with([](auto& o) { o.targets = {"http://localhost:7070"}; }),
+                "targets: 'http://localhost:7070' is a URL of the scheme http, expected host:port");
   ExpectRefused(with([](auto& o) { o.tenant = ""; }), "tenant");
   ExpectRefused(with([](auto& o) { o.tenant = "a\nb"; }), "tenant");
   ExpectRefused(with([](auto& o) { o.default_timeout = absl::ZeroDuration(); }), "default_timeout");

@@ -1,8 +1,13 @@
 // One client of several servers: turns, retries on the next, and finding a session's owner.
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <set>
+#include <thread>
 
 #include "client/errors.h"
 #include "tests/unit/client/fake_server.h"
@@ -136,8 +141,88 @@ TEST_F(GrpcTargetsTest, AStreamGoesToTheWorkerItNames) {
   EXPECT_EQ((*client_->OpenStepStream({.worker = "a"}))->Step({})->timing.batch_size, 1);
 }
 
+TEST_F(GrpcTargetsTest, AStreamWithoutAWorkerGoesToItsTarget) {
+  a_.stream_mark = 1;
+  b_.stream_mark = 2;
+  EXPECT_EQ((*client_->OpenStepStream({.target = 1}))->Step({})->timing.batch_size, 2);
+  EXPECT_EQ((*client_->OpenStepStream())->Step({})->timing.batch_size, 1);
+  EXPECT_THAT(std::string(client_->OpenStepStream({.target = 2}).status().message()),
+              testing::HasSubstr("target is 2, expected 0 to 1"));
+}
+
 TEST_F(GrpcTargetsTest, ReadyMeansAll) {
   EXPECT_TRUE(client_->WaitUntilReady(absl::Seconds(10)).ok());
+}
+
+// Answers what comes first on each connection with these bytes, if it begins as it likes, and hangs
+// up.
+class OneAnswer {
+ public:
+  explicit OneAnswer(std::string answer, const std::string& liked = "")
+      : answer_(std::move(answer)), liked_(liked) {
+    fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(bind(fd_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(listen(fd_, 16), 0);
+    EXPECT_EQ(getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    address_ = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+    thread_ = std::thread([this] { Serve(); });
+  }
+  ~OneAnswer() {
+    shutdown(fd_, SHUT_RDWR);
+    thread_.join();
+    close(fd_);
+  }
+
+  const std::string& address() const { return address_; }
+
+ private:
+  void Serve() {
+    for (int fd = accept(fd_, nullptr, nullptr); fd >= 0; fd = accept(fd_, nullptr, nullptr)) {
+      char first[256];
+      const ssize_t size = recv(fd, first, sizeof(first), 0);
+      if (size > 0 && std::string(first, static_cast<size_t>(size)).starts_with(liked_)) {
+        send(fd, answer_.data(), answer_.size(), 0);
+      }
+      close(fd);
+    }
+  }
+
+  const std::string answer_;
+  const std::string liked_;
+  std::string address_;
+  int fd_ = -1;
+  std::thread thread_;
+};
+
+std::string WhyNotReady(const std::string& address) {
+  const auto client = Client::Connect({.targets = {address}});
+  EXPECT_TRUE(client.ok()) << client.status();
+  const absl::Status status = (*client)->WaitUntilReady(absl::Milliseconds(300));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  return std::string(status.message());
+}
+
+TEST(WaitUntilReadyTest, NamesWhatIsInTheWay) {
+  using testing::HasSubstr;
+  std::string refused;
+  { refused = OneAnswer("").address(); }
+  EXPECT_THAT(WhyNotReady(refused), HasSubstr("connection refused by " + refused));
+  EXPECT_THAT(WhyNotReady("nobody.invalid:7070"),
+              HasSubstr("host 'nobody.invalid' cannot be resolved: "));
+  EXPECT_THAT(WhyNotReady("unix:/no/such/socket"),
+              HasSubstr("cannot connect to unix:/no/such/socket: No such file or directory"));
+  const OneAnswer tls("\x15\x03\x03");
+  EXPECT_THAT(WhyNotReady(tls.address()), HasSubstr(tls.address() + " speaks TLS"));
+  const OneAnswer strict("\x16\x03\x03", /*liked=*/"\x16\x03\x01");
+  EXPECT_THAT(WhyNotReady(strict.address()), HasSubstr(strict.address() + " speaks TLS"));
+  const OneAnswer web("HTTP/1.1 400 Bad Request\r\n\r\n");
+  EXPECT_THAT(WhyNotReady(web.address()), HasSubstr("speaks HTTP/1, expected the port for gRPC"));
+  const OneAnswer mute("");
+  EXPECT_THAT(WhyNotReady(mute.address()), HasSubstr("takes connections and does not answer"));
 }
 
 }  // namespace

@@ -178,5 +178,15 @@ TEST(NextDelayTest, ManyAttemptsDoNotOverflow) {
             policy.max_backoff);
 }
 
+TEST(NextDelayTest, TheDefaultsOutlastAServerThatRestartsInTwoSeconds) {
+  const RetryPolicy policy;
+  absl::Duration shortest;
+  for (int attempt = 1; attempt < policy.max_attempts; ++attempt) {
+    shortest += *NextDelay(policy, attempt, absl::UnavailableError("refused"), /*random=*/0);
+  }
+  // It takes the client up to 0.6 s to try to connect again.
+  EXPECT_GE(shortest, absl::Seconds(2.6));
+}
+
 }  // namespace
 }  // namespace attention::client::internal
