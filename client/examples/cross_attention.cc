@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "client/client.h"
+#include "client/examples/version_flag.h"
 
 namespace {
 
@@ -125,6 +126,7 @@ absl::Status Run(const std::string& target) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (PrintsVersion(argc, argv, "attention-cross-attention")) return 0;
   const bool has_target = argc == 3 && std::strcmp(argv[1], "--target") == 0;
   const absl::Status status = Run(has_target ? argv[2] : "127.0.0.1:7070");
   if (status.ok()) return 0;

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "client/examples/version_flag.h"
 
 namespace {
 
@@ -197,6 +198,7 @@ int RunAll(Client& client) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (PrintsVersion(argc, argv, "attention-quickstart")) return 0;
   const absl::StatusOr<std::shared_ptr<Client>> client =
       Client::Connect({.targets = {TargetFrom(argc, argv)}});
   absl::Status status = client.status();

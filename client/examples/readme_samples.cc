@@ -12,6 +12,7 @@
 
 #include "client/client.h"
 #include "client/errors.h"
+#include "client/examples/version_flag.h"
 #include "client/merge.h"
 
 namespace {
@@ -166,6 +167,7 @@ absl::Status Layers(Client& client_ref) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (attention::client::PrintsVersion(argc, argv, "attention-readme-samples")) return 0;
   if (argc != 3 || std::string(argv[1]) != "--target") {
     std::fprintf(stderr, "usage: %s --target ADDRESS\n", argv[0]);
     return 2;

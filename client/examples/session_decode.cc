@@ -11,6 +11,7 @@
 
 #include "client/client.h"
 #include "client/errors.h"
+#include "client/examples/version_flag.h"
 
 namespace {
 
@@ -79,6 +80,7 @@ absl::Status Run(const std::string& target) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (PrintsVersion(argc, argv, "attention-session-decode")) return 0;
   const bool has_target = argc == 3 && std::strcmp(argv[1], "--target") == 0;
   const absl::Status status = Run(has_target ? argv[2] : "127.0.0.1:7070");
   if (status.ok()) return 0;

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "client/examples/smollm2_attention.h"
 #include "client/examples/smollm2_model.h"
+#include "client/version.h"
 #include "nlohmann/json.hpp"
 
 namespace {
@@ -129,6 +130,8 @@ int main(int argc, char** argv) {
   app.add_option("--attention", options.attention)->check(CLI::IsMember({"remote", "local"}));
   app.add_option("--max-tokens", options.max_tokens, "new tokens of each prompt");
   app.add_flag("--print-ids", options.print_ids, "print token ids too");
+  app.set_version_flag("--version",
+                       "attention-smollm2 " + std::string(attention::client::Version()));
   CLI11_PARSE(app, argc, argv);
   try {
     const absl::Status status = Run(options);

@@ -211,6 +211,7 @@ int Main(int argc, char** argv) {
   app.add_option("--clock", options.clock,
                  "wall, or cpu: processor time, for machines that other work shares")
       ->check(CLI::IsMember({"wall", "cpu"}));
+  app.set_version_flag("--version", "attention-bench " ATTENTION_VERSION);
   CLI11_PARSE(app, argc, argv);
   options.cases = shape.empty() ? AllCases() : std::vector<CaseSpec>{CaseOf(shape)};
   if (options.threads.empty()) {

@@ -240,6 +240,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", threads, "Compute threads; 0: one a core");
   app.add_option("--seconds", seconds, "For each case")->check(CLI::Range(0.0, 600.0));
   app.add_option("--filter", filter, "Only the cases whose name has this; M: many layers");
+  app.set_version_flag("--version", "attention-forward-bench " ATTENTION_VERSION);
   CLI11_PARSE(app, argc, argv);
   if (threads == 0) threads = static_cast<int>(std::thread::hardware_concurrency());
   server::ServerConfig config;

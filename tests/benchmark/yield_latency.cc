@@ -163,6 +163,7 @@ int Main(int argc, char** argv) {
   app.add_option("--tokens", tokens, "length of the prompt")->check(CLI::PositiveNumber);
   app.add_option("--threads", threads)->check(CLI::PositiveNumber);
   app.add_option("--seconds", seconds, "for each type")->check(CLI::PositiveNumber);
+  app.set_version_flag("--version", "attention-yield-latency " ATTENTION_VERSION);
   CLI11_PARSE(app, argc, argv);
   for (DType dtype : {DType::kFloat32, DType::kBFloat16}) Measure(dtype, tokens, threads, seconds);
   return 0;

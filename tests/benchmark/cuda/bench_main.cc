@@ -178,6 +178,7 @@ int Run(const Options& options, std::span<const AttentionBenchPeer> peers) {
 int BenchMain(int argc, const char* const* argv, std::span<const AttentionBenchPeer> peers) {
   Options options;
   CLI::App app("Measures the CUDA kernels, and peers where there are any, in the device's time.");
+  app.set_version_flag("--version", "attention-bench-cuda " ATTENTION_VERSION);
   AddOptions(app, &options);
   CLI11_PARSE(app, argc, const_cast<char**>(argv));
   return Run(options, peers);

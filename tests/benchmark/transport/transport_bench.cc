@@ -48,6 +48,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--rounds", options.contest.rounds)->check(CLI::PositiveNumber);
   app.add_flag("--quick", options.is_quick, "Leave out what exceeds 1 MiB");
+  app.set_version_flag("--version", "attention-bench-transport " ATTENTION_VERSION);
   CLI11_PARSE(app, argc, argv);
   SetUpMemory(Memory::kKeep);
   const auto run = study == "server" ? StudyServer
