@@ -5,10 +5,10 @@
 #include <map>
 #include <thread>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "client/loadgen/options_check.h"
+#include "client/version.h"
 
 namespace attention::loadgen {
 namespace {
@@ -56,8 +56,9 @@ CLI::Option* AddDuration(CLI::App& app, const std::string& flag,
   const auto parse = [flag, set](const CLI::results_t& texts) {
     const auto duration = ParseDurationText(texts.front());
     if (!duration.has_value()) {
-      throw CLI::ValidationError(absl::StrCat(flag, " is \"", texts.front(),
-                                              "\", expected a duration such as 10s, 250ms or 10"));
+      throw CLI::ValidationError(absl::StrCat(
+          flag, " is \"", texts.front(),
+          "\", expected a number and a unit (ns, us, ms, s, m, h), such as 10s, 250ms or 1.5h"));
     }
     set(*duration);
     return true;
@@ -188,13 +189,12 @@ std::string ToString(SharedMemory shared_memory) {
 }
 
 std::optional<absl::Duration> ParseDurationText(const std::string& text) {
-  double seconds = 0;
+  // Behind a sign, digits and a point there is one unit, which ParseDuration knows or refuses.
+  const std::size_t unit = text.find_first_not_of("+-.0123456789");
+  const bool has_one_unit =
+      unit == std::string::npos || text.find_first_of(".0123456789", unit) == std::string::npos;
   absl::Duration duration;
-  if (absl::SimpleAtod(text, &seconds)) {
-    duration = absl::Seconds(seconds);
-  } else if (!absl::ParseDuration(text, &duration)) {
-    return std::nullopt;
-  }
+  if (!has_one_unit || !absl::ParseDuration(text, &duration)) return std::nullopt;
   const bool is_finite =
       duration > -absl::InfiniteDuration() && duration < absl::InfiniteDuration();
   return is_finite ? std::optional(duration) : std::nullopt;
@@ -203,8 +203,11 @@ std::optional<absl::Duration> ParseDurationText(const std::string& text) {
 ParsedOptions ParseOptions(const std::vector<std::string>& arguments) {
   CLI::App app(
       "Sends attention requests to a server at a set pace and reports what came back.\n"
-      "Exit code: 0 all well, 1 errors or mismatches, 2 wrong flags, 3 target not reached.",
+      "Exit code: 0 all well, 1 errors or mismatches, 2 wrong flags, 3 target not reached, "
+      "130 interrupted.\n"
+      "DURATION: a number and a unit (ns, us, ms, s, m, h), such as 10s, 250ms or 1.5h.",
       "attention-loadgen");
+  app.set_version_flag("--version", "attention-loadgen " + std::string(client::Version()));
   Options options;
   AddLoadFlags(app, &options);
   AddShapeFlags(app, &options.shape);
@@ -214,6 +217,8 @@ ParsedOptions ParseOptions(const std::vector<std::string>& arguments) {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::CallForHelp&) {
     return {std::nullopt, 0, app.help()};
+  } catch (const CLI::CallForVersion& version) {
+    return {std::nullopt, 0, absl::StrCat(version.what(), "\n")};
   } catch (const CLI::ParseError& error) {
     return Mistake(error.what());
   }

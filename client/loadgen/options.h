@@ -96,7 +96,8 @@ struct ParsedOptions {
 // `arguments` without the program's name.
 ParsedOptions ParseOptions(const std::vector<std::string>& arguments);
 
-// "10s", "250ms", "1h30m" or a bare number of seconds; nullopt otherwise.
+// A number and one unit (ns, us, ms, s, m, h), such as "10s", "250ms" or "1.5h"; or "0". nullopt
+// otherwise: what was meant by "5" or "1h2s" is anybody's guess.
 std::optional<absl::Duration> ParseDurationText(const std::string& text);
 
 }  // namespace attention::loadgen

@@ -7,6 +7,9 @@
 namespace attention::loadgen {
 namespace {
 
+// Where lines are not rewritten, fewer of them will do.
+constexpr absl::Duration kCheckInterval = absl::Seconds(5);
+
 std::string TotalTime(const Options& options) {
   if (!options.duration.has_value()) return "";
   return absl::StrFormat("/%.0fs", absl::ToDoubleSeconds(options.warmup + *options.duration));
@@ -28,16 +31,17 @@ std::string FormatProgress(const Options& options, const DriverState& state,
       interval.num_errors, interval.num_refused, state.in_flight);
 }
 
-Progress::Progress(const Options& options, Collector& collector, std::ostream* out,
+Progress::Progress(const Options& options, Collector& collector, std::ostream& out,
                    bool is_terminal)
     : options_(options), collector_(collector), out_(out), is_terminal_(is_terminal) {}
 
 Progress::~Progress() {
-  if (out_ != nullptr && is_terminal_ && has_written_) *out_ << '\n' << std::flush;
+  if (is_terminal_ && has_written_) out_ << '\n' << std::flush;
 }
 
-bool Progress::IsDue(absl::Duration now) {
-  return out_ != nullptr && now - last_ >= absl::Seconds(1);
+bool Progress::IsDue(absl::Duration now) const {
+  const bool is_shown = !options_.is_quiet && (is_terminal_ || options_.force_progress);
+  return is_shown && now - last_ >= absl::Seconds(1);
 }
 
 void Progress::Update(const DriverState& state) {
@@ -48,14 +52,15 @@ void Progress::Update(const DriverState& state) {
 
 void Progress::UpdateVerifying(int64_t left) {
   const absl::Duration now = SteadyClock().Now();
-  if (!IsDue(now)) return;
+  const absl::Duration interval = is_terminal_ ? absl::Seconds(1) : kCheckInterval;
+  if (options_.is_quiet || now - last_check_ < interval) return;
   Write(absl::StrCat("checking answers against float64: ", left, " left"));
-  last_ = now;
+  last_check_ = now;
 }
 
 void Progress::Write(const std::string& line) {
   // Erases the rest of a longer line before.
-  *out_ << (is_terminal_ ? "\r" : "") << line << (is_terminal_ ? "\033[K" : "\n") << std::flush;
+  out_ << (is_terminal_ ? "\r" : "") << line << (is_terminal_ ? "\033[K" : "\n") << std::flush;
   has_written_ = true;
 }
 

@@ -19,8 +19,9 @@ std::string FormatProgress(const Options& options, const DriverState& state,
 
 class Progress {
  public:
-  // `out` null: silent. All must outlive the progress.
-  Progress(const Options& options, Collector& collector, std::ostream* out, bool is_terminal);
+  // Silent with --quiet; otherwise the load is shown on a terminal or with --progress, and the
+  // checks, during which nothing else happens, always. All must outlive the progress.
+  Progress(const Options& options, Collector& collector, std::ostream& out, bool is_terminal);
   // Ends the rewritten line.
   ~Progress();
 
@@ -29,14 +30,15 @@ class Progress {
   void UpdateVerifying(int64_t left);
 
  private:
-  bool IsDue(absl::Duration now);
+  bool IsDue(absl::Duration now) const;
   void Write(const std::string& line);
 
   const Options& options_;
   Collector& collector_;
-  std::ostream* out_;
+  std::ostream& out_;
   const bool is_terminal_;
   absl::Duration last_ = absl::ZeroDuration();
+  absl::Duration last_check_ = -absl::InfiniteDuration();
   bool has_written_ = false;
 };
 

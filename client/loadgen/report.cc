@@ -66,10 +66,10 @@ Rates RatesOf(const Report& report) {
 
 ExitCode ExitCodeOf(const Report& report) {
   const Totals& totals = report.totals;
+  if (report.facts.is_interrupted) return kExitInterrupted;
   if (totals.num_errors > 0 || report.verified.num_mismatches > 0) return kExitFailed;
   if (totals.num_refused > 0 && !report.options.allow_refused) return kExitFailed;
-  // Whoever interrupts a run before its first answer has not seen it fail.
-  if (totals.num_answered() == 0 && !report.facts.is_interrupted) return kExitFailed;
+  if (totals.num_answered() == 0) return kExitFailed;
   return kExitOk;
 }
 

@@ -20,9 +20,10 @@ namespace attention::loadgen {
 
 enum ExitCode {
   kExitOk = 0,
-  kExitFailed = 1,       // errors, mismatches, refusals not allowed, or nothing answered
-  kExitUsage = 2,        // wrong flags
-  kExitUnreachable = 3,  // the target did not answer at the start
+  kExitFailed = 1,         // errors, mismatches, refusals not allowed, or nothing answered
+  kExitUsage = 2,          // wrong flags
+  kExitUnreachable = 3,    // the target did not answer at the start
+  kExitInterrupted = 130,  // by Ctrl-C or SIGTERM, whatever had happened by then
 };
 
 struct Report {

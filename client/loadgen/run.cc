@@ -1,6 +1,11 @@
 #include "client/loadgen/run.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <utility>
 
@@ -16,13 +21,12 @@ namespace {
 // A wait for the target that an interrupt can end.
 absl::Status WaitForTarget(const Options& options, client::Client& client,
                            const RunContext& context) {
-  constexpr absl::Duration kSlice = absl::Milliseconds(250);
-  absl::Duration left = options.connect_timeout;
+  constexpr absl::Duration kSlice = absl::Milliseconds(500);
+  const absl::Time deadline = absl::Now() + options.connect_timeout;
   for (;;) {
-    absl::Status status = client.WaitUntilReady(std::min(left, kSlice));
-    left -= kSlice;
+    absl::Status status = client.WaitUntilReady(std::min(deadline - absl::Now(), kSlice));
     if (!absl::IsDeadlineExceeded(status)) return status;
-    if (left <= absl::ZeroDuration() || context.is_interrupted()) return status;
+    if (absl::Now() >= deadline || context.is_interrupted()) return status;
   }
 }
 
@@ -48,11 +52,40 @@ ExitCode FailToShare(const Options& options, std::ostream& err) {
   return kExitUnreachable;
 }
 
-ExitCode FailToPrepare(const absl::Status& status, std::ostream& err) {
+// Whether the file can be written, found out before the run rather than after it. What it holds is
+// left alone.
+bool CanWrite(const std::string& path, std::ostream& err) {
+  const bool exists = access(path.c_str(), F_OK) == 0;
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (fd < 0) {
+    err << "attention-loadgen: cannot write --json " << path << ": " << std::strerror(errno)
+        << "\n";
+    return false;
+  }
+  close(fd);
+  if (!exists) unlink(path.c_str());
+  return true;
+}
+
+void ExplainSetup(const absl::Status& status, std::ostream& err) {
   err << "attention-loadgen: cannot prepare the sessions: "
       << absl::StatusCodeToString(status.code()) << ", reason "
       << client::ErrorReason(status).value_or("(none)") << ": " << status.message() << "\n";
-  return kExitFailed;
+}
+
+// Makes the sessions. False when there is nothing to run: none could be made, or it is no lack of
+// room that more patience might mend.
+bool Prepare(Driver& driver, const Workload& workload, Collector& collector,
+             const RunContext& context) {
+  const absl::Status status = driver.Prepare(context.is_interrupted);
+  if (status.ok()) return true;
+  collector.AddSetupFailure(status);
+  ExplainSetup(status, context.err);
+  if (!IsRefusal(status)) return false;
+  for (int lane = 0; lane < workload.num_lanes(); ++lane) {
+    if (workload.IsReady(lane)) return true;
+  }
+  return false;
 }
 
 bool WriteJson(const Report& report, std::ostream& err) {
@@ -79,7 +112,9 @@ ExitCode Publish(const Report& report, const RunContext& context) {
 
 ExitCode Run(const Options& options, const std::shared_ptr<client::Client>& client,
              const RunContext& context) {
+  if (!options.json_path.empty() && !CanWrite(options.json_path, context.err)) return kExitUsage;
   if (absl::Status status = WaitForTarget(options, *client, context); !status.ok()) {
+    if (context.is_interrupted()) return kExitInterrupted;
     return FailToReach(options, status, context.err);
   }
   if (options.shared_memory == SharedMemory::kOn && client->shared_memory_usage().num_lanes == 0) {
@@ -96,24 +131,22 @@ ExitCode Run(const Options& options, const std::shared_ptr<client::Client>& clie
   Collector collector;
   Verifier verifier(pool, options.verify_fraction, options.seed);
   Driver driver(options, *workload, collector, verifier, context.clock);
-  if (absl::Status status = driver.Prepare(context.is_interrupted); !status.ok()) {
-    driver.Close();
-    return FailToPrepare(status, context.err);
-  }
-  const bool is_visible = !options.is_quiet && (context.err_is_terminal || options.force_progress);
+  const bool can_run = Prepare(driver, *workload, collector, context);
   {
-    Progress progress(options, collector, is_visible ? &context.err : nullptr,
-                      context.err_is_terminal);
-    report.facts = driver.Run([&](const DriverState& state) {
-      progress.Update(state);
-      return context.is_interrupted();
-    });
+    Progress progress(options, collector, context.err, context.err_is_terminal);
+    if (can_run) {
+      report.facts = driver.Run([&](const DriverState& state) {
+        progress.Update(state);
+        return context.is_interrupted();
+      });
+    }
     driver.Close();
     report.verified = verifier.Finish([&](int64_t left) {
       progress.UpdateVerifying(left);
       return context.is_interrupted();
     });
   }
+  report.facts.is_interrupted |= context.is_interrupted();
   report.totals = collector.totals();
   report.shared_memory = client->shared_memory_usage();
   return Publish(report, context);

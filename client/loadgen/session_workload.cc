@@ -38,9 +38,12 @@ SessionWorkload::SessionWorkload(const Options& options, const TensorPool& pool,
       num_layers_(options.layers),
       pool_(pool),
       client_(std::move(client)),
-      streams_(options.streams > 0 ? std::make_unique<StepStreams>(client_, options.streams,
-                                                                   std::max(options.sessions, 1))
-                                   : nullptr),
+      homes_(client_, static_cast<int>(options.targets.size()),
+             static_cast<int>(options.targets.size()), std::max(options.sessions, 1)),
+      streams_(options.streams > 0
+                   ? std::make_unique<StepStreams>(client_, options.streams,
+                                                   /*num_targets=*/1, std::max(options.sessions, 1))
+                   : nullptr),
       lanes_(static_cast<size_t>(options.sessions)) {
   for (size_t i = 0; i < lanes_.size(); ++i) {
     std::seed_seq seed{options.seed, static_cast<uint64_t>(i)};
@@ -51,37 +54,39 @@ SessionWorkload::SessionWorkload(const Options& options, const TensorPool& pool,
 void SessionWorkload::Prepare(int index, const client::CallOptions& call,
                               client::StatusCallback done) {
   Lane& lane = At(index);
-  if (!lane.session.has_value()) return Create(lane, call, std::move(done));
+  if (!lane.session.has_value()) return Create(index, call, std::move(done));
   // A session that cannot be deleted (its worker is gone, say) must not stop the next one from
   // being made; the server drops it after its TTL.
-  Close(index, call, [this, &lane, call, done = std::move(done)](const absl::Status&) {
-    Create(lane, call, done);
+  Close(index, call, [this, index, call, done = std::move(done)](const absl::Status&) {
+    Create(index, call, done);
   });
 }
 
-void SessionWorkload::Create(Lane& lane, const client::CallOptions& call,
+void SessionWorkload::Create(int index, const client::CallOptions& call,
                              client::StatusCallback done) {
+  const auto home = homes_.Of(index, call);
+  if (!home.ok()) return done(home.status());
+  Lane& lane = At(index);
   client::SessionOptions request;
   request.geometry = {.num_layers = num_layers_,
                       .num_kv_heads = shape_.num_kv_heads,
                       .head_dim_qk = shape_.head_dim_qk,
                       .head_dim_v = shape_.head_dim_v,
                       .kv_dtype = ToClientDType(shape_.kv_dtype.value_or(shape_.dtype))};
-  client_->CreateSessionAsync(
-      request, call,
-      [this, &lane, call, done = std::move(done)](absl::StatusOr<client::Session> session) {
-        if (!session.ok()) return done(session.status());
-        lane.session.emplace(*std::move(session));
-        lane.steps = 0;
-        lane.next_layer = 0;
-        lane.k_offsets.clear();
-        lane.v_offsets.clear();
-        for (int layer = 0; layer < num_layers_; ++layer) {
-          lane.k_offsets.push_back(DrawOffset(lane.random));
-          lane.v_offsets.push_back(DrawOffset(lane.random));
-        }
-        AppendContext(lane, call, done);
-      });
+  (*home)->CreateSessionAsync(request, [this, &lane, call, done = std::move(done)](
+                                           absl::StatusOr<client::SessionInfo> info) {
+    if (!info.ok()) return done(info.status());
+    lane.session.emplace(client_->AttachSession(*std::move(info)));
+    lane.steps = 0;
+    lane.next_layer = 0;
+    lane.k_offsets.clear();
+    lane.v_offsets.clear();
+    for (int layer = 0; layer < num_layers_; ++layer) {
+      lane.k_offsets.push_back(DrawOffset(lane.random));
+      lane.v_offsets.push_back(DrawOffset(lane.random));
+    }
+    AppendContext(lane, call, done);
+  });
 }
 
 client::LayerStep SessionWorkload::MakeAppend(const Lane& lane, int layer, int64_t rows) const {

@@ -1,7 +1,8 @@
 // --workload prefill and decode: each lane drives one session after another. A session begins with
 // a context that is appended without attending, then takes steps that append their rows and attend;
 // each step of each layer is one request. Prefill is the case without context and with one step of
-// many rows; decode has a context and many steps of one row.
+// many rows; decode has a context and many steps of one row. Sessions end with a stream that stays
+// open meanwhile, so that a load generator that is killed leaves nothing in the server.
 #pragma once
 
 #include <memory>
@@ -44,7 +45,7 @@ class SessionWorkload final : public Workload {
   Lane& At(int lane) { return lanes_[static_cast<size_t>(lane)]; }
   const Lane& At(int lane) const { return lanes_[static_cast<size_t>(lane)]; }
 
-  void Create(Lane& lane, const client::CallOptions& call, client::StatusCallback done);
+  void Create(int lane, const client::CallOptions& call, client::StatusCallback done);
   // Appends the next chunk of the first layer whose context is not complete, and so on until all
   // are.
   void AppendContext(Lane& lane, const client::CallOptions& call, client::StatusCallback done);
@@ -62,6 +63,7 @@ class SessionWorkload final : public Workload {
   const int num_layers_;
   const TensorPool& pool_;
   const std::shared_ptr<client::Client> client_;
+  StepStreams homes_;                           // that sessions end with: one for each target
   const std::unique_ptr<StepStreams> streams_;  // null: calls
   std::vector<Lane> lanes_;
 };

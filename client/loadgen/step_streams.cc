@@ -4,19 +4,21 @@
 
 namespace attention::loadgen {
 
-StepStreams::StepStreams(std::shared_ptr<client::Client> client, int num_streams,
+StepStreams::StepStreams(std::shared_ptr<client::Client> client, int num_streams, int num_targets,
                          int max_outstanding)
     : client_(std::move(client)),
+      num_targets_(static_cast<size_t>(num_targets)),
       max_outstanding_(max_outstanding),
       streams_(static_cast<size_t>(num_streams)) {}
 
 absl::StatusOr<std::shared_ptr<client::StepStream>> StepStreams::Of(
     int lane, const client::CallOptions& call) {
   absl::MutexLock lock(&mutex_);
-  std::shared_ptr<client::StepStream>& stream =
-      streams_[static_cast<size_t>(lane) % streams_.size()];
+  const size_t index = static_cast<size_t>(lane) % streams_.size();
+  std::shared_ptr<client::StepStream>& stream = streams_[index];
   if (stream != nullptr && stream->status().ok()) return stream;
   client::StepStreamOptions options;
+  options.target = static_cast<int>(index % num_targets_);
   options.call.deadline = absl::InfiniteFuture();
   options.call.cancellation = call.cancellation;
   options.max_outstanding = max_outstanding_;

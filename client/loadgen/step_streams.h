@@ -1,4 +1,5 @@
-// --streams: the open streams that the lanes of a session workload share. Thread-safe.
+// The open streams that the lanes of a session workload share: those that its sessions end with,
+// and with --streams those that its steps travel on. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -13,8 +14,10 @@ namespace attention::loadgen {
 
 class StepStreams {
  public:
-  // `max_outstanding`: unanswered requests of one stream, at most.
-  StepStreams(std::shared_ptr<client::Client> client, int num_streams, int max_outstanding);
+  // Stream after stream goes to the next of `num_targets` servers. `max_outstanding`: unanswered
+  // requests of one stream, at most.
+  StepStreams(std::shared_ptr<client::Client> client, int num_streams, int num_targets,
+              int max_outstanding);
 
   // The stream of a lane: opened when it is first asked for, and anew when it broke. Of `call` the
   // cancellation counts, which ends the stream.
@@ -22,6 +25,7 @@ class StepStreams {
 
  private:
   const std::shared_ptr<client::Client> client_;
+  const size_t num_targets_;
   const int max_outstanding_;
   absl::Mutex mutex_;
   std::vector<std::shared_ptr<client::StepStream>> streams_ ABSL_GUARDED_BY(mutex_);

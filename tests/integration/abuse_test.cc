@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <random>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -204,46 +203,86 @@ TEST_F(AbuseTest, StreamsThatAreNotRead) {
   for (std::thread& writer : writers) writer.join();
 }
 
-// A load generator that is killed without notice.
-void RunAndKill(const std::string& target, const std::string& workload, const std::string& length,
-                absl::Duration life) {
-  const std::vector<std::string> arguments = {ATTENTION_LOADGEN_BINARY,
-                                              "--target=" + target,
-                                              "--workload=" + workload,
-                                              length,
-                                              "--quiet",
-                                              "--warmup=0",
-                                              "--duration=60",
-                                              "--concurrency=8",
-                                              "--tenant=doomed"};
-  std::vector<char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  pid_t pid = -1;
-  ASSERT_EQ(posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ), 0);
-  posix_spawn_file_actions_destroy(&actions);
-  absl::SleepFor(life);
-  kill(pid, SIGKILL);
-  int status = 0;
-  ASSERT_EQ(waitpid(pid, &status, 0), pid);
-  EXPECT_TRUE(WIFSIGNALED(status)) << "the load generator ended by itself, status " << status;
-}
+// A load generator, in a process of its own.
+class Load {
+ public:
+  Load(const std::string& target, const std::string& workload, const std::string& length) {
+    const std::vector<std::string> arguments = {ATTENTION_LOADGEN_BINARY,
+                                                "--target=" + target,
+                                                "--workload=" + workload,
+                                                length,
+                                                "--quiet",
+                                                "--warmup=0",
+                                                "--duration=1h",
+                                                "--connect-timeout=1m",
+                                                "--timeout=1m",
+                                                "--concurrency=8",
+                                                "--tenant=doomed"};
+    std::vector<char*> argv;
+    for (const std::string& argument : arguments) {
+      argv.push_back(const_cast<char*>(argument.c_str()));
+    }
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    EXPECT_EQ(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+  }
+  ~Load() { Kill(); }
+  Load(const Load&) = delete;
+  Load& operator=(const Load&) = delete;
+
+  void Freeze() const { kill(pid_, SIGSTOP); }
+  // Without notice.
+  void Kill() {
+    if (pid_ < 0) return;
+    kill(pid_, SIGKILL);
+    int status = 0;
+    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
+    EXPECT_TRUE(WIFSIGNALED(status)) << "the load generator ended by itself, status " << status;
+    pid_ = -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+};
 
 TEST_F(AbuseTest, ClientsKilledWhileTheirTensorsAreInFlight) {
   Neighbour neighbour(server_);
-  std::mt19937 random(1);
-  for (int i = 0; i < 12; ++i) {
-    const auto life = absl::Milliseconds(100 + random() % 300);
-    if (i % 2 == 0) {
-      RunAndKill(server_.address(), "attend", "--q-len=512", life);
-    } else {
-      RunAndKill(server_.address(), "decode", "--context=256", life);
-    }
+  for (int i = 0; i < 4; ++i) {
+    const double answered = server_.Metric("attention_output_bytes_total");
+    Load load(server_.address(), "attend", "--q-len=512");
+    EXPECT_TRUE(WaitUntil(
+        [&] { return server_.Metric("attention_output_bytes_total") > answered + (8 << 20); }));
   }
   EXPECT_TRUE(WaitUntil([&] { return server_.Metric("attention_queued_requests") == 0; }));
+}
+
+TEST_F(AbuseTest, KilledClientsLeaveNoSessionsBehind) {
+  Neighbour neighbour(server_);
+  const double sessions = server_.Metric("attention_sessions");
+  const double kv_bytes = server_.Metric("attention_kv_used_bytes");
+  for (int i = 1; i <= 8; ++i) {
+    Load load(server_.address(), "decode", "--context=256");
+    // While it makes its sessions, and when all eight take their steps.
+    EXPECT_TRUE(WaitUntil([&] { return server_.Metric("attention_sessions") >= sessions + i; }));
+    load.Kill();
+    EXPECT_TRUE(WaitUntil([&] {
+      return server_.Metric("attention_sessions") == sessions &&
+             server_.Metric("attention_kv_used_bytes") == kv_bytes;
+    }));
+  }
+}
+
+TEST(FrozenClientTest, AClientThatDoesNotAnswerLosesItsSessions) {
+  ServerProcess process({"--keepalive-interval=1s"});
+  ServerClient& server = process.client();
+  const Load load(server.address(), "decode", "--context=256");
+  EXPECT_TRUE(WaitUntil([&] { return server.Metric("attention_sessions") == 8; }));
+  load.Freeze();
+  EXPECT_TRUE(WaitUntil([&] { return server.Metric("attention_sessions") == 0; }));
+  EXPECT_EQ(server.Metric("attention_kv_used_bytes"), 0);
 }
 
 }  // namespace

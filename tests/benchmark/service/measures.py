@@ -49,7 +49,7 @@ def check_clean(*reports):
 
 
 def timed(options, at_least=0):
-    return (f"--duration={max(options.seconds, at_least)}", "--warmup=1s")
+    return (f"--duration={max(options.seconds, at_least)}s", "--warmup=1s")
 
 
 class Kernels:
@@ -157,7 +157,7 @@ def prefill_interference(programs, options):
     decode = ("--workload=decode", *LLAMA, "--concurrency=8", "--context=1024",
               "--decode-tokens=4096", *timed(options, at_least=8))
     prompts = ("--workload=prefill", "--dtype=bfloat16", "--num-q-heads=4", "--num-kv-heads=1",
-               "--head-dim-qk=64", "--q-len=32768", "--warmup=0", "--duration=600", "--timeout=120")
+               "--head-dim-qk=64", "--q-len=32768", "--warmup=0", "--duration=600s", "--timeout=120s")
     with programs.server() as server:
         for _ in range(options.rounds):
             alone = programs.load(server, *decode)
@@ -176,7 +176,7 @@ def tenant_interference(programs, options):
     """What one tenant is left with while another floods the server."""
     shares, ratios, details = [], [], []
     quiet = (*STEP, "--tenant=quiet")
-    flood_flags = (*STEP, "--tenant=flood", "--concurrency=64", "--warmup=0", "--duration=600")
+    flood_flags = (*STEP, "--tenant=flood", "--concurrency=64", "--warmup=0", "--duration=600s")
     with programs.server("--kv-capacity-bytes=2147483648") as server:
         for _ in range(options.rounds):
             capacity = rate(programs.load(server, *quiet, "--concurrency=16", *timed(options)))
@@ -230,7 +230,7 @@ def open_loop(programs, options):
 def many_streams(programs, options):
     """1,000 streams with 10 sessions each, open at once, against as many steps on one stream."""
     shape = ("--workload=decode", "--dtype=bfloat16", "--num-q-heads=2", "--num-kv-heads=1",
-             "--head-dim-qk=64", "--context=16", "--timeout=60")
+             "--head-dim-qk=64", "--context=16", "--timeout=60s")
     with programs.server("--kv-page-size=16", "--kv-capacity-bytes=2147483648") as server:
         few = programs.load(server, *shape, "--concurrency=1000", "--sessions=1000", "--streams=1",
                             *timed(options))
@@ -248,7 +248,7 @@ def many_streams(programs, options):
 def soak(programs, options):
     """Mixed callers for a long time: resident memory by a straight line after the first quarter."""
     flags = ("--workload=mixed", *SMALL, "--q-len=256", "--context=512", "--decode-tokens=64",
-             "--concurrency=12", f"--duration={options.soak}", "--warmup=0")
+             "--concurrency=12", f"--duration={options.soak}s", "--warmup=0")
     with programs.server() as server:
         with server.sampled_memory(every=1) as samples:
             report = programs.load(server, *flags)

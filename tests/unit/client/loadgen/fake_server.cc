@@ -104,6 +104,17 @@ void FakeServer::SetCreateStatus(absl::Status status) {
   create_status_ = std::move(status);
 }
 
+void FakeServer::SetCreateStatusAfter(int count, absl::Status status) {
+  absl::MutexLock lock(&mutex_);
+  creates_until_full_ = count;
+  create_status_ = std::move(status);
+}
+
+std::vector<int> FakeServer::stream_targets() const {
+  absl::MutexLock lock(&mutex_);
+  return stream_targets_;
+}
+
 int64_t FakeServer::num_requests() const {
   absl::MutexLock lock(&mutex_);
   return num_requests_;
@@ -237,6 +248,11 @@ class FakeServer::FakeStream final : public client::StepStream {
     ++server_.num_stream_requests_;
     server_.Step(request, {}, std::move(done));
   }
+  void CreateSessionAsync(const client::SessionOptions& request, SessionCallback done) override {
+    if (!status().ok()) return done(status());
+    ++server_.num_created_on_streams_;
+    server_.CreateSession(request, {}, std::move(done));
+  }
   absl::Status Finish() override { return status(); }
   void Cancel() override {}
   absl::Status status() const override {
@@ -256,7 +272,11 @@ void FakeServer::CreateSession(const client::SessionOptions& request, const clie
   absl::Status status;
   {
     absl::MutexLock lock(&mutex_);
-    status = create_status_;
+    if (creates_until_full_ > 0) {
+      --creates_until_full_;
+    } else {
+      status = create_status_;
+    }
   }
   if (!status.ok()) return done(status);
   {
@@ -340,8 +360,10 @@ void FakeServer::Explain(const client::ExplainRequest&, const client::CallOption
   done(absl::UnimplementedError("fake"));
 }
 absl::StatusOr<std::unique_ptr<client::StepStream>> FakeServer::OpenStepStream(
-    const client::StepStreamOptions&) {
+    const client::StepStreamOptions& options) {
   ++num_streams_;
+  absl::MutexLock lock(&mutex_);
+  stream_targets_.push_back(options.target);
   return std::make_unique<FakeStream>(*this);
 }
 

@@ -51,6 +51,8 @@ class FakeServer final : public client::Connection {
 
   // What CreateSession answers from now on.
   void SetCreateStatus(absl::Status status);
+  // The same from the next but `count` on.
+  void SetCreateStatusAfter(int count, absl::Status status);
 
   int64_t num_requests() const;
   int num_held() const;
@@ -61,6 +63,8 @@ class FakeServer final : public client::Connection {
   // Streams that were opened, and the requests that came on them.
   int num_streams() const { return num_streams_; }
   int num_stream_requests() const { return num_stream_requests_; }
+  std::vector<int> stream_targets() const;
+  int num_created_on_streams() const { return num_created_on_streams_; }
   // The status of all that are open becomes UNAVAILABLE.
   void BreakStreams() { ++stream_epoch_; }
 
@@ -123,6 +127,7 @@ class FakeServer final : public client::Connection {
 
   std::atomic<int> num_streams_ = 0;
   std::atomic<int> num_stream_requests_ = 0;
+  std::atomic<int> num_created_on_streams_ = 0;
   std::atomic<int> stream_epoch_ = 0;
   mutable absl::Mutex mutex_;
   int64_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -130,6 +135,8 @@ class FakeServer final : public client::Connection {
   std::vector<std::function<void()>> held_ ABSL_GUARDED_BY(mutex_);
   absl::Status create_status_ ABSL_GUARDED_BY(mutex_);
   int max_held_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<int> stream_targets_ ABSL_GUARDED_BY(mutex_);
+  int creates_until_full_ ABSL_GUARDED_BY(mutex_) = -1;  // negative: never
   int num_created_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, FakeSession> sessions_ ABSL_GUARDED_BY(mutex_);
 };

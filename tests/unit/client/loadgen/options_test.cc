@@ -42,11 +42,11 @@ TEST(OptionsTest, DefaultsAreAClosedLoopOfTenSeconds) {
 TEST(OptionsTest, ReadsEveryFlag) {
   const Options options = ParseOk(
       "--workload decode --mode open --rate 250.5 --arrivals constant --max-in-flight 32 "
-      "--threads 3 --duration 1m30s --warmup 500ms --requests 1000 --num-q-heads 16 "
+      "--threads 3 --duration 1.5m --warmup 500ms --requests 1000 --num-q-heads 16 "
       "--num-kv-heads 4 --head-dim-qk 128 --head-dim-v 64 --dtype bfloat16 --kv-dtype int8 "
       "--no-causal "
       "--window 9 "
-      "--context 99 --decode-tokens 77 --sessions 12 --layers 5 --streams 6 --seed 42 --timeout 3 "
+      "--context 99 --decode-tokens 77 --sessions 12 --layers 5 --streams 6 --seed 42 --timeout 3s "
       "--connect-timeout 4s --tenant t --channels 2 --shared-memory off --verify 0.25 "
       "--allow-refused --json f.json --quiet --progress");
   EXPECT_EQ(options.workload, WorkloadKind::kDecode);
@@ -106,6 +106,13 @@ TEST(OptionsTest, HelpIsNoMistake) {
   EXPECT_THAT(parsed.message, HasSubstr("--max-in-flight"));
 }
 
+TEST(OptionsTest, VersionIsNoMistake) {
+  const ParsedOptions parsed = Parse("--version");
+  EXPECT_FALSE(parsed.options.has_value());
+  EXPECT_EQ(parsed.exit_code, 0);
+  EXPECT_THAT(parsed.message, ::testing::MatchesRegex("attention-loadgen [0-9]+\\..*\n"));
+}
+
 TEST(OptionsTest, TargetIsRequired) {
   EXPECT_THAT(Parse("").message, HasSubstr("--target is missing, expected host:port"));
 }
@@ -122,7 +129,10 @@ TEST(OptionsTest, MistakesNameFlagValueAndExpectation) {
       {"--workload decode --kv-dtype int4",
        "--kv-dtype is \"int4\", expected bfloat16|float16|float32|float8_e4m3|int8"},
       {"--kv-dtype int8", "--kv-dtype applies only with --workload prefill, decode or mixed"},
-      {"--duration soon", "--duration is \"soon\", expected a duration such as 10s"},
+      {"--duration soon", "--duration is \"soon\", expected a number and a unit"},
+      {"--duration 5",
+       "--duration is \"5\", expected a number and a unit (ns, us, ms, s, m, h), such as 10s"},
+      {"--warmup 1h2s", "--warmup is \"1h2s\", expected a number and a unit"},
       {"--duration 0", "--duration is 0, expected above 0"},
       {"--warmup -1s", "--warmup is -1s, expected 0 or above"},
       {"--timeout 0", "--timeout is 0, expected above 0"},
@@ -160,9 +170,14 @@ TEST(OptionsTest, MistakesNameFlagValueAndExpectation) {
   }
 }
 
-TEST(ParseDurationTextTest, TakesUnitsOrSeconds) {
-  EXPECT_EQ(ParseDurationText("1.5"), absl::Milliseconds(1500));
-  EXPECT_EQ(ParseDurationText("1h30m"), absl::Minutes(90));
+TEST(ParseDurationTextTest, TakesANumberWithOneUnit) {
+  EXPECT_EQ(ParseDurationText("1.5s"), absl::Milliseconds(1500));
+  EXPECT_EQ(ParseDurationText("90m"), absl::Minutes(90));
+  EXPECT_EQ(ParseDurationText("250ms"), absl::Milliseconds(250));
+  EXPECT_EQ(ParseDurationText("0"), absl::ZeroDuration());
+  EXPECT_EQ(ParseDurationText("5"), std::nullopt);
+  EXPECT_EQ(ParseDurationText("1h2s"), std::nullopt);
+  EXPECT_EQ(ParseDurationText(""), std::nullopt);
   EXPECT_EQ(ParseDurationText("inf"), std::nullopt);
   EXPECT_EQ(ParseDurationText("nan"), std::nullopt);
   EXPECT_EQ(ParseDurationText("10 parsecs"), std::nullopt);

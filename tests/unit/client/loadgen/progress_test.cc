@@ -16,6 +16,14 @@ DriverState At(absl::Duration elapsed) {
   return {.elapsed = elapsed, .is_recording = true, .in_flight = 8};
 }
 
+// Options with which progress is written.
+Options Loud() {
+  Options options = SmallOptions();
+  options.is_quiet = false;
+  options.force_progress = true;
+  return options;
+}
+
 TEST(ProgressTest, LineShowsRatePercentilesErrorsAndInFlight) {
   Options options = SmallOptions();
   options.warmup = absl::Seconds(2);
@@ -33,21 +41,21 @@ TEST(ProgressTest, LineShowsRatePercentilesErrorsAndInFlight) {
 }
 
 TEST(ProgressTest, WritesOnceASecond) {
-  const Options options = SmallOptions();
+  const Options options = Loud();
   Collector collector;
   std::ostringstream out;
-  Progress progress(options, collector, &out, /*is_terminal=*/false);
+  Progress progress(options, collector, out, /*is_terminal=*/false);
   for (int i = 1; i <= 60; ++i) progress.Update(At(i * absl::Milliseconds(50)));
   const std::string text = out.str();
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
 }
 
 TEST(ProgressTest, RewritesOneLineOnATerminalAndEndsIt) {
-  const Options options = SmallOptions();
+  const Options options = Loud();
   Collector collector;
   std::ostringstream out;
   {
-    Progress progress(options, collector, &out, /*is_terminal=*/true);
+    Progress progress(options, collector, out, /*is_terminal=*/true);
     progress.Update(At(absl::Seconds(1)));
     progress.Update(At(absl::Seconds(2)));
   }
@@ -57,12 +65,26 @@ TEST(ProgressTest, RewritesOneLineOnATerminalAndEndsIt) {
   EXPECT_EQ(text.back(), '\n');
 }
 
-TEST(ProgressTest, SilentWithoutAStream) {
-  const Options options = SmallOptions();
+TEST(ProgressTest, ChecksAreToldWhereTheLoadIsNot) {
+  Options options = Loud();
+  options.force_progress = false;
   Collector collector;
-  Progress progress(options, collector, nullptr, true);
+  std::ostringstream out;
+  Progress progress(options, collector, out, /*is_terminal=*/false);
   progress.Update(At(absl::Seconds(1)));
   progress.UpdateVerifying(3);
+  progress.UpdateVerifying(2);
+  EXPECT_EQ(out.str(), "checking answers against float64: 3 left\n");
+}
+
+TEST(ProgressTest, QuietIsSilent) {
+  const Options options = SmallOptions();
+  Collector collector;
+  std::ostringstream out;
+  Progress progress(options, collector, out, /*is_terminal=*/true);
+  progress.Update(At(absl::Seconds(1)));
+  progress.UpdateVerifying(3);
+  EXPECT_EQ(out.str(), "");
 }
 
 }  // namespace

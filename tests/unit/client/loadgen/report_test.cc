@@ -49,8 +49,9 @@ TEST(ReportTest, ExitCodes) {
   report = GoodReport();
   report.totals.num_ok = 0;
   EXPECT_EQ(ExitCodeOf(report), kExitFailed);
+  report = GoodReport();
   report.facts.is_interrupted = true;
-  EXPECT_EQ(ExitCodeOf(report), kExitOk);
+  EXPECT_EQ(ExitCodeOf(report), kExitInterrupted);
 }
 
 TEST(ReportTest, WarnsWhenTheClientWasTheBottleneck) {

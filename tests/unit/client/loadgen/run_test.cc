@@ -117,9 +117,29 @@ TEST_F(RunTest, AnUnreachableTargetIsNamed) {
 TEST_F(RunTest, SessionsThatCannotBeMadeAreExplained) {
   server_->SetCreateStatus(client::WithReason(
       absl::ResourceExhaustedError("sessions: 8 of 8 in use"), client::kQuotaExceeded));
-  EXPECT_EQ(RunIt(SmallSessionOptions(WorkloadKind::kDecode)), kExitFailed);
+  Options options = SmallSessionOptions(WorkloadKind::kDecode);
+  options.is_quiet = false;
+  options.json_path = ::testing::TempDir() + "loadgen_full_server.json";
+  EXPECT_EQ(RunIt(options), kExitFailed);
   EXPECT_THAT(err_.str(), HasSubstr("cannot prepare the sessions: RESOURCE_EXHAUSTED, reason "
                                     "QUOTA_EXCEEDED: sessions: 8 of 8 in use"));
+  EXPECT_THAT(out_.str(), HasSubstr("0 ok        0 refused        1 errors"));
+  EXPECT_THAT(out_.str(), HasSubstr("session setup: QUOTA_EXCEEDED: sessions: 8 of 8 in use"));
+  std::ifstream file(options.json_path);
+  EXPECT_EQ(nlohmann::json::parse(file)["exit_code"], kExitFailed);
+  std::remove(options.json_path.c_str());
+}
+
+TEST_F(RunTest, AServerThatHasRoomForSomeSessionsIsMeasuredWithThose) {
+  server_->SetCreateStatusAfter(
+      1, client::WithReason(absl::ResourceExhaustedError("full"), client::kQuotaExceeded));
+  Options options = SmallSessionOptions(WorkloadKind::kDecode);
+  options.sessions = options.concurrency = 2;
+  options.requests = 4;
+  options.is_quiet = false;
+  EXPECT_EQ(RunIt(options), kExitFailed);
+  EXPECT_THAT(out_.str(), HasSubstr("4 ok"));
+  EXPECT_THAT(out_.str(), HasSubstr("session setup: QUOTA_EXCEEDED: full"));
 }
 
 TEST_F(RunTest, AnInterruptStillPrintsTheTable) {
@@ -130,7 +150,7 @@ TEST_F(RunTest, AnInterruptStillPrintsTheTable) {
   Options options = SmallOptions();
   options.requests.reset();
   options.is_quiet = false;
-  EXPECT_EQ(RunIt(options), kExitOk);
+  EXPECT_EQ(RunIt(options), kExitInterrupted);
   EXPECT_THAT(out_.str(), HasSubstr("(interrupted)"));
 }
 
@@ -145,11 +165,14 @@ TEST_F(RunTest, WritesTheJsonFile) {
   std::remove(options.json_path.c_str());
 }
 
-TEST_F(RunTest, AJsonFileThatCannotBeWrittenFailsTheRun) {
+TEST_F(RunTest, AJsonFileThatCannotBeWrittenIsToldBeforeTheRun) {
   Options options = SmallOptions();
   options.json_path = "/no/such/folder/report.json";
-  EXPECT_EQ(RunIt(options), kExitFailed);
-  EXPECT_THAT(err_.str(), HasSubstr("cannot write --json /no/such/folder/report.json"));
+  EXPECT_EQ(RunIt(options), kExitUsage);
+  EXPECT_THAT(
+      err_.str(),
+      HasSubstr("cannot write --json /no/such/folder/report.json: No such file or directory"));
+  EXPECT_EQ(server_->num_requests(), 0);
 }
 
 }  // namespace

@@ -198,8 +198,18 @@ TEST_F(WorkloadTest, StepsGoOnTheStreamsThatLanesShare) {
     ASSERT_TRUE(answer.ok()) << answer.status();
     EXPECT_TRUE(IsCorrect(*answer));
   }
-  EXPECT_EQ(server_->num_streams(), 2);
+  EXPECT_EQ(server_->num_streams(), 2 + 1) << "the third is what the sessions end with";
   EXPECT_EQ(server_->num_stream_requests(), 3);
+}
+
+TEST_F(WorkloadTest, SessionsEndWithOneStreamOfTheirTarget) {
+  Options options = SmallSessionOptions(WorkloadKind::kDecode);
+  options.sessions = 5;
+  options.targets = {"fake:1", "fake:2"};
+  Start(options);
+  for (int lane = 0; lane < 5; ++lane) ASSERT_TRUE(Prepare(lane).ok());
+  EXPECT_EQ(server_->stream_targets(), (std::vector<int>{0, 1}));
+  EXPECT_EQ(server_->num_created_on_streams(), 5);
 }
 
 TEST_F(WorkloadTest, AStreamThatBrokeIsOpenedAnew) {
@@ -208,9 +218,10 @@ TEST_F(WorkloadTest, AStreamThatBrokeIsOpenedAnew) {
   Start(options);
   ASSERT_TRUE(Prepare(0).ok());
   ASSERT_TRUE(Send(0).ok());
+  const int before = server_->num_streams();
   server_->BreakStreams();
   ASSERT_TRUE(Send(0).ok());
-  EXPECT_EQ(server_->num_streams(), 2);
+  EXPECT_EQ(server_->num_streams(), before + 1);
 }
 
 }  // namespace
