@@ -1,5 +1,6 @@
 """An HTTP/2 client that says what it likes, when it likes: calls that are begun and left, reset, or never read."""
 
+import contextlib
 import socket
 import struct
 import threading
@@ -100,6 +101,8 @@ class Connection:
         return sent
 
     def close(self):
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # the reading thread holds it open otherwise
         self._socket.close()
 
     def _reserve(self, stream, wanted, give_up):
