@@ -18,7 +18,7 @@ from scenarios import Skipped, scenario
 from server import Server, Stage, await_true, require
 
 # So small that a few clients would exceed them at once.
-SMALL = ("--max-message-bytes=67108864", "--max-queued-bytes=134217728")
+SMALL = ("--max-message-bytes=67108864", "--max-queued-bytes=134217728", "--max-receiving-bytes=134217728")
 MESSAGE_MIB = 64
 HEALTH_SECONDS = 5
 MOST_MIB = 400  # of any abuse against a server with these limits
