@@ -94,11 +94,13 @@ bool AwaitSignal(const StopSignals& signals, const ServerApp& app) {
   return true;
 }
 
-int Run(const ServerConfig& config) {
+int Run(const ParsedCommandLine& parsed) {
+  const ServerConfig& config = parsed.config;
   SetUpLogging(config.log_level, config.log_format);
   const StopSignals& signals = StopSignals::Hear();
   std::signal(SIGPIPE, SIG_IGN);
 
+  for (const std::string& warning : parsed.warnings) spdlog::warn("{}", warning);
   RaiseDescriptorLimit();
   auto app = ServerApp::Start(config, MakeBackend, [&signals] {
     return signals.has_come() ? absl::CancelledError("told to stop") : absl::OkStatus();
@@ -116,7 +118,7 @@ int Run(const ServerConfig& config) {
     spdlog::error("no device has been usable for {}: ending, to be started again",
                   absl::FormatDuration(config.device_recovery_timeout));
   }
-  EndProcessAfter(config.drain_timeout + absl::Seconds(1));
+  EndProcessAfter(config.drain_delay + config.drain_timeout + absl::Seconds(1));
   (*app)->DrainAndStop();
   spdlog::info("stopped");
   return was_told ? 0 : kExitBeyondHelp;
@@ -135,5 +137,5 @@ int main(int argc, char** argv) {
     std::fputs(parsed.text.c_str(), parsed.exit_code == 0 ? stdout : stderr);
     return parsed.exit_code;
   }
-  return attention::server::Run(parsed.config);
+  return attention::server::Run(parsed);
 }

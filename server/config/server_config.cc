@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
+#include <memory>
 #include <sstream>
 
 #include "absl/strings/match.h"
@@ -13,24 +14,36 @@
 #include "absl/strings/str_split.h"
 #include "server/base/listener.h"
 #include "server/base/version.h"
+#include "server/config/byte_size.h"
+#include "server/config/nearest_name.h"
+#include "server/config/toml_file.h"
+
+extern char** environ;
 
 namespace attention::server {
 namespace {
 
+constexpr char kEnvironmentPrefix[] = "ATTENTION_";
+
 // ATTENTION_KV_PAGE_SIZE of --kv-page-size.
 std::string EnvironmentName(const std::string& flag) {
-  std::string name = "ATTENTION_" + flag.substr(2);
+  std::string name = kEnvironmentPrefix + flag.substr(2);
   for (char& c : name) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
   return name;
 }
 
 // Accepts "15m", "1h30m", "250ms".
-CLI::Validator DurationCheck() {
+CLI::Validator DurationCheck(absl::Duration least) {
   return CLI::Validator(
-      [](std::string& text) -> std::string {
+      [=](std::string& text) -> std::string {
         absl::Duration duration;
-        if (absl::ParseDuration(text, &duration) && duration > absl::ZeroDuration()) return {};
-        return "is '" + text + "', expected a positive duration such as 90s, 15m or 1h30m";
+        if (absl::ParseDuration(text, &duration) && duration >= least &&
+            duration < absl::InfiniteDuration()) {
+          return {};
+        }
+        return absl::StrCat("is '", text, "', expected a ",
+                            least > absl::ZeroDuration() ? "positive duration" : "duration",
+                            " such as 90s, 15m or 1h30m");
       },
       "DURATION", "duration");
 }
@@ -38,14 +51,34 @@ CLI::Validator DurationCheck() {
 CLI::Validator MessageSizeCheck() {
   return CLI::Validator(
       [](std::string& text) -> std::string {
-        std::int64_t bytes = -1;
         constexpr std::int64_t kLeast = 1024;
         constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1;
-        const bool is_number = absl::SimpleAtoi(text, &bytes);
-        if (is_number && (bytes == 0 || (bytes >= kLeast && bytes <= kMost))) return {};
-        return absl::StrCat("is '", text, "', expected 0 or ", kLeast, " to ", kMost);
+        const auto bytes = ParseByteSize(text);
+        if (bytes && (*bytes == 0 || (*bytes >= kLeast && *bytes <= kMost))) return {};
+        return absl::StrCat("is '", text, "', expected 0 or ", kLeast, " to ", kMost, " bytes");
       },
       "BYTES", "message size");
+}
+
+CLI::Validator ByteSizeCheck(std::int64_t least) {
+  return CLI::Validator(
+      [=](std::string& text) -> std::string {
+        const auto bytes = ParseByteSize(text);
+        if (bytes && *bytes >= least) return {};
+        return absl::StrCat("is '", text, "', expected a whole number of bytes of at least ", least,
+                            ", such as 1073741824, 512MiB or 2GiB");
+      },
+      "BYTES", "byte size");
+}
+
+CLI::Validator AtLeast(std::int64_t least) {
+  return CLI::Validator(
+      [=](std::string& text) -> std::string {
+        std::int64_t value = 0;
+        if (absl::SimpleAtoi(text, &value) && value >= least) return {};
+        return absl::StrCat("is '", text, "', expected a whole number of at least ", least);
+      },
+      "NUMBER", "number");
 }
 
 CLI::Validator PageSizeCheck() {
@@ -186,6 +219,38 @@ class Parser {
     return arguments;
   }
 
+  // Empty, or what is wrong: a variable whose name is nearly that of a key was meant for it. Others
+  // are only told of: a cluster sets such variables itself (ATTENTION_SERVICE_HOST of a service
+  // that is called attention), and so do scripts.
+  std::string CheckEnvironment(std::vector<std::string>* warnings) const {
+    std::vector<std::string> known;
+    for (const CLI::Option* option : app_.get_options()) known.push_back(option->get_envname());
+    for (char** entry = environ; *entry != nullptr; ++entry) {
+      const std::string name = std::string(*entry).substr(0, std::string(*entry).find('='));
+      if (!absl::StartsWith(name, kEnvironmentPrefix) ||
+          std::find(known.begin(), known.end(), name) != known.end()) {
+        continue;
+      }
+      const std::string nearest = NearestName(name, known);
+      if (!nearest.empty()) {
+        return absl::StrCat("environment variable ", name, " is no key of the configuration, ",
+                            "did you mean ", nearest);
+      }
+      warnings->push_back(
+          absl::StrCat("environment variable ", name, " is no key of the configuration: ignored"));
+    }
+    return {};
+  }
+
+  // An error's text, with the line of the file where the value comes from.
+  std::string WithPlace(std::string text) const {
+    const std::string flag = text.substr(0, text.find(':'));
+    if (!absl::StartsWith(flag, "--")) return text;
+    const std::string place = file_->PlaceOf(flag.substr(2));
+    text.insert(text.find('\n') == std::string::npos ? text.size() : text.find('\n'), place);
+    return text;
+  }
+
  private:
   template <typename T>
   CLI::Option* Add(const std::string& flag, T& value, const std::string& help) {
@@ -195,15 +260,28 @@ class Parser {
   }
 
   // CLI11 knows no absl::Duration: kept as text, parsed when the option is set.
-  void AddDuration(const std::string& flag, absl::Duration& value, const std::string& help) {
+  void AddDuration(const std::string& flag, absl::Duration& value, const std::string& help,
+                   absl::Duration least = absl::Nanoseconds(1)) {
     app_.add_option_function<std::string>(
             flag, [&value](const std::string& text) { absl::ParseDuration(text, &value); }, help)
-        ->check(DurationCheck())
+        ->check(DurationCheck(least))
         ->envname(EnvironmentName(flag))
         ->default_str(absl::FormatDuration(value));
   }
 
+  // CLI11's own suffixes have several meanings.
+  void AddBytes(const std::string& flag, std::int64_t& value, const std::string& help,
+                const CLI::Validator& check = ByteSizeCheck(0)) {
+    app_.add_option_function<std::string>(
+            flag, [&value](const std::string& text) { value = ParseByteSize(text).value_or(0); },
+            help)
+        ->check(check)
+        ->envname(EnvironmentName(flag))
+        ->default_str(FormatByteSize(value));
+  }
+
   void AddNetwork() {
+    app_.config_formatter(file_);
     app_.allow_config_extras(CLI::config_extras_mode::error);
     app_.set_config("--config", "", "Read keys from this TOML file")->envname("ATTENTION_CONFIG");
     // One value, not CLI11's list, so that --print-config writes what the file can hold.
@@ -217,12 +295,11 @@ class Parser {
     Add("--shared-memory-listen", config_.shared_memory_listen,
         "unix:path where clients on this host register shared memory; empty: not offered")
         ->check(SharedMemoryListenCheck());
-    Add("--max-shared-bytes-per-tenant", config_.max_shared_bytes_per_tenant,
-        "Shared memory of one tenant")
-        ->check(CLI::PositiveNumber);
+    AddBytes("--max-shared-bytes-per-tenant", config_.max_shared_bytes_per_tenant,
+             "Shared memory of one tenant", ByteSizeCheck(1));
     Add("--max-shared-regions-per-tenant", config_.max_shared_regions_per_tenant,
         "Regions of shared memory of one tenant")
-        ->check(CLI::PositiveNumber);
+        ->check(AtLeast(1));
     Add("--max-shared-connections", config_.max_shared_connections,
         "Clients with shared memory; more wait")
         ->check(CLI::Range(1, 65536));
@@ -234,29 +311,33 @@ class Parser {
     Add("--max-connections-per-peer", config_.max_connections_per_peer,
         "Connections of one address, or of one user at unix sockets; 0: half of max-connections")
         ->check(CLI::Range(0, 1000000));
-    Add("--max-message-bytes", config_.max_message_bytes,
-        "Largest request message; 0: half of max-receiving-bytes, at most 1 GiB")
-        ->check(MessageSizeCheck());
-    Add("--max-receiving-bytes", config_.max_receiving_bytes,
+    AddBytes("--max-message-bytes", config_.max_message_bytes,
+             "Largest request message; 0: half of max-receiving-bytes, at most 1 GiB",
+             MessageSizeCheck());
+    AddBytes(
+        "--max-receiving-bytes", config_.max_receiving_bytes,
         "Bytes of requests that have not wholly come; beyond, calls of the connection with the "
-        "most are ended; 0: an eighth of the memory, at most 2 GiB")
-        ->check(CLI::NonNegativeNumber);
+        "most are ended; 0: an eighth of the memory, at most 2 GiB");
     AddDuration("--upload-timeout", config_.upload_timeout,
                 "How long a connection may send next to nothing of a request before the call is "
                 "ended");
     Add("--max-stream-requests", config_.max_stream_requests,
         "Unanswered requests of one stream before it is no longer read")
         ->check(CLI::Range(1, 65536));
-    Add("--max-stream-bytes", config_.max_stream_bytes,
-        "Bytes of those, and of answers that the client has not read; one request of any size is "
-        "read")
-        ->check(CLI::PositiveNumber);
+    AddBytes("--max-stream-bytes", config_.max_stream_bytes,
+             "Bytes of those, and of answers that the client has not read; one request of any size "
+             "is read",
+             ByteSizeCheck(1));
     Add("--completion-threads", config_.completion_threads,
         "Threads that receive and answer calls with tensors; 0: one for each four cores")
         ->check(CLI::Range(0, 256));
     AddDuration("--keepalive-interval", config_.keepalive_interval,
                 "Silence of a connection until its client is asked whether it is there; one that "
                 "does not answer for a third as long again has gone, and its streams end");
+    AddDuration("--drain-delay", config_.drain_delay,
+                "After SIGTERM, how long calls are still taken while the server says that it is "
+                "not ready",
+                absl::ZeroDuration());
     AddDuration("--drain-timeout", config_.drain_timeout,
                 "After SIGTERM, how long calls in flight may take");
     AddDuration("--device-recovery-timeout", config_.device_recovery_timeout,
@@ -280,22 +361,19 @@ class Parser {
     Add("--pin-threads", config_.pin_threads,
         "Keep each compute thread on a core: yes, no, or auto (where there are several workers)")
         ->check(CLI::IsMember({"auto", "yes", "no"}));
-    Add("--kv-capacity-bytes", config_.kv_capacity_bytes,
-        "Memory for KV pages; 0: a quarter of what the process may use")
-        ->check(CLI::NonNegativeNumber);
+    AddBytes("--kv-capacity-bytes", config_.kv_capacity_bytes,
+             "Memory for KV pages; 0: a quarter of what the process may use");
     Add("--kv-page-size", config_.kv_page_size, "Tokens of a KV page")->check(PageSizeCheck());
-    Add("--kv-spill-bytes", config_.kv_spill_bytes,
-        "Host memory for the KV pages of idle sessions while a device has none left; 0: none")
-        ->check(CLI::NonNegativeNumber);
+    AddBytes("--kv-spill-bytes", config_.kv_spill_bytes,
+             "Host memory for the KV pages of idle sessions while a device has none left; 0: none");
     AddDuration("--kv-spill-idle", config_.kv_spill_idle,
                 "How long a session must have been idle for its pages to be moved there");
-    Add("--layer-capacity-bytes", config_.layer_capacity_bytes,
-        "Memory for layers' weights; 0: a quarter of what the process may use")
-        ->check(CLI::NonNegativeNumber);
+    AddBytes("--layer-capacity-bytes", config_.layer_capacity_bytes,
+             "Memory for layers' weights; 0: a quarter of what the process may use");
     Add("--preload-layers", config_.preload_layers,
         "JSON file of layers to have from the start, from .safetensors files");
     Add("--max-layers-per-tenant", config_.max_layers_per_tenant, "Layers of one tenant")
-        ->check(CLI::NonNegativeNumber);
+        ->check(AtLeast(0));
     Add("--max-pending-layers", config_.max_pending_layers,
         "Layers that are being uploaded or converted")
         ->check(CLI::Range(1, 65536));
@@ -309,9 +387,8 @@ class Parser {
   void AddBounds() {
     Add("--max-queued-requests", config_.max_queued_requests, "Requests that may wait")
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
-    Add("--max-queued-bytes", config_.max_queued_bytes,
-        "Tensor bytes that may wait; 0: an eighth of the memory, at most 2 GiB")
-        ->check(CLI::NonNegativeNumber);
+    AddBytes("--max-queued-bytes", config_.max_queued_bytes,
+             "Tensor bytes that may wait; 0: an eighth of the memory, at most 2 GiB");
     Add("--max-batch-requests", config_.max_batch_requests, "Requests of one batch; 1: no batching")
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
     AddDuration("--max-batch-work", config_.max_batch_work,
@@ -329,10 +406,9 @@ class Parser {
   }
 
   void AddSessions() {
-    Add("--max-sessions", config_.max_sessions, "Sessions of all tenants")
-        ->check(CLI::NonNegativeNumber);
+    Add("--max-sessions", config_.max_sessions, "Sessions of all tenants")->check(AtLeast(0));
     Add("--max-sessions-per-tenant", config_.max_sessions_per_tenant, "Sessions of one tenant")
-        ->check(CLI::NonNegativeNumber);
+        ->check(AtLeast(0));
     AddDuration("--session-ttl", config_.session_ttl, "Idle time after which a session is dropped");
     AddDuration("--max-session-ttl", config_.max_session_ttl, "Longest TTL a client may ask for");
   }
@@ -358,6 +434,7 @@ class Parser {
 
 }  // namespace
 
+const std::shared_ptr<TomlFile> file_ = std::make_shared<TomlFile>(app_);
 ParsedCommandLine ParseCommandLine(int argc, const char* const* argv) {
   ParsedCommandLine parsed;
   Parser parser(parsed.config);
@@ -366,11 +443,17 @@ ParsedCommandLine ParseCommandLine(int argc, const char* const* argv) {
     std::vector<std::string> arguments = parser.WithEnvironment({argv + 1, argv + argc});
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
     app.parse(arguments);
+    if (std::string error = parser.CheckEnvironment(&parsed.warnings); !error.empty()) {
+      parsed.is_exit = true;
+      parsed.exit_code = 2;
+      parsed.text = error + "\n";
+      return parsed;
+    }
   } catch (const CLI::ParseError& error) {
     std::ostringstream out;
     parsed.is_exit = true;
     parsed.exit_code = app.exit(error, out, out) == 0 ? 0 : 2;
-    parsed.text = out.str();
+    parsed.text = parser.WithPlace(out.str());
     return parsed;
   }
   parser.Finish();

@@ -66,6 +66,7 @@ struct ServerConfig {
   std::int64_t max_sessions_per_tenant = 10000;
   absl::Duration session_ttl = absl::Minutes(15);
   absl::Duration max_session_ttl = absl::Hours(24);
+  absl::Duration drain_delay;  // from "not ready" until calls are refused
   absl::Duration drain_timeout = absl::Seconds(30);
   absl::Duration device_recovery_timeout = absl::Seconds(30);
 
@@ -79,6 +80,8 @@ struct ParsedCommandLine {
   bool is_exit = false;
   int exit_code = 0;
   std::string text;
+  // To be logged once the server starts.
+  std::vector<std::string> warnings;
 };
 
 // Reads command line, environment and file; checks every value.
