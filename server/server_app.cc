@@ -27,8 +27,10 @@
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
 #include "server/observe/metrics_page.h"
+#include "server/rpc/connections.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
+#include "server/rpc/listener_health.h"
 #include "server/rpc/preload_file.h"
 #include "server/rpc/shared_memory_lane.h"
 
@@ -203,6 +205,7 @@ class ServerAppImpl final : public ServerApp {
                 clock_),
         scheduler_(SchedulersOf(devices_, SchedulerLimits(config_), clock_, metrics_)),
         connections_(ConnectionLimits(config_)),
+        listener_health_(metrics_),
         regions_({config_.max_shared_bytes_per_tenant, config_.max_shared_regions_per_tenant}) {}
 
   ~ServerAppImpl() override {
@@ -225,6 +228,7 @@ class ServerAppImpl final : public ServerApp {
                                   call_log_,
                                   calls_in_flight_,
                                   connections_,
+                                  listener_health_,
                                   [](const std::string& text) { spdlog::warn("{}", text); },
                                   buffers_,
                                   lane_ == nullptr ? nullptr : &regions_,
@@ -271,8 +275,12 @@ class ServerAppImpl final : public ServerApp {
   bool is_beyond_help() const override { return is_beyond_help_.load(); }
 
   void DrainAndStop() override {
-    const absl::Time deadline = clock_.Now() + config_.drain_timeout;
     is_ready_.store(false);
+    if (config_.drain_delay > absl::ZeroDuration()) {
+      grpc_->AnnounceDrain();
+      absl::SleepFor(config_.drain_delay);
+    }
+    const absl::Time deadline = clock_.Now() + config_.drain_timeout;
     scheduler_.BeginDrain();
     grpc_->BeginDrain();
     if (!scheduler_.AwaitIdle(deadline)) {
@@ -365,14 +373,14 @@ class ServerAppImpl final : public ServerApp {
     return {[this, gauges = std::move(gauges)](std::string_view accept) {
               return RenderMetrics(metrics_, gauges, accept);
             },
-            [this] { return WhyNotReady(); }, [] { return std::string(); }};
+            [this] { return WhyNotReady(); }, [this] { return listener_health_.WhyNotAlive(); }};
   }
 
   // Empty: it takes work.
   std::string WhyNotReady() const {
     if (!is_ready_.load()) return "draining";
     if (!IsAnyDeviceUsable()) return "no device can be used";
-    return "";
+    return listener_health_.WhyNotReady();
   }
 
   std::size_t SpilledBytes() const {
@@ -426,6 +434,7 @@ class ServerAppImpl final : public ServerApp {
   absl::Notification stop_reaper_;
   std::thread reaper_;
   Connections connections_;
+  ListenerHealth listener_health_;
   RegionTable regions_;
   std::unique_ptr<SharedMemoryLane> lane_;  // null: shared memory is not offered
   std::unique_ptr<GrpcServer> grpc_;

@@ -65,6 +65,9 @@ struct ServerMetrics {
   std::array<Counter, kNumStatusCodes> calls_by_code;               // index: canonical status code
   std::array<Counter, kNumDropReasons> dropped;                     // index: DropReason
   std::array<Counter, kNumConnectionRefusals> connections_refused;  // index: ConnectionRefusal
+  Counter connections_reset_too_often;  // which began calls and reset them by the thousand
+  Counter probes_answered;              // of the server's own calls through its listeners
+  Counter probes_missed;
   Counter rejected_queue_full;
   Counter sessions_created;
   Counter sessions_expired;

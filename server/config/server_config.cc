@@ -430,25 +430,25 @@ class Parser {
   std::string listen_ = absl::StrJoin(config_.listen, ",");
   bool prints_config_ = false;
   CLI::App app_{"attention-server: attention as a remote compute service"};
+  const std::shared_ptr<TomlFile> file_ = std::make_shared<TomlFile>(app_);
 };
 
 }  // namespace
 
-const std::shared_ptr<TomlFile> file_ = std::make_shared<TomlFile>(app_);
 ParsedCommandLine ParseCommandLine(int argc, const char* const* argv) {
   ParsedCommandLine parsed;
   Parser parser(parsed.config);
   CLI::App& app = parser.app();
+  if (std::string error = parser.CheckEnvironment(&parsed.warnings); !error.empty()) {
+    parsed.is_exit = true;
+    parsed.exit_code = 2;
+    parsed.text = error + "\n";
+    return parsed;
+  }
   try {
     std::vector<std::string> arguments = parser.WithEnvironment({argv + 1, argv + argc});
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
     app.parse(arguments);
-    if (std::string error = parser.CheckEnvironment(&parsed.warnings); !error.empty()) {
-      parsed.is_exit = true;
-      parsed.exit_code = 2;
-      parsed.text = error + "\n";
-      return parsed;
-    }
   } catch (const CLI::ParseError& error) {
     std::ostringstream out;
     parsed.is_exit = true;

@@ -64,6 +64,19 @@ MetricFamily RefusedConnectionsFamily(const ServerMetrics& metrics) {
   return family;
 }
 
+MetricFamily ProbesFamily(const ServerMetrics& metrics) {
+  MetricFamily family = Family("listener_probes_total",
+                               "The server's own calls through its listeners", MetricType::Counter);
+  const std::pair<const char*, const Counter&> outcomes[] = {{"answered", metrics.probes_answered},
+                                                             {"missed", metrics.probes_missed}};
+  for (const auto& [outcome, counter] : outcomes) {
+    ClientMetric& metric = family.metric.emplace_back();
+    metric.label.push_back({"outcome", outcome});
+    metric.counter.value = static_cast<double>(counter.value());
+  }
+  return family;
+}
+
 }  // namespace
 
 HistogramSnapshot::HistogramSnapshot(const Histogram& histogram)
@@ -80,6 +93,10 @@ std::vector<MetricFamily> CollectCounters(const ServerMetrics& metrics) {
       CallsFamily(metrics),
       DroppedFamily(metrics),
       RefusedConnectionsFamily(metrics),
+      CounterFamily("connections_reset_too_often_total",
+                    "Connections that reset calls by the thousand, and were closed for it",
+                    metrics.connections_reset_too_often),
+      ProbesFamily(metrics),
       CounterFamily("rejected_queue_full_total", "Requests refused because the queue was full",
                     metrics.rejected_queue_full),
       CounterFamily("sessions_created_total", "Sessions created", metrics.sessions_created),

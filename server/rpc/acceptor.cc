@@ -1,12 +1,9 @@
 #include "server/rpc/acceptor.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,7 +16,7 @@ namespace attention::server {
 namespace {
 
 constexpr absl::Duration kTellPeriod = absl::Seconds(5);
-constexpr int kPollMs = 1000;
+constexpr int kPollMs = 250;
 // How often connections that gRPC has closed are looked for: as a rule, and at a limit.
 constexpr absl::Duration kSweepPeriod = absl::Seconds(1);
 constexpr absl::Duration kSweepPeriodAtLimit = absl::Milliseconds(20);
@@ -32,30 +29,24 @@ bool IsOutOfResources(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
 
-// Whose connection it is, as limits count: the address without its port, or the user.
-std::string PeerOf(int fd) {
-  sockaddr_storage address{};
-  socklen_t size = sizeof(address);
-  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) return "";
-  char text[INET6_ADDRSTRLEN] = "";
-  if (address.ss_family == AF_UNIX) {
-    ucred user{};
-    socklen_t user_size = sizeof(user);
-    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &user, &user_size);
-    return absl::StrCat("uid ", user.uid);
+// The newcomer's end, or the way to it: the next one may be well.
+bool IsOfNewcomer(int error) {
+  switch (error) {
+    case ECONNABORTED:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case EINTR:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case ENONET:
+    case ENOPROTOOPT:
+    case EOPNOTSUPP:
+    case EPERM:
+    case EPROTO:
+      return true;
+    default:
+      return false;
   }
-  if (address.ss_family == AF_INET) {
-    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(&address)->sin_addr, text,
-              sizeof(text));
-    return text;
-  }
-  const in6_addr& ip = reinterpret_cast<const sockaddr_in6*>(&address)->sin6_addr;
-  if (IN6_IS_ADDR_V4MAPPED(&ip)) {
-    inet_ntop(AF_INET, &ip.s6_addr[12], text, sizeof(text));
-  } else {
-    inet_ntop(AF_INET6, &ip, text, sizeof(text));
-  }
-  return text;
 }
 
 std::string Because(ConnectionRefusal reason, const Connections::Limits& limits,
@@ -73,12 +64,15 @@ std::string Because(ConnectionRefusal reason, const Connections::Limits& limits,
 
 }  // namespace
 
-Acceptor::Acceptor(std::vector<Door> doors, Connections& connections, ServerMetrics& metrics,
-                   Warn warn)
+Acceptor::Acceptor(std::vector<Door> doors, const ProbeAddresses& own, Connections& connections,
+                   ServerMetrics& metrics, Warn warn)
     : doors_(std::move(doors)),
+      own_(own),
       connections_(connections),
       metrics_(metrics),
       warn_(std::move(warn)),
+      resets_([&connections](const std::string& address) { return connections.Close(address); },
+              warn_, metrics),
       stop_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       reserve_fd_(OpenReserve()),
       thread_([this] { Run(); }) {}
@@ -99,6 +93,7 @@ void Acceptor::Run() {
     if (polled[0].revents != 0) return;
     backs_off = false;
     SweepEvery(kSweepPeriod);
+    LookForResets();
     for (std::size_t i = 0; i < doors_.size(); ++i) {
       if (polled[i + 1].revents != 0 && !AcceptAll(doors_[i])) backs_off = true;
     }
@@ -115,24 +110,34 @@ bool Acceptor::AcceptAll(const Door& door) {
       Admit(door, fd);
     } else if (IsOutOfResources(errno)) {
       if (!Shed(door)) return false;
-    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      return true;
+    } else if (!IsOfNewcomer(errno)) {
+      return errno == EAGAIN;
     }
-    // Anything else is the newcomer's own end: the next may be well.
   }
   return true;
 }
 
 void Acceptor::Admit(const Door& door, int fd) {
-  const std::string peer = PeerOf(fd);
-  auto refusal = connections_.Add(fd, peer);
+  if (own_.Has(SocketAddressOfPeer(fd))) {
+    connections_.AddOwn(fd);
+    return door.admit(fd);
+  }
+  const PeerName name = PeerNameOf(fd);
+  auto refusal = connections_.Add(fd, name);
   if (refusal) {
     SweepEvery(kSweepPeriodAtLimit);
-    refusal = connections_.Add(fd, peer);
+    refusal = connections_.Add(fd, name);
   }
   if (!refusal) return door.admit(fd);
+  Refuse(*refusal, name.peer);
   close(fd);
-  Refuse(*refusal, peer);
+}
+
+void Acceptor::LookForResets() {
+  const absl::Time now = absl::Now();
+  if (now - last_look_ < absl::Milliseconds(kPollMs)) return;
+  last_look_ = now;
+  resets_.Look(now);
 }
 
 void Acceptor::SweepEvery(absl::Duration period) {
@@ -146,9 +151,8 @@ bool Acceptor::Shed(const Door& door) {
   if (reserve_fd_ >= 0) close(std::exchange(reserve_fd_, -1));
   const int fd = accept4(door.listen_fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd >= 0) {
-    const std::string peer = PeerOf(fd);
+    Refuse(ConnectionRefusal::kDescriptors, PeerNameOf(fd).peer);
     close(fd);
-    Refuse(ConnectionRefusal::kDescriptors, peer);
   }
   reserve_fd_ = OpenReserve();
   return fd >= 0 && reserve_fd_ >= 0;

@@ -14,6 +14,8 @@
 #include "absl/time/time.h"
 #include "server/base/metrics.h"
 #include "server/rpc/connections.h"
+#include "server/rpc/probe_socket.h"
+#include "server/rpc/reset_watch.h"
 
 namespace attention::server {
 
@@ -26,8 +28,9 @@ class Acceptor {
   using Warn = std::function<void(const std::string& text)>;
 
   // Accepts until it is destroyed. `warn` is told of refusals, at most once in five seconds of each
-  // reason. Everything passed must outlive the object.
-  Acceptor(std::vector<Door> doors, Connections& connections, ServerMetrics& metrics, Warn warn);
+  // reason. No limit applies to connections from `own`. Everything passed must outlive the object.
+  Acceptor(std::vector<Door> doors, const ProbeAddresses& own, Connections& connections,
+           ServerMetrics& metrics, Warn warn);
   ~Acceptor();
   Acceptor(const Acceptor&) = delete;
   Acceptor& operator=(const Acceptor&) = delete;
@@ -41,9 +44,10 @@ class Acceptor {
   };
 
   void Run();
-  // Accepts what waits at the door. False: there are no descriptors.
+  // Accepts what waits at the door. False: that fails for now, and is to be tried again later.
   bool AcceptAll(const Door& door);
   void Admit(const Door& door, int fd);
+  void LookForResets();
   void SweepEvery(absl::Duration period);
   // Takes and closes one newcomer with the descriptor in reserve. False: that failed, too.
   bool Shed(const Door& door);
@@ -51,11 +55,14 @@ class Acceptor {
   void TellRefusals();
 
   const std::vector<Door> doors_;
+  const ProbeAddresses& own_;
   Connections& connections_;
   ServerMetrics& metrics_;
   const Warn warn_;
   const int stop_fd_;  // an eventfd: readable when the thread is to end
   int reserve_fd_;
+  ResetWatch resets_;
+  absl::Time last_look_ = absl::InfinitePast();
   absl::Time last_sweep_ = absl::InfinitePast();
   std::array<Untold, kNumConnectionRefusals> untold_;
   std::thread thread_;

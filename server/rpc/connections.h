@@ -16,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "server/base/metrics.h"
 #include "server/base/mutex.h"
+#include "server/rpc/peer_name.h"
 
 namespace attention::server {
 
@@ -34,13 +35,19 @@ class Connections {
 
   // Before gRPC gets the socket. The reason when it must not, as far as is known: those that were
   // closed since the last Sweep count.
-  std::optional<ConnectionRefusal> Add(int fd, const std::string& peer);
+  std::optional<ConnectionRefusal> Add(int fd, const PeerName& name);
+
+  // The server's own, to itself: no limit applies, and it is not counted.
+  void AddOwn(int fd);
 
   // Forgets those that gRPC has closed.
   void Sweep();
 
   // As of the last Sweep.
   std::size_t count() const;
+
+  // Ends the connection of one peer's address, as gRPC names it. False: there is none, or several.
+  bool Close(const std::string& address);
 
   // Ends every connection at once, whatever its peer does: both ends see it as closed. gRPC then
   // closes the descriptors itself.
@@ -50,10 +57,14 @@ class Connections {
   struct Entry {
     dev_t device = 0;
     ino_t inode = 0;
-    std::string peer;
+    PeerName name;
   };
   using Entries = std::map<int, Entry>;
 
+  void Insert(int fd, const PeerName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::size_t CountOf(const std::string& peer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::size_t CountLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void Shutdown(int fd, const Entry& entry);
   Entries::iterator Forget(Entries::iterator entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<ConnectionRefusal> RefusalOf(const std::string& peer) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

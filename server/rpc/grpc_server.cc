@@ -10,6 +10,8 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "server/base/status_macros.h"
+#include "server/rpc/connections.h"
+#include "server/rpc/listener_health.h"
 
 namespace attention::server {
 namespace {
@@ -17,6 +19,9 @@ namespace {
 // One message of a stream is one frame's worth of system calls: the largest frame HTTP/2 allows cut
 // latency of 1 MiB messages by a tenth to a fifth on TCP and did nothing worse elsewhere.
 constexpr int kMaxFrameBytes = 16777215;
+
+// Of a call. Proxies let less through.
+constexpr int kMaxMetadataBytes = 256 << 10;
 
 constexpr int kMinPingIntervalMs = 10'000;
 
@@ -53,7 +58,13 @@ GrpcServer::GrpcServer(const std::vector<Listener>& listeners, const ServiceCont
       health_(
           {"", v1::AttentionService::service_full_name(), v1::SessionService::service_full_name(),
            v1::LayerService::service_full_name(), v1::ServerService::service_full_name()},
-          services_.calls_in_flight) {}
+          services_.calls_in_flight),
+      reflection_({v1::AttentionService::service_full_name(),
+                   v1::SessionService::service_full_name(), v1::LayerService::service_full_name(),
+                   v1::ServerService::service_full_name(),
+                   grpc::health::v1::Health::service_full_name(),
+                   grpc::reflection::v1::ServerReflection::service_full_name(),
+                   "grpc.reflection.v1alpha.ServerReflection"}) {}
 
 GrpcServer::~GrpcServer() {
   if (server_ != nullptr) Shutdown(absl::InfinitePast());
@@ -75,12 +86,15 @@ absl::Status GrpcServer::Listen() {
   builder.RegisterService(&layer_);
   builder.RegisterService(&server_info_);
   builder.RegisterService(&health_);
+  builder.RegisterService(&reflection_service_);
   const auto max_bytes = static_cast<int>(
       std::min<std::int64_t>(services_.limits.max_message_bytes, std::numeric_limits<int>::max()));
   builder.SetMaxReceiveMessageSize(max_bytes);
   builder.SetMaxSendMessageSize(-1);  // what a request may ask for is bounded when it is decoded
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
   SetKeepalive(services_.limits.keepalive_interval, builder);
+  // gRPC 1.51 ends the whole connection, with everybody's calls on it, for metadata that is larger.
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) {
@@ -95,13 +109,32 @@ absl::Status GrpcServer::Listen() {
   layer_.Listen(threads_->queue());
   server_info_.Listen(threads_->queue());
   health_.Listen(threads_->queue());
+  reflection_service_.Listen(threads_->queue());
   health_.SetServing(true);
-  listening_.Start(services_.connections, services_.metrics, services_.warn);
+  listening_.Start(services_.connections, services_.metrics, services_.warn,
+                   services_.listener_health, [this] { UpdateHealth(); });
   return absl::OkStatus();
 }
 
+void GrpcServer::UpdateHealth() {
+  const std::vector<DeviceStatus> devices = services_.devices();
+  const bool has_device = std::any_of(devices.begin(), devices.end(),
+                                      [](const DeviceStatus& device) { return device.is_used; });
+  const bool is_reachable = services_.listener_health.WhyNotReady().empty();
+  MutexLock lock(&mutex_);
+  health_.SetServing(!is_draining_ && has_device && is_reachable);
+}
+
+void GrpcServer::AnnounceDrain() {
+  {
+    MutexLock lock(&mutex_);
+    is_draining_ = true;
+  }
+  UpdateHealth();  // watchers are told, and others still may ask
+}
+
 void GrpcServer::BeginDrain() {
-  health_.SetServing(false);  // watchers are told, and others still may ask
+  AnnounceDrain();
   streams_.BeginDrain();
 }
 

@@ -17,6 +17,8 @@
 #include "server/rpc/health_service.h"
 #include "server/rpc/layer_service.h"
 #include "server/rpc/listening.h"
+#include "server/rpc/reflection.h"
+#include "server/rpc/reflection_service.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/session_service.h"
 #include "server/rpc/stream_registry.h"
@@ -37,7 +39,9 @@ class GrpcServer {
   // Ends streams that hold what others could use and do not move. To be called every second or so.
   void EndStalled(absl::Time now) { streams_.EndStalled(now); }
 
-  // Health becomes NOT_SERVING and idle streams end.
+  // Health becomes NOT_SERVING; calls are served as before.
+  void AnnounceDrain();
+  // That, and idle streams end.
   void BeginDrain();
   // Waits for calls in flight until the deadline; then answers what is left with UNAVAILABLE, stops
   // the scheduler, and closes connections.
@@ -47,6 +51,8 @@ class GrpcServer {
   void CloseConnections();
   GrpcServer(const std::vector<Listener>& listeners, const ServiceContext& services);
   absl::Status Listen();
+  // Tells health watchers whether the server takes work.
+  void UpdateHealth() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const ServiceContext services_;
   Listening listening_;
@@ -56,8 +62,12 @@ class GrpcServer {
   LayerServiceImpl layer_;
   ServerServiceImpl server_info_;
   HealthServiceImpl health_;
+  const Reflection reflection_;
+  ReflectionServiceImpl reflection_service_{reflection_, services_.calls_in_flight};
   std::unique_ptr<CompletionThreads> threads_;
   std::unique_ptr<grpc::Server> server_;
+  Mutex mutex_;
+  bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace attention::server

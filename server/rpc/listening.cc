@@ -3,41 +3,26 @@
 #include <grpcpp/security/server_credentials.h>
 #include <sys/socket.h>
 
-#include <fstream>
 #include <memory>
-#include <sstream>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "proto/transport/socket_buffers.h"
-#include "server/base/client_text.h"
 #include "server/base/status_macros.h"
+#include "server/rpc/tls_files.h"
 
 namespace attention::server {
 namespace {
 
-absl::StatusOr<std::string> ReadFile(const std::string& key, const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file || text.str().empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("listen: ", key, " is ", Quoted(path), ", expected a file that can be read"));
-  }
-  return text.str();
-}
-
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const Listener& listener) {
   if (!listener.has_tls()) return grpc::InsecureServerCredentials();
+  ATTENTION_ASSIGN_OR_RETURN(TlsFiles files, ReadTlsFiles(listener, absl::Now()));
   grpc::SslServerCredentialsOptions options;
-  grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
-  ATTENTION_ASSIGN_OR_RETURN(pair.cert_chain, ReadFile("tls-cert", listener.tls_cert));
-  ATTENTION_ASSIGN_OR_RETURN(pair.private_key, ReadFile("tls-key", listener.tls_key));
-  options.pem_key_cert_pairs.push_back(std::move(pair));
-  if (!listener.tls_client_ca.empty()) {
-    ATTENTION_ASSIGN_OR_RETURN(options.pem_root_certs,
-                               ReadFile("tls-client-ca", listener.tls_client_ca));
+  options.pem_key_cert_pairs.push_back({std::move(files.key), std::move(files.certificate)});
+  if (!files.client_ca.empty()) {
+    options.pem_root_certs = std::move(files.client_ca);
     options.client_certificate_request = GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
   }
   return grpc::SslServerCredentials(options);
@@ -81,6 +66,7 @@ absl::Status Listening::Add(const Listener& listener, grpc::ServerBuilder& build
   addresses_.push_back(listener.is_unix() ? listener.address
                                           : WithPort(listener.address, bound->front().port()));
   for (ListenSocket& socket : *bound) {
+    probed_.push_back({addresses_.back(), socket.fd(), listener.has_tls()});
     sockets_.push_back(std::move(socket));
     grpc_acceptors_.push_back(builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials));
@@ -88,7 +74,8 @@ absl::Status Listening::Add(const Listener& listener, grpc::ServerBuilder& build
   return absl::OkStatus();
 }
 
-void Listening::Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn) {
+void Listening::Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn,
+                      ListenerHealth& health, std::function<void()> after_each_probe) {
   std::vector<Acceptor::Door> doors;
   for (std::size_t i = 0; i < sockets_.size(); ++i) {
     const auto admit = [listen_fd = sockets_[i].fd(), acceptor = grpc_acceptors_[i]](int fd) {
@@ -100,10 +87,13 @@ void Listening::Start(Connections& connections, ServerMetrics& metrics, Acceptor
     };
     doors.push_back({sockets_[i].fd(), admit});
   }
-  acceptor_ = std::make_unique<Acceptor>(std::move(doors), connections, metrics, std::move(warn));
+  acceptor_ = std::make_unique<Acceptor>(std::move(doors), own_addresses_, connections, metrics,
+                                         std::move(warn));
+  prober_ = std::make_unique<Prober>(probed_, own_addresses_, health, std::move(after_each_probe));
 }
 
 void Listening::Stop() {
+  prober_.reset();
   acceptor_.reset();
   grpc_acceptors_.clear();
   sockets_.clear();

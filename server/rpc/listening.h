@@ -5,6 +5,7 @@
 
 #include <grpcpp/server_builder.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "server/base/listen_socket.h"
 #include "server/base/listener.h"
 #include "server/rpc/acceptor.h"
+#include "server/rpc/prober.h"
 
 namespace attention::server {
 
@@ -24,8 +26,10 @@ class Listening {
   // UNAVAILABLE the address that cannot be bound.
   absl::Status AddTo(grpc::ServerBuilder& builder);
 
-  // Accepts from now on; the server has been built. Acceptor says what the arguments are.
-  void Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn);
+  // Accepts from now on, and calls itself to see that it does; the server has been built. Acceptor
+  // and Prober say what the arguments are.
+  void Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn,
+             ListenerHealth& health, std::function<void()> after_each_probe);
 
   // Accepts no more and lets the addresses go. Before the server is shut down.
   void Stop();
@@ -41,8 +45,11 @@ class Listening {
   const std::vector<Listener> listeners_;
   std::vector<std::string> addresses_;
   std::vector<ListenSocket> sockets_;
+  std::vector<Prober::Target> probed_;                         // one for each socket
   std::vector<std::shared_ptr<GrpcAcceptor>> grpc_acceptors_;  // one for each socket
+  ProbeAddresses own_addresses_;
   std::unique_ptr<Acceptor> acceptor_;
+  std::unique_ptr<Prober> prober_;
 };
 
 }  // namespace attention::server

@@ -20,12 +20,14 @@
 #include "server/layer/layer_table.h"
 #include "server/rpc/buffer_pool.h"
 #include "server/rpc/calls_in_flight.h"
-#include "server/rpc/connections.h"
 #include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
 #include "server/shared_memory/region_table.h"
 
 namespace attention::server {
+
+class Connections;
+class ListenerHealth;
 
 // Bounds that clients may ask for (GetServerInfo) and the services apply.
 struct ServiceLimits {
@@ -73,6 +75,7 @@ struct ServiceContext {
   CallLog& call_log;
   CallsInFlight& calls_in_flight;
   Connections& connections;
+  ListenerHealth& listener_health;
   // Logs what clients do to the server as a whole; the caller bounds how often.
   std::function<void(const std::string& text)> warn;
   BufferPool& buffers;

@@ -1,19 +1,16 @@
 // The server as a process: how it starts, what it tells, how it ends.
 #include <signal.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
 #include <deque>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "tests/support/raw_call.h"
-#include "tests/support/raw_connection.h"
 #include "tests/support/server_process.h"
 #include "tests/support/session_driver.h"
 
@@ -150,12 +147,17 @@ TEST(LifecycleTest, ReflectionListsTheServices) {
   ServerProcess process;
   std::string services;
   // ServerReflectionRequest{list_services: "*"}
-  const grpc::Status status = StreamRaw(
-      process.client().channel(), "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-      {"\x3a\x01*"}, [&](const std::string& answer) { services += answer; });
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  for (const char* service : kServices) EXPECT_THAT(services, HasSubstr(service));
-  EXPECT_THAT(services, HasSubstr("grpc.health.v1.Health"));
+  for (const std::string version : {"v1", "v1alpha"}) {
+    services.clear();
+    const grpc::Status status =
+        StreamRaw(process.client().channel(),
+                  "/grpc.reflection." + version + ".ServerReflection/ServerReflectionInfo",
+                  {"\x3a\x01*"}, [&](const std::string& answer) { services += answer; });
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    for (const char* service : kServices) EXPECT_THAT(services, HasSubstr(service));
+    EXPECT_THAT(services, HasSubstr("grpc.health.v1.Health"));
+    EXPECT_THAT(services, HasSubstr("grpc.reflection.v1.ServerReflection"));
+  }
 }
 
 TEST(LifecycleTest, MetricsCountWhatHappened) {
@@ -226,127 +228,6 @@ TEST(LifecycleTest, WhyItCannotStartIsJsonToo) {
   EXPECT_THAT(second.WaitForExit(), Optional(1));
   EXPECT_THAT(second.Log(), HasSubstr("cannot bind"));
   ExpectJsonLines(second.Log());
-}
-
-TEST(LifecycleTest, AUnixSocketListensBesideTcp) {
-  const std::string path = ::testing::TempDir() + "attention-" + std::to_string(getpid()) + ".sock";
-  {
-    ServerProcess process({"--listen=127.0.0.1:0,unix:" + path});
-    ExpectServes(process.client());
-    ASSERT_EQ(process.addresses().size(), 2u);
-    EXPECT_EQ(process.addresses()[1], "unix:" + path);
-    ServerClient local(process.addresses()[1], process.client().admin_address());
-    ExpectServes(local);
-  }
-  std::filesystem::remove(path);
-}
-
-TEST(LifecycleTest, AUnixSocketHasTheModeOfItsListener) {
-  const std::string path = ::testing::TempDir() + "mode-" + std::to_string(getpid()) + ".sock";
-  {
-    ServerProcess process({"--listen=127.0.0.1:0,unix:" + path + "?mode=0600"});
-    ServerClient local("unix:" + path, process.client().admin_address());
-    ExpectServes(local);
-    EXPECT_EQ(std::filesystem::status(path).permissions(),
-              std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
-  }
-  std::filesystem::remove(path);
-}
-
-TEST(LifecycleTest, ASecondServerDoesNotTakeAUnixSocket) {
-  const std::string path = ::testing::TempDir() + "taken-" + std::to_string(getpid()) + ".sock";
-  ServerProcess first({"--listen=127.0.0.1:0,unix:" + path});
-  ServerClient local("unix:" + path, first.client().admin_address());
-  ExpectServes(local);
-  ServerProcess second({"--listen=127.0.0.1:0,unix:" + path});
-  EXPECT_THAT(second.WaitForExit(), Optional(1));
-  EXPECT_THAT(second.Log(),
-              HasSubstr("listen: cannot bind unix:" + path + ": it is in use by a running server"));
-  ServerClient again("unix:" + path, first.client().admin_address());
-  ExpectServes(again);
-}
-
-TEST(LifecycleTest, TheUnixSocketOfAKilledServerIsTakenOver) {
-  const std::string path = ::testing::TempDir() + "stale-" + std::to_string(getpid()) + ".sock";
-  {
-    ServerProcess killed({"--listen=127.0.0.1:0,unix:" + path});
-    killed.client();
-    killed.Signal(SIGKILL);
-    EXPECT_THAT(killed.WaitForExit(), Optional(-SIGKILL));
-  }
-  ASSERT_TRUE(std::filesystem::exists(path));
-  ServerProcess next({"--listen=127.0.0.1:0,unix:" + path});
-  ServerClient local("unix:" + path, next.client().admin_address());
-  ExpectServes(local);
-  next.Signal(SIGTERM);
-  EXPECT_THAT(next.WaitForExit(), Optional(0));
-  EXPECT_FALSE(std::filesystem::exists(path));
-}
-
-// The usual soft limit, as the hard one, so that it cannot be raised.
-TEST(LifecycleTest, AServerWhoseDescriptorsRanOutServesWhenTheyAreBack) {
-  ServerProcess process({"--max-connections=192", "--max-connections-per-peer=192"},
-                        "ulimit -n 256");
-  ServerClient& client = process.client();
-  ExpectServes(client);
-  {
-    std::deque<RawConnection> idle;
-    for (int i = 0; i < 400; ++i) idle.emplace_back(client.address());
-    EXPECT_TRUE(WaitUntil([&] {
-      return client.Metric("attention_connections_refused_total{reason=\"all\"}") > 100;
-    }));
-    ExpectServes(client);  // who is connected is served
-    EXPECT_THAT(process.Log(), HasSubstr("max-connections (192)"));
-  }
-  EXPECT_TRUE(WaitUntil([&] {
-    ServerClient newcomer(client.address(), client.admin_address());
-    v1::AttendResponse response;
-    return Attend(newcomer, MakeAttendRequest({}), &response).ok();
-  }));
-}
-
-TEST(LifecycleTest, MoreConnectionsThanDescriptorsAreRefusedAtTheStart) {
-  ServerProcess process({"--max-connections=500"}, "ulimit -n 256");
-  EXPECT_THAT(process.WaitForExit(), Optional(1));
-  EXPECT_THAT(process.Log(), HasSubstr("max-connections is 500, expected at most 192"));
-}
-
-TEST(LifecycleTest, TheSoftLimitOfDescriptorsIsRaised) {
-  ServerProcess process({}, "ulimit -Sn 100");
-  ExpectServes(process.client());
-  rlimit limit{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
-  EXPECT_THAT(process.Log(), HasSubstr(std::to_string(limit.rlim_max) + " files and sockets"));
-}
-
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-TEST(LifecycleTest, OneListenerMayHaveTlsAndTheNextNone) {
-  const std::string files = std::string(ATTENTION_FIXTURES) + "/tls/";
-  ServerProcess process({"--listen=127.0.0.1:0,localhost:0?tls-cert=" + files +
-                         "server.pem&tls-key=" + files + "server.key"});
-  ExpectServes(process.client());
-  const std::string& secure = process.addresses()[1];
-  grpc::SslCredentialsOptions options;
-  options.pem_root_certs = ReadFile(files + "server.pem");
-  const auto stub =
-      v1::AttentionService::NewStub(grpc::CreateChannel(secure, grpc::SslCredentials(options)));
-  v1::AttendResponse response;
-  const grpc::Status status = stub->Attend(NewContext().get(), MakeAttendRequest({}), &response);
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  const auto plain = v1::AttentionService::NewStub(
-      grpc::CreateChannel(secure, grpc::InsecureChannelCredentials()));
-  EXPECT_THAT(plain->Attend(NewContext().get(), MakeAttendRequest({}), &response),
-              FailsWith(grpc::UNAVAILABLE, ""));
-}
-
-TEST(LifecycleTest, ACertificateThatCannotBeReadIsNamed) {
-  ServerProcess process({"--listen=localhost:0?tls-cert=/nowhere.pem&tls-key=/nowhere.key"});
-  EXPECT_THAT(process.WaitForExit(), Optional(1));
-  EXPECT_THAT(process.Log(), HasSubstr("tls-cert is '/nowhere.pem'"));
 }
 
 TEST(LifecycleTest, AWrongFlagIsNamedAndEndsWithTwo) {

@@ -60,7 +60,7 @@ ROOMS = {
 
 # (what, pattern of the header, rooms or files that may include it). Tests may include anything.
 LIBRARIES = (
-    ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf(?!/util)|rpc))/|(attention|grpc/health)/v\d+/.*\.pb\.h$",
+    ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf(?!/util)|rpc))/|(attention|grpc/health|grpc/reflection)/v\d+/.*\.pb\.h$",
      ("proto", "proto/codec", "proto/transport", "server/rpc", "client/internal")),
     ("Prometheus' messages", r"io/prometheus/client/.*\.pb\.h$", ("proto", "server/observe")),
     ("protobuf's own JSON and delimited messages", r"google/protobuf/util/",
@@ -70,12 +70,13 @@ LIBRARIES = (
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|microhttpd\.h$",
      ("server/observe", "server/server_app.cc", "server/main.cc")),
     ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/ctl", "client/examples")),
+    ("the TOML library", r"toml\+\+/", ("server/config",)),
     ("the JSON library", r"nlohmann/",
      ("proto/safetensors", "server/rpc", "server/config", "server/observe", "server/store",
       "server/server_app.cc", "client/loadgen", "client/ctl", "client/examples")),
     ("Abseil", r"absl/",
      tuple(room for room in ROOMS if room not in ("kernels/base", "tests"))),
-    ("OpenSSL", r"openssl/", ("server/layer",)),
+    ("OpenSSL", r"openssl/", ("server/layer", "server/rpc")),
     ("CUDA", r"(cuda|cublas|cudnn|nccl|nvrtc|cooperative_groups|cub/|thrust/|cute/)",
      ("kernels/cuda",)),
 )

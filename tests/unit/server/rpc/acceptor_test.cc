@@ -65,7 +65,7 @@ class AcceptorTest : public ::testing::Test {
       admitted_.push_back(fd);
     };
     acceptor_ =
-        std::make_unique<Acceptor>(std::vector<Acceptor::Door>{{sockets_[0].fd(), admit}},
+        std::make_unique<Acceptor>(std::vector<Acceptor::Door>{{sockets_[0].fd(), admit}}, own_,
                                    *connections_, metrics_, [this](const std::string& text) {
                                      const std::lock_guard lock(mutex_);
                                      warnings_.push_back(text);
@@ -99,6 +99,7 @@ class AcceptorTest : public ::testing::Test {
   std::vector<ListenSocket> sockets_;
   std::unique_ptr<Connections> connections_;
   ServerMetrics metrics_;
+  ProbeAddresses own_;
   std::unique_ptr<Acceptor> acceptor_;
 
  private:
@@ -134,6 +135,17 @@ TEST_F(AcceptorTest, OnePeerHasABoundOfItsOwn) {
   EXPECT_TRUE(Connect()->IsClosed());
   EXPECT_EQ(Refused(ConnectionRefusal::kPeer), 1);
   EXPECT_THAT(warnings(), Contains(HasSubstr("127.0.0.1 has max-connections-per-peer (1)")));
+}
+
+TEST_F(AcceptorTest, TheServersOwnCallsAreNotBounded) {
+  Start({.all = 1, .per_peer = 1});
+  const auto client = Connect();
+  AwaitAdmitted(1);
+  const auto own = ProbeSocket::Connect(sockets_[0].fd(), absl::Now() + absl::Seconds(20), own_);
+  ASSERT_TRUE(own.ok()) << own.status();
+  AwaitAdmitted(2);
+  EXPECT_EQ(connections_->count(), 1u);
+  EXPECT_TRUE(Connect()->IsClosed());
 }
 
 TEST_F(AcceptorTest, RefusalsAreToldOnceAndCounted) {
@@ -178,7 +190,7 @@ TEST(ConnectionsTest, ADescriptorThatBelongsToAnotherFileByNowIsLeftAlone) {
   int other[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, served), 0);
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, other), 0);
-  ASSERT_EQ(connections.Add(served[0], "peer"), std::nullopt);
+  ASSERT_EQ(connections.Add(served[0], {"peer", "unix:"}), std::nullopt);
   ASSERT_EQ(dup2(other[0], served[0]), served[0]);  // as when it was closed and the number reused
   connections.CloseAll();
   EXPECT_EQ(send(other[1], "x", 1, MSG_NOSIGNAL), 1) << "the other pair is still connected";
