@@ -100,6 +100,10 @@ class Server:
 
     # --- Its process ---
 
+    def state(self):
+        code = self.process.poll()
+        return "running" if code is None else f"ended with {code}"
+
     def _status(self, key):
         for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(key + ":"):
@@ -250,6 +254,7 @@ class Stage:
     def __exit__(self, kind, *_):
         self.load.pause()
         if kind is not None:
+            print(f"the server: {self.server.state()}, its log's end:\n{self.server.log()[-1500:]}")
             self.server.__exit__(kind)
             return
         try:
