@@ -3,6 +3,7 @@
 #define ATTENTION_TESTS_UNIT_CLIENT_FAKE_LAYER_H_
 
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/support/sync_stream.h>
 
 #include <atomic>
 #include <cstdint>
