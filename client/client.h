@@ -59,10 +59,11 @@ class Client {
   // is known which of them share memory, so that the first large request can make use of it.
   absl::Status WaitUntilReady(absl::Duration timeout);
 
-  // Memory for a tensor that is then sent without being copied, to servers on this host that offer
-  // it (SharedMemoryOptions); for all others, or beyond shared_memory.max_bytes, it is ordinary
-  // memory. INVALID_ARGUMENT: the shape is negative or too large; RESOURCE_EXHAUSTED: out of
-  // memory.
+  // Memory for a tensor that is then sent without being copied to the server on this host that has
+  // made it (SharedMemoryOptions); to others, and to that one once it has restarted, it is copied
+  // as any tensor. Where no server offers memory, or beyond shared_memory.max_bytes, it is ordinary
+  // memory. May wait for the server, two seconds at most. INVALID_ARGUMENT: the shape is negative
+  // or too large; RESOURCE_EXHAUSTED: out of memory.
   absl::StatusOr<SharedTensor> AllocateShared(DType dtype, Shape shape);
   // How much is shared now.
   SharedMemoryUsage shared_memory_usage() const;

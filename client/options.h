@@ -27,9 +27,9 @@ struct SharedMemoryOptions {
     kOff,
   };
   Use use = Use::kAutomatic;
-  // Of all memory that is shared, in bytes, results that are still held included. It is made as it
-  // is needed, 32 MiB at first, and stays until the client and the results are gone. The server
-  // has limits of its own for each tenant. 1 MiB to 2^40.
+  // Of all memory that is shared, in bytes, results that are still held included. Each server makes
+  // it as it is needed, 32 MiB at first, and it stays until the client and the results are gone.
+  // The server has limits of its own, for each client and each user of the system. 1 MiB to 2^40.
   int64_t max_bytes = int64_t{256} << 20;
 };
 

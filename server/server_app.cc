@@ -111,6 +111,12 @@ absl::Status CheckConnectionLimits(const ServerConfig& config) {
                    ": this process may open ", descriptors, " files and sockets (ulimit -Hn)"));
 }
 
+RegionTable::Limits RegionLimits(const ServerConfig& config) {
+  return {config.max_shared_bytes, config.max_shared_bytes_per_user,
+          config.max_shared_bytes_per_connection, config.max_shared_regions,
+          config.max_shared_regions_per_connection};
+}
+
 // Written beside and renamed, so that a reader never sees half of it.
 absl::Status WritePortFile(const std::string& path, const std::vector<std::string>& addresses,
                            const std::string& admin_address) {
@@ -206,7 +212,7 @@ class ServerAppImpl final : public ServerApp {
         scheduler_(SchedulersOf(devices_, SchedulerLimits(config_), clock_, metrics_)),
         connections_(ConnectionLimits(config_)),
         listener_health_(metrics_),
-        regions_({config_.max_shared_bytes_per_tenant, config_.max_shared_regions_per_tenant}) {}
+        regions_(RegionLimits(config_)) {}
 
   ~ServerAppImpl() override {
     if (grpc_ != nullptr) DrainAndStop();
@@ -310,9 +316,11 @@ class ServerAppImpl final : public ServerApp {
     if (config_.shared_memory_listen.empty()) return absl::OkStatus();
     ATTENTION_ASSIGN_OR_RETURN(const Listener listener,
                                ParseListener(config_.shared_memory_listen));
-    ATTENTION_ASSIGN_OR_RETURN(lane_,
-                               SharedMemoryLane::Start(listener, config_.max_shared_connections,
-                                                       sessions_.worker_epoch(), regions_));
+    ATTENTION_ASSIGN_OR_RETURN(
+        lane_,
+        SharedMemoryLane::Start(
+            listener, {config_.max_shared_connections, config_.max_shared_connections_per_user},
+            sessions_.worker_epoch(), regions_));
     return absl::OkStatus();
   }
 
@@ -353,9 +361,9 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(layers_.weight_bytes()); }},
         {"connections", "Open connections of gRPC clients",
          [this] { return static_cast<double>(connections_.count()); }},
-        {"shared_memory_bytes", "Shared memory of clients that is mapped",
+        {"shared_memory_bytes", "Shared memory of clients, until its pages are freed",
          [this] { return static_cast<double>(regions_.bytes()); }},
-        {"shared_memory_regions", "Regions of shared memory that are mapped",
+        {"shared_memory_regions", "Regions of that",
          [this] { return static_cast<double>(regions_.num_regions()); }},
         {"resident_memory_bytes", "Memory of this process that lies in the machine's",
          [] { return static_cast<double>(ResidentBytes()); }},
@@ -458,8 +466,8 @@ absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& 
       Devices devices, MakeDevices(plan.config, limits, factory, LogFailure, instruments->clock,
                                    instruments->metrics));
   ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
-  auto app = std::make_unique<ServerAppImpl>(plan, interrupt, std::move(instruments),
-                                             std::move(devices));
+  auto app =
+      std::make_unique<ServerAppImpl>(plan, interrupt, std::move(instruments), std::move(devices));
   ATTENTION_RETURN_IF_ERROR(app->Start());
   return app;
 }

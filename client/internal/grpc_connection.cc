@@ -60,19 +60,26 @@ GrpcConnection::Prepared GrpcConnection::Prepare(
 
 template <typename Request, typename Encode>
 GrpcConnection::Prepared GrpcConnection::PrepareShared(const CallOptions& options,
+                                                       std::optional<size_t> target,
                                                        const Request& request,
                                                        Encode encode) const {
   ATTN_RETURN_IF_ERROR(CheckOptions(options));
-  if (auto shared = ShareRequest(transport_->lanes(), request, encode); shared != nullptr)
-    return shared;
+  if (target.has_value()) {
+    auto shared = ShareRequest(transport_->lanes(), *target, request, encode);
+    if (shared != nullptr) return shared;
+  }
   return Prepare(options, encode(request, nullptr));
 }
 
 void GrpcConnection::CallAny(const CallSettings& settings, const char* method, Prepared request,
                              AnswerCallback done) {
+  CallAlong(transport_->AnyTarget(), settings, method, std::move(request), std::move(done));
+}
+
+void GrpcConnection::CallAlong(Route route, const CallSettings& settings, const char* method,
+                               Prepared request, AnswerCallback done) {
   if (!request.ok()) return done(std::move(request).status(), 0);
-  transport_->Unary(settings, transport_->AnyTarget(), method, *std::move(request),
-                    std::move(done));
+  transport_->Unary(settings, std::move(route), method, *std::move(request), std::move(done));
 }
 
 void GrpcConnection::CallOwner(const std::string& worker, CallSettings settings, const char* method,
@@ -92,22 +99,24 @@ void GrpcConnection::CallOwner(const std::string& worker, CallSettings settings,
 void GrpcConnection::Attend(const AttendRequest& request, const CallOptions& options,
                             Callback<AttendResult> done) {
   static constexpr char kMethod[] = ATTN_METHOD(AttentionService, Attend);
-  const Prepared prepared =
-      PrepareShared(options, request, [](const AttendRequest& given, const SharedPlaces* places) {
+  const Route route = transport_->AnyTarget();
+  const Prepared prepared = PrepareShared(
+      options, route(1), request, [](const AttendRequest& given, const SharedPlaces* places) {
         return ToWire(given, /*weights=*/false, places);
       });
   if (!prepared.ok()) return done(prepared.status());
   const CallSettings settings = transport_->Settings(options);
-  CallAny(
-      settings, kMethod, prepared,
+  CallAlong(
+      route, settings, kMethod, prepared,
       ReadingShared<v1::AttendResponse>(transport_, settings, kMethod, *prepared, std::move(done)));
 }
 
 void GrpcConnection::AttendWithWeights(const AttendRequest& request, const CallOptions& options,
                                        WeightsCallback on_block, Callback<AttendResult> done) {
-  Prepared prepared = PrepareShared(options, request, WeightsRequest);
+  const Route route = transport_->AnyTarget();
+  Prepared prepared = PrepareShared(options, route(1), request, WeightsRequest);
   if (!prepared.ok()) return done(std::move(prepared).status());
-  StartWeightsCall(transport_, transport_->Settings(options), *std::move(prepared),
+  StartWeightsCall(transport_, route, transport_->Settings(options), *std::move(prepared),
                    std::move(on_block), std::move(done));
 }
 
@@ -177,13 +186,14 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
 void GrpcConnection::Step(const StepRequest& request, const CallOptions& options,
                           Callback<StepResult> done) {
   static constexpr char kMethod[] = ATTN_METHOD(SessionService, Step);
+  const std::string worker = request.steps.empty() ? "" : request.steps[0].handle.worker;
   const Prepared prepared = PrepareShared(
-      options, request,
+      options, transport_->targets().TargetOf(worker), request,
       [](const StepRequest& given, const SharedPlaces* places) { return ToWire(given, places); });
   if (!prepared.ok()) return done(prepared.status());
   const CallSettings settings = transport_->Settings(options);
   CallOwner(
-      request.steps.empty() ? "" : request.steps[0].handle.worker, settings, kMethod, prepared,
+      worker, settings, kMethod, prepared,
       ReadingShared<v1::StepResponse>(transport_, settings, kMethod, *prepared, std::move(done)));
 }
 
@@ -238,9 +248,9 @@ absl::StatusOr<SharedTensor> GrpcConnection::AllocateShared(DType dtype, Shape s
   const bool may_share = transport_->lanes() != nullptr && view.num_elements() > 0;
   if (may_share && view.num_elements() <= transport_->options().shared_memory.max_bytes) {
     auto slot = transport_->lanes()->AllocateForUser(view.num_bytes());
-    if (slot.ok()) {
-      char* data = (*slot)->data();
-      return SharedTensor(dtype, std::move(shape), data, /*is_shared=*/true, *std::move(slot));
+    if (slot != nullptr) {
+      char* data = slot->data();
+      return SharedTensor(dtype, std::move(shape), data, /*is_shared=*/true, std::move(slot));
     }
   }
   return SharedTensor::Private(dtype, std::move(shape));

@@ -3,7 +3,10 @@
 #ifndef ATTENTION_CLIENT_INTERNAL_GRPC_CONNECTION_H_
 #define ATTENTION_CLIENT_INTERNAL_GRPC_CONNECTION_H_
 
+#include <cstddef>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "client/connection.h"
 #include "client/internal/transport.h"
@@ -58,19 +61,22 @@ class GrpcConnection final : public Connection {
   using Prepared = absl::StatusOr<std::shared_ptr<OutgoingRequest>>;
 
   absl::StatusOr<size_t> TargetOf(const StepStreamOptions& options) const;
-  // Calls any target.
+  // Calls any target; or those of the route.
   void CallAny(const CallSettings& settings, const char* method, Prepared request,
                AnswerCallback done);
+  void CallAlong(Route route, const CallSettings& settings, const char* method, Prepared request,
+                 AnswerCallback done);
   // Calls a session's owner.
   void CallOwner(const std::string& worker, CallSettings settings, const char* method,
                  Prepared request, AnswerCallback done);
   // The bytes to send, or what is wrong with the options or the request.
   Prepared Prepare(const CallOptions& options,
                    absl::StatusOr<codec::OutgoingMessage> request) const;
-  // The same for a request that may go by shared memory; `encode` is called with the request and
-  // its places.
+  // The same for a request that may go to the target by shared memory, if it is known which that
+  // is; `encode` is called with the request and its places.
   template <typename Request, typename Encode>
-  Prepared PrepareShared(const CallOptions& options, const Request& request, Encode encode) const;
+  Prepared PrepareShared(const CallOptions& options, std::optional<size_t> target,
+                         const Request& request, Encode encode) const;
 
   const std::shared_ptr<Transport> transport_;
 };

@@ -63,7 +63,7 @@ class GrpcStepStream::Reactor final
     };
     Outstanding outstanding;
     outstanding.done = std::move(done);
-    outstanding.shared = ShareRequest(transport_->lanes(), request, kEncode);
+    outstanding.shared = ShareRequest(transport_->lanes(), target_, request, kEncode);
     absl::StatusOr<grpc::ByteBuffer> bytes =
         Serialize(id, outstanding.shared != nullptr ? outstanding.shared->MessageFor(target_)
                                                     : ToWire(request));

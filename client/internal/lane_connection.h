@@ -1,10 +1,11 @@
 // The client's end of a server's shared-memory lane (attention/v1/shared_memory.proto): one
-// connection, which is the lease of the regions that were registered over it.
+// connection, which is the lease of the regions that were made over it.
 //
 // Thread-safety: one caller at a time, but for Interrupt.
 #ifndef ATTENTION_CLIENT_INTERNAL_LANE_CONNECTION_H_
 #define ATTENTION_CLIENT_INTERNAL_LANE_CONNECTION_H_
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -23,23 +24,30 @@ class LaneConnection {
   LaneConnection(const LaneConnection&) = delete;
   LaneConnection& operator=(const LaneConnection&) = delete;
 
-  // Offers the memory behind the descriptor. The server's refusal as its status; UNAVAILABLE when
-  // the connection has ended, or no answer comes within a second.
-  absl::StatusOr<v1::RegisterRegionResponse> Register(const std::string& tenant, int memory_fd);
+  struct Region {
+    v1::CreateRegionResponse info;
+    int memory_fd = -1;  // the caller's
+  };
+  // Asks for memory of so many bytes. The server's refusal as its status; UNAVAILABLE when the
+  // connection has ended, or no answer comes within ten seconds.
+  absl::StatusOr<Region> Create(const std::string& tenant, size_t bytes);
   absl::Status Release(const std::string& region_id);
 
   // Readable when the connection has ended: the server sends nothing unasked.
   int fd() const { return fd_; }
 
-  // Ends a call that waits, and all later ones.
+  // Ends a call that waits, and all later ones. The lease goes on until this is destroyed.
   void Interrupt();
 
  private:
-  explicit LaneConnection(int fd) : fd_(fd) {}
+  LaneConnection(int fd, int interrupt_fd) : fd_(fd), interrupt_fd_(interrupt_fd) {}
 
-  absl::StatusOr<v1::LaneResponse> Call(const v1::LaneRequest& request, const int* memory_fd);
+  // The answer, and the descriptor that came with it, if any; the caller's, negative if none.
+  absl::StatusOr<v1::LaneResponse> Call(const v1::LaneRequest& request, int* memory_fd);
+  absl::Status AwaitAnswer() const;
 
   const int fd_;
+  const int interrupt_fd_;  // an eventfd
 };
 
 }  // namespace attention::client::internal

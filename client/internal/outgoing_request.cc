@@ -91,7 +91,7 @@ size_t Aligned(size_t bytes) {
 }
 
 template <typename Request>
-std::optional<Plan> MakePlan(const SharedLanes& lanes, const Request& request) {
+std::optional<Plan> MakePlan(const SharedLanes& lanes, size_t target, const Request& request) {
   Plan plan;
   bool is_valid = true;
   const bool may_be_shared = lanes.has_memory();
@@ -102,6 +102,8 @@ std::optional<Plan> MakePlan(const SharedLanes& lanes, const Request& request) {
     if (!is_valid) return;
     const bool is_large = may_be_shared && bytes >= SharedPlaces::kMinTensorBytes;
     std::shared_ptr<SharedSlot> slot = is_large ? lanes.Find(tensor.data, bytes) : nullptr;
+    // Another server's memory is as good as any other.
+    if (slot != nullptr && slot->region()->target() != target) slot = nullptr;
     plan.has_shared = plan.has_shared || slot != nullptr;
     if (slot == nullptr) plan.copied_bytes += Aligned(bytes);
     plan.in_place.push_back(std::move(slot));
@@ -111,16 +113,16 @@ std::optional<Plan> MakePlan(const SharedLanes& lanes, const Request& request) {
 }
 
 template <typename Request>
-std::shared_ptr<const Request> Move(SharedLanes& lanes, const Request& request,
+std::shared_ptr<const Request> Move(SharedLanes& lanes, size_t target, const Request& request,
                                     SharedInputs* inputs) {
-  std::optional<Plan> plan = MakePlan(lanes, request);
+  std::optional<Plan> plan = MakePlan(lanes, target, request);
   if (!plan.has_value()) return nullptr;
   std::vector<size_t> output_bytes = OutputBytes(request);
   const size_t total = plan->total_bytes + SharedPlaces::SlotBytes(output_bytes);
   if (total < kMinRequestBytes && !plan->has_shared) return nullptr;
   std::shared_ptr<SharedSlot> copies;
   if (plan->copied_bytes > 0) {
-    copies = lanes.Allocate(plan->copied_bytes);
+    copies = lanes.Allocate(target, plan->copied_bytes);
     if (copies == nullptr) return nullptr;
     inputs->slots.push_back(copies);
   }
@@ -161,7 +163,7 @@ std::shared_ptr<const SharedPlaces> OutgoingRequest::PlacesAt(size_t target) {
       inputs.push_back({slot, inputs.back().region_id});
       continue;
     }
-    std::optional<std::string> id = lanes_->RegionId(target, *slot->region());
+    std::optional<std::string> id = SharedLanes::RegionId(target, *slot->region());
     if (!id.has_value()) return nullptr;
     inputs.push_back({slot, *std::move(id)});
   }
@@ -173,9 +175,11 @@ std::shared_ptr<const SharedPlaces> OutgoingRequest::PlacesAt(size_t target) {
 PlacedSlot OutgoingRequest::OutputAt(size_t target) {
   const size_t bytes = SharedPlaces::SlotBytes(inputs_.output_bytes);
   if (bytes == 0) return {};
-  if (output_ == nullptr) output_ = lanes_->Allocate(bytes);
+  if (output_ == nullptr || output_->region()->target() != target) {
+    output_ = lanes_->Allocate(target, bytes);
+  }
   if (output_ == nullptr) return {};
-  std::optional<std::string> id = lanes_->RegionId(target, *output_->region());
+  std::optional<std::string> id = SharedLanes::RegionId(target, *output_->region());
   if (!id.has_value()) return {};
   return {output_, *std::move(id)};
 }
@@ -198,16 +202,16 @@ bool OutgoingRequest::TakeBackIfLost(const absl::Status& outcome, size_t target)
   return true;
 }
 
-std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedLanes& lanes,
+std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
                                                         const AttendRequest& request,
                                                         SharedInputs* inputs) {
-  return Move(lanes, request, inputs);
+  return Move(lanes, target, request, inputs);
 }
 
-std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedLanes& lanes,
+std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
                                                       const StepRequest& request,
                                                       SharedInputs* inputs) {
-  return Move(lanes, request, inputs);
+  return Move(lanes, target, request, inputs);
 }
 
 const absl::Status& RegionStatus(const absl::StatusOr<AttendResult>& result) {

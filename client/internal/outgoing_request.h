@@ -74,24 +74,25 @@ class OutgoingRequest {
   std::shared_ptr<const SharedPlaces> places_;
 };
 
-// The request with its tensors in shared memory, copied unless they lie there, when it is large
-// enough for that to pay, or some of them lie there. Null when it is not, there is no room, or a
-// tensor is none: the server, or the encoder, then says what is wrong.
-std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedLanes& lanes,
+// The request with its tensors in memory that is shared with the target's server, copied unless
+// they lie there, when it is large enough for that to pay, or some of them lie there. Null when it
+// is not, there is no room, or a tensor is none: the server, or the encoder, then says what is
+// wrong.
+std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
                                                         const AttendRequest& request,
                                                         SharedInputs* inputs);
-std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedLanes& lanes,
+std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
                                                       const StepRequest& request,
                                                       SharedInputs* inputs);
 
-// The request to be sent by shared memory; null when it is not to be (MoveToSharedMemory).
-// `encode` is called with the request and its places.
+// The request to be sent to the target by shared memory; null when it is not to be
+// (MoveToSharedMemory). `encode` is called with the request and its places.
 template <typename Request, typename Encode>
-std::shared_ptr<OutgoingRequest> ShareRequest(SharedLanes* lanes, const Request& request,
-                                              Encode encode) {
+std::shared_ptr<OutgoingRequest> ShareRequest(SharedLanes* lanes, size_t target,
+                                              const Request& request, Encode encode) {
   if (lanes == nullptr) return nullptr;
   SharedInputs inputs;
-  const std::shared_ptr<const Request> moved = MoveToSharedMemory(*lanes, request, &inputs);
+  const std::shared_ptr<const Request> moved = MoveToSharedMemory(*lanes, target, request, &inputs);
   if (moved == nullptr) return nullptr;
   return std::make_shared<OutgoingRequest>(
       *lanes, std::move(inputs),

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/internal/status_macros.h"
 
 namespace attention::client::internal {
 namespace {
@@ -17,21 +16,23 @@ constexpr size_t kPageBytes = 4096;
 
 }  // namespace
 
-std::shared_ptr<SharedSlot> RegionPool::AllocateIn(size_t bytes, bool is_offered_only) {
+template <typename IsWanted>
+std::shared_ptr<SharedSlot> RegionPool::AllocateIn(size_t bytes, IsWanted is_wanted) {
   absl::MutexLock lock(&mutex_);
   for (const std::shared_ptr<SharedRegion>& region : regions_) {
-    if (is_offered_only && !region->is_offered()) continue;
+    if (!is_wanted(*region)) continue;
     if (std::shared_ptr<SharedSlot> slot = region->Allocate(bytes); slot != nullptr) return slot;
   }
   return nullptr;
 }
 
-std::shared_ptr<SharedSlot> RegionPool::Allocate(size_t bytes) {
-  return AllocateIn(bytes, /*is_offered_only=*/true);
+std::shared_ptr<SharedSlot> RegionPool::Allocate(size_t target, size_t bytes) {
+  return AllocateIn(bytes,
+                    [target](const SharedRegion& region) { return region.target() == target; });
 }
 
 std::shared_ptr<SharedSlot> RegionPool::AllocateAnywhere(size_t bytes) {
-  return AllocateIn(bytes, /*is_offered_only=*/false);
+  return AllocateIn(bytes, [](const SharedRegion&) { return true; });
 }
 
 std::shared_ptr<SharedSlot> RegionPool::Find(const void* data, size_t bytes) const {
@@ -42,7 +43,13 @@ std::shared_ptr<SharedSlot> RegionPool::Find(const void* data, size_t bytes) con
   return nullptr;
 }
 
-absl::Status RegionPool::Grow(size_t bytes, size_t max_region_bytes) {
+bool RegionPool::Has(size_t target) const {
+  absl::MutexLock lock(&mutex_);
+  return std::any_of(regions_.begin(), regions_.end(),
+                     [target](const auto& region) { return region->target() == target; });
+}
+
+absl::StatusOr<size_t> RegionPool::NextSize(size_t bytes, size_t max_region_bytes) const {
   const size_t mapped = mapped_bytes();
   const size_t left = mapped < max_bytes_ ? max_bytes_ - mapped : 0;
   const size_t room = std::min(left, max_region_bytes) / kPageBytes * kPageBytes;
@@ -53,31 +60,34 @@ absl::Status RegionPool::Grow(size_t bytes, size_t max_region_bytes) {
   }
   // `bytes` is at most `room`, far from what would overflow here.
   const size_t wanted = std::max(kMinRegionBytes, bytes * kRequestsPerRegion);
-  const size_t size = std::min((wanted + kPageBytes - 1) / kPageBytes * kPageBytes, room);
-  ATTN_ASSIGN_OR_RETURN(std::shared_ptr<SharedRegion> region,
-                        SharedRegion::Create(size, mapped_bytes_));
+  return std::min((wanted + kPageBytes - 1) / kPageBytes * kPageBytes, room);
+}
+
+void RegionPool::Add(std::shared_ptr<SharedRegion> region) {
   absl::MutexLock lock(&mutex_);
   regions_.push_back(std::move(region));
-  return absl::OkStatus();
 }
 
-template <typename IsKept>
-void RegionPool::Keep(IsKept is_kept) {
-  // Let go of without the lock: the last reference unmaps.
-  std::vector<std::shared_ptr<SharedRegion>> dropped;
+template <typename IsTaken>
+std::vector<std::shared_ptr<SharedRegion>> RegionPool::Take(IsTaken is_taken) {
+  std::vector<std::shared_ptr<SharedRegion>> taken;
   absl::MutexLock lock(&mutex_);
   const auto begin = std::stable_partition(regions_.begin(), regions_.end(),
-                                           [&](const auto& region) { return is_kept(*region); });
-  dropped.assign(begin, regions_.end());
+                                           [&](const auto& region) { return !is_taken(*region); });
+  taken.assign(begin, regions_.end());
   regions_.erase(begin, regions_.end());
+  for (const std::shared_ptr<SharedRegion>& region : taken) region->SetUnusable();
+  return taken;
 }
 
-void RegionPool::Retire() {
-  Keep([](const SharedRegion& region) { return !region.has_abandoned_slots(); });
+std::vector<std::shared_ptr<SharedRegion>> RegionPool::TakeAbandoned(size_t target) {
+  return Take([target](const SharedRegion& region) {
+    return region.target() == target && region.has_abandoned_slots();
+  });
 }
 
-void RegionPool::DropUnoffered() {
-  Keep([](const SharedRegion& region) { return region.is_offered() || region.used_bytes() > 0; });
+std::vector<std::shared_ptr<SharedRegion>> RegionPool::TakeAll(size_t target) {
+  return Take([target](const SharedRegion& region) { return region.target() == target; });
 }
 
 std::vector<std::shared_ptr<SharedRegion>> RegionPool::regions() const {

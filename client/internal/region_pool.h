@@ -1,6 +1,5 @@
-// The regions of a client, up to a bound. One pool serves all targets: each server that is reached
-// by its lane maps the same memory under an id of its own, so that an attempt at another target
-// needs no other copy.
+// The regions of a client, up to a bound. Each was made by the server of one target, and is of use
+// for requests to that.
 //
 // Thread-safety: all methods.
 #ifndef ATTENTION_CLIENT_INTERNAL_REGION_POOL_H_
@@ -24,20 +23,27 @@ class RegionPool {
   // `max_bytes`: of all regions that are mapped, those that are out of the pool included.
   explicit RegionPool(size_t max_bytes) : max_bytes_(max_bytes) {}
 
-  // A slot in a region that is offered to a server; null when there is no room.
-  std::shared_ptr<SharedSlot> Allocate(size_t bytes);
-  // The same in any region.
+  // A slot in a region of the target's server; null when there is no room.
+  std::shared_ptr<SharedSlot> Allocate(size_t target, size_t bytes);
+  // The same in any server's.
   std::shared_ptr<SharedSlot> AllocateAnywhere(size_t bytes);
   // The slot of a region of the pool in which all these bytes lie; null when there is none.
   std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const;
+  // Whether it has a region of the target's server.
+  bool Has(size_t target) const;
 
-  // Adds a region with room for a few requests of so many bytes, itself of `max_region_bytes` at
-  // most. RESOURCE_EXHAUSTED at a bound or when the system gives no memory.
-  absl::Status Grow(size_t bytes, size_t max_region_bytes = std::numeric_limits<size_t>::max());
-  // Takes the regions out that have abandoned slots. Their memory goes with their last slot.
-  void Retire();
-  // Takes the regions out that no server knows and nothing lies in.
-  void DropUnoffered();
+  // How large another region is to be, with room for a few requests of so many bytes, itself of
+  // `max_region_bytes` at most. RESOURCE_EXHAUSTED at a bound.
+  absl::StatusOr<size_t> NextSize(
+      size_t bytes, size_t max_region_bytes = std::numeric_limits<size_t>::max()) const;
+  // What counts the region that is made for it.
+  const std::shared_ptr<std::atomic<size_t>>& counter() const { return mapped_bytes_; }
+  void Add(std::shared_ptr<SharedRegion> region);
+
+  // Takes the target's regions out that have abandoned slots, or all of them, and makes them
+  // unusable. Their memory goes with their last slot.
+  std::vector<std::shared_ptr<SharedRegion>> TakeAbandoned(size_t target);
+  std::vector<std::shared_ptr<SharedRegion>> TakeAll(size_t target);
 
   std::vector<std::shared_ptr<SharedRegion>> regions() const;
   size_t max_bytes() const { return max_bytes_; }
@@ -45,10 +51,10 @@ class RegionPool {
   size_t mapped_bytes() const { return mapped_bytes_->load(); }
 
  private:
-  // Takes the regions out for which `is_kept` does not hold.
-  template <typename IsKept>
-  void Keep(IsKept is_kept);
-  std::shared_ptr<SharedSlot> AllocateIn(size_t bytes, bool is_offered_only);
+  template <typename IsTaken>
+  std::vector<std::shared_ptr<SharedRegion>> Take(IsTaken is_taken);
+  template <typename IsWanted>
+  std::shared_ptr<SharedSlot> AllocateIn(size_t bytes, IsWanted is_wanted);
 
   const size_t max_bytes_;
   const std::shared_ptr<std::atomic<size_t>> mapped_bytes_ =

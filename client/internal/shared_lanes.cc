@@ -23,6 +23,9 @@ constexpr absl::Duration kMinBackoff = absl::Seconds(1);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(60);
 constexpr absl::Duration kInfoTimeout = absl::Seconds(2);
 
+// How long a user's tensor is worth waiting for.
+constexpr absl::Duration kUserTimeout = absl::Seconds(2);
+
 // A server that refuses a region is asked for half of it, down to this.
 constexpr size_t kMinRegionBytes = size_t{1} << 20;
 
@@ -65,50 +68,55 @@ SharedLanes::~SharedLanes() {
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
-std::shared_ptr<SharedSlot> SharedLanes::Allocate(size_t bytes) {
-  std::shared_ptr<SharedSlot> slot = pool_.Allocate(bytes);
-  if (slot == nullptr) Want(bytes);
+std::shared_ptr<SharedSlot> SharedLanes::Allocate(size_t target, size_t bytes) {
+  std::shared_ptr<SharedSlot> slot = pool_.Allocate(target, bytes);
+  if (slot == nullptr) Want(target, bytes);
   return slot;
 }
 
-absl::StatusOr<std::shared_ptr<SharedSlot>> SharedLanes::AllocateForUser(size_t bytes) {
+std::shared_ptr<SharedSlot> SharedLanes::AllocateForUser(size_t bytes) {
   std::shared_ptr<SharedSlot> slot = pool_.AllocateAnywhere(bytes);
-  if (slot == nullptr) {
-    ATTN_RETURN_IF_ERROR(pool_.Grow(bytes));
+  const absl::Time deadline = absl::Now() + kUserTimeout;
+  // A wish may come too late for the round that is under way.
+  for (int i = 0; i < 2 && slot == nullptr && wake_fd_ >= 0; ++i) {
+    absl::ReleasableMutexLock lock(&mutex_);
+    if (!is_wanted_ && absl::Now() < retry_at_) break;
+    const auto with_lane = std::find_if(
+        lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.connection != nullptr; });
+    const bool is_any = with_lane == lanes_.end();
+    Wake(is_any ? 0 : static_cast<size_t>(with_lane - lanes_.begin()), bytes);
+    const auto is_over = [this, before = num_rounds_]()
+                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_rounds_ > before; };
+    if (!mutex_.AwaitWithDeadline(absl::Condition(&is_over), deadline)) break;
+    lock.Release();
     slot = pool_.AllocateAnywhere(bytes);
   }
-  // Only if others were faster.
-  if (slot == nullptr) return absl::ResourceExhaustedError("shared memory is full");
-  if (!slot->region()->is_offered()) Want(0);
   return slot;
 }
 
-std::optional<std::string> SharedLanes::RegionId(size_t target, const SharedRegion& region) const {
-  absl::MutexLock lock(&mutex_);
-  const RegionIds& ids = lanes_[target].ids;
-  const auto found = ids.find(&region);
-  if (found == ids.end()) return std::nullopt;
-  return found->second.id;
+std::optional<std::string> SharedLanes::RegionId(size_t target, const SharedRegion& region) {
+  if (region.target() != target || !region.is_usable()) return std::nullopt;
+  return region.id();
 }
 
 void SharedLanes::OnRegionLost(size_t target, const std::string& region_id) {
-  absl::MutexLock lock(&mutex_);
-  Lane& lane = lanes_[target];
-  const bool is_known = std::any_of(lane.ids.begin(), lane.ids.end(), [&](const auto& entry) {
-    return entry.second.id == region_id;
+  const std::vector<std::shared_ptr<SharedRegion>> regions = pool_.regions();
+  const bool is_known = std::any_of(regions.begin(), regions.end(), [&](const auto& region) {
+    return region->target() == target && region->id() == region_id;
   });
   if (!is_known) return;  // it is another lane already
-  lane.is_lost = true;
-  lane.ids.clear();
-  UpdateOffered();
-  Wake(0);
+  pool_.TakeAll(target);
+  absl::MutexLock lock(&mutex_);
+  lanes_[target].is_lost = true;
+  Wake(target, 0);
 }
 
 void SharedLanes::WaitUntilTried(absl::Time deadline) {
   if (wake_fd_ < 0) return;
   absl::MutexLock lock(&mutex_);
-  if (!has_tried_) Wake(0);
-  mutex_.AwaitWithDeadline(absl::Condition(&has_tried_), deadline);
+  if (num_rounds_ == 0) Wake(0, 0);
+  const auto has_tried = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_rounds_ > 0; };
+  mutex_.AwaitWithDeadline(absl::Condition(&has_tried), deadline);
 }
 
 SharedMemoryUsage SharedLanes::usage() const {
@@ -124,41 +132,28 @@ SharedMemoryUsage SharedLanes::usage() const {
 
 size_t SharedLanes::num_lanes() const { return OpenTargets().size(); }
 
-void SharedLanes::Want(size_t bytes) {
+void SharedLanes::Want(size_t target, size_t bytes) {
   absl::MutexLock lock(&mutex_);
-  if (is_wanted_ && bytes <= wanted_bytes_) return;
+  if (is_wanted_ && bytes <= lanes_[target].wanted_bytes) return;
   if (!is_wanted_ && absl::Now() < retry_at_) return;
-  Wake(bytes);
+  Wake(target, bytes);
 }
 
-void SharedLanes::Wake(size_t bytes) {
+void SharedLanes::Wake(size_t target, size_t bytes) {
   if (wake_fd_ < 0 || is_stopping_) return;
-  wanted_bytes_ = std::max(wanted_bytes_, bytes);
+  lanes_[target].wanted_bytes = std::max(lanes_[target].wanted_bytes, bytes);
   is_wanted_ = true;
   if (!thread_.joinable()) thread_ = std::thread([this] { Serve(); });
   eventfd_write(wake_fd_, 1);
 }
 
-void SharedLanes::UpdateOffered() {
-  for (const std::shared_ptr<SharedRegion>& region : pool_.regions()) {
-    region->set_is_offered(std::any_of(lanes_.begin(), lanes_.end(), [&](const Lane& lane) {
-      return lane.ids.contains(region.get());
-    }));
-  }
-}
-
 void SharedLanes::Serve() {
   while (AwaitWork()) {
-    size_t bytes = 0;
-    {
-      absl::MutexLock lock(&mutex_);
-      bytes = wanted_bytes_;
-    }
-    const bool is_fulfilled = Work(bytes);
+    const bool is_fulfilled = Work();
     absl::MutexLock lock(&mutex_);
-    wanted_bytes_ = 0;
+    for (Lane& lane : lanes_) lane.wanted_bytes = 0;
     is_wanted_ = false;
-    has_tried_ = true;
+    ++num_rounds_;
     retry_at_ = is_fulfilled ? absl::InfinitePast() : absl::Now() + backoff_;
     backoff_ = is_fulfilled ? kMinBackoff : std::min(backoff_ * 2, kMaxBackoff);
   }
@@ -185,22 +180,33 @@ bool SharedLanes::AwaitWork() {
 }
 
 void SharedLanes::DropLane(size_t target) {
+  // What is held there stays mapped, with its lease.
+  pool_.TakeAll(target);
+  std::erase_if(retired_, [target](const auto& region) { return region->target() == target; });
   Lane dropped;  // let go of without the lock
   absl::MutexLock lock(&mutex_);
   std::swap(dropped, lanes_[target]);
-  UpdateOffered();
+  lanes_[target].wanted_bytes = dropped.wanted_bytes;
   max_region_bytes_ = std::numeric_limits<size_t>::max();
   // What comes next is most likely a server that has restarted.
   retry_at_ = absl::InfinitePast();
   backoff_ = kMinBackoff;
 }
 
-bool SharedLanes::Work(size_t bytes) {
+bool SharedLanes::Work() {
   OpenLanes();
-  if (OpenTargets().empty()) return false;
-  const bool has_room = MakeRoom(bytes);
   ReleaseRetired();
-  return has_room;
+  bool has_room = true;
+  for (const size_t target : OpenTargets()) {
+    size_t bytes = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      bytes = lanes_[target].wanted_bytes;
+    }
+    if (bytes == 0 && pool_.Has(target)) continue;
+    has_room = MakeRoom(target, bytes) && has_room;
+  }
+  return has_room && !OpenTargets().empty();
 }
 
 void SharedLanes::OpenLanes() {
@@ -239,77 +245,58 @@ void SharedLanes::OpenLane(size_t target) {
   lanes_[target].worker_epoch = info->worker_epoch();
 }
 
-bool SharedLanes::MakeRoom(size_t bytes) {
-  (void)OfferRegions();  // one that is refused need not be in the way
-  if (pool_.Allocate(bytes) != nullptr) return true;
-  pool_.Retire();
+bool SharedLanes::MakeRoom(size_t target, size_t bytes) {
+  if (pool_.Allocate(target, bytes) != nullptr) return true;
+  for (std::shared_ptr<SharedRegion>& region : pool_.TakeAbandoned(target)) {
+    retired_.push_back(std::move(region));
+  }
+  ReleaseRetired();
   for (;;) {
-    if (pool_.AllocateAnywhere(bytes) == nullptr && !pool_.Grow(bytes, max_region_bytes_).ok()) {
-      return false;
-    }
-    const absl::Status refusal = OfferRegions();
-    if (pool_.Allocate(bytes) != nullptr) return true;
-    if (refusal.ok()) return false;
-    const std::shared_ptr<SharedRegion> refused = pool_.regions().back();
-    pool_.DropUnoffered();
-    if (absl::IsUnavailable(refusal) || refused->size() / 2 < std::max(bytes, kMinRegionBytes)) {
-      return false;
-    }
-    max_region_bytes_ = refused->size() / 2;
+    const absl::StatusOr<size_t> size = pool_.NextSize(bytes, max_region_bytes_);
+    if (!size.ok()) return false;
+    const absl::Status refusal = AddRegion(target, *size);
+    if (refusal.ok()) return pool_.Allocate(target, bytes) != nullptr;
+    if (absl::IsUnavailable(refusal) || *size / 2 < std::max(bytes, kMinRegionBytes)) return false;
+    max_region_bytes_ = *size / 2;
   }
 }
 
-absl::Status SharedLanes::OfferRegions() {
-  absl::Status refusal;
-  for (const std::shared_ptr<SharedRegion>& region : pool_.regions()) {
-    for (const size_t target : OpenTargets()) {
-      if (!RegionId(target, *region).has_value()) refusal.Update(Offer(target, region));
-    }
-  }
-  return refusal;
-}
-
-absl::Status SharedLanes::Offer(size_t target, const std::shared_ptr<SharedRegion>& region) {
+absl::Status SharedLanes::AddRegion(size_t target, size_t bytes) {
   const std::shared_ptr<LaneConnection> connection = ConnectionOf(target);
-  absl::StatusOr<v1::RegisterRegionResponse> answer = connection->Register(tenant_, region->fd());
-  absl::ReleasableMutexLock lock(&mutex_);
-  Lane& lane = lanes_[target];
-  if (answer.ok() && answer->worker_epoch() == lane.worker_epoch) {
-    lane.ids[region.get()] = {region, answer->region_id()};
-    region->set_is_offered(true);
-    return absl::OkStatus();
-  }
-  lock.Release();
+  if (connection == nullptr) return absl::UnavailableError("the lane is gone");
+  absl::StatusOr<LaneConnection::Region> answer = connection->Create(tenant_, bytes);
+  absl::Status status = answer.status();
   if (answer.ok()) {
-    answer = absl::UnavailableError("the socket is another server's, of the same name");
+    absl::StatusOr<std::shared_ptr<SharedRegion>> region = SharedRegion::Map(
+        answer->memory_fd, bytes, {target, answer->info.region_id(), connection}, pool_.counter());
+    absl::MutexLock lock(&mutex_);
+    if (answer->info.worker_epoch() != lanes_[target].worker_epoch) {
+      status = absl::UnavailableError("the socket is another server's, of the same name");
+    } else if (region.ok()) {
+      pool_.Add(*std::move(region));
+    } else {
+      status = region.status();
+    }
   }
   // After an answer that is late, the next would be taken for another's.
-  if (absl::IsUnavailable(answer.status())) {
+  if (absl::IsUnavailable(status)) {
     Lane dropped;
-    absl::MutexLock relock(&mutex_);
+    absl::MutexLock lock(&mutex_);
     std::swap(dropped, lanes_[target]);
-    UpdateOffered();
+    pool_.TakeAll(target);
   }
-  return answer.status();
+  return status;
 }
 
 void SharedLanes::ReleaseRetired() {
-  const std::vector<std::shared_ptr<SharedRegion>> current = pool_.regions();
-  for (const size_t target : OpenTargets()) {
-    std::vector<KnownRegion> retired;
-    {
-      absl::MutexLock lock(&mutex_);
-      RegionIds& ids = lanes_[target].ids;
-      for (auto entry = ids.begin(); entry != ids.end();) {
-        const auto at = entry++;
-        if (std::count(current.begin(), current.end(), at->second.region) > 0) continue;
-        retired.push_back(std::move(at->second));
-        ids.erase(at);
-      }
+  for (std::shared_ptr<SharedRegion>& region : std::exchange(retired_, {})) {
+    if (!region->is_idle()) {
+      retired_.push_back(std::move(region));
+      continue;
     }
-    const std::shared_ptr<LaneConnection> connection = ConnectionOf(target);
+    const std::shared_ptr<LaneConnection> connection = ConnectionOf(region->target());
     // A lane that does not answer is dropped when it next should.
-    for (const KnownRegion& region : retired) (void)connection->Release(region.id);
+    if (connection == region->lease().connection) (void)connection->Release(region->id());
   }
 }
 

@@ -1,10 +1,10 @@
 // The shared-memory lanes of a client: for each target whose server is on this host and offers one,
-// the connection, and the ids under which that server knows the client's regions.
+// the connection, over which that server makes the client's regions.
 //
 // Calls never wait for a lane. One that finds no room, or no lane, says so (Allocate) and travels
 // as a message; a thread of this object's, which is started by the first that does, then asks the
-// targets for their lanes, makes and offers memory, and sees at once when a connection ends. What
-// fails is tried again after a second at the earliest, then less and less often.
+// targets for their lanes and for memory, and sees at once when a connection ends. What fails is
+// tried again after a second at the earliest, then less and less often.
 //
 // Thread-safety: all methods.
 #ifndef ATTENTION_CLIENT_INTERNAL_SHARED_LANES_H_
@@ -22,7 +22,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -38,16 +37,17 @@ class SharedLanes {
  public:
   // `targets` must outlive this.
   SharedLanes(const ClientOptions& options, Targets& targets);
-  // Ends the leases; waits for the thread, which is interrupted.
+  // Ends the leases, but for those of results that are held; waits for the thread, which is
+  // interrupted.
   ~SharedLanes();
   SharedLanes(const SharedLanes&) = delete;
   SharedLanes& operator=(const SharedLanes&) = delete;
 
-  // A slot that a server knows; null when there is none, which is seen to.
-  std::shared_ptr<SharedSlot> Allocate(size_t bytes);
-  // A slot for a user's tensor, of a server's knowledge or not yet. RESOURCE_EXHAUSTED: at the
-  // bound.
-  absl::StatusOr<std::shared_ptr<SharedSlot>> AllocateForUser(size_t bytes);
+  // A slot that the target's server knows; null when there is none, which is seen to.
+  std::shared_ptr<SharedSlot> Allocate(size_t target, size_t bytes);
+  // A slot for a user's tensor, in the memory of a server; null when there is none. May wait for
+  // that server, two seconds at most, unless it has lately been asked in vain.
+  std::shared_ptr<SharedSlot> AllocateForUser(size_t bytes);
   std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const {
     return pool_.Find(data, bytes);
   }
@@ -55,7 +55,7 @@ class SharedLanes {
   bool has_memory() const { return pool_.mapped_bytes() > 0; }
 
   // What the target's server calls the region; nullopt when it does not know it.
-  std::optional<std::string> RegionId(size_t target, const SharedRegion& region) const;
+  static std::optional<std::string> RegionId(size_t target, const SharedRegion& region);
   // The target's server has said that it does not know a region of this id: another server now
   // listens there, or it has ended the lease.
   void OnRegionLost(size_t target, const std::string& region_id);
@@ -72,38 +72,31 @@ class SharedLanes {
   size_t num_lanes() const;
 
  private:
-  struct KnownRegion {
-    std::shared_ptr<const SharedRegion> region;  // kept, so that its address names it
-    std::string id;
-  };
-  using RegionIds = absl::flat_hash_map<const SharedRegion*, KnownRegion>;
-
   struct Lane {
     std::shared_ptr<LaneConnection> connection;  // null: none. The thread's to call
     uint64_t worker_epoch = 0;                   // of the server that it belongs to
-    RegionIds ids;
-    bool is_lost = false;  // to be dropped by the thread
+    size_t wanted_bytes = 0;                     // in one piece, by the next round
+    bool is_lost = false;                        // to be dropped by the thread
   };
 
   // Asks the thread for a round, with room for so many bytes; unless it was in vain a while ago.
-  void Want(size_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Wake(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void UpdateOffered() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Want(size_t target, size_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Wake(size_t target, size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // The rest is the thread's.
   void Serve();
   // Waits for a wish or the end of a connection; false when this is being destroyed.
   bool AwaitWork();
   void DropLane(size_t target);
-  // One round for so many bytes: true when there are lanes and room.
-  bool Work(size_t bytes);
+  // One round: true when there are lanes and room.
+  bool Work();
   void OpenLanes();
   void OpenLane(size_t target);
-  // Makes room that a server knows.
-  bool MakeRoom(size_t bytes);
-  // Offers every region to every lane that does not know it; the first refusal, if any.
-  absl::Status OfferRegions();
-  absl::Status Offer(size_t target, const std::shared_ptr<SharedRegion>& region);
+  // Sees to it that the target's server has a piece of so many bytes for us.
+  bool MakeRoom(size_t target, size_t bytes);
+  // Asks the server for a region. Its refusal; UNAVAILABLE when the lane is gone.
+  absl::Status AddRegion(size_t target, size_t bytes);
+  // Gives those back of which nobody holds a slot any more.
   void ReleaseRetired();
   std::vector<size_t> OpenTargets() const;
   std::shared_ptr<LaneConnection> ConnectionOf(size_t target) const;
@@ -114,12 +107,13 @@ class SharedLanes {
   RegionPool pool_;
   const int wake_fd_;        // an eventfd; negative when there is none, and then there are no lanes
   size_t max_region_bytes_;  // the largest that was not refused; the thread's
+  // Full of abandoned slots, but some are held; the thread's.
+  std::vector<std::shared_ptr<SharedRegion>> retired_;
 
   mutable absl::Mutex mutex_;
   std::vector<Lane> lanes_ ABSL_GUARDED_BY(mutex_);  // by target
-  size_t wanted_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool is_wanted_ ABSL_GUARDED_BY(mutex_) = false;
-  bool has_tried_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t num_rounds_ ABSL_GUARDED_BY(mutex_) = 0;  // completed
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time retry_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Duration backoff_ ABSL_GUARDED_BY(mutex_);

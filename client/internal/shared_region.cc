@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,44 +15,48 @@
 namespace attention::client::internal {
 namespace {
 
-absl::Status SystemError(size_t bytes, const char* what) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("cannot ", what, " ", bytes, " bytes of shared memory: ", std::strerror(errno)));
+// Whether the memory has so many bytes and keeps them.
+absl::Status CheckMemory(int fd, size_t bytes) {
+  struct stat file {};
+  const int seals = fcntl(fd, F_GET_SEALS);
+  const bool is_whole = fstat(fd, &file) == 0 && static_cast<size_t>(file.st_size) >= bytes;
+  if (is_whole && seals >= 0 && (seals & F_SEAL_SHRINK) != 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the server's memory is not what it said: expected ", bytes, " bytes that cannot shrink"));
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegion::Create(
-    size_t bytes, std::shared_ptr<std::atomic<size_t>> total_bytes) {
-  const int fd = memfd_create("attention-client", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0) return SystemError(bytes, "make");
-  // Reserved now: memory that is missing when it is touched would end the process.
-  if (ftruncate(fd, static_cast<off_t>(bytes)) != 0 ||
-      fallocate(fd, 0, 0, static_cast<off_t>(bytes)) != 0 ||
-      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) != 0) {
-    const absl::Status status = SystemError(bytes, "reserve");
-    close(fd);
-    return status;
+absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegion::Map(
+    int fd, size_t bytes, Lease lease, std::shared_ptr<std::atomic<size_t>> total_bytes) {
+  absl::Status status = CheckMemory(fd, bytes);
+  void* data = MAP_FAILED;
+  if (status.ok()) {
+    // The pages are there; their faults are taken now.
+    data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    if (data == MAP_FAILED) {
+      status = absl::ResourceExhaustedError(
+          absl::StrCat("cannot map ", bytes, " bytes of shared memory: ", std::strerror(errno)));
+    }
   }
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (data == MAP_FAILED) {
-    const absl::Status status = SystemError(bytes, "map");
-    close(fd);
-    return status;
-  }
+  close(fd);
+  if (!status.ok()) return status;
   return std::shared_ptr<SharedRegion>(
-      new SharedRegion(fd, static_cast<char*>(data), bytes, std::move(total_bytes)));
+      new SharedRegion(static_cast<char*>(data), bytes, std::move(lease), std::move(total_bytes)));
 }
 
-SharedRegion::SharedRegion(int fd, char* data, size_t size,
+SharedRegion::SharedRegion(char* data, size_t size, Lease lease,
                            std::shared_ptr<std::atomic<size_t>> total_bytes)
-    : fd_(fd), data_(data), size_(size), total_bytes_(std::move(total_bytes)), extents_(size) {
+    : data_(data),
+      size_(size),
+      lease_(std::move(lease)),
+      total_bytes_(std::move(total_bytes)),
+      extents_(size) {
   if (total_bytes_ != nullptr) *total_bytes_ += size_;
 }
 
 SharedRegion::~SharedRegion() {
   munmap(data_, size_);
-  close(fd_);
   if (total_bytes_ != nullptr) *total_bytes_ -= size_;
 }
 
@@ -83,6 +88,11 @@ std::shared_ptr<SharedSlot> SharedRegion::Find(const void* data, size_t bytes) c
 size_t SharedRegion::used_bytes() const {
   absl::MutexLock lock(&mutex_);
   return extents_.used_bytes();
+}
+
+bool SharedRegion::is_idle() const {
+  absl::MutexLock lock(&mutex_);
+  return slots_.empty();
 }
 
 void SharedRegion::Return(size_t offset, size_t bytes, bool is_abandoned) {

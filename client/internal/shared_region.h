@@ -7,7 +7,10 @@
 // running there, reading its inputs into a session's cache or writing its output. Nothing tells the
 // client when that ends, so such bytes are not used again as long as the region lives; a region
 // that has some is replaced once it is full (RegionPool), and unmapped here when its last slot
-// goes. The server keeps its own mapping for as long as it computes.
+// goes.
+//
+// The server that made the memory frees it when the lease ends, and who still reads it finds zeros.
+// So a region holds its lease: results and tensors there keep it beyond the client.
 //
 // Thread-safety: all methods.
 #ifndef ATTENTION_CLIENT_INTERNAL_SHARED_REGION_H_
@@ -17,6 +20,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -29,16 +33,24 @@ class SharedSlot;
 
 class SharedRegion : public std::enable_shared_from_this<SharedRegion> {
  public:
-  // Memory of so many bytes, filled with zeros, all of it resident. RESOURCE_EXHAUSTED when the
-  // system gives none. `total_bytes`, if any, counts it as long as it is mapped.
-  static absl::StatusOr<std::shared_ptr<SharedRegion>> Create(
-      size_t bytes, std::shared_ptr<std::atomic<size_t>> total_bytes = nullptr);
+  struct Lease {
+    size_t target = 0;                                 // whose server made it
+    std::string id;                                    // what that calls it
+    std::shared_ptr<const void> connection = nullptr;  // with which the lease ends
+  };
+  // Maps memory of so many bytes, and takes the descriptor. RESOURCE_EXHAUSTED when the system
+  // does not map it, FAILED_PRECONDITION when it may shrink, which would end this process.
+  // `total_bytes`, if any, counts it as long as it is mapped.
+  static absl::StatusOr<std::shared_ptr<SharedRegion>> Map(
+      int fd, size_t bytes, Lease lease,
+      std::shared_ptr<std::atomic<size_t>> total_bytes = nullptr);
   ~SharedRegion();
   SharedRegion(const SharedRegion&) = delete;
   SharedRegion& operator=(const SharedRegion&) = delete;
 
-  // What a server maps: sealed so that it cannot shrink under its readers.
-  int fd() const { return fd_; }
+  size_t target() const { return lease_.target; }
+  const std::string& id() const { return lease_.id; }
+  const Lease& lease() const { return lease_; }
   size_t size() const { return size_; }
 
   // A slot of so many bytes, on a 64-byte boundary; null when there is no room.
@@ -46,26 +58,29 @@ class SharedRegion : public std::enable_shared_from_this<SharedRegion> {
   // The slot in which all these bytes lie; null when there is none.
   std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const;
 
-  // Whether a server knows it, so that slots are of use.
-  bool is_offered() const { return is_offered_.load(std::memory_order_acquire); }
-  void set_is_offered(bool value) { is_offered_.store(value, std::memory_order_release); }
+  // Whether new requests may name it: its server still knows it, and it is not to be replaced.
+  bool is_usable() const { return is_usable_.load(std::memory_order_acquire); }
+  void SetUnusable() { is_usable_.store(false, std::memory_order_release); }
 
   bool has_abandoned_slots() const { return has_abandoned_.load(std::memory_order_relaxed); }
   // Lent and abandoned.
   size_t used_bytes() const;
+  // Whether nobody holds a slot.
+  bool is_idle() const;
 
  private:
   friend class SharedSlot;
 
-  SharedRegion(int fd, char* data, size_t size, std::shared_ptr<std::atomic<size_t>> total_bytes);
+  SharedRegion(char* data, size_t size, Lease lease,
+               std::shared_ptr<std::atomic<size_t>> total_bytes);
 
   void Return(size_t offset, size_t bytes, bool is_abandoned);
 
-  const int fd_;
   char* const data_;
   const size_t size_;
+  const Lease lease_;
   const std::shared_ptr<std::atomic<size_t>> total_bytes_;
-  std::atomic<bool> is_offered_ = false;
+  std::atomic<bool> is_usable_ = true;
   std::atomic<bool> has_abandoned_ = false;
   mutable absl::Mutex mutex_;
   ExtentAllocator extents_ ABSL_GUARDED_BY(mutex_);

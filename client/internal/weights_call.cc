@@ -128,15 +128,15 @@ absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& reque
   return message;
 }
 
-void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
-                      std::shared_ptr<OutgoingRequest> request, WeightsCallback on_block,
-                      Callback<AttendResult> done) {
+void StartWeightsCall(const std::shared_ptr<Transport>& transport, Route route,
+                      const CallSettings& settings, std::shared_ptr<OutgoingRequest> request,
+                      WeightsCallback on_block, Callback<AttendResult> done) {
   auto state = std::make_shared<WeightsState>();
   state->transport = transport;
   state->settings = settings;
   state->request = std::move(request);
   state->on_block = std::move(on_block);
-  state->route = transport->AnyTarget();
+  state->route = std::move(route);
   KeepCallbackThreads();
   transport->Retry(
       settings,

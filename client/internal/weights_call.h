@@ -15,9 +15,9 @@ absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& reque
                                                       const SharedPlaces* places);
 
 // Runs the call, retrying as long as no block has come. `request` is a WeightsRequest.
-void StartWeightsCall(const std::shared_ptr<Transport>& transport, const CallSettings& settings,
-                      std::shared_ptr<OutgoingRequest> request, WeightsCallback on_block,
-                      Callback<AttendResult> done);
+void StartWeightsCall(const std::shared_ptr<Transport>& transport, Route route,
+                      const CallSettings& settings, std::shared_ptr<OutgoingRequest> request,
+                      WeightsCallback on_block, Callback<AttendResult> done);
 
 }  // namespace attention::client::internal
 

@@ -293,16 +293,9 @@ class Parser {
         "host:port for /metrics, /healthz and /readyz; empty: none")
         ->check(AdminListenCheck());
     Add("--shared-memory-listen", config_.shared_memory_listen,
-        "unix:path where clients on this host register shared memory; empty: not offered")
+        "unix:path where clients on this host get shared memory; empty: not offered")
         ->check(SharedMemoryListenCheck());
-    AddBytes("--max-shared-bytes-per-tenant", config_.max_shared_bytes_per_tenant,
-             "Shared memory of one tenant", ByteSizeCheck(1));
-    Add("--max-shared-regions-per-tenant", config_.max_shared_regions_per_tenant,
-        "Regions of shared memory of one tenant")
-        ->check(AtLeast(1));
-    Add("--max-shared-connections", config_.max_shared_connections,
-        "Clients with shared memory; more wait")
-        ->check(CLI::Range(1, 65536));
+    AddSharedMemoryLimits();
     Add("--port-file", config_.port_file, "Write the addresses, as JSON, to this file when ready");
     Add("--max-connections", config_.max_connections,
         "Connections of all listeners; more are closed at once; 0: what the limit of open files "
@@ -343,6 +336,26 @@ class Parser {
     AddDuration("--device-recovery-timeout", config_.device_recovery_timeout,
                 "How long no device may be usable after failures before the server ends, so that "
                 "it is started again");
+  }
+
+  void AddSharedMemoryLimits() {
+    AddBytes("--max-shared-bytes", config_.max_shared_bytes, "Shared memory of all clients",
+             ByteSizeCheck(1));
+    AddBytes("--max-shared-bytes-per-user", config_.max_shared_bytes_per_user,
+             "The same of one user of the system", ByteSizeCheck(1));
+    AddBytes("--max-shared-bytes-per-connection", config_.max_shared_bytes_per_connection,
+             "The same of one client", ByteSizeCheck(1));
+    Add("--max-shared-regions", config_.max_shared_regions, "Regions of shared memory of all")
+        ->check(CLI::Range(std::int64_t{1}, std::int64_t{32768}));
+    Add("--max-shared-regions-per-connection", config_.max_shared_regions_per_connection,
+        "The same of one client")
+        ->check(AtLeast(1));
+    Add("--max-shared-connections", config_.max_shared_connections,
+        "Clients with shared memory; more wait")
+        ->check(CLI::Range(1, 65536));
+    Add("--max-shared-connections-per-user", config_.max_shared_connections_per_user,
+        "The same of one user of the system; more are refused")
+        ->check(CLI::Range(1, 65536));
   }
 
   void AddCompute() {

@@ -1,7 +1,5 @@
 #include "server/shared_memory/region_table.h"
 
-#include <unistd.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,72 +9,98 @@
 #include "server/base/status_macros.h"
 
 namespace attention::server {
+namespace {
 
-// What each tenant has mapped.
+// Of a connection, a user, or all.
+struct Usage {
+  std::int64_t regions = 0;
+  std::int64_t bytes = 0;
+};
+
+absl::Status Exceeded(const char* whose, std::int64_t count, const char* what, std::int64_t limit) {
+  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
+                       absl::StrCat(whose, " would have ", count, " ", what,
+                                    " of shared memory, expected at most ", limit));
+}
+
+// With one more region of so many bytes.
+absl::Status Check(const char* whose, const Usage& usage, std::int64_t bytes,
+                   std::int64_t max_bytes, std::int64_t max_regions) {
+  if (usage.regions >= max_regions) {
+    return Exceeded(whose, usage.regions + 1, "regions", max_regions);
+  }
+  if (bytes > max_bytes - usage.bytes) {
+    return Exceeded(whose, usage.bytes + bytes, "bytes", max_bytes);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// What counts, and whose it is.
 class RegionTable::Ledger {
  public:
   explicit Ledger(const Limits& limits) : limits_(limits) {}
 
-  // Of one more region.
-  absl::Status Check(const std::string& tenant, std::int64_t bytes) const {
+  absl::Status Take(const Owner& owner, std::int64_t bytes) {
     MutexLock lock(&mutex_);
-    return CheckLocked(tenant, bytes);
-  }
-
-  absl::Status Take(const std::string& tenant, std::int64_t bytes) {
-    MutexLock lock(&mutex_);
-    ATTENTION_RETURN_IF_ERROR(CheckLocked(tenant, bytes));
-    Usage& usage = usage_[tenant];
-    ++usage.regions;
-    usage.bytes += bytes;
+    const Usage connection = Of(connections_, owner.connection);
+    const Usage user = Of(users_, owner.user);
+    ATTENTION_RETURN_IF_ERROR(Check("the connection", connection, bytes,
+                                    limits_.max_bytes_per_connection,
+                                    limits_.max_regions_per_connection));
+    ATTENTION_RETURN_IF_ERROR(
+        Check("the user", user, bytes, limits_.max_bytes_per_user, limits_.max_regions));
+    ATTENTION_RETURN_IF_ERROR(
+        Check("the server", all_, bytes, limits_.max_bytes, limits_.max_regions));
+    for (Usage* usage : {&connections_[owner.connection], &users_[owner.user], &all_}) {
+      ++usage->regions;
+      usage->bytes += bytes;
+    }
     return absl::OkStatus();
   }
 
-  void GiveBack(const std::string& tenant, std::int64_t bytes) {
+  void GiveBack(const Owner& owner, std::int64_t bytes) {
     MutexLock lock(&mutex_);
-    const auto it = usage_.find(tenant);
-    it->second.bytes -= bytes;
-    if (--it->second.regions == 0) usage_.erase(it);
+    for (Usage* usage : {&connections_[owner.connection], &users_[owner.user], &all_}) {
+      --usage->regions;
+      usage->bytes -= bytes;
+    }
+    if (connections_[owner.connection].regions == 0) connections_.erase(owner.connection);
+    if (users_[owner.user].regions == 0) users_.erase(owner.user);
   }
 
-  std::int64_t num_regions() const { return Sum(&Usage::regions); }
-  std::int64_t bytes() const { return Sum(&Usage::bytes); }
+  Usage all() const {
+    MutexLock lock(&mutex_);
+    return all_;
+  }
 
  private:
-  struct Usage {
-    std::int64_t regions = 0;
-    std::int64_t bytes = 0;
-  };
-
-  absl::Status CheckLocked(const std::string& tenant, std::int64_t bytes) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const auto it = usage_.find(tenant);
-    const Usage usage = it == usage_.end() ? Usage() : it->second;
-    if (usage.regions >= limits_.max_regions_per_tenant) {
-      return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
-                           absl::StrCat("the tenant has ", usage.regions,
-                                        " regions of shared memory, expected at most ",
-                                        limits_.max_regions_per_tenant));
-    }
-    if (bytes > limits_.max_bytes_per_tenant - usage.bytes) {
-      return ReasonedError(
-          absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
-          absl::StrCat("the tenant would have ", usage.bytes + bytes,
-                       " bytes of shared memory, expected at most ", limits_.max_bytes_per_tenant));
-    }
-    return absl::OkStatus();
-  }
-
-  std::int64_t Sum(std::int64_t Usage::*field) const {
-    MutexLock lock(&mutex_);
-    std::int64_t sum = 0;
-    for (const auto& [tenant, usage] : usage_) sum += usage.*field;
-    return sum;
+  template <typename Key>
+  static Usage Of(const std::unordered_map<Key, Usage>& usages, Key key) {
+    const auto it = usages.find(key);
+    return it == usages.end() ? Usage() : it->second;
   }
 
   const Limits limits_;
   mutable Mutex mutex_;
-  std::unordered_map<std::string, Usage> usage_ ABSL_GUARDED_BY(mutex_);  // by tenant
+  std::unordered_map<std::uint64_t, Usage> connections_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::uint32_t, Usage> users_ ABSL_GUARDED_BY(mutex_);
+  Usage all_ ABSL_GUARDED_BY(mutex_);
+};
+
+class RegionTable::Charged {
+ public:
+  Charged(std::shared_ptr<Ledger> ledger, const Owner& owner, std::int64_t bytes)
+      : ledger_(std::move(ledger)), owner_(owner), bytes_(bytes) {}
+  ~Charged() { ledger_->GiveBack(owner_, bytes_); }
+  Charged(const Charged&) = delete;
+  Charged& operator=(const Charged&) = delete;
+
+ private:
+  const std::shared_ptr<Ledger> ledger_;
+  const Owner owner_;
+  const std::int64_t bytes_;
 };
 
 RegionTable::RegionTable(const Limits& limits)
@@ -84,37 +108,51 @@ RegionTable::RegionTable(const Limits& limits)
 
 RegionTable::~RegionTable() = default;
 
-absl::StatusOr<std::string> RegionTable::Register(const std::string& tenant, int fd) {
-  if (absl::Status status = ledger_->Check(tenant, 0); !status.ok()) {
-    close(fd);
-    return status;
-  }
-  // Without the lock: mapping takes its time, and others' requests look for their regions.
-  ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<const SharedRegion> region,
-                             SharedRegion::Map(fd, limits_.max_bytes_per_tenant));
-  const std::int64_t bytes = region->size();
-  ATTENTION_RETURN_IF_ERROR(ledger_->Take(tenant, bytes));
-  const SharedRegion* const mapped = region.get();
-  // Whoever lets the region go last unmaps it, and gives back what it counts.
-  auto unmap = [region = std::move(region), ledger = ledger_, tenant,
-                bytes](const SharedRegion*) mutable {
-    region.reset();
-    ledger->GiveBack(tenant, bytes);
+absl::StatusOr<RegionTable::Charge> RegionTable::Reserve(const Owner& owner, std::int64_t bytes) {
+  ATTENTION_RETURN_IF_ERROR(ledger_->Take(owner, bytes));
+  return std::make_shared<const Charged>(ledger_, owner, bytes);
+}
+
+std::string RegionTable::Add(const std::string& tenant, std::unique_ptr<SharedRegion> region,
+                             Charge charge) {
+  // Whoever lets the region go last has it freed, in turns, and what it counts given back then.
+  struct Last {
+    std::shared_ptr<SharedRegion> region;
+    Charge charge;
+  };
+  const SharedRegion* const lent = region.get();
+  auto free = [last = Last{std::move(region), std::move(charge)},
+               queue = worker_.queue()](const SharedRegion*) mutable {
+    AddTask(*queue, [last = std::move(last)]() mutable {
+      if (last.region->keeps_pages() || !last.region->Depopulate(kBytesPerTurn)) {
+        last.region.reset();
+        last.charge.reset();
+        return true;
+      }
+      return false;
+    });
   };
   std::string id = MakeRandomId();
-  Entry entry{tenant, std::shared_ptr<const SharedRegion>(mapped, std::move(unmap))};
+  Entry entry{tenant, std::shared_ptr<const SharedRegion>(lent, std::move(free))};
   MutexLock lock(&mutex_);
   regions_[id] = std::move(entry);
   return id;
 }
 
 void RegionTable::Release(const std::string& region_id) {
-  std::shared_ptr<const SharedRegion> region;  // unmapped without the lock
+  std::shared_ptr<const SharedRegion> region;  // let go of without the lock
   MutexLock lock(&mutex_);
   const auto it = regions_.find(region_id);
   if (it == regions_.end()) return;
   region = std::move(it->second.region);
   regions_.erase(it);
+}
+
+void RegionTable::ReleaseAllAndKeepPages() {
+  std::unordered_map<std::string, Entry> released;  // let go of without the lock
+  MutexLock lock(&mutex_);
+  regions_.swap(released);
+  for (const auto& [id, entry] : released) entry.region->KeepPages();
 }
 
 absl::StatusOr<std::shared_ptr<const SharedRegion>> RegionTable::Find(
@@ -127,7 +165,7 @@ absl::StatusOr<std::shared_ptr<const SharedRegion>> RegionTable::Find(
                                     ", expected a region of this tenant whose connection is open"));
 }
 
-std::int64_t RegionTable::num_regions() const { return ledger_->num_regions(); }
-std::int64_t RegionTable::bytes() const { return ledger_->bytes(); }
+std::int64_t RegionTable::num_regions() const { return ledger_->all().regions; }
+std::int64_t RegionTable::bytes() const { return ledger_->all().bytes; }
 
 }  // namespace attention::server

@@ -1,79 +1,84 @@
 #include "server/shared_memory/shared_region.h"
 
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 namespace attention::server {
 namespace {
 
-constexpr std::int64_t kMinBytes = 4096;
+// Rounded up to whole pages.
+std::int64_t Pages(std::int64_t bytes) {
+  const std::int64_t page = sysconf(_SC_PAGESIZE);
+  return (bytes + page - 1) / page * page;
+}
 
-// Closes a descriptor at the end of a scope.
-class OwnedFd {
- public:
-  explicit OwnedFd(int fd) : fd_(fd) {}
-  ~OwnedFd() { close(fd_); }
-  OwnedFd(const OwnedFd&) = delete;
-  OwnedFd& operator=(const OwnedFd&) = delete;
-
- private:
-  const int fd_;
-};
-
-absl::StatusOr<std::int64_t> CheckFile(int fd, std::int64_t max_bytes) {
-  const int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0) {
-    return absl::InvalidArgumentError(
-        "the descriptor has no seals, expected one of memfd_create with MFD_ALLOW_SEALING");
-  }
-  if ((seals & F_SEAL_SHRINK) == 0) {
-    return absl::InvalidArgumentError("the memory may shrink, expected the seal F_SEAL_SHRINK");
-  }
-  // Pages of other file systems may be missing when they are touched, which is SIGBUS as well.
-  struct statfs system;
-  if (fstatfs(fd, &system) != 0 || system.f_type != TMPFS_MAGIC) {
-    return absl::InvalidArgumentError(
-        "the memory is of huge pages or of a file system, expected memfd_create without "
-        "MFD_HUGETLB");
-  }
-  struct stat file;
-  if (fstat(fd, &file) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the descriptor has no size: ", std::strerror(errno)));
-  }
-  if (file.st_size < kMinBytes || file.st_size > max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the memory has ", file.st_size, " bytes, expected ", kMinBytes, " to ", max_bytes));
-  }
-  return file.st_size;
+absl::Status SystemError(const char* what, std::int64_t bytes) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("cannot ", what, " ", bytes, " bytes of shared memory: ", std::strerror(errno)));
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const SharedRegion>> SharedRegion::Map(int fd,
-                                                                      std::int64_t max_bytes) {
-  const OwnedFd owned(fd);
-  const absl::StatusOr<std::int64_t> size = CheckFile(fd, max_bytes);
-  if (!size.ok()) return size.status();
-  // Faults are taken now, not by the first kernel that reads.
-  void* data = mmap(nullptr, static_cast<std::size_t>(*size), PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (data == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot map ", *size, " bytes: ", std::strerror(errno)));
+absl::StatusOr<std::unique_ptr<SharedRegion>> SharedRegion::Create(std::int64_t bytes) {
+  const std::int64_t size = Pages(bytes);
+  const int fd = memfd_create("attention-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return SystemError("make", size);
+  void* data = MAP_FAILED;
+  if (ftruncate(fd, size) == 0 &&
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
+    data = mmap(nullptr, static_cast<std::size_t>(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   }
-  return std::shared_ptr<const SharedRegion>(new SharedRegion(static_cast<char*>(data), *size));
+  if (data == MAP_FAILED) {
+    absl::Status status = SystemError("map", size);
+    close(fd);
+    return status;
+  }
+  return std::unique_ptr<SharedRegion>(new SharedRegion(fd, static_cast<char*>(data), size));
 }
 
-SharedRegion::~SharedRegion() { munmap(data_, static_cast<std::size_t>(size_)); }
+SharedRegion::~SharedRegion() {
+  if (!keeps_pages()) Depopulate(size_);
+  munmap(data_, static_cast<std::size_t>(size_));
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::Status SharedRegion::Populate(std::int64_t bytes) {
+  const std::int64_t count = std::min(Pages(bytes), size_ - populated_);
+  // Reserved first: memory that is missing when it is touched would end the process.
+  if (fallocate(fd_, 0, populated_, count) != 0) return SystemError("reserve", count);
+  char* const begin = data_ + populated_;
+  // Page tables too, so that no kernel takes the faults.
+  if (madvise(begin, static_cast<std::size_t>(count), MADV_POPULATE_WRITE) != 0) {
+    if (errno != EINVAL) return SystemError("populate", count);
+    // A system that does not know how: by hand.
+    for (std::int64_t at = 0; at < count; at += kMinBytes) {
+      *static_cast<volatile char*>(begin + at) = 0;
+    }
+  }
+  populated_ += count;
+  return absl::OkStatus();
+}
+
+int SharedRegion::TakeFd() { return std::exchange(fd_, -1); }
+
+bool SharedRegion::Depopulate(std::int64_t bytes) {
+  const std::int64_t count = std::min(Pages(bytes), populated_);
+  populated_ -= count;
+  // Of the file, not of this mapping alone.
+  if (count > 0) madvise(data_ + populated_, static_cast<std::size_t>(count), MADV_REMOVE);
+  return populated_ > 0;
+}
 
 }  // namespace attention::server

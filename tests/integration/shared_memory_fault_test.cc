@@ -99,7 +99,7 @@ TEST(SharedMemoryFaultTest, MemoryThatIsAbusedWhileInUseSpoilsNobodyElsesAnswer)
   const Abuse abuses[] = {
       {"Truncated", [](const SharedMemory& memory) { EXPECT_NE(ftruncate(memory.fd(), 4096), 0); }},
       {"Resized",
-       [](const SharedMemory& memory) { EXPECT_EQ(ftruncate(memory.fd(), 2 * kBytes), 0); }},
+       [](const SharedMemory& memory) { EXPECT_NE(ftruncate(memory.fd(), 2 * kBytes), 0); }},
       {"PagesTaken",
        [](const SharedMemory& memory) {
          EXPECT_EQ(fallocate(memory.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kBytes),
@@ -121,17 +121,16 @@ TEST(SharedMemoryFaultTest, MemoryThatIsAbusedWhileInUseSpoilsNobodyElsesAnswer)
   };
   for (const Abuse& abuse : abuses) {
     SCOPED_TRACE(abuse.name);
-    const SharedMemory memory(kBytes);
     LaneConnection lane(PathOf("abused-lane"));
-    const std::string id = lane.Register(memory).register_().region_id();
+    const auto memory = lane.MustCreate(kBytes);
     v1::AttendRequest own = LargeRequest();
     std::size_t offset = 0;
     for (v1::Tensor* tensor : {own.mutable_q(), own.mutable_k(), own.mutable_v()}) {
       const std::size_t bytes = tensor->data().size();
-      MoveToSharedMemory(memory, id, offset, tensor);
+      MoveToSharedMemory(*memory, offset, tensor);
       offset += bytes;
     }
-    own.mutable_output_to()->set_region_id(id);
+    own.mutable_output_to()->set_region_id(memory->region_id());
     own.mutable_output_to()->set_offset(static_cast<std::int64_t>(kBytes / 2));
     std::atomic<bool> is_done{false};
     std::thread abused([&] {
@@ -141,7 +140,7 @@ TEST(SharedMemoryFaultTest, MemoryThatIsAbusedWhileInUseSpoilsNobodyElsesAnswer)
       }
     });
     for (int i = 0; i < 10; ++i) {
-      abuse.abuse(memory);
+      abuse.abuse(*memory);
       EXPECT_THAT(neighbour->Attend(Sdk(wire)), HasBitsOf(expected));
     }
     is_done.store(true);

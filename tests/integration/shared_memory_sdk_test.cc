@@ -184,10 +184,11 @@ TEST(SharedMemoryFallBackTest, RequestsTravelWhenTheyCannotGoByIt) {
       {"Off", {.use = Use::kOff}, Sharing("off")},
       {"NotOffered", {}, nullptr},
       {"NoRoomForTheRequest", {.max_bytes = kMegabyte}, Sharing("room")},
-      {"TenantsBytes",
+      {"BytesOfAConnection",
        {},
-       Sharing("bytes",
-               [](server::ServerConfig& config) { config.max_shared_bytes_per_tenant = 8192; })},
+       Sharing(
+           "bytes",
+           [](server::ServerConfig& config) { config.max_shared_bytes_per_connection = 8192; })},
   };
   const v1::AttendRequest wire =
       MakeAttendRequest({.q_lens = {1000, 24}, .kv_lens = {3000, 72}});  // 2 MiB
@@ -205,9 +206,9 @@ TEST(SharedMemoryFallBackTest, RequestsTravelWhenTheyCannotGoByIt) {
   }
 }
 
-TEST(SharedMemoryFallBackTest, ATenantsSecondClientSharesWhatIsLeft) {
+TEST(SharedMemoryFallBackTest, AUsersSecondClientSharesWhatIsLeft) {
   TestServer server(Sharing("second", [](server::ServerConfig& config) {
-    config.max_shared_bytes_per_tenant = 40 * kMegabyte;
+    config.max_shared_bytes_per_user = 40 * kMegabyte;
   }));
   const auto first = NewClient(server.address());
   const auto second = NewClient(server.address());
@@ -289,6 +290,25 @@ TEST(SharedMemoryFallBackTest, AServerThatRestartsIsSharedWithAgain) {
     }));
     EXPECT_EQ(client->Attend(request)->timing.copied_bytes, 0);
   }
+}
+
+TEST(SharedMemoryFallBackTest, EachOfTwoServersIsSharedWith) {
+  TestServer a(Sharing("two-a")), b(Sharing("two-b"));
+  const auto made = client::Client::Connect({.targets = {a.address(), b.address()}});
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::shared_ptr<client::Client>& client = *made;
+  ASSERT_TRUE(client->WaitUntilReady(absl::Seconds(30)).ok());
+  EXPECT_EQ(client->shared_memory_usage().num_lanes, 2);
+  const v1::AttendRequest wire = LargeRequest();
+  const v1::AttendResponse expected = MustAttend(a, wire);
+  client::AttendRequest request = Sdk(wire);
+  const client::SharedTensor k = InPlace(*client, request.k);
+  request.k = k.view();
+  // To one of them the tensor is copied, as any other.
+  for (int i = 0; i < 4; ++i) EXPECT_THAT(client->Attend(request), HasBitsOf(expected));
+  EXPECT_EQ(client->shared_memory_usage().num_requests, 4);
+  EXPECT_GT(a.Metric("attention_shared_memory_bytes"), 0);
+  EXPECT_GT(b.Metric("attention_shared_memory_bytes"), 0);
 }
 
 TEST(SharedMemoryFallBackTest, AServerThatRestartsWithoutItIsSentTensors) {

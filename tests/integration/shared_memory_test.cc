@@ -4,12 +4,17 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstring>
+#include <future>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/support/session_driver.h"
 #include "tests/support/wire_tensor.h"
 
@@ -39,28 +44,21 @@ TestServer& SharingServer() {
 
 class SharedMemoryTest : public ::testing::Test {
  protected:
-  // Registers and returns the region's id.
-  std::string MustRegister(const std::string& tenant = "") {
-    const v1::LaneResponse response = lane_->Register(memory_, tenant);
-    EXPECT_TRUE(response.has_register_()) << response.ShortDebugString();
-    return response.register_().region_id();
-  }
-
   TestServer& server_ = SharingServer();
   std::unique_ptr<LaneConnection> lane_ = std::make_unique<LaneConnection>(SocketPath("shared"));
-  SharedMemory memory_{4 * kMegabyte};
+  std::unique_ptr<SharedMemory> memory_ = lane_->MustCreate(4 * kMegabyte);
 };
 
 // The request with q, k and v in the memory one behind the other, and the output to its last half.
 v1::AttendRequest Shared(v1::AttendRequest request, const SharedMemory& memory,
-                         const std::string& region_id, std::size_t misalignment = 0) {
+                         std::size_t misalignment = 0) {
   std::size_t offset = misalignment;
   for (v1::Tensor* tensor : {request.mutable_q(), request.mutable_k(), request.mutable_v()}) {
     const std::size_t bytes = tensor->data().size();
-    MoveToSharedMemory(memory, region_id, offset, tensor);
+    MoveToSharedMemory(memory, offset, tensor);
     offset += (bytes + 63) / 64 * 64;
   }
-  request.mutable_output_to()->set_region_id(region_id);
+  request.mutable_output_to()->set_region_id(memory.region_id());
   request.mutable_output_to()->set_offset(static_cast<std::int64_t>(memory.size() / 2));
   return request;
 }
@@ -78,7 +76,6 @@ v1::AttendResponse Collected(v1::AttendResponse response, const SharedMemory& me
 }
 
 TEST_F(SharedMemoryTest, TheAnswerIsTheSameToTheBitAndNothingIsCopied) {
-  const std::string id = MustRegister();
   for (const v1::DType dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
     for (const std::size_t misalignment : {0, 2, 17}) {
       const v1::AttendRequest request =
@@ -86,26 +83,25 @@ TEST_F(SharedMemoryTest, TheAnswerIsTheSameToTheBitAndNothingIsCopied) {
       const v1::AttendResponse expected = MustAttend(server_, request);
       v1::AttendResponse response;
       const grpc::Status status =
-          Attend(server_, Shared(request, memory_, id, misalignment), &response);
+          Attend(server_, Shared(request, *memory_, misalignment), &response);
       ASSERT_TRUE(status.ok()) << status.error_message();
       EXPECT_EQ(response.timing().copied_bytes(), 0);
-      EXPECT_TRUE(SameAnswer(Collected(response, memory_), expected));
+      EXPECT_TRUE(SameAnswer(Collected(response, *memory_), expected));
     }
   }
 }
 
 TEST_F(SharedMemoryTest, StepsTakeTheirRowsFromItAndAnswerIntoIt) {
-  const std::string id = MustRegister();
   const v1::AttendRequest prompt = MakePrompt(40);
   const v1::AttendResponse expected = MustAttend(server_, prompt);
   const v1::SessionHandle handle = MustCreate(server_).handle();
   v1::SessionStep step = MakeStep(prompt, handle, 0, 40);
-  MoveToSharedMemory(memory_, id, 0, step.mutable_q());
-  MoveToSharedMemory(memory_, id, kMegabyte, step.mutable_k());
-  MoveToSharedMemory(memory_, id, 2 * kMegabyte, step.mutable_v());
-  step.mutable_output_to()->set_region_id(id);
+  MoveToSharedMemory(*memory_, 0, step.mutable_q());
+  MoveToSharedMemory(*memory_, kMegabyte, step.mutable_k());
+  MoveToSharedMemory(*memory_, 2 * kMegabyte, step.mutable_v());
+  step.mutable_output_to()->set_region_id(memory_->region_id());
   step.mutable_output_to()->set_offset(3 * kMegabyte);
-  EXPECT_TRUE(SameAnswer(Collected(AsResponse(MustStep(server_, step)), memory_), expected));
+  EXPECT_TRUE(SameAnswer(Collected(AsResponse(MustStep(server_, step)), *memory_), expected));
 }
 
 TEST_F(SharedMemoryTest, TheServerSaysWhereItsSocketIs) {
@@ -122,8 +118,7 @@ struct BadPlace {
 };
 
 TEST_F(SharedMemoryTest, APlaceThatIsNotInTheRegionIsNamed) {
-  const std::string id = MustRegister();
-  const std::string others = MustRegister("somebody-else");
+  const std::string others = lane_->MustCreate(kMegabyte, "somebody-else")->region_id();
   const BadPlace cases[] = {
       {"Behind", [](auto& r) { r.mutable_k()->mutable_shared_memory()->set_offset(4 * kMegabyte); },
        grpc::INVALID_ARGUMENT,
@@ -149,7 +144,7 @@ TEST_F(SharedMemoryTest, APlaceThatIsNotInTheRegionIsNamed) {
                                                            .head_dim_v = 32,
                                                            .q_lens = {10},
                                                            .kv_lens = {10}}),
-                                        memory_, id);
+                                        *memory_);
   for (const BadPlace& bad : cases) {
     SCOPED_TRACE(bad.name);
     v1::AttendRequest request = good;
@@ -161,8 +156,7 @@ TEST_F(SharedMemoryTest, APlaceThatIsNotInTheRegionIsNamed) {
 }
 
 TEST_F(SharedMemoryTest, TheConnectionIsTheLease) {
-  const std::string id = MustRegister();
-  const v1::AttendRequest request = Shared(MakeAttendRequest({}), memory_, id);
+  const v1::AttendRequest request = Shared(MakeAttendRequest({}), *memory_);
   v1::AttendResponse response;
   EXPECT_TRUE(Attend(server_, request, &response).ok());
   lane_.reset();
@@ -173,61 +167,82 @@ TEST_F(SharedMemoryTest, TheConnectionIsTheLease) {
 }
 
 TEST_F(SharedMemoryTest, ARegionMayBeGivenBackBefore) {
-  const std::string first = MustRegister();
-  const std::string second = MustRegister();
-  EXPECT_TRUE(lane_->Release(first).has_release());
-  EXPECT_THAT(lane_->Release(first).error().message(),
+  const auto other = lane_->MustCreate(4 * kMegabyte);
+  EXPECT_TRUE(lane_->Release(memory_->region_id()).has_release());
+  EXPECT_THAT(lane_->Release(memory_->region_id()).error().message(),
               HasSubstr("expected one of this connection"));
   v1::AttendResponse response;
-  EXPECT_THAT(Attend(server_, Shared(MakeAttendRequest({}), memory_, first), &response),
+  EXPECT_THAT(Attend(server_, Shared(MakeAttendRequest({}), *memory_), &response),
               FailsBecause(grpc::NOT_FOUND, "REGION_NOT_FOUND"));
-  EXPECT_TRUE(Attend(server_, Shared(MakeAttendRequest({}), memory_, second), &response).ok());
+  EXPECT_TRUE(Attend(server_, Shared(MakeAttendRequest({}), *other), &response).ok());
+}
+
+std::int64_t BytesInUse(const SharedMemory& memory) {
+  struct stat file {};
+  EXPECT_EQ(fstat(memory.fd(), &file), 0);
+  return std::int64_t{512} * file.st_blocks;
+}
+
+TEST_F(SharedMemoryTest, AReleasedRegionIsFreedThoughItsClientHoldsIt) {
+  EXPECT_EQ(BytesInUse(*memory_), 4 * kMegabyte) << "all its pages are there from the start";
+  memory_->data()[5] = 1;
+  EXPECT_TRUE(lane_->Release(memory_->region_id()).has_release());
+  EXPECT_TRUE(WaitUntil([&] { return BytesInUse(*memory_) == 0; }));
+  EXPECT_TRUE(WaitUntil([&] { return server_.Metric("attention_shared_memory_bytes") == 0; }));
+  EXPECT_EQ(memory_->data()[5], 0);
 }
 
 TEST_F(SharedMemoryTest, PacketsThatAreNoRequestAreRefusedAndTheLaneGoesOn) {
-  EXPECT_EQ(lane_->Call("\xff\xff", {}).error().code(), grpc::INVALID_ARGUMENT);
-  EXPECT_THAT(lane_->Call(v1::LaneRequest().SerializeAsString() + std::string("\x1a\x00", 2), {})
+  EXPECT_EQ(lane_->Call("\xff\xff").error().code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(lane_->Call(v1::LaneRequest().SerializeAsString() + std::string("\x1a\x00", 2))
                   .error()
                   .message(),
               HasSubstr("request is missing"));
-  EXPECT_THAT(lane_->Call(std::string(5000, 'x'), {}).error().message(), HasSubstr("malformed"));
-  v1::LaneRequest request;
-  request.mutable_register_();
-  const std::string packet = request.SerializeAsString();
-  EXPECT_THAT(lane_->Call(packet, {}).error().message(), HasSubstr("0 descriptors"));
-  EXPECT_THAT(lane_->Call(packet, {memory_.fd(), memory_.fd()}).error().message(),
-              HasSubstr("2 descriptors"));
-  EXPECT_THAT(lane_->Call(packet, std::vector<int>(20, memory_.fd())).error().message(),
-              HasSubstr("malformed"));
-  EXPECT_THAT(lane_->Call(packet, {STDERR_FILENO}).error().message(), HasSubstr("expected"));
-  MustRegister();
+  EXPECT_THAT(lane_->Call(std::string(5000, 'x')).error().message(), HasSubstr("malformed"));
+  for (const std::int64_t bytes :
+       {std::int64_t{-1}, std::int64_t{0}, std::int64_t{4095}, (std::int64_t{1} << 30) + 1}) {
+    const v1::LaneResponse response = lane_->Create(static_cast<std::size_t>(bytes));
+    EXPECT_EQ(response.error().code(), grpc::INVALID_ARGUMENT);
+    EXPECT_EQ(response.error().message(),
+              absl::StrCat("size_bytes is ", bytes, ", expected 4096 to 1073741824"));
+  }
+  lane_->MustCreate(kMegabyte);
 }
 
-TEST_F(SharedMemoryTest, MemoryThatMayShrinkIsRefusedAndSealedMemoryCannot) {
-  const SharedMemory unsealed(kMegabyte, /*is_sealed=*/false);
-  EXPECT_THAT(lane_->Register(unsealed).error().message(), HasSubstr("F_SEAL_SHRINK"));
-  const std::string id = MustRegister();
-  EXPECT_NE(ftruncate(memory_.fd(), 4096), 0) << "the seal holds";
-  EXPECT_EQ(ftruncate(memory_.fd(), 8 * kMegabyte), 0) << "growing is nobody's harm";
-  EXPECT_EQ(fallocate(memory_.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kMegabyte), 0);
+TEST_F(SharedMemoryTest, DescriptorsThatNobodyAskedForAreClosed) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  v1::LaneRequest request;
+  request.mutable_create()->set_size_bytes(kMegabyte);
+  EXPECT_TRUE(lane_->Call(request.SerializeAsString(), {ends[1], ends[1], ends[1]}).has_create());
+  close(ends[1]);
+  char byte = 0;
+  EXPECT_EQ(read(ends[0], &byte, 1), 0) << "nobody has the pipe's other end open";
+  close(ends[0]);
+}
+
+TEST_F(SharedMemoryTest, TheMemoryIsSealed) {
+  EXPECT_NE(ftruncate(memory_->fd(), 4096), 0);
+  EXPECT_NE(ftruncate(memory_->fd(), 8 * kMegabyte), 0);
+  EXPECT_NE(fcntl(memory_->fd(), F_ADD_SEALS, F_SEAL_WRITE), 0) << "nor can that be changed";
+  EXPECT_EQ(fallocate(memory_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kMegabyte), 0);
   v1::AttendResponse response;
-  EXPECT_TRUE(Attend(server_, Shared(MakeAttendRequest({}), memory_, id), &response).ok());
+  EXPECT_TRUE(Attend(server_, Shared(MakeAttendRequest({}), *memory_), &response).ok());
 }
 
 TEST_F(SharedMemoryTest, AClientThatScribblesSpoilsOnlyItsOwnAnswers) {
-  const std::string id = MustRegister();
   const v1::AttendRequest innocent = MakeAttendRequest({.q_lens = {64}, .kv_lens = {64}});
   const v1::AttendResponse expected = MustAttend(server_, innocent);
   std::atomic<bool> is_done{false};
   std::thread scribbler([&] {
     for (std::uint32_t value = 1; !is_done.load(); value = value * 1664525 + 1013904223) {
-      for (std::size_t i = 0; i + 4 <= memory_.size(); i += 256) {
-        std::memcpy(memory_.data() + i, &value, 4);  // NaN and infinity among them
+      for (std::size_t i = 0; i + 4 <= memory_->size(); i += 256) {
+        std::memcpy(memory_->data() + i, &value, 4);  // NaN and infinity among them
       }
     }
   });
   const v1::AttendRequest shared =
-      Shared(MakeAttendRequest({.q_lens = {256}, .kv_lens = {256}}), memory_, id);
+      Shared(MakeAttendRequest({.q_lens = {256}, .kv_lens = {256}}), *memory_);
   for (int i = 0; i < 20; ++i) {
     v1::AttendResponse spoiled;
     EXPECT_TRUE(Attend(server_, shared, &spoiled).ok());
@@ -241,45 +256,118 @@ TEST_F(SharedMemoryTest, AClientThatScribblesSpoilsOnlyItsOwnAnswers) {
 
 TEST(SharedMemoryLifetimeTest, WhatIsQueuedOutlivesTheClientsLease) {
   TestServer own(Sharing("queued", SlowBackend()));
-  SharedMemory memory(kMegabyte);
   auto lane = std::make_unique<LaneConnection>(SocketPath("queued"));
-  const std::string id = lane->Register(memory).register_().region_id();
+  const auto memory = lane->MustCreate(kMegabyte);
   const v1::AttendRequest request = MakeAttendRequest({});
   const v1::AttendResponse expected = MustAttend(own, request);
   BusyWorker busy(own);
   std::future<v1::AttendResponse> call = std::async(std::launch::async, [&] {
+    // Its inputs lie in the memory; its output, which would be freed with it, travels.
+    v1::AttendRequest shared = Shared(request, *memory);
+    shared.clear_output_to();
     v1::AttendResponse response;
-    const grpc::Status status = Attend(own, Shared(request, memory, id), &response);
+    const grpc::Status status = Attend(own, shared, &response);
     EXPECT_TRUE(status.ok()) << status.error_message();
     return response;
   });
   ASSERT_TRUE(WaitUntil([&] { return own.Metric("attention_queued_requests") == 1; }));
   lane.reset();
-  ASSERT_TRUE(WaitUntil([&] { return own.Metric("attention_shared_memory_regions") == 0; }));
+  ASSERT_TRUE(WaitUntil([&] {
+    v1::AttendResponse response;
+    return ReasonOf(Attend(own, Shared(request, *memory), &response)) == "REGION_NOT_FOUND";
+  }));
+  EXPECT_EQ(own.Metric("attention_shared_memory_regions"), 1) << "it counts until it is freed";
   busy.Finish();
-  EXPECT_TRUE(SameAnswer(Collected(call.get(), memory), expected));
+  EXPECT_TRUE(SameAnswer(call.get(), expected));
+  EXPECT_TRUE(WaitUntil([&] { return own.Metric("attention_shared_memory_regions") == 0; }));
 }
 
-TEST(SharedMemoryLifetimeTest, TenantsHaveLimits) {
+TEST(SharedMemoryLifetimeTest, ClientsHaveLimitsWhateverTenantsTheyClaim) {
   TestServer own(Sharing("limits", [](server::ServerConfig& config) {
-    config.max_shared_bytes_per_tenant = 2 * kMegabyte;
-    config.max_shared_regions_per_tenant = 3;
+    config.max_shared_bytes_per_connection = 2 * kMegabyte;
+    config.max_shared_bytes_per_user = 3 * kMegabyte;
+    config.max_shared_regions_per_connection = 3;
+    config.max_shared_connections_per_user = 2;
   }));
   LaneConnection lane(SocketPath("limits"));
-  const SharedMemory large(2 * kMegabyte);
-  const SharedMemory small(4096);
-  EXPECT_TRUE(lane.Register(large).has_register_());
-  EXPECT_EQ(lane.Register(small).error().reason(), "QUOTA_EXCEEDED");
-  EXPECT_EQ(lane.Register(small).error().code(), grpc::RESOURCE_EXHAUSTED);
-  for (int i = 0; i < 3; ++i) EXPECT_TRUE(lane.Register(small, "b").has_register_());
-  EXPECT_EQ(lane.Register(small, "b").error().reason(), "QUOTA_EXCEEDED");
+  lane.MustCreate(2 * kMegabyte);
+  v1::LaneError error = lane.Create(4096, "another").error();
+  EXPECT_EQ(error.reason(), "QUOTA_EXCEEDED");
+  EXPECT_EQ(error.code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(error.message(),
+            "the connection would have 2101248 bytes of shared memory, expected at most 2097152");
+  LaneConnection second(SocketPath("limits"));
+  for (const char* tenant : {"a", "b", "c"}) second.MustCreate(4096, tenant);
+  EXPECT_THAT(second.Create(4096, "d").error().message(),
+              HasSubstr("the connection would have 4 regions"));
+  LaneConnection third(SocketPath("limits"));
+  EXPECT_THAT(third.Receive().error().message(),
+              HasSubstr("the user has 2 connections for shared memory, expected fewer than 2"));
+}
+
+TEST(SharedMemoryLifetimeTest, AUsersConnectionsHaveALimitTogether) {
+  TestServer own(Sharing("users", [](server::ServerConfig& config) {
+    config.max_shared_bytes_per_user = 3 * kMegabyte;
+  }));
+  LaneConnection first(SocketPath("users")), second(SocketPath("users"));
+  const auto memory = first.MustCreate(2 * kMegabyte);
+  EXPECT_THAT(second.Create(2 * kMegabyte).error().message(),
+              HasSubstr("the user would have 4194304 bytes"));
+  first.Release(memory->region_id());
+  EXPECT_TRUE(WaitUntil([&] { return second.Create(2 * kMegabyte).has_create(); }));
+}
+
+// Takes descriptors of this process, which is the server's, until there are none.
+class AllDescriptors {
+ public:
+  AllDescriptors() {
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &before_), 0);
+    const int next = dup(STDERR_FILENO);
+    rlimit few = before_;
+    few.rlim_cur = static_cast<rlim_t>(next) + 8;
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+    for (int fd = next; fd >= 0; fd = dup(STDERR_FILENO)) taken_.push_back(fd);
+  }
+  ~AllDescriptors() {
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before_), 0);
+    for (const int fd : taken_) close(fd);
+  }
+  // Gives one back.
+  void GiveBack() {
+    close(taken_.back());
+    taken_.pop_back();
+  }
+
+ private:
+  rlimit before_{};
+  std::vector<int> taken_;
+};
+
+absl::Duration ProcessorTime() {
+  rusage usage{};
+  EXPECT_EQ(getrusage(RUSAGE_SELF, &usage), 0);
+  return absl::DurationFromTimeval(usage.ru_utime) + absl::DurationFromTimeval(usage.ru_stime);
+}
+
+TEST(SharedMemoryLifetimeTest, WithoutDescriptorsTheLaneRestsAndGoesOn) {
+  TestServer own(Sharing("descriptors"));
+  { LaneConnection warm(SocketPath("descriptors")); }
+  AllDescriptors all;
+  all.GiveBack();  // for this end
+  LaneConnection waiting(SocketPath("descriptors"));
+  const absl::Duration before = ProcessorTime();
+  absl::SleepFor(absl::Milliseconds(300));  // what would be spent is what is tested
+  EXPECT_LT(ProcessorTime() - before, absl::Milliseconds(150));
+  for (int i = 0; i < 4; ++i) all.GiveBack();  // for its end, and the memory's two
+  EXPECT_TRUE(waiting.Create(kMegabyte).has_create());
 }
 
 TEST(SharedMemoryLifetimeTest, WithoutALaneAPlaceIsRefused) {
+  SharingServer();
   TestServer own;
-  const SharedMemory memory(kMegabyte);
+  const auto memory = LaneConnection(SocketPath("shared")).MustCreate(kMegabyte);
   v1::AttendResponse response;
-  EXPECT_THAT(Attend(own, Shared(MakeAttendRequest({}), memory, "id"), &response),
+  EXPECT_THAT(Attend(own, Shared(MakeAttendRequest({}), *memory), &response),
               FailsWith(grpc::FAILED_PRECONDITION, "q.shared_memory is in shared memory, which"));
   ExpectServes(own);
 }
@@ -294,13 +382,13 @@ TEST(SharedMemoryLifetimeTest, ASocketInUseIsNotTakenAndAStaleOneIs) {
     EXPECT_THAT(std::string(second.status().message()),
                 HasSubstr("shared-memory-listen: cannot bind unix:" + path));
     LaneConnection lane(path);
-    EXPECT_TRUE(lane.Register(SharedMemory(4096)).has_register_());
+    lane.MustCreate(4096);
   }
   std::FILE* stale = std::fopen(path.c_str(), "w");
   std::fclose(stale);
   TestServer again(Sharing("stale"));
   LaneConnection lane(path);
-  EXPECT_TRUE(lane.Register(SharedMemory(4096)).has_register_());
+  lane.MustCreate(4096);
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 #include "tests/support/shared_memory.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -8,16 +7,14 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <utility>
 
 #include "kernels/base/check.h"
 
 namespace attention::testing {
 
-SharedMemory::SharedMemory(std::size_t bytes, bool is_sealed)
-    : fd_(memfd_create("attention-test", MFD_CLOEXEC | MFD_ALLOW_SEALING)), size_(bytes) {
-  ATTENTION_CHECK(fd_ >= 0);
-  ATTENTION_CHECK(ftruncate(fd_, static_cast<off_t>(bytes)) == 0);
-  if (is_sealed) ATTENTION_CHECK(fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+SharedMemory::SharedMemory(int fd, std::size_t bytes, std::string region_id)
+    : fd_(fd), size_(bytes), region_id_(std::move(region_id)) {
   data_ = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
   ATTENTION_CHECK(data_ != MAP_FAILED);
 }
@@ -37,9 +34,17 @@ LaneConnection::LaneConnection(const std::string& path)
       << path << ": " << std::strerror(errno);
 }
 
-LaneConnection::~LaneConnection() { close(fd_); }
+LaneConnection::~LaneConnection() {
+  close(fd_);
+  if (received_fd_ >= 0) close(received_fd_);
+}
 
 v1::LaneResponse LaneConnection::Call(const std::string& packet, const std::vector<int>& fds) {
+  Send(packet, fds);
+  return Receive();
+}
+
+void LaneConnection::Send(const std::string& packet, const std::vector<int>& fds) {
   std::string bytes = packet;
   iovec buffer{bytes.data(), bytes.size()};
   std::vector<char> control(CMSG_SPACE(fds.size() * sizeof(int)));
@@ -56,31 +61,56 @@ v1::LaneResponse LaneConnection::Call(const std::string& packet, const std::vect
     std::memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
   }
   EXPECT_GE(sendmsg(fd_, &message, MSG_NOSIGNAL), 0) << std::strerror(errno);
-  v1::LaneResponse response;
+}
+
+v1::LaneResponse LaneConnection::Receive() {
   char answer[4096];
-  const ssize_t size = recv(fd_, answer, sizeof(answer), 0);
+  iovec buffer{answer, sizeof(answer)};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &buffer;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  const ssize_t size = recvmsg(fd_, &message, MSG_CMSG_CLOEXEC);
+  if (received_fd_ >= 0) close(std::exchange(received_fd_, -1));
+  if (const cmsghdr* header = CMSG_FIRSTHDR(&message); size > 0 && header != nullptr) {
+    std::memcpy(&received_fd_, CMSG_DATA(header), sizeof(int));
+  }
+  v1::LaneResponse response;
   EXPECT_TRUE(size <= 0 || response.ParseFromArray(answer, static_cast<int>(size)));
   return response;
 }
 
-v1::LaneResponse LaneConnection::Register(const SharedMemory& memory, const std::string& tenant) {
+int LaneConnection::TakeFd() { return std::exchange(received_fd_, -1); }
+
+v1::LaneResponse LaneConnection::Create(std::size_t bytes, const std::string& tenant) {
   v1::LaneRequest request;
-  request.mutable_register_()->set_tenant(tenant);
-  return Call(request.SerializeAsString(), {memory.fd()});
+  request.mutable_create()->set_tenant(tenant);
+  request.mutable_create()->set_size_bytes(static_cast<std::int64_t>(bytes));
+  return Call(request.SerializeAsString());
+}
+
+std::unique_ptr<SharedMemory> LaneConnection::MustCreate(std::size_t bytes,
+                                                         const std::string& tenant) {
+  const v1::LaneResponse response = Create(bytes, tenant);
+  EXPECT_TRUE(response.has_create()) << response.ShortDebugString();
+  const int fd = TakeFd();
+  ATTENTION_CHECK(fd >= 0);
+  return std::make_unique<SharedMemory>(fd, bytes, response.create().region_id());
 }
 
 v1::LaneResponse LaneConnection::Release(const std::string& region_id) {
   v1::LaneRequest request;
   request.mutable_release()->set_region_id(region_id);
-  return Call(request.SerializeAsString(), {});
+  return Call(request.SerializeAsString());
 }
 
-void MoveToSharedMemory(const SharedMemory& memory, const std::string& region_id,
-                        std::size_t offset, v1::Tensor* tensor) {
+void MoveToSharedMemory(const SharedMemory& memory, std::size_t offset, v1::Tensor* tensor) {
   ATTENTION_CHECK(offset + tensor->data().size() <= memory.size());
   std::memcpy(memory.data() + offset, tensor->data().data(), tensor->data().size());
   tensor->clear_data();
-  tensor->mutable_shared_memory()->set_region_id(region_id);
+  tensor->mutable_shared_memory()->set_region_id(memory.region_id());
   tensor->mutable_shared_memory()->set_offset(static_cast<std::int64_t>(offset));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,10 +11,11 @@
 
 namespace attention::testing {
 
-// Memory that can be shared: a memfd, sealed as the server asks unless told otherwise.
+// A client's end of a region: the server's memory, mapped here.
 class SharedMemory {
  public:
-  explicit SharedMemory(std::size_t bytes, bool is_sealed = true);
+  // Takes the descriptor.
+  SharedMemory(int fd, std::size_t bytes, std::string region_id);
   ~SharedMemory();
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
@@ -21,11 +23,13 @@ class SharedMemory {
   int fd() const { return fd_; }
   char* data() const { return data_; }
   std::size_t size() const { return size_; }
+  const std::string& region_id() const { return region_id_; }
 
  private:
-  int fd_;
+  const int fd_;
+  const std::size_t size_;
+  const std::string region_id_;
   char* data_;
-  std::size_t size_;
 };
 
 // A connection to the lane's socket. Fails the test when it cannot connect.
@@ -38,16 +42,24 @@ class LaneConnection {
 
   // Sends one packet with these descriptors and returns the answer; an answer without a result when
   // the server has closed the connection.
-  v1::LaneResponse Call(const std::string& packet, const std::vector<int>& fds);
-  v1::LaneResponse Register(const SharedMemory& memory, const std::string& tenant = "");
+  v1::LaneResponse Call(const std::string& packet, const std::vector<int>& fds = {});
+  // Without waiting for the answer.
+  void Send(const std::string& packet, const std::vector<int>& fds = {});
+  v1::LaneResponse Receive();
+  // The descriptor that came with the last answer, the caller's now; negative if none did.
+  int TakeFd();
+
+  v1::LaneResponse Create(std::size_t bytes, const std::string& tenant = "");
+  // The same; fails the test when the server refuses.
+  std::unique_ptr<SharedMemory> MustCreate(std::size_t bytes, const std::string& tenant = "");
   v1::LaneResponse Release(const std::string& region_id);
 
  private:
   int fd_;
+  int received_fd_ = -1;
 };
 
 // Moves the tensor's data to an offset of the memory, to be found there by the server.
-void MoveToSharedMemory(const SharedMemory& memory, const std::string& region_id,
-                        std::size_t offset, v1::Tensor* tensor);
+void MoveToSharedMemory(const SharedMemory& memory, std::size_t offset, v1::Tensor* tensor);
 
 }  // namespace attention::testing

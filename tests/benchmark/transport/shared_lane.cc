@@ -26,12 +26,12 @@ SharedLane::SharedLane(const std::string& path, bool copies) : copies_(copies) {
   auto connection = client::internal::LaneConnection::Connect(path);
   if (!connection.ok()) Fail(connection.status().ToString());
   connection_ = *std::move(connection);
-  auto region = client::internal::SharedRegion::Create(kRegionBytes);
+  const auto answer = connection_->Create("default", kRegionBytes);
+  if (!answer.ok()) Fail(answer.status().ToString());
+  region_id_ = answer->info.region_id();
+  auto region = client::internal::SharedRegion::Map(answer->memory_fd, kRegionBytes, {});
   if (!region.ok()) Fail(region.status().ToString());
   region_ = *std::move(region);
-  const auto answer = connection_->Register("default", region_->fd());
-  if (!answer.ok()) Fail(answer.status().ToString());
-  region_id_ = answer->region_id();
 }
 
 std::shared_ptr<client::internal::SharedSlot> SharedLane::Allocate(std::size_t bytes) const {

@@ -1,12 +1,12 @@
-// A server's shared-memory lane whose answers the test may change, and the memory it was given.
+// A server's shared-memory lane whose answers the test may change, and the memory it has made.
 #ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
 #define ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -53,7 +53,7 @@ class FakeLane {
   }
 
   const std::string& path() const { return path_; }
-  // Regions that were taken so far.
+  // Regions that were made so far.
   size_t num_regions() const {
     absl::MutexLock lock(&mutex_);
     return memories_.size();
@@ -108,45 +108,59 @@ class FakeLane {
 
   bool Answer(int connection) {
     char bytes[4096];
-    iovec buffer{bytes, sizeof(bytes)};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    msghdr message{};
-    message.msg_iov = &buffer;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    const ssize_t size = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+    const ssize_t size = recv(connection, bytes, sizeof(bytes), 0);
     v1::LaneRequest request;
     if (size <= 0 || !request.ParseFromArray(bytes, static_cast<int>(size))) return false;
     v1::LaneResponse response;
-    if (request.has_register_()) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
-      Register(request, fd, &response);
+    int fd = -1;
+    if (request.has_create()) {
+      fd = Create(request, &response);
     } else {
       absl::MutexLock lock(&mutex_);
       released_.push_back(request.release().region_id());
       response.mutable_release();
     }
     const std::string answer = response.SerializeAsString();
-    return send(connection, answer.data(), answer.size(), MSG_NOSIGNAL) > 0;
+    const bool is_sent = Send(connection, answer, fd);
+    if (fd >= 0) close(fd);
+    return is_sent;
   }
 
-  void Register(const v1::LaneRequest& request, int fd, v1::LaneResponse* response) {
-    struct stat file {};
-    EXPECT_EQ(fstat(fd, &file), 0);
-    const auto size = static_cast<size_t>(file.st_size);
-    response->mutable_register_()->set_worker_epoch(kEpoch);
-    if (handler_) handler_(request, file.st_size, response);
-    if (response->has_register_()) {
-      void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-      EXPECT_NE(data, MAP_FAILED);
-      absl::MutexLock lock(&mutex_);
-      const std::string id = absl::StrCat("region-", memories_.size());
-      memories_[id] = {static_cast<char*>(data), size};
-      response->mutable_register_()->set_region_id(id);
+  static bool Send(int connection, std::string answer, int fd) {
+    iovec buffer{answer.data(), answer.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &buffer;
+    message.msg_iovlen = 1;
+    if (fd >= 0) {
+      message.msg_control = control;
+      message.msg_controllen = sizeof(control);
+      cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(header), &fd, sizeof(int));
     }
-    close(fd);
+    return sendmsg(connection, &message, MSG_NOSIGNAL) > 0;
+  }
+
+  // The memory's descriptor; negative when the test refuses it.
+  int Create(const v1::LaneRequest& request, v1::LaneResponse* response) {
+    const auto size = static_cast<size_t>(request.create().size_bytes());
+    response->mutable_create()->set_worker_epoch(kEpoch);
+    response->mutable_create()->set_size_bytes(request.create().size_bytes());
+    if (handler_) handler_(request, request.create().size_bytes(), response);
+    if (!response->has_create()) return -1;
+    const int fd = memfd_create("fake-lane", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    EXPECT_EQ(ftruncate(fd, static_cast<off_t>(size)), 0);
+    EXPECT_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+    void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    EXPECT_NE(data, MAP_FAILED);
+    absl::MutexLock lock(&mutex_);
+    const std::string id = absl::StrCat("region-", memories_.size());
+    memories_[id] = {static_cast<char*>(data), size};
+    response->mutable_create()->set_region_id(id);
+    return fd;
   }
 
   const std::string path_;

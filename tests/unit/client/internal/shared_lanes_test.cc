@@ -192,7 +192,7 @@ TEST_F(SharedLanesTest, AClientGoesWhileItsLaneIsBeingOpened) {
 
 TEST_F(SharedLanesTest, TheSocketOfAnotherServerIsLeftAlone) {
   StartLane([](auto&, auto, auto* response) {
-    response->mutable_register_()->set_worker_epoch(FakeLane::kEpoch + 1);
+    response->mutable_create()->set_worker_epoch(FakeLane::kEpoch + 1);
   });
   const auto client = Connect();
   ExpectEcho(client->Attend(Request()));

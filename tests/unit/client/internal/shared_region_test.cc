@@ -2,11 +2,15 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "client/internal/extent_allocator.h"
@@ -76,15 +80,44 @@ TEST(ExtentAllocatorTest, ExtentsNeverOverlapWhateverTheOrder) {
   EXPECT_EQ(extents.Allocate(kSize), 0u);
 }
 
-TEST(SharedRegionTest, IsSealedAgainstShrinking) {
-  const auto region = SharedRegion::Create(kMegabyte);
-  ASSERT_TRUE(region.ok()) << region.status();
-  EXPECT_NE(fcntl((*region)->fd(), F_GET_SEALS) & F_SEAL_SHRINK, 0);
-  EXPECT_NE(ftruncate((*region)->fd(), 4096), 0);
+// What a server's descriptor could be.
+int MakeMemory(size_t bytes, int seals) {
+  const int fd = memfd_create("shared_region_test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  EXPECT_EQ(ftruncate(fd, static_cast<off_t>(bytes)), 0);
+  EXPECT_TRUE(seals == 0 || fcntl(fd, F_ADD_SEALS, seals) == 0);
+  return fd;
+}
+
+std::shared_ptr<SharedRegion> MakeRegion(
+    size_t bytes, SharedRegion::Lease lease = {},
+    std::shared_ptr<std::atomic<size_t>> total_bytes = nullptr) {
+  auto region = SharedRegion::Map(MakeMemory(bytes, F_SEAL_SHRINK), bytes, std::move(lease),
+                                  std::move(total_bytes));
+  EXPECT_TRUE(region.ok()) << region.status();
+  return *std::move(region);
+}
+
+TEST(SharedRegionTest, MemoryThatCouldEndThisProcessIsRefused) {
+  for (const int fd : {MakeMemory(kMegabyte, 0), MakeMemory(kMegabyte / 2, F_SEAL_SHRINK)}) {
+    const absl::Status status = SharedRegion::Map(fd, kMegabyte, {}).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_EQ(fcntl(fd, F_GETFD), -1) << "the descriptor is taken all the same";
+  }
+}
+
+TEST(SharedRegionTest, ASlotKeepsTheLease) {
+  auto connection = std::make_shared<int>();
+  auto region = MakeRegion(kMegabyte, {.id = "id", .connection = connection});
+  auto slot = region->Allocate(100);
+  EXPECT_FALSE(region->is_idle());
+  region.reset();
+  EXPECT_GT(connection.use_count(), 1);
+  slot.reset();
+  EXPECT_EQ(connection.use_count(), 1);
 }
 
 TEST(SharedRegionTest, ASlotIsLentAgainWhenItsLastHolderLetsGo) {
-  const auto region = *SharedRegion::Create(kMegabyte);
+  const auto region = MakeRegion(kMegabyte);
   auto slot = region->Allocate(kMegabyte);
   ASSERT_NE(slot, nullptr);
   auto other_holder = slot;
@@ -95,7 +128,7 @@ TEST(SharedRegionTest, ASlotIsLentAgainWhenItsLastHolderLetsGo) {
 }
 
 TEST(SharedRegionTest, AnAbandonedSlotIsNeverLentAgain) {
-  const auto region = *SharedRegion::Create(kMegabyte);
+  const auto region = MakeRegion(kMegabyte);
   auto slot = region->Allocate(kMegabyte / 2);
   slot->Abandon();
   const char* const data = slot->data();
@@ -108,7 +141,7 @@ TEST(SharedRegionTest, AnAbandonedSlotIsNeverLentAgain) {
 }
 
 TEST(SharedRegionTest, ASlotIsFoundByAnyOfItsBytes) {
-  const auto region = *SharedRegion::Create(kMegabyte);
+  const auto region = MakeRegion(kMegabyte);
   const auto first = region->Allocate(1000);
   const auto second = region->Allocate(1000);
   EXPECT_EQ(region->Find(first->data(), 1000), first);
@@ -120,39 +153,49 @@ TEST(SharedRegionTest, ASlotIsFoundByAnyOfItsBytes) {
 }
 
 TEST(SharedRegionTest, ASlotKeepsItsRegionMapped) {
-  auto region = *SharedRegion::Create(kMegabyte);
+  auto region = MakeRegion(kMegabyte);
   const auto slot = region->Allocate(100);
   region.reset();
   std::memset(slot->data(), 1, slot->size());
 }
 
+// As large as the pool wants it, with room for `bytes`.
+absl::Status Grow(RegionPool& pool, size_t bytes, size_t target = 0) {
+  const absl::StatusOr<size_t> size = pool.NextSize(bytes);
+  if (size.ok()) pool.Add(MakeRegion(*size, {.target = target, .id = "id"}, pool.counter()));
+  return size.status();
+}
+
 TEST(RegionPoolTest, GrowsToItsBoundAndTellsWhatIsMapped) {
   RegionPool pool(40 * kMegabyte);
   EXPECT_EQ(pool.AllocateAnywhere(1), nullptr);
-  EXPECT_TRUE(pool.Grow(1).ok());
+  EXPECT_TRUE(Grow(pool, 1).ok());
   EXPECT_EQ(pool.mapped_bytes(), 32 * kMegabyte);
-  EXPECT_TRUE(pool.Grow(kMegabyte).ok());
+  EXPECT_TRUE(Grow(pool, kMegabyte).ok());
   EXPECT_EQ(pool.mapped_bytes(), 40 * kMegabyte);
-  EXPECT_TRUE(absl::IsResourceExhausted(pool.Grow(1)));
+  EXPECT_TRUE(absl::IsResourceExhausted(Grow(pool, 1)));
 }
 
-TEST(RegionPoolTest, LendsToCallsOnlyWhatAServerKnows) {
-  RegionPool pool(40 * kMegabyte);
-  ASSERT_TRUE(pool.Grow(1).ok());
-  EXPECT_EQ(pool.Allocate(1), nullptr);
+TEST(RegionPoolTest, LendsForATargetWhatItsServerHasMade) {
+  RegionPool pool(80 * kMegabyte);
+  ASSERT_TRUE(Grow(pool, 1, /*target=*/1).ok());
+  EXPECT_EQ(pool.Allocate(0, 1), nullptr);
+  EXPECT_FALSE(pool.Has(0));
   EXPECT_NE(pool.AllocateAnywhere(1), nullptr);
-  pool.regions()[0]->set_is_offered(true);
-  EXPECT_NE(pool.Allocate(1), nullptr);
+  EXPECT_NE(pool.Allocate(1, 1), nullptr);
+  EXPECT_TRUE(pool.Has(1));
 }
 
-TEST(RegionPoolTest, ARetiredRegionIsCountedUntilItsLastSlotGoes) {
+TEST(RegionPoolTest, ARegionThatWasTakenOutIsCountedUntilItsLastSlotGoes) {
   RegionPool pool(40 * kMegabyte);
-  ASSERT_TRUE(pool.Grow(1).ok());
+  ASSERT_TRUE(Grow(pool, 1).ok());
   auto abandoned = pool.AllocateAnywhere(100);
   auto held = pool.AllocateAnywhere(100);
+  EXPECT_TRUE(pool.TakeAbandoned(0).empty());
   abandoned->Abandon();
   abandoned.reset();
-  pool.Retire();
+  EXPECT_TRUE(pool.TakeAbandoned(1).empty());
+  EXPECT_FALSE(pool.TakeAbandoned(0)[0]->is_usable());
   EXPECT_TRUE(pool.regions().empty());
   EXPECT_EQ(pool.Find(held->data(), 100), nullptr);
   EXPECT_EQ(pool.mapped_bytes(), 32 * kMegabyte);
@@ -160,14 +203,13 @@ TEST(RegionPoolTest, ARetiredRegionIsCountedUntilItsLastSlotGoes) {
   EXPECT_EQ(pool.mapped_bytes(), 0u);
 }
 
-TEST(RegionPoolTest, WhatNoServerTakesIsDroppedUnlessItIsUsed) {
+TEST(RegionPoolTest, ATargetsRegionsAreTakenOutTogether) {
   RegionPool pool(80 * kMegabyte);
-  ASSERT_TRUE(pool.Grow(1).ok());
-  const auto held = pool.AllocateAnywhere(1);
-  ASSERT_TRUE(pool.Grow(1).ok());
-  pool.DropUnoffered();
+  ASSERT_TRUE(Grow(pool, 1, 0).ok());
+  ASSERT_TRUE(Grow(pool, 1, 1).ok());
+  EXPECT_EQ(pool.TakeAll(0).size(), 1u);
   ASSERT_EQ(pool.regions().size(), 1u);
-  EXPECT_EQ(pool.regions()[0], held->region());
+  EXPECT_EQ(pool.regions()[0]->target(), 1u);
 }
 
 class SharedPlacesTest : public testing::Test {
@@ -176,7 +218,7 @@ class SharedPlacesTest : public testing::Test {
     return TensorView(data, DType::kFloat32, {count});
   }
 
-  const std::shared_ptr<SharedRegion> region_ = *SharedRegion::Create(kMegabyte);
+  const std::shared_ptr<SharedRegion> region_ = MakeRegion(kMegabyte);
   const std::shared_ptr<SharedSlot> a_ = region_->Allocate(4096);
   const std::shared_ptr<SharedSlot> b_ = region_->Allocate(4096);
   const std::shared_ptr<SharedSlot> out_ = region_->Allocate(4096);

@@ -179,7 +179,7 @@ TEST(ServerConfigTest, BytesMayHaveAUnitWhereverTheyAreSet) {
 
 TEST(ServerConfigTest, PrintedBytesCanBeRead) {
   const std::string text = Parse({"--print-config"}).text;
-  EXPECT_THAT(text, HasSubstr("max-shared-bytes-per-tenant=\"1GiB\""));
+  EXPECT_THAT(text, HasSubstr("max-shared-bytes-per-user=\"2GiB\""));
   EXPECT_THAT(text, HasSubstr("max-stream-bytes=\"64MiB\""));
 }
 

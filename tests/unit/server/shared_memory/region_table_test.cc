@@ -3,8 +3,12 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <thread>
 
@@ -17,40 +21,76 @@ using ::testing::HasSubstr;
 
 constexpr std::int64_t kPage = 4096;
 
-int MakeMemory(std::int64_t bytes, int seals = F_SEAL_SHRINK) {
-  const int fd = memfd_create("region_table_test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  EXPECT_GE(fd, 0);
-  EXPECT_EQ(ftruncate(fd, bytes), 0);
-  EXPECT_TRUE(seals == 0 || fcntl(fd, F_ADD_SEALS, seals) == 0);
-  return fd;
-}
-
 std::string ReasonOf(const absl::Status& status) {
   const auto detail = GetErrorDetail(status);
   return detail ? detail->reason : "";
 }
 
+bool Eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 20000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
+
 class RegionTableTest : public ::testing::Test {
  protected:
-  RegionTable table_{{4 * kPage, 2}};
+  // As a client gets it; the descriptor is left in `fd` if given.
+  absl::StatusOr<std::string> Make(const std::string& tenant, std::int64_t bytes,
+                                   const RegionTable::Owner& owner = {}, int* fd = nullptr) {
+    auto charge = table_->Reserve(owner, bytes);
+    if (!charge.ok()) return charge.status();
+    auto region = SharedRegion::Create(bytes);
+    EXPECT_TRUE(region.ok()) << region.status();
+    while (!(*region)->is_populated()) EXPECT_TRUE((*region)->Populate(2 * kPage).ok());
+    const int taken = (*region)->TakeFd();
+    if (fd != nullptr) *fd = taken;
+    if (fd == nullptr) close(taken);
+    return table_->Add(tenant, *std::move(region), *std::move(charge));
+  }
+
+  std::unique_ptr<RegionTable> table_ =
+      std::make_unique<RegionTable>(RegionTable::Limits{.max_bytes = 12 * kPage,
+                                                        .max_bytes_per_user = 8 * kPage,
+                                                        .max_bytes_per_connection = 4 * kPage,
+                                                        .max_regions = 5,
+                                                        .max_regions_per_connection = 2});
 };
 
-TEST_F(RegionTableTest, TheMemoryIsTheClients) {
-  const int fd = MakeMemory(kPage);
-  char* mine = static_cast<char*>(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-  const auto id = table_.Register("a", fd);
+std::int64_t BytesInUse(int fd) {
+  struct stat file {};
+  EXPECT_EQ(fstat(fd, &file), 0);
+  return std::int64_t{512} * file.st_blocks;
+}
+
+TEST_F(RegionTableTest, ClientAndServerSeeTheSameMemory) {
+  int fd = -1;
+  const auto id = Make("a", kPage, {}, &fd);
   ASSERT_TRUE(id.ok()) << id.status();
-  const auto region = table_.Find(*id, "a");
+  char* mine = static_cast<char*>(mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  const auto region = table_->Find(*id, "a");
   ASSERT_TRUE(region.ok()) << region.status();
   mine[7] = 'x';
   EXPECT_EQ((*region)->data()[7], 'x');
   EXPECT_EQ((*region)->size(), kPage);
   munmap(mine, kPage);
+  close(fd);
+}
+
+TEST_F(RegionTableTest, AllPagesAreThereAndTheFileIsSealed) {
+  int fd = -1;
+  ASSERT_TRUE(Make("a", 3 * kPage + 1, {}, &fd).ok());
+  EXPECT_EQ(BytesInUse(fd), 4 * kPage);
+  EXPECT_NE(ftruncate(fd, kPage), 0);
+  EXPECT_NE(ftruncate(fd, 5 * kPage), 0);
+  EXPECT_EQ(fcntl(fd, F_GET_SEALS), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  close(fd);
 }
 
 TEST_F(RegionTableTest, PlacesOutsideAreOutside) {
-  const auto id = table_.Register("a", MakeMemory(kPage));
-  const auto region = *table_.Find(*id, "a");
+  const auto id = Make("a", kPage);
+  const auto region = *table_->Find(*id, "a");
   EXPECT_TRUE(region->Contains(0, kPage));
   EXPECT_TRUE(region->Contains(kPage, 0));
   EXPECT_FALSE(region->Contains(1, kPage));
@@ -62,84 +102,127 @@ TEST_F(RegionTableTest, PlacesOutsideAreOutside) {
 }
 
 TEST_F(RegionTableTest, OnlyItsTenantFindsIt) {
-  const auto id = table_.Register("a", MakeMemory(kPage));
-  const absl::Status status = table_.Find(*id, "b").status();
+  const auto id = Make("a", kPage);
+  const absl::Status status = table_->Find(*id, "b").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(ReasonOf(status), "REGION_NOT_FOUND");
-  EXPECT_EQ(ReasonOf(table_.Find("", "a").status()), "REGION_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(table_->Find("", "a").status()), "REGION_NOT_FOUND");
 }
 
-TEST_F(RegionTableTest, AReleasedRegionStaysMappedForWhoUsesItAndCounts) {
-  const auto id = table_.Register("a", MakeMemory(3 * kPage));
-  auto region = *table_.Find(*id, "a");
-  table_.Release(*id);
-  EXPECT_EQ(ReasonOf(table_.Find(*id, "a").status()), "REGION_NOT_FOUND");
+TEST_F(RegionTableTest, AReleasedRegionStaysForWhoUsesItAndCountsUntilItIsFreed) {
+  int fd = -1;
+  const auto id = Make("a", 3 * kPage, {}, &fd);
+  auto region = *table_->Find(*id, "a");
+  table_->Release(*id);
+  EXPECT_EQ(ReasonOf(table_->Find(*id, "a").status()), "REGION_NOT_FOUND");
   region->data()[3 * kPage - 1] = 1;
-  EXPECT_EQ(table_.num_regions(), 1);
-  EXPECT_EQ(table_.bytes(), 3 * kPage);
-  EXPECT_EQ(ReasonOf(table_.Register("a", MakeMemory(2 * kPage)).status()), "QUOTA_EXCEEDED");
+  EXPECT_EQ(table_->num_regions(), 1);
+  EXPECT_EQ(table_->bytes(), 3 * kPage);
+  EXPECT_EQ(ReasonOf(Make("a", 2 * kPage).status()), "QUOTA_EXCEEDED");
   region.reset();
-  EXPECT_EQ(table_.num_regions(), 0);
-  EXPECT_EQ(table_.bytes(), 0);
-  EXPECT_TRUE(table_.Register("a", MakeMemory(4 * kPage)).ok());
+  EXPECT_TRUE(Eventually([&] { return table_->num_regions() == 0; }));
+  EXPECT_EQ(table_->bytes(), 0);
+  EXPECT_EQ(BytesInUse(fd), 0) << "though the client holds the file";
+  EXPECT_TRUE(Make("a", 4 * kPage).ok());
+  close(fd);
 }
 
 TEST_F(RegionTableTest, ARegionInUseOutlivesTheTable) {
-  auto table = std::make_unique<RegionTable>(RegionTable::Limits{4 * kPage, 2});
-  const auto region = *table->Find(*table->Register("a", MakeMemory(kPage)), "a");
-  table.reset();
+  int fd = -1;
+  const auto id = Make("a", kPage, {}, &fd);
+  auto region = *table_->Find(*id, "a");
+  table_.reset();
   region->data()[0] = 1;
+  region.reset();
+  EXPECT_EQ(BytesInUse(fd), 0);
+  close(fd);
 }
 
-TEST_F(RegionTableTest, LimitsAreEachTenants) {
-  ASSERT_TRUE(table_.Register("a", MakeMemory(3 * kPage)).ok());
-  EXPECT_EQ(ReasonOf(table_.Register("a", MakeMemory(2 * kPage)).status()), "QUOTA_EXCEEDED");
-  const auto second = table_.Register("a", MakeMemory(kPage));
-  ASSERT_TRUE(second.ok()) << second.status();
-  const absl::Status third = table_.Register("a", MakeMemory(kPage)).status();
-  EXPECT_EQ(ReasonOf(third), "QUOTA_EXCEEDED");
-  EXPECT_THAT(std::string(third.message()), HasSubstr("2 regions"));
-  EXPECT_TRUE(table_.Register("b", MakeMemory(4 * kPage)).ok());
-  table_.Release(*second);
-  EXPECT_TRUE(table_.Register("a", MakeMemory(kPage)).ok());
+TEST_F(RegionTableTest, AtTheEndPagesAreLeftToClients) {
+  int fd = -1;
+  const auto id = Make("a", kPage, {}, &fd);
+  table_->ReleaseAllAndKeepPages();
+  EXPECT_EQ(ReasonOf(table_->Find(*id, "a").status()), "REGION_NOT_FOUND");
+  EXPECT_TRUE(Eventually([&] { return table_->num_regions() == 0; }));
+  EXPECT_EQ(BytesInUse(fd), kPage);
+  close(fd);
 }
 
-TEST_F(RegionTableTest, MemoryThatCouldGoAwayIsRefused) {
-  const struct {
-    int fd;
-    const char* expected;
-  } cases[] = {
-      {MakeMemory(kPage, 0), "expected the seal F_SEAL_SHRINK"},
-      {MakeMemory(kPage, F_SEAL_GROW), "expected the seal F_SEAL_SHRINK"},
-      {MakeMemory(kPage - 1), "has 4095 bytes, expected 4096 to 16384"},
-      {MakeMemory(5 * kPage), "has 20480 bytes, expected 4096 to 16384"},
-      {open("/dev/null", O_RDWR | O_CLOEXEC), "has no seals"},
-  };
-  for (const auto& bad : cases) {
-    const absl::Status status = table_.Register("a", bad.fd).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(bad.expected));
-    EXPECT_EQ(fcntl(bad.fd, F_GETFD), -1) << "the descriptor is taken all the same";
-  }
-  EXPECT_EQ(table_.num_regions(), 0);
+TEST_F(RegionTableTest, ConnectionsUsersAndAllHaveLimitsAndTenantsDoNot) {
+  const RegionTable::Owner first{.connection = 1, .user = 7}, second{.connection = 2, .user = 7};
+  const RegionTable::Owner other{.connection = 3, .user = 8}, last{.connection = 4, .user = 9};
+  ASSERT_TRUE(Make("a", 3 * kPage, first).ok());
+  EXPECT_THAT(std::string(Make("b", 2 * kPage, first).status().message()),
+              HasSubstr("the connection would have 20480 bytes of shared memory, expected at most "
+                        "16384"));
+  const auto small = Make("b", kPage, first);
+  ASSERT_TRUE(small.ok()) << small.status();
+  EXPECT_THAT(std::string(Make("c", kPage, first).status().message()),
+              HasSubstr("the connection would have 3 regions"));
+  ASSERT_TRUE(Make("a", 3 * kPage, second).ok());
+  EXPECT_THAT(std::string(Make("a", 2 * kPage, second).status().message()),
+              HasSubstr("the connection would have"));
+  ASSERT_TRUE(Make("a", kPage, second).ok());
+  EXPECT_THAT(
+      std::string(Make("a", kPage, {.connection = 5, .user = 7}).status().message()),
+      HasSubstr("the user would have 36864 bytes of shared memory, expected at most 32768"));
+  ASSERT_TRUE(Make("a", 2 * kPage, other).ok());
+  const absl::Status full = Make("a", kPage, last).status();
+  EXPECT_EQ(ReasonOf(full), "QUOTA_EXCEEDED");
+  EXPECT_THAT(std::string(full.message()), HasSubstr("would have 6 regions"));
+  table_->Release(*small);
+  EXPECT_TRUE(Eventually([&] { return Make("a", kPage, last).ok(); }));
 }
 
-TEST_F(RegionTableTest, ThreadsRegisterFindAndReleaseAtOnce) {
-  const auto work = [this](const std::string& tenant) {
+TEST_F(RegionTableTest, ThreadsMakeFindAndReleaseAtOnce) {
+  const auto work = [this](const std::string& tenant, std::uint64_t connection) {
     for (int i = 0; i < 200; ++i) {
-      const auto id = table_.Register(tenant, MakeMemory(kPage));
-      ASSERT_TRUE(id.ok()) << id.status();
-      const auto region = table_.Find(*id, tenant);
+      absl::StatusOr<std::string> id;
+      // The one before may not be freed yet.
+      ASSERT_TRUE(Eventually([&] {
+        id = Make(tenant, kPage, {.connection = connection});
+        return id.ok();
+      })) << id.status();
+      const auto region = table_->Find(*id, tenant);
       ASSERT_TRUE(region.ok()) << region.status();
-      table_.Release(*id);
+      table_->Release(*id);
       (*region)->data()[0] = 1;
     }
   };
-  std::thread first(work, "a");
-  std::thread second(work, "b");
+  std::thread first(work, "a", 1);
+  std::thread second(work, "b", 2);
   first.join();
   second.join();
-  EXPECT_EQ(table_.num_regions(), 0);
+  EXPECT_TRUE(Eventually([&] { return table_->num_regions() == 0; }));
+}
+
+TEST(TurnWorkerTest, TasksTakeTurns) {
+  std::atomic<bool> is_small_done{false}, may_begin{false};
+  TurnWorker worker;
+  AddTask(*worker.queue(), [&] {
+    while (!may_begin) std::this_thread::yield();
+    return is_small_done.load();  // never, if it had all the turns
+  });
+  AddTask(*worker.queue(), [&] {
+    is_small_done = true;
+    return true;
+  });
+  may_begin = true;
+  EXPECT_TRUE(Eventually([&] { return is_small_done.load(); }));
+}
+
+TEST(TurnWorkerTest, WhatIsThereIsCompletedAtTheEndAndWhatComesLaterAtOnce) {
+  int turns = 0;
+  const auto task = [&turns] { return ++turns % 3 == 0; };
+  std::shared_ptr<TurnWorker::Queue> queue;
+  {
+    TurnWorker worker;
+    queue = worker.queue();
+    AddTask(*queue, task);
+  }
+  EXPECT_EQ(turns, 3);
+  AddTask(*queue, task);
+  EXPECT_EQ(turns, 6);
 }
 
 }  // namespace
