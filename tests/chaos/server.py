@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,11 @@ class Server:
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def idle_buffers_mib(self):
+        """What it says that it keeps of freed memory, for the next requests."""
+        found = re.search(r"idle buffers (\d+) MiB", self.log())
+        return int(found[1]) if found else 0
+
     # --- Its pages ---
 
     def page(self, path, seconds=5):
@@ -237,14 +243,17 @@ class Stage:
     """A server with a load. Leaving it demands what holds after every abuse: nothing of the load failed, new
     connections are served, memory and descriptors are given back, and the server drains and ends with 0."""
 
-    def __init__(self, load, *flags, most_growth_mib=128, most_descriptors=24, **server_options):
+    def __init__(self, load, *flags, most_growth_mib=128, keeps_buffers=False, most_descriptors=24, **server_options):
         self.load = load
         self.server = Server(*flags, **server_options)
         self._most_growth_mib = most_growth_mib
+        self._keeps_buffers = keeps_buffers  # the abuse fills them
         self._most_descriptors = most_descriptors
 
     def __enter__(self):
         self.server.start()
+        if self._keeps_buffers:
+            self._most_growth_mib = max(self._most_growth_mib, self.server.idle_buffers_mib() + 64)
         self.load.start(self.server.addresses)
         self.resident_before = self.server.resident_mib()
         self._descriptors_before = self.server.descriptors()
