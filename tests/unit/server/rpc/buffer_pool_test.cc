@@ -9,6 +9,8 @@
 #include <thread>
 #include <utility>
 
+#include "tests/support/failing_new.h"
+
 namespace attention::server {
 namespace {
 
@@ -30,6 +32,22 @@ class CountingMemory final : public MemoryAllocator {
   int allocations = 0;
   std::size_t allocated_bytes = 0;
 };
+
+TEST(BufferPoolTest, ABufferReturnsAlsoWhenThereIsNoMemoryToNoteIt) {
+  CountingMemory memory;
+  BufferPool pool(memory, 1 << 20);
+  PooledBuffer buffer = pool.Get(5000);
+  {
+    attention::testing::FailingAllocation failing(1);
+    buffer = {};
+    EXPECT_TRUE(failing.has_failed());
+  }
+  EXPECT_EQ(pool.used_bytes(), 0u);
+  EXPECT_EQ(pool.idle_bytes(), 0u);
+  EXPECT_EQ(memory.allocated_bytes, 0u);
+  pool.Get(5000);
+  EXPECT_GT(pool.idle_bytes(), 0u) << "kept again";
+}
 
 TEST(BufferPoolTest, ABufferIsHandedOutAgain) {
   CountingMemory memory;
