@@ -283,16 +283,18 @@ TEST_P(BadDenseTest, TheFieldIsNamedAndTheNextGoodRequestIsServed) {
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, BadDenseTest,
-    ::testing::Values(BadAttend{"BatchesDiffer",
-                                [](auto& r) {
-                                  Reshape(r.mutable_k(), {3, 5, 2, 8});
-                                  Reshape(r.mutable_v(), {3, 5, 2, 6});
-                                },
-                                "k.shape is [3, 5, 2, 8], expected a batch of 2, as q"},
-                      BadAttend{"LengthBeyondThePadding", [](auto& r) { r.set_kv_lens(1, 6); },
-                                "kv_lens[1] is 6, expected 0 to 5"},
-                      BadAttend{"LengthForEachSequence", [](auto& r) { r.add_q_lens(1); },
-                                "q_lens has 3 entries, expected 2"}),
+    ::testing::Values(
+        BadAttend{"BatchesDiffer",
+                  [](auto& r) {
+                    Reshape(r.mutable_k(), {3, 5, 2, 8});
+                    Reshape(r.mutable_v(), {3, 5, 2, 6});
+                  },
+                  "k.shape is [3, 5, 2, 8], expected 2, as q, at axis 0 of [batch, tokens, "
+                  "heads, head_dim]"},
+        BadAttend{"LengthBeyondThePadding", [](auto& r) { r.set_kv_lens(1, 6); },
+                  "kv_lens[1] is 6, expected 0 to 5"},
+        BadAttend{"LengthForEachSequence", [](auto& r) { r.add_q_lens(1); },
+                  "q_lens has 3 entries, expected 2"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 class StrangeDataTest : public ServiceFixture {};
@@ -314,7 +316,7 @@ TEST_F(StrangeDataTest, AMillionSequencesAreRefused) {
   }
   v1::AttendResponse response;
   EXPECT_THAT(Attend(shared_server(), request, &response),
-              FailsWith(kInvalid, "q_lens has 1000002 sequences"));
+              FailsWith(kInvalid, "q_lens is of 1000002 sequences"));
   ExpectServes(shared_server());
 }
 

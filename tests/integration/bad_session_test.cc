@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadStep{"NoHandle", [](auto& s) { s.clear_handle(); }, kInvalid,
                 "handle.session_id is empty"},
         BadStep{"UnknownSession", [](auto& s) { s.mutable_handle()->set_session_id("nobody"); },
-                grpc::NOT_FOUND, "handle.session_id nobody"},
+                grpc::NOT_FOUND, "handle.session_id 'nobody'"},
         BadStep{"LayerTooLarge", [](auto& s) { s.set_layer(1); }, kInvalid,
                 "layer is 1, expected 0 to 0"},
         BadStep{"LayerNegative", [](auto& s) { s.set_layer(-1); }, kInvalid, "layer is -1"},
