@@ -38,6 +38,10 @@ struct Limits {
   // For the weights of layers.
   int64_t layer_capacity_bytes = 0;
   int64_t max_layers_per_tenant = 0;
+  // For requests that have not wholly come.
+  int64_t max_receiving_bytes = 0;
+  // Calls that are open at a time, streams included.
+  int64_t max_calls = 0;
 };
 
 struct Capacity {

@@ -22,6 +22,9 @@ constexpr std::int64_t kMaxIdleBufferBytes = 256 * kMib;
 constexpr std::int64_t kMaxWaitingBytes = 2048 * kMib;
 constexpr std::int64_t kMaxMessageBytes = 1024 * kMib;
 constexpr std::int64_t kLeastBytes = kMib;
+// gRPC receives so much of each call unasked.
+constexpr std::int64_t kBytesOfACall = 64 << 10;
+constexpr std::int64_t kLeastCalls = 100;
 
 struct Use {
   std::string name;     // of the key, where there is one
@@ -94,6 +97,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ServerConfig& given, const MachineLi
   }
   if (!Share(configured, others, limits.memory_bytes)) return TooMuch(configured, limits);
   ATTENTION_RETURN_IF_ERROR(PlanMessages(given.max_message_bytes > 0, limits, config));
+  if (config.max_calls == 0) {
+    config.max_calls = std::max(kLeastCalls, config.max_receiving_bytes / kBytesOfACall);
+  }
 
   std::int64_t left = limits.memory_bytes;
   for (const Use& use : uses) left -= *use.bytes;

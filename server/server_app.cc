@@ -90,6 +90,8 @@ ServiceLimits WireLimits(const ServerConfig& config) {
   limits.max_pending_layers_per_tenant = config.max_pending_layers_per_tenant;
   limits.upload_stall_timeout = config.upload_stall_timeout;
   limits.keepalive_interval = config.keepalive_interval;
+  limits.max_receiving_bytes = config.max_receiving_bytes;
+  limits.max_calls = config.max_calls;
   return limits;
 }
 
@@ -212,6 +214,9 @@ class ServerAppImpl final : public ServerApp {
         scheduler_(SchedulersOf(devices_, SchedulerLimits(config_), clock_, metrics_)),
         connections_(ConnectionLimits(config_)),
         listener_health_(metrics_),
+        receiving_({config_.max_receiving_bytes, config_.upload_stall_timeout},
+                   [this](const std::string& peer) { return connections_.ReceivedBytes(peer); }),
+        receiving_watch_(receiving_, clock_),
         regions_(RegionLimits(config_)) {}
 
   ~ServerAppImpl() override {
@@ -235,6 +240,7 @@ class ServerAppImpl final : public ServerApp {
                                   calls_in_flight_,
                                   connections_,
                                   listener_health_,
+                                  receiving_,
                                   [](const std::string& text) { spdlog::warn("{}", text); },
                                   buffers_,
                                   lane_ == nullptr ? nullptr : &regions_,
@@ -365,6 +371,8 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(regions_.bytes()); }},
         {"shared_memory_regions", "Regions of that",
          [this] { return static_cast<double>(regions_.num_regions()); }},
+        {"receiving_bytes", "Bytes of requests that have not wholly come",
+         [this] { return static_cast<double>(receiving_.bytes()); }},
         {"resident_memory_bytes", "Memory of this process that lies in the machine's",
          [] { return static_cast<double>(ResidentBytes()); }},
         {"open_calls", "Calls that have come and that gRPC has not done with, streams included",
@@ -443,6 +451,8 @@ class ServerAppImpl final : public ServerApp {
   std::thread reaper_;
   Connections connections_;
   ListenerHealth listener_health_;
+  ReceivingLedger receiving_;
+  ReceivingWatch receiving_watch_;
   RegionTable regions_;
   std::unique_ptr<SharedMemoryLane> lane_;  // null: shared memory is not offered
   std::unique_ptr<GrpcServer> grpc_;

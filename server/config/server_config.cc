@@ -311,9 +311,10 @@ class Parser {
         "--max-receiving-bytes", config_.max_receiving_bytes,
         "Bytes of requests that have not wholly come; beyond, calls of the connection with the "
         "most are ended; 0: an eighth of the memory, at most 2 GiB");
-    AddDuration("--upload-timeout", config_.upload_timeout,
-                "How long a connection may send next to nothing of a request before the call is "
-                "ended");
+    Add("--max-calls", config_.max_calls,
+        "Calls that are open at a time, streams included; 0: one for each 64 KiB of "
+        "max-receiving-bytes")
+        ->check(CLI::NonNegativeNumber);
     Add("--max-stream-requests", config_.max_stream_requests,
         "Unanswered requests of one stream before it is no longer read")
         ->check(CLI::Range(1, 65536));
@@ -394,7 +395,8 @@ class Parser {
         "The same of one tenant")
         ->check(CLI::Range(1, 65536));
     AddDuration("--upload-stall-timeout", config_.upload_stall_timeout,
-                "How long an upload may bring hardly anything before it is ended");
+                "How long a layer's upload, or the connection of a request that has not wholly "
+                "come, may bring hardly anything before the call is ended");
   }
 
   void AddBounds() {

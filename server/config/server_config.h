@@ -52,7 +52,7 @@ struct ServerConfig {
 
   std::int64_t max_message_bytes = 0;    // 0: half of those being received, at most 1 GiB
   std::int64_t max_receiving_bytes = 0;  // 0: a share of the memory
-  absl::Duration upload_timeout = absl::Seconds(30);
+  std::int64_t max_calls = 0;            // 0: one for each 64 KiB of those
   std::int64_t max_queued_requests = 1024;
   std::int64_t max_queued_bytes = 0;  // 0: a share of the memory
   std::int64_t max_batch_requests = 256;

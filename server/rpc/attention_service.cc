@@ -185,8 +185,8 @@ struct AttendExchange {
 AttentionServiceImpl::AttentionServiceImpl(const ServiceContext& services, StreamRegistry& registry)
     : services_(services),
       attend_{services, "AttentionService/Attend",
-              [this](auto* context, auto* request, auto* responder, void* tag) {
-                RequestAttend(context, request, responder, queue_, queue_, tag);
+              [this, index = IndexOf("Attend")](auto* context, auto* channel, void* tag) {
+                RequestAtHeaders(index, context, channel, queue_, tag);
               },
               [this](UnaryCall& call) { Attend(call); }},
       attend_stream_{

@@ -5,13 +5,14 @@
 #include "server/rpc/pipelined_stream.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/stream_registry.h"
+#include "server/rpc/taken_at_headers.h"
 #include "server/rpc/unary_call.h"
 
 namespace attention::server {
 
 // Its methods carry tensors, so their messages are received and sent as bytes (proto/codec).
 using RawAttentionService = v1::AttentionService::WithRawMethod_Attend<
-    v1::AttentionService::WithRawMethod_AttendStream<v1::AttentionService::Service>>;
+    v1::AttentionService::WithRawMethod_AttendStream<TakenAtHeaders<v1::AttentionService>>>;
 
 class AttentionServiceImpl final : public RawAttentionService {
  public:

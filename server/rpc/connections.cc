@@ -1,11 +1,14 @@
 #include "server/rpc/connections.h"
 
 #include <fcntl.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <iterator>
 
 namespace attention::server {
@@ -41,6 +44,7 @@ void Connections::Insert(int fd, const PeerName& name) {
   if (fstat(fd, &file) != 0) return;
   entries_[fd] = {file.st_dev, file.st_ino, name};
   ++count_of_peer_[name.peer];
+  fd_of_address_[name.address] = fd;
 }
 
 void Connections::Sweep() {
@@ -53,6 +57,18 @@ void Connections::Sweep() {
 std::size_t Connections::count() const {
   MutexLock lock(&mutex_);
   return CountLocked();
+}
+
+std::optional<std::int64_t> Connections::ReceivedBytes(const std::string& address) const {
+  MutexLock lock(&mutex_);
+  const auto found = fd_of_address_.find(address);
+  if (found == fd_of_address_.end()) return std::nullopt;
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  if (getsockopt(found->second, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return std::nullopt;
+  constexpr auto kNeeded = offsetof(tcp_info, tcpi_bytes_received) + sizeof(std::uint64_t);
+  if (size < kNeeded) return std::nullopt;  // an older system
+  return static_cast<std::int64_t>(info.tcpi_bytes_received);
 }
 
 bool Connections::Close(const std::string& address) {
@@ -80,6 +96,10 @@ void Connections::Shutdown(int fd, const Entry& entry) {
 Connections::Entries::iterator Connections::Forget(Entries::iterator entry) {
   const auto peer = count_of_peer_.find(entry->second.name.peer);
   if (--peer->second == 0) count_of_peer_.erase(peer);
+  const auto address = fd_of_address_.find(entry->second.name.address);
+  if (address != fd_of_address_.end() && address->second == entry->first) {
+    fd_of_address_.erase(address);
+  }
   return entries_.erase(entry);
 }
 

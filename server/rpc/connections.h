@@ -9,9 +9,11 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <unordered_map>
 
 #include "absl/base/thread_annotations.h"
 #include "server/base/metrics.h"
@@ -46,6 +48,10 @@ class Connections {
   // As of the last Sweep.
   std::size_t count() const;
 
+  // Bytes that have come over the connection of a peer's address, as gRPC names it; nothing when
+  // there is no such connection or the system does not say, as of unix sockets.
+  std::optional<std::int64_t> ReceivedBytes(const std::string& address) const;
+
   // Ends the connection of one peer's address, as gRPC names it. False: there is none, or several.
   bool Close(const std::string& address);
 
@@ -73,6 +79,7 @@ class Connections {
   mutable Mutex mutex_;
   Entries entries_ ABSL_GUARDED_BY(mutex_);  // by descriptor
   std::map<std::string, std::size_t> count_of_peer_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, int> fd_of_address_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace attention::server

@@ -1,6 +1,7 @@
 #include "server/rpc/grpc_server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
@@ -46,6 +47,30 @@ void SetKeepalive(absl::Duration interval, grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
 }
 
+// The last resort for memory: beyond, gRPC ends whatever connections and calls it finds, so all
+// that the server ends with a choice must come to less. It counts what was received until that is
+// let go.
+constexpr std::int64_t kQuotaSlack = std::int64_t{128} << 20;
+constexpr std::int64_t kLeastCallsOfAConnection = 100;
+
+void BoundWhatIsReceived(const ServiceLimits& limits, grpc::ServerBuilder& builder) {
+  constexpr std::int64_t kMaxInt = std::numeric_limits<int>::max();
+  builder.SetMaxReceiveMessageSize(
+      static_cast<int>(std::min<std::int64_t>(limits.max_message_bytes, kMaxInt)));
+  const std::int64_t calls = std::max(kLeastCallsOfAConnection, limits.max_calls / 4);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             static_cast<int>(std::min<std::int64_t>(calls, kMaxInt)));
+  // A compressed message would be unpacked in full before its size is looked at: 400 KB become
+  // 400 MiB.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+  grpc::ResourceQuota quota("attention-server");
+  quota.Resize(
+      static_cast<std::size_t>(limits.max_receiving_bytes + limits.max_queued_bytes + kQuotaSlack));
+  builder.SetResourceQuota(quota);
+}
+
 }  // namespace
 
 GrpcServer::GrpcServer(const std::vector<Listener>& listeners, const ServiceContext& services)
@@ -58,7 +83,7 @@ GrpcServer::GrpcServer(const std::vector<Listener>& listeners, const ServiceCont
       health_(
           {"", v1::AttentionService::service_full_name(), v1::SessionService::service_full_name(),
            v1::LayerService::service_full_name(), v1::ServerService::service_full_name()},
-          services_.calls_in_flight),
+          services_),
       reflection_({v1::AttentionService::service_full_name(),
                    v1::SessionService::service_full_name(), v1::LayerService::service_full_name(),
                    v1::ServerService::service_full_name(),
@@ -87,9 +112,7 @@ absl::Status GrpcServer::Listen() {
   builder.RegisterService(&server_info_);
   builder.RegisterService(&health_);
   builder.RegisterService(&reflection_service_);
-  const auto max_bytes = static_cast<int>(
-      std::min<std::int64_t>(services_.limits.max_message_bytes, std::numeric_limits<int>::max()));
-  builder.SetMaxReceiveMessageSize(max_bytes);
+  BoundWhatIsReceived(services_.limits, builder);
   builder.SetMaxSendMessageSize(-1);  // what a request may ask for is bounded when it is decoded
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
   SetKeepalive(services_.limits.keepalive_interval, builder);

@@ -1,15 +1,15 @@
 #include "server/rpc/health_service.h"
 
 #include <grpcpp/server_context.h>
-#include <grpcpp/support/async_stream.h>
-#include <grpcpp/support/async_unary_call.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/client_text.h"
+#include "server/rpc/status_mapping.h"
 
 namespace attention::server {
 namespace {
@@ -18,13 +18,12 @@ using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
 // One Check. Deletes itself.
-class HealthCheck {
+class HealthCheck : private Receiver {
  public:
   static void Listen(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue) {
     std::unique_ptr<HealthCheck> check(new HealthCheck(service, queue));
     const bool is_listening = check->place_.Listen([&, &call = *check] {
-      service.RequestCheck(&call.context_, &call.request_, &call.responder_, &queue, &queue,
-                           &call.arrived_);
+      service.RequestCheckAtHeaders(&call.context_, &call.channel_, &queue, &call.arrived_);
     });
     if (is_listening) check.release();  // gRPC's now
   }
@@ -39,27 +38,55 @@ class HealthCheck {
       return;
     }
     service_.calls().KeepListening([this] { Listen(service_, queue_); });
+    waits_since_ = service_.clock().Now();
+    receiving_ = service_.BeginReceiving(context_, this);
+    channel_.Read(&request_, &received_);
+  }
+
+  absl::Time WaitsSince() const override { return waits_since_; }
+  void EndReceiving(const absl::Status& status) override {
+    channel_.Finish(ToGrpcStatus(status), &finished_);
+  }
+
+  void OnReceived(bool ok) {
+    if (service_.EndReceiving(receiving_, ok ? request_.ByteSizeLong() : 0)) Answer(ok);
+    Release();
+  }
+
+  void Answer(bool has_request) {
+    if (!has_request) {
+      channel_.Finish({grpc::StatusCode::CANCELLED, "the request has not come"}, &finished_);
+      return;
+    }
     HealthCheckResponse response;
     response.set_status(service_.StatusOf(request_.service()));
     if (response.status() == HealthCheckResponse::SERVICE_UNKNOWN) {
-      responder_.FinishWithError(
+      channel_.Finish(
           {grpc::StatusCode::NOT_FOUND, absl::StrCat("service is ", Quoted(request_.service()),
                                                      ", expected one of this server's")},
           &finished_);
     } else {
-      responder_.Finish(response, grpc::Status::OK, &finished_);
+      channel_.WriteAndFinish(response, grpc::WriteOptions(), grpc::Status::OK, &finished_);
     }
   }
 
-  void OnFinished(bool) { delete this; }
+  void OnFinished(bool) { Release(); }
+
+  void Release() {
+    if (pending_events_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
 
   CallsInFlight::Place place_;
   HealthServiceImpl& service_;
   grpc::ServerCompletionQueue& queue_;
   grpc::ServerContext context_;
   HealthCheckRequest request_;
-  grpc::ServerAsyncResponseWriter<HealthCheckResponse> responder_{&context_};
+  HealthServiceImpl::Channel channel_{&context_};
+  ReceivingLedger::Place receiving_;
+  absl::Time waits_since_;
+  std::atomic<int> pending_events_{2};  // received and finished
   EventOf<HealthCheck, &HealthCheck::OnArrived> arrived_{this};
+  EventOf<HealthCheck, &HealthCheck::OnReceived> received_{this};
   EventOf<HealthCheck, &HealthCheck::OnFinished> finished_{this};
 };
 
@@ -67,7 +94,7 @@ class HealthCheck {
 
 // One Watch: sends the latest status, one write at a time, so that a slow reader skips what has
 // changed meanwhile. Holds itself until gRPC is done with the call.
-class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
+class HealthWatch : public std::enable_shared_from_this<HealthWatch>, private Receiver {
  public:
   static void Listen(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue) {
     const auto watch = std::make_shared<HealthWatch>(service, queue);
@@ -77,8 +104,7 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
     }
     const bool is_listening = watch->place_.Listen([&] {
       watch->context_.AsyncNotifyWhenDone(&watch->done_);
-      service.RequestWatch(&watch->context_, &watch->request_, &watch->writer_, &queue, &queue,
-                           &watch->arrived_);
+      service.RequestWatchAtHeaders(&watch->context_, &watch->channel_, &queue, &watch->arrived_);
     });
     if (is_listening) return;
     MutexLock lock(&watch->mutex_);
@@ -105,11 +131,38 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
     service_.calls().KeepListening([this] { Listen(service_, queue_); });
     {
       MutexLock lock(&mutex_);
+      waits_since_ = service_.clock().Now();
+    }
+    receiving_ = service_.BeginReceiving(context_, this);
+    channel_.Read(&request_, &received_);
+  }
+
+  absl::Time WaitsSince() const override {
+    MutexLock lock(&mutex_);
+    return waits_since_;
+  }
+  void EndReceiving(const absl::Status& status) override {
+    MutexLock lock(&mutex_);
+    is_done_ = true;
+    ++pending_events_;
+    channel_.Finish(ToGrpcStatus(status), &finished_);
+  }
+
+  void OnReceived(bool ok) {
+    if (service_.EndReceiving(receiving_, ok ? request_.ByteSizeLong() : 0)) {
+      MutexLock lock(&mutex_);
+      if (!ok && !is_done_) {
+        is_done_ = true;
+        ++pending_events_;
+        channel_.Finish({grpc::StatusCode::CANCELLED, "the request has not come"}, &finished_);
+      }
       if (!is_done_) service_.Add(shared_from_this());
       WriteIfChanged();
     }
     EventHandled();
   }
+
+  void OnFinished(bool) { EventHandled(); }
 
   void OnWritten(bool) {
     {
@@ -139,7 +192,7 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
     response.set_status(status);
     is_writing_ = true;
     ++pending_events_;
-    writer_.Write(response, &written_);
+    channel_.Write(response, &written_);
   }
 
   void EventHandled() {
@@ -153,12 +206,16 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
   grpc::ServerCompletionQueue& queue_;
   grpc::ServerContext context_;
   HealthCheckRequest request_;
-  grpc::ServerAsyncWriter<HealthCheckResponse> writer_{&context_};
+  HealthServiceImpl::Channel channel_{&context_};
+  ReceivingLedger::Place receiving_;
   EventOf<HealthWatch, &HealthWatch::OnArrived> arrived_{this};
+  EventOf<HealthWatch, &HealthWatch::OnReceived> received_{this};
+  EventOf<HealthWatch, &HealthWatch::OnFinished> finished_{this};
   EventOf<HealthWatch, &HealthWatch::OnWritten> written_{this};
   EventOf<HealthWatch, &HealthWatch::OnDone> done_{this};
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
+  absl::Time waits_since_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<HealthWatch> self_ ABSL_GUARDED_BY(mutex_);
   int pending_events_ ABSL_GUARDED_BY(mutex_) = 2;  // arrived and done
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
@@ -166,8 +223,9 @@ class HealthWatch : public std::enable_shared_from_this<HealthWatch> {
   std::optional<HealthServiceImpl::Status> sent_ ABSL_GUARDED_BY(mutex_);
 };
 
-HealthServiceImpl::HealthServiceImpl(const std::vector<std::string>& services, CallsInFlight& calls)
-    : services_(services.begin(), services.end()), calls_(calls) {}
+HealthServiceImpl::HealthServiceImpl(const std::vector<std::string>& services,
+                                     const ServiceContext& context)
+    : services_(services.begin(), services.end()), context_(context) {}
 
 void HealthServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   HealthCheck::Listen(*this, queue);

@@ -26,13 +26,13 @@ struct ForwardExchange {
 
 }  // namespace
 
-#define ATTENTION_UNARY_METHOD(NAME)                                       \
-  UnaryMethod {                                                            \
-    services_, "LayerService/" #NAME,                                      \
-        [this](auto* context, auto* request, auto* responder, void* tag) { \
-          Request##NAME(context, request, responder, queue_, queue_, tag); \
-        },                                                                 \
-        [this](UnaryCall& call) { NAME(call); }                            \
+#define ATTENTION_UNARY_METHOD(NAME)                                              \
+  UnaryMethod {                                                                   \
+    services_, "LayerService/" #NAME,                                             \
+        [this, index = IndexOf(#NAME)](auto* context, auto* channel, void* tag) { \
+          RequestAtHeaders(index, context, channel, queue_, tag);                 \
+        },                                                                        \
+        [this](UnaryCall& call) { NAME(call); }                                   \
   }
 
 LayerServiceImpl::LayerServiceImpl(const ServiceContext& services, StreamRegistry& registry)

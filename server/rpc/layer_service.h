@@ -6,6 +6,7 @@
 #include "server/rpc/layer_work.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/stream_registry.h"
+#include "server/rpc/taken_at_headers.h"
 #include "server/rpc/unary_call.h"
 
 namespace attention::server {
@@ -16,7 +17,7 @@ using RawLayerMethods = v1::LayerService::WithRawMethod_CreateLayer<
     v1::LayerService::WithRawMethod_GetLayer<v1::LayerService::WithRawMethod_ListLayers<
         v1::LayerService::WithRawMethod_DeleteLayer<v1::LayerService::WithRawMethod_ConvertLayer<
             v1::LayerService::WithRawMethod_Forward<Service>>>>>>;
-using RawLayerService = RawLayerMethods<v1::LayerService::Service>;
+using RawLayerService = RawLayerMethods<TakenAtHeaders<v1::LayerService>>;
 
 class LayerServiceImpl final : public RawLayerService {
  public:

@@ -120,6 +120,8 @@ absl::Status LayerUpload::Begin() {
     assembly_ = std::make_unique<LayerAssembly>(method_.services.layers, frame_->tenant());
     span_begin_ = method_.services.clock.Now();
   }
+  receiving_ = method_.services.receiving.Begin(frame_->peer(), ReceivingLedger::Kind::kStream,
+                                                this, method_.services.clock.Now());
   if (!method_.registry.Add(self_)) BeginDrain();
   return absl::OkStatus();
 }
@@ -156,6 +158,10 @@ void LayerUpload::ReadNext() {
 }
 
 void LayerUpload::OnReadDone(bool ok) {
+  if (ok) {
+    const ServiceContext& services = method_.services;
+    services.receiving.Came(*receiving_, incoming_.Length(), services.clock.Now());
+  }
   if (!ok) {
     HaveAll();
   } else if (const absl::Status status = ContainExceptions([this] { return Take(); });
@@ -256,7 +262,9 @@ void LayerUpload::OnDone(bool) {
 void LayerUpload::OnFinished(bool) { EventHandled(); }
 
 void LayerUpload::EventHandled() {
-  if (pending_events_.fetch_sub(1, std::memory_order_acq_rel) == 1) self_.reset();
+  if (pending_events_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  if (receiving_) method_.services.receiving.Leave(*receiving_, 0);
+  self_.reset();
 }
 
 }  // namespace attention::server

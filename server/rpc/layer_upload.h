@@ -62,7 +62,7 @@ struct UploadMethod {
   std::function<void(grpc::ServerContext*, Channel*, void* tag)> request_next;
 };
 
-class LayerUpload final : public DrainableStream {
+class LayerUpload final : public DrainableStream, private Receiver {
  public:
   // Offers gRPC one more call of the method, unless no more are waited for.
   static void Listen(const UploadMethod& method);
@@ -79,6 +79,10 @@ class LayerUpload final : public DrainableStream {
   void EndIfStalled(absl::Time now) override;
 
  private:
+  // For how long is EndIfStalled's to watch.
+  absl::Time WaitsSince() const override { return absl::InfiniteFuture(); }
+  void EndReceiving(const absl::Status& status) override { Finish(status); }
+
   absl::Status Begin();
   void OnArrived(bool ok);
   void OnReadDone(bool ok);
@@ -103,8 +107,9 @@ class LayerUpload final : public DrainableStream {
   grpc::ByteBuffer incoming_;
   const CancelFlag is_cancelled_ = MakeCancelFlag();
   std::optional<CallFrame> frame_;
-  std::atomic<int> pending_events_{2};  // arrived and done at first
-  std::shared_ptr<LayerUpload> self_;   // gRPC's share
+  std::optional<ReceivingLedger::Place> receiving_;  // from Begin until the last event
+  std::atomic<int> pending_events_{2};               // arrived and done at first
+  std::shared_ptr<LayerUpload> self_;                // gRPC's share
 
   Mutex mutex_;
   LayerWork::Slot slot_ ABSL_GUARDED_BY(mutex_);

@@ -47,7 +47,22 @@ absl::Status PipelinedStream::Begin() {
   frame_.emplace(method_.services, method_.rpc, CallFrame::Kind::kStream, context_, is_cancelled_);
   ATTENTION_RETURN_IF_ERROR(frame_->status());
   if (!method_.registry.Add(shared_from_this())) BeginDrain();
+  const ServiceContext& services = method_.services;
+  receiving_ = services.receiving.Begin(frame_->peer(), ReceivingLedger::Kind::kStream, this,
+                                        services.clock.Now());
   return absl::OkStatus();
+}
+
+absl::Time PipelinedStream::WaitsSince() const {
+  MutexLock lock(&mutex_);
+  return waits_since_;
+}
+
+void PipelinedStream::EndReceiving(const absl::Status& status) {
+  MutexLock lock(&mutex_);
+  EndReads(status);
+  // What waits for answers, or for their reader, would keep the message's beginning.
+  if (!is_finished_) context_.TryCancel();
 }
 
 void PipelinedStream::BeginDrain() {
@@ -63,8 +78,13 @@ void PipelinedStream::BeginDrain() {
 void PipelinedStream::OnReadDone(bool ok) {
   grpc::ByteBuffer request;
   bool is_taken = false;  // not of a stream that has ended meanwhile
+  if (ok) {
+    const ServiceContext& services = method_.services;
+    services.receiving.Came(*receiving_, incoming_.Length(), services.clock.Now());
+  }
   {
     MutexLock lock(&mutex_);
+    waits_since_ = absl::InfiniteFuture();
     is_taken = ok && !reads_ended_ && !is_finished_;
     if (is_taken) {
       request.Swap(&incoming_);
@@ -132,9 +152,13 @@ void PipelinedStream::OnDone(bool) {
 void PipelinedStream::OnFinished(bool) { EventHandled(); }
 
 void PipelinedStream::EventHandled() {
-  std::shared_ptr<PipelinedStream> last_share;  // outlives the lock
-  MutexLock lock(&mutex_);
-  if (--pending_events_ == 0 && is_finished_) last_share = std::move(self_);
+  std::shared_ptr<PipelinedStream> last_share;
+  {
+    MutexLock lock(&mutex_);
+    if (--pending_events_ > 0 || !is_finished_) return;
+    last_share = std::move(self_);
+  }
+  if (receiving_) method_.services.receiving.Leave(*receiving_, 0);
 }
 
 void PipelinedStream::Send(Answer answer) {
@@ -162,6 +186,7 @@ void PipelinedStream::BreakOff(const absl::Status& status, std::size_t request_b
 void PipelinedStream::ReadNext() {
   if (is_finished_ || reads_ended_) return;
   ++pending_events_;
+  waits_since_ = method_.services.clock.Now();
   channel_.Read(&incoming_, &read_done_);
 }
 

@@ -49,6 +49,7 @@ struct StreamMethod {
 };
 
 class PipelinedStream : public DrainableStream,
+                        private Receiver,
                         public std::enable_shared_from_this<PipelinedStream> {
  public:
   // Offers gRPC one more stream of the method, unless no more are waited for.
@@ -93,6 +94,9 @@ class PipelinedStream : public DrainableStream,
   const CallFrame& frame() const { return *frame_; }
 
  private:
+  absl::Time WaitsSince() const override;
+  void EndReceiving(const absl::Status& status) override;
+
   absl::Status Begin();
   void OnArrived(bool ok);
   void OnReadDone(bool ok);
@@ -122,14 +126,15 @@ class PipelinedStream : public DrainableStream,
   StreamMethod::Channel channel_{&context_};
   const CancelFlag is_cancelled_ = MakeCancelFlag();
   std::optional<CallFrame> frame_;
-  grpc::ByteBuffer incoming_;  // touched only between Read and OnReadDone
+  std::optional<ReceivingLedger::Place> receiving_;  // from Begin until the last event
+  grpc::ByteBuffer incoming_;                        // touched only between Read and OnReadDone
   EventOf<PipelinedStream, &PipelinedStream::OnArrived> arrived_{this};
   EventOf<PipelinedStream, &PipelinedStream::OnReadDone> read_done_{this};
   EventOf<PipelinedStream, &PipelinedStream::OnWriteDone> write_done_{this};
   EventOf<PipelinedStream, &PipelinedStream::OnDone> done_{this};
   EventOf<PipelinedStream, &PipelinedStream::OnFinished> finished_{this};
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::shared_ptr<PipelinedStream> self_ ABSL_GUARDED_BY(mutex_);  // gRPC's share
   int pending_events_ ABSL_GUARDED_BY(mutex_) = 2;                 // arrived and done at first
   std::deque<Answer> outgoing_ ABSL_GUARDED_BY(mutex_);
@@ -137,6 +142,8 @@ class PipelinedStream : public DrainableStream,
   int unanswered_ ABSL_GUARDED_BY(mutex_) = 0;
   std::size_t held_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of those, and of outgoing_
   bool has_arrived_ ABSL_GUARDED_BY(mutex_) = false;
+  // Infinite while no message is asked for.
+  absl::Time waits_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_read_paused_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_broken_ ABSL_GUARDED_BY(mutex_) = false;

@@ -36,6 +36,8 @@ void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes,
   wire->set_kv_capacity_bytes(kv_capacity_bytes);
   wire->set_layer_capacity_bytes(layers.limits().capacity_bytes);
   wire->set_max_layers_per_tenant(layers.limits().max_layers_per_tenant);
+  wire->set_max_receiving_bytes(limits.max_receiving_bytes);
+  wire->set_max_calls(limits.max_calls);
 }
 
 absl::Status CheckRange(absl::string_view field, std::int64_t value, std::int64_t min) {
@@ -94,14 +96,15 @@ void EncodeExplanation(const ServiceContext& services, const AttentionTask& task
 
 ServerServiceImpl::ServerServiceImpl(const ServiceContext& services)
     : services_(services),
-      get_server_info_{services, "ServerService/GetServerInfo",
-                       [this](auto* context, auto* request, auto* responder, void* tag) {
-                         RequestGetServerInfo(context, request, responder, queue_, queue_, tag);
-                       },
-                       [this](UnaryCall& call) { GetServerInfo(call); }},
+      get_server_info_{
+          services, "ServerService/GetServerInfo",
+          [this, index = IndexOf("GetServerInfo")](auto* context, auto* channel, void* tag) {
+            RequestAtHeaders(index, context, channel, queue_, tag);
+          },
+          [this](UnaryCall& call) { GetServerInfo(call); }},
       explain_{services, "ServerService/Explain",
-               [this](auto* context, auto* request, auto* responder, void* tag) {
-                 RequestExplain(context, request, responder, queue_, queue_, tag);
+               [this, index = IndexOf("Explain")](auto* context, auto* channel, void* tag) {
+                 RequestAtHeaders(index, context, channel, queue_, tag);
                },
                [this](UnaryCall& call) { Explain(call); }} {}
 

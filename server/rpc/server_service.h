@@ -3,13 +3,14 @@
 
 #include "attention/v1/server_service.grpc.pb.h"
 #include "server/rpc/service_context.h"
+#include "server/rpc/taken_at_headers.h"
 #include "server/rpc/unary_call.h"
 
 namespace attention::server {
 
 // Messages are received and sent as bytes (proto/codec).
 using RawServerService = v1::ServerService::WithRawMethod_GetServerInfo<
-    v1::ServerService::WithRawMethod_Explain<v1::ServerService::Service>>;
+    v1::ServerService::WithRawMethod_Explain<TakenAtHeaders<v1::ServerService>>>;
 
 class ServerServiceImpl final : public RawServerService {
  public:

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/client_text.h"
 #include "server/base/contain_exceptions.h"
+#include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -45,6 +46,18 @@ absl::Status ReadPriority(const grpc::ServerContextBase& context, Priority* prio
                                                  ", expected high, normal or low"));
 }
 
+absl::Status CheckNumCalls(const ServiceContext& services) noexcept {
+  const std::int64_t count = services.calls_in_flight.num_open();
+  if (count <= services.limits.max_calls) return absl::OkStatus();
+  return ContainExceptions([&] {
+    return ReasonedError(
+        absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
+        absl::StrCat("the server has ", count, " open calls, expected at most max-calls (",
+                     services.limits.max_calls, ")"),
+        {}, absl::Seconds(1));
+  });
+}
+
 }  // namespace
 
 void SetWork(const ServiceContext& services, const WorkEstimate& work, AttentionRequest* request) {
@@ -70,6 +83,7 @@ CallFrame::CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
   status_.Update(ReadMetadata(context, kRequestIdKey, &request_id_));
   // Last: what throws before it is not destroyed, which would count it out.
   services_.calls_in_flight.Add(kind_ == Kind::kStream);
+  status_.Update(CheckNumCalls(services_));
 }
 
 absl::Status CallFrame::CheckRoom(std::size_t bytes) const {

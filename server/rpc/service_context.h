@@ -20,6 +20,8 @@
 #include "server/layer/layer_table.h"
 #include "server/rpc/buffer_pool.h"
 #include "server/rpc/calls_in_flight.h"
+#include "server/rpc/connections.h"
+#include "server/rpc/receiving.h"
 #include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
 #include "server/shared_memory/region_table.h"
@@ -50,6 +52,8 @@ struct ServiceLimits {
   absl::Duration upload_stall_timeout;
   // Silence of a connection until the server asks whether its client is still there.
   absl::Duration keepalive_interval = absl::Minutes(1);
+  std::int64_t max_receiving_bytes = 0;
+  std::int64_t max_calls = 0;
 };
 
 // A processor as GetServerInfo shows it.
@@ -76,6 +80,7 @@ struct ServiceContext {
   CallsInFlight& calls_in_flight;
   Connections& connections;
   ListenerHealth& listener_health;
+  ReceivingLedger& receiving;
   // Logs what clients do to the server as a whole; the caller bounds how often.
   std::function<void(const std::string& text)> warn;
   BufferPool& buffers;
@@ -96,7 +101,8 @@ class CallFrame {
  public:
   enum class Kind { kUnary, kStream };
 
-  // INVALID_ARGUMENT from status() when the metadata is not usable.
+  // From status() INVALID_ARGUMENT when the metadata is not usable, RESOURCE_EXHAUSTED when too
+  // many calls are open.
   CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
             const grpc::ServerContextBase& context, CancelFlag is_cancelled);
   ~CallFrame() { services_.calls_in_flight.Remove(kind_ == Kind::kStream); }
@@ -105,6 +111,7 @@ class CallFrame {
 
   const absl::Status& status() const { return status_; }
   const std::string& tenant() const { return tenant_; }
+  const std::string& peer() const { return peer_; }
   absl::Time deadline() const { return deadline_; }
 
   // Whether the scheduler would take a request of this call with a message of so many bytes: to be

@@ -176,13 +176,13 @@ class StepStreamCall final : public PipelinedStream {
 
 }  // namespace
 
-#define ATTENTION_UNARY_METHOD(NAME)                                       \
-  UnaryMethod {                                                            \
-    services_, "SessionService/" #NAME,                                    \
-        [this](auto* context, auto* request, auto* responder, void* tag) { \
-          Request##NAME(context, request, responder, queue_, queue_, tag); \
-        },                                                                 \
-        [this](UnaryCall& call) { NAME(call); }                            \
+#define ATTENTION_UNARY_METHOD(NAME)                                              \
+  UnaryMethod {                                                                   \
+    services_, "SessionService/" #NAME,                                           \
+        [this, index = IndexOf(#NAME)](auto* context, auto* channel, void* tag) { \
+          RequestAtHeaders(index, context, channel, queue_, tag);                 \
+        },                                                                        \
+        [this](UnaryCall& call) { NAME(call); }                                   \
   }
 
 SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamRegistry& registry)

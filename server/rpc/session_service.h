@@ -5,6 +5,7 @@
 #include "server/rpc/pipelined_stream.h"
 #include "server/rpc/service_context.h"
 #include "server/rpc/stream_registry.h"
+#include "server/rpc/taken_at_headers.h"
 #include "server/rpc/unary_call.h"
 
 namespace attention::server {
@@ -15,7 +16,7 @@ using RawControlMethods = v1::SessionService::WithRawMethod_CreateSession<
     v1::SessionService::WithRawMethod_GetSession<v1::SessionService::WithRawMethod_ListSessions<
         v1::SessionService::WithRawMethod_DeleteSession<Service>>>>;
 using RawSessionService = RawControlMethods<v1::SessionService::WithRawMethod_Step<
-    v1::SessionService::WithRawMethod_StepStream<v1::SessionService::Service>>>;
+    v1::SessionService::WithRawMethod_StepStream<TakenAtHeaders<v1::SessionService>>>>;
 
 class SessionServiceImpl final : public RawSessionService {
  public:

@@ -4,7 +4,7 @@
 
 #include <google/protobuf/message.h>
 #include <grpcpp/server_context.h>
-#include <grpcpp/support/async_unary_call.h>
+#include <grpcpp/support/async_stream.h>
 
 #include <atomic>
 #include <functional>
@@ -26,19 +26,21 @@ class UnaryCall;
 
 // A unary method. Outlives its calls.
 struct UnaryMethod {
-  using Responder = grpc::ServerAsyncResponseWriter<grpc::ByteBuffer>;
+  // Unary to the client (taken_at_headers.h).
+  using Channel = grpc::ServerAsyncReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
 
   const ServiceContext& services;
   const char* rpc;  // for logs
-  // The generated Request method: asks gRPC for the next call.
-  std::function<void(grpc::ServerContext*, grpc::ByteBuffer*, Responder*, void* tag)> request_next;
+  // TakenAtHeaders::RequestAtHeaders: asks gRPC for the next call.
+  std::function<void(grpc::ServerContext*, Channel*, void* tag)> request_next;
   // Must lead, now or later and on any thread, to exactly one Finish of the call; or throws, which
   // is answered for it.
   std::function<void(UnaryCall&)> handle;
 };
 
-// One call: waits for a client, is handled, and deletes itself when gRPC is done with it.
-class UnaryCall {
+// One call: waits for a client, then for its message, is handled, and deletes itself when gRPC is
+// done with it.
+class UnaryCall final : private Receiver {
  public:
   // Offers gRPC one more call of the method, unless no more are waited for.
   static void Listen(const UnaryMethod& method);
@@ -71,9 +73,14 @@ class UnaryCall {
   explicit UnaryCall(const UnaryMethod& method)
       : place_(method.services.calls_in_flight), method_(method) {}
 
+  absl::Status Begin();
   absl::Status Handle();
 
+  absl::Time WaitsSince() const override { return waits_since_; }
+  void EndReceiving(const absl::Status& status) override { Finish(status); }
+
   void OnArrived(bool ok);
+  void OnReceived(bool ok);
   void OnDone(bool ok);
   void OnFinished(bool ok);
   void Release();
@@ -82,12 +89,15 @@ class UnaryCall {
   const UnaryMethod& method_;
   grpc::ServerContext context_;
   grpc::ByteBuffer request_;
-  UnaryMethod::Responder responder_{&context_};
+  UnaryMethod::Channel channel_{&context_};
   // Not the frame's: the client may have gone before the call's arrival is handled.
   const CancelFlag is_cancelled_ = MakeCancelFlag();
   std::optional<CallFrame> frame_;
-  std::atomic<int> pending_events_{3};  // arrived, done and finished
+  ReceivingLedger::Place receiving_;  // from Begin until OnReceived
+  absl::Time waits_since_;
+  std::atomic<int> pending_events_{3};  // arrived, done and finished at first
   EventOf<UnaryCall, &UnaryCall::OnArrived> arrived_{this};
+  EventOf<UnaryCall, &UnaryCall::OnReceived> received_{this};
   EventOf<UnaryCall, &UnaryCall::OnDone> done_{this};
   EventOf<UnaryCall, &UnaryCall::OnFinished> finished_{this};
 };
