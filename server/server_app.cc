@@ -202,7 +202,7 @@ class ServerAppImpl final : public ServerApp {
         unused_devices_(UnusedGpus(VisibleGpus(), config_.backend, NamesOf(devices_))),
         buffers_(devices_[0]->backend().host_memory(),
                  static_cast<std::size_t>(plan.idle_buffer_bytes)),
-        freed_memory_(plan.idle_buffer_bytes),
+        freed_memory_(std::min(plan.idle_buffer_bytes, plan.config.max_receiving_bytes / 4)),
         caches_(PlacesOf(devices_), config_.kv_page_size),
         sessions_(config_.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
                   SessionLimits(config_), caches_, clock_, metrics_),
