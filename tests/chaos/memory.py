@@ -115,7 +115,8 @@ def sequences_of_nothing(load):
         message = attention_service_pb2.AttendRequest(
             q=nothing, k=nothing, v=nothing, q_lens=lengths, kv_lens=lengths).SerializeToString()
         attend = raw(client, ATTEND)
-        calls = [attend.future(prompt(2048).SerializeToString(), timeout=60) for _ in range(6)]  # so that others queue
+        long = prompt(3072, heads=1, dim=8).SerializeToString()  # much arithmetic in few bytes: the others queue
+        calls = [attend.future(long, timeout=60) for _ in range(60)]
         time.sleep(0.1)
         calls += [attend.future(message, timeout=60) for _ in range(100)]
         while not all(call.done() for call in calls):
