@@ -71,10 +71,10 @@ Acceptor::Acceptor(std::vector<Door> doors, const ProbeAddresses& own, Connectio
       connections_(connections),
       metrics_(metrics),
       warn_(std::move(warn)),
-      resets_([&connections](const std::string& address) { return connections.Close(address); },
-              warn_, metrics),
       stop_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       reserve_fd_(OpenReserve()),
+      resets_([&connections](const std::string& address) { return connections.Close(address); },
+              warn_, metrics),
       thread_([this] { Run(); }) {}
 
 Acceptor::~Acceptor() {

@@ -13,6 +13,7 @@
 #include "server/base/status_macros.h"
 #include "server/rpc/connections.h"
 #include "server/rpc/listener_health.h"
+#include "server/rpc/reset_watch.h"
 
 namespace attention::server {
 namespace {
@@ -116,6 +117,7 @@ absl::Status GrpcServer::Listen() {
   builder.SetMaxSendMessageSize(-1);  // what a request may ask for is bounded when it is decoded
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kMaxFrameBytes);
   SetKeepalive(services_.limits.keepalive_interval, builder);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, ResetWatch::kMaxConcurrentCalls);
   // gRPC 1.51 ends the whole connection, with everybody's calls on it, for metadata that is larger.
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();

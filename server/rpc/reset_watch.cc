@@ -56,8 +56,10 @@ ConnectionCounts CountsOf(std::int64_t id) {
   counts.id = id;
   counts.address = AddressOf(socket.value("/ref/name"_json_pointer, std::string()));
   const json data = socket.value("data", json::object());
-  counts.reset = Number(data, "streamsFailed");
   counts.succeeded = Number(data, "streamsSucceeded");
+  counts.reset =
+      std::max(Number(data, "streamsFailed"),
+               Number(data, "streamsStarted") - counts.succeeded - ResetWatch::kMaxConcurrentCalls);
   return counts;
 }
 

@@ -43,6 +43,10 @@ struct ConnectionCounts {
 
 class ResetWatch {
  public:
+  // Calls of one connection that gRPC lets be open. Those that seem to be open beyond it have been
+  // reset: while a flood comes, gRPC reads on and ends them later.
+  static constexpr int kMaxConcurrentCalls = 2048;
+
   // `close` ends the connection of an address; false: it cannot be told which one that is.
   ResetWatch(std::function<bool(const std::string& address)> close,
              std::function<void(const std::string& text)> warn, ServerMetrics& metrics);

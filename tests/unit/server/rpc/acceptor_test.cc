@@ -82,9 +82,16 @@ class AcceptorTest : public ::testing::Test {
     const std::lock_guard lock(mutex_);
     return admitted_.size();
   }
+  // Once there is one: they are told after the connections were closed.
   std::vector<std::string> warnings() {
-    const std::lock_guard lock(mutex_);
-    return warnings_;
+    for (int i = 0; i < 2000; ++i) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (!warnings_.empty()) return warnings_;
+      }
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return {};
   }
   // As gRPC does with a connection that has ended.
   void CloseAdmitted() {
