@@ -133,10 +133,9 @@ inline std::uint32_t AtomicAdd(std::uint32_t* address, std::uint32_t value) {
   *address += value;
   return before;
 }
-inline std::uint32_t AtomicAddRelease(std::uint32_t* address, std::uint32_t value) {
+inline std::uint32_t AtomicAddInOrder(std::uint32_t* address, std::uint32_t value) {
   return AtomicAdd(address, value);
 }
-inline void ThreadFence() {}
 inline float LoadFromOtherBlock(const float* address) { return *address; }
 
 }  // namespace attention::cuda

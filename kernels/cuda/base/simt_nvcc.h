@@ -155,19 +155,17 @@ ATTENTION_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c
 ATTENTION_DEVICE std::uint32_t AtomicAdd(std::uint32_t* address, std::uint32_t value) {
   return atomicAdd(address, value);
 }
-// Whoever sees the sum, and fences, sees what the calling thread wrote before, and what it had seen
-// of others' writes. (A fence before an addition would empty the first-level cache, too.)
-ATTENTION_DEVICE std::uint32_t AtomicAddRelease(std::uint32_t* address, std::uint32_t value) {
+// Releases what the calling thread wrote before, and what it had seen of others' writes, to whoever
+// adds to the sum later, and acquires the same of whoever added earlier. Threads that meet the
+// calling one at a barrier before and after are in the same order.
+ATTENTION_DEVICE std::uint32_t AtomicAddInOrder(std::uint32_t* address, std::uint32_t value) {
   std::uint32_t before;
-  asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;"
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
                : "=r"(before)
                : "l"(__cvta_generic_to_global(address)), "r"(value)
                : "memory");
   return before;
 }
-// What the calling thread wrote to global memory before is seen by whoever sees what it writes
-// after.
-ATTENTION_DEVICE void ThreadFence() { __threadfence(); }
 // Reads what other blocks wrote, past the caches that blocks do not share.
 ATTENTION_DEVICE float LoadFromOtherBlock(const float* address) { return __ldcg(address); }
 

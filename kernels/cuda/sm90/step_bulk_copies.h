@@ -47,9 +47,12 @@ struct StepBulkCopies {
     }
   }
 
+  // By all lanes, which may see the barrier complete one after the other, and read matrices
+  // together next.
   ATTENTION_DEVICE void Wait(int stage) {
     WaitForBarrier(full + stage, parities >> stage & 1u);
     parities ^= 1u << stage;
+    SyncWarp();
   }
 
   static ATTENTION_DEVICE void JoinWrites() { FenceAsyncProxy(); }

@@ -249,12 +249,12 @@ ATTENTION_DEVICE void FinishTile(const AttendArguments& arguments, const DeviceT
   for (int row = warp; row < item.num_rows; row += kThreads / 32) {
     WritePartials(arguments, task, item, parts, lane, row);
   }
-  // After the barrier the first thread has seen the writes of all: one waits for memory.
+  // After the barrier the first thread has seen the writes of all: one waits for memory. What it
+  // acquires is seen by all after the second barrier.
   sync();
-  if (thread == 0) parts.arrival() = AtomicAddRelease(arguments.counters + item.counter, 1u);
+  if (thread == 0) parts.arrival() = AtomicAddInOrder(arguments.counters + item.counter, 1u);
   sync();
   if (parts.arrival() != static_cast<std::uint32_t>(item.num_ranges - 1)) return;
-  ThreadFence();
   for (int row = warp; row < item.num_rows; row += kThreads / 32) {
     MergeRanges(arguments, task, item, lane, row);
   }
