@@ -138,7 +138,7 @@ class AttentionBackend {
     return absl::OkStatus();
   }
 
-  // Recomputes rows of attention weights, p = exp(s - lse), from a finished task.
+  // Computes rows of attention weights.
   virtual absl::Status RunWeights(const WeightsTask& task) = 0;
 
   // Gives the device up before another backend is made in this one's place: from now on nothing is

@@ -19,6 +19,12 @@
 //
 // A row with nothing visible gives o = 0 and, without sink_logits, lse = -inf. A score of -inf
 // makes its key invisible. Elements of invisible keys are never used, NaN included.
+//
+// Scores are float32. A finite one counts as what it is, whatever its magnitude: equal scores weigh
+// alike, and weights add up to 1 whatever lse is. A finite bias or slope never makes an infinite
+// score of a finite one: the sum stays at the type's largest or smallest number. Infinite or NaN
+// are only scores of elements that are, or of products that float32 does not hold, and with them
+// the row is NaN (but for keys of -inf); so it is with a sink logit of +inf or NaN.
 #pragma once
 
 #include <algorithm>
@@ -81,9 +87,10 @@ struct AttentionTask {
   std::int64_t position(std::int64_t query) const { return first_query_position + query; }
 };
 
-// A block of attention weights, recomputed from the LSE of an earlier Run over the same KV.
+// A block of attention weights. Rows add up to 1, but for the share of a sink logit; an lse of
+// float32 would not have the digits for it, and is not used.
 struct WeightsTask {
-  AttentionTask attention;  // o and column_sums are not used; lse [q_len, num_q_heads] is input
+  AttentionTask attention;  // o, lse and column_sums are not used
   std::int64_t q_begin = 0;
   std::int64_t q_end = 0;
   float* weights = nullptr;  // [q_end - q_begin, num_q_heads, kv_len]

@@ -38,13 +38,18 @@ struct PlannedTask {
   AttentionTask task;
   PackedLayout layout;
   void* const* pages = nullptr;
-  float* lse = nullptr;  // the task's own or scratch; null if nobody needs it
-  // Weights are 2^(exponent_scale * score - maximum): one multiply-add does the softmax_scale, the
-  // change of base and the subtraction. Where a soft cap, ALiBi or a bias comes between, or the
-  // scale is not positive, scores are multiplied by softmax_scale first and exponent_scale is
-  // log2(e).
+  // [q_len, num_q_heads, 2], scratch: the maximum of a row's scores and what makes weights of
+  // powers of 2 relative to it. Null if nobody needs them.
+  float* totals = nullptr;
+  // Weights are powers of 2 of (score - maximum) * exponent_scale, which takes along softmax_scale
+  // and the change of base: one multiply-add for most rows (softmax-inl.h). Where a soft cap, ALiBi
+  // or a bias comes between, or the scale is not positive, scores are multiplied by softmax_scale
+  // first and exponent_scale is log2(e).
   bool has_modifiers = false;
   float exponent_scale = 0;
+
+  // Makes scores of what the kernels take for them.
+  float score_scale() const { return has_modifiers ? 1.0f : task.params.softmax_scale; }
 };
 
 // Rows [row_begin, row_end) of one KV head over the ranges [range_begin, range_end).
@@ -66,7 +71,7 @@ inline int NumRowBlocks(const WorkItem& item) {
   return static_cast<int>(CeilDiv<std::int64_t>(item.row_end - item.row_begin, kRowBlock));
 }
 
-// A partial result: for one range and row, the largest exponent, the sum of powers and the
+// A partial result: for one range and row, the largest score, the sum of powers and the
 // unnormalised output [padded_dim_v]. Items store [ranges][rows] of them.
 inline std::int64_t PartialFloats(const PackedLayout& layout) { return 2 + layout.padded_dim_v; }
 
@@ -77,8 +82,8 @@ struct RowSpan {
   VisibleKeys keys;
 };
 
-// The unnormalised result of a row block over some keys: for each row the largest exponent, the
-// sum of 2^(exponent - maximum), and the values weighted with those.
+// The unnormalised result of a row block over some keys: for each row the largest score, the sum of
+// powers relative to it (softmax-inl.h), and the values weighted with those.
 struct alignas(64) RangeState {
   float o[kRowBlock * kMaxHeadDim];  // [row][padded_dim_v]
   float max[kStateLanes];
@@ -162,10 +167,10 @@ struct AttentionKernels {
   // `item` spans all ranges.
   bool (*merge)(const PlannedTask& task, const WorkItem& item, int row_block, YieldSignal& yield,
                 TileScratch& scratch, const float* partials) = nullptr;
-  // Writes exp(s - lse) of the item's rows to weights [q_end - q_begin, num_q_heads, kv_len].
+  // Writes the weights of the item's rows to weights [q_end - q_begin, num_q_heads, kv_len].
   void (*weights)(const PlannedTask& task, const WorkItem& item, TileScratch& scratch,
                   std::int64_t q_begin, float* weights) = nullptr;
-  // Sums exp(s - lse) over all rows into task.column_sums, for the item's KV head and ranges.
+  // Sums weights over all rows into task.column_sums, for the item's KV head and ranges.
   bool (*column_sums)(const PlannedTask& task, const WorkItem& item, YieldSignal& yield,
                       TileScratch& scratch, double* sums /* [group_size][512] */) = nullptr;
 };

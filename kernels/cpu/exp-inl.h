@@ -20,7 +20,6 @@ HWY_BEFORE_NAMESPACE();
 namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
-inline constexpr float kLog2e = 1.44269504088896341f;
 inline constexpr float kExp2Underflow = -126.0f;
 
 // 1 + r (c1 + c2 r + ... + c6 r^5).

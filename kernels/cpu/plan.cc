@@ -61,9 +61,9 @@ void PlanPacking(const AttentionTask& task, int index, CpuPlan* plan) {
 
 void PlanTask(const AttentionTask& task, CpuPlan* plan) {
   const int index = static_cast<int>(plan->tasks.size());
-  PlannedTask planned{.task = task, .layout = {}, .pages = task.kv_pages.pages, .lse = task.lse};
+  PlannedTask planned{.task = task, .layout = {}, .pages = task.kv_pages.pages};
   plan->arena_offsets.push_back(-1);
-  plan->lse_offsets.push_back(-1);
+  plan->totals_offsets.push_back(-1);
   planned.has_modifiers = task.params.softmax_scale <= 0 || task.params.soft_cap > 0 ||
                           task.alibi_slopes != nullptr || task.bias.data != nullptr;
   planned.exponent_scale = static_cast<float>(
@@ -73,9 +73,9 @@ void PlanTask(const AttentionTask& task, CpuPlan* plan) {
       is_paged ? task.kv_pages.page_size
                : RoundUp<std::int64_t>(std::max<std::int64_t>(task.kv_len, 1), kBlockTokens);
   planned.layout = MakePackedLayout(task.params.kv_geometry(), page_size);
-  if (task.column_sums != nullptr && task.lse == nullptr) {
-    plan->lse_offsets[index] = plan->lse_floats;
-    plan->lse_floats += task.q_len * task.params.num_q_heads;
+  if (task.column_sums != nullptr) {
+    plan->totals_offsets[index] = plan->totals_floats;
+    plan->totals_floats += 2 * task.q_len * task.params.num_q_heads;
   }
   plan->tasks.push_back(planned);
   if (!is_paged && task.q_len > 0 && task.kv_len > 0) PlanPacking(task, index, plan);
@@ -318,9 +318,6 @@ absl::StatusOr<std::unique_ptr<CpuPlan>> MakeWeightsPlan(const WeightsTask& weig
   }
   auto plan = std::make_unique<CpuPlan>();
   if (weights.q_begin == weights.q_end) return plan;
-  if (task.lse == nullptr) {
-    return absl::InvalidArgumentError("lse is missing, expected that of an earlier run");
-  }
   PlanTask(task, plan.get());
   plan->arena_pages.resize(1);
   std::vector<WorkItem> tiles;

@@ -61,9 +61,8 @@ struct CpuPlan : AttentionPlan {
   std::size_t arena_bytes = 0;
 
   std::int64_t partial_floats = 0;
-  std::vector<std::int64_t>
-      lse_offsets;  // scratch of tasks that need an lse the caller did not ask for
-  std::int64_t lse_floats = 0;
+  std::vector<std::int64_t> totals_offsets;  // PlannedTask::totals of tasks with a second pass
+  std::int64_t totals_floats = 0;
 
   // Of the run that is under way or has yielded; null: none.
   WorkspaceLease workspace;

@@ -99,9 +99,10 @@ absl::Status PlanRunner::Begin(CpuPlan& plan) {
   plan.workspace = workspaces_->Take(plan.arena_bytes);
   Workspace& workspace = *plan.workspace;
   const std::size_t partial_bytes = plan.partial_floats * sizeof(float);
-  const std::size_t lse_bytes = plan.lse_floats * sizeof(float);
+  const std::size_t totals_bytes = plan.totals_floats * sizeof(float);
   bool has_memory = workspace.arena.Reserve(plan.arena_bytes) &&
-                    workspace.partials.Reserve(partial_bytes) && workspace.lse.Reserve(lse_bytes);
+                    workspace.partials.Reserve(partial_bytes) &&
+                    workspace.totals.Reserve(totals_bytes);
   for (Lane& lane : workspace.lanes) {
     has_memory = has_memory && (!plan.has_packing_units || lane.unit_arena.Reserve(kHugePageBytes));
     if (plan.column_items.empty()) continue;
@@ -109,16 +110,17 @@ absl::Status PlanRunner::Begin(CpuPlan& plan) {
   }
   if (!has_memory) {
     plan.workspace.reset();
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "no memory for a workspace of ", plan.arena_bytes + partial_bytes + lse_bytes, " bytes"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for a workspace of ",
+                     plan.arena_bytes + partial_bytes + totals_bytes, " bytes"));
   }
   for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
     if (plan.arena_offsets[i] >= 0) {
       plan.arena_pages[i] = workspace.arena.data() + plan.arena_offsets[i];
       plan.tasks[i].pages = &plan.arena_pages[i];
     }
-    if (plan.lse_offsets[i] >= 0) {
-      plan.tasks[i].lse = Floats(workspace.lse) + plan.lse_offsets[i];
+    if (plan.totals_offsets[i] >= 0) {
+      plan.tasks[i].totals = Floats(workspace.totals) + plan.totals_offsets[i];
     }
   }
   for (std::size_t i = 0; i < plan.appends.size(); ++i) {

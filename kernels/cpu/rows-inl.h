@@ -272,24 +272,62 @@ inline void AddOutputs(const PlannedTask& planned, const WorkItem& item, const R
   }
 }
 
+// The natural logarithm of what the powers of a row with this maximum are relative to. Products of
+// two floats are exact.
+inline double LogOrigin(const PlannedTask& planned, float max) {
+  if (max == kNegInf) return 0.0;
+  const float origin = max * planned.exponent_scale;
+  if (IsNear(origin)) return origin * std::numbers::ln2;
+  return max * static_cast<double>(planned.score_scale());
+}
+
+// What a row's powers and the sink logit of its head, if there is one, add up to.
+struct Denominator {
+  double sum;
+  double log_origin;  // of what `sum` is relative to
+  double share;       // makes powers relative to the same
+};
+
+inline Denominator DenominatorOf(const PlannedTask& planned, int q_head, float max, float sum) {
+  const double origin = LogOrigin(planned, max);
+  if (planned.task.sink_logits == nullptr) return {sum, origin, 1.0};
+  const double sink = planned.task.sink_logits[q_head];
+  const double greatest = max == kNegInf ? sink : std::max(origin, sink);
+  const double shift = greatest == kNegInf ? 0.0 : greatest;
+  const double share = max == kNegInf ? 1.0 : std::exp(origin - shift);
+  return {sum * share + std::exp(sink - shift), shift, share};
+}
+
+// Makes weights of a row's powers; 0 if there are none.
+inline float WeightFactor(const PlannedTask& planned, int q_head, float max, float sum) {
+  // Multiplying by the reciprocal costs half an ulp; dividing each output would cost 5 % of a
+  // prompt of 512 tokens.
+  if (planned.task.sink_logits == nullptr) return sum == 0.0f ? 0.0f : 1.0f / sum;
+  const Denominator total = DenominatorOf(planned, q_head, max, sum);
+  return total.sum == 0 ? 0.0f : static_cast<float>(total.share / total.sum);
+}
+
+inline float LogSumExp(const PlannedTask& planned, int q_head, float max, float sum) {
+  const Denominator total = DenominatorOf(planned, q_head, max, sum);
+  return total.sum == 0 ? kNegInf : static_cast<float>(std::log(total.sum) + total.log_origin);
+}
+
 inline void FinishRow(const PlannedTask& planned, const RowSpan& span, float max, float sum,
                       const float* o) {
   const AttentionTask& task = planned.task;
-  const bool is_empty = sum == 0.0f;
-  if (planned.lse != nullptr) {
-    const double log_sum =
-        std::log(static_cast<double>(sum)) + (max == kNegInf ? 0.0 : max * std::numbers::ln2);
-    planned.lse[span.query * task.params.num_q_heads + span.q_head] =
-        is_empty ? kNegInf : static_cast<float>(log_sum);
+  const std::int64_t row = span.query * task.params.num_q_heads + span.q_head;
+  const float factor = WeightFactor(planned, span.q_head, max, sum);
+  if (task.lse != nullptr) task.lse[row] = LogSumExp(planned, span.q_head, max, sum);
+  if (planned.totals != nullptr) {
+    planned.totals[2 * row] = max;
+    planned.totals[2 * row + 1] = factor;
   }
   char* out = OutputData(task.o, span);
-  if (is_empty) {
+  if (factor == 0.0f) {
     std::memset(out, 0, planned.layout.dim_v * DTypeBytes(task.o.dtype));
     return;
   }
-  // Multiplying by the reciprocal costs half an ulp; dividing each output would cost 5 % of a
-  // prompt of 512 tokens.
-  StoreScaled(o, 1.0f / sum, planned.layout.dim_v, task.o.dtype, out);
+  StoreScaled(o, factor, planned.layout.dim_v, task.o.dtype, out);
 }
 
 }  // namespace HWY_NAMESPACE

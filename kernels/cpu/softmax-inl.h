@@ -1,6 +1,23 @@
 // From raw scores to weights, for one row block and one range: soft cap, ALiBi, bias, visibility,
 // maximum, exponentials and their sum. Rows and blocks that nothing masks pay for the last three
 // only.
+//
+// A weight is 2^((score - maximum) * scale), with scale = exponent_scale > 0. There are two ways to
+// its exponent, and the row's maximum over the range alone says which is taken:
+//
+//   near  fma(score, scale, -origin), where origin is maximum * scale, rounded
+//   far   (score - maximum) * scale
+//
+// Near is one operation instead of two. Its weights are relative to 2^origin, a number that merges
+// take as it is, so no digit is lost; but the maximum's own exponent is what rounding did to the
+// origin, up to half an ulp of it, and scores of 2^31 and more would leave the range of exponents.
+// Below 2^12 it is at most 2^-13. Without a fused multiply-add all products are rounded, and
+// exponents err by 2^-24 of them: below 16 no more than by 2^-20, which is what exponents of -16
+// lose anyway.
+//
+// Far holds for every finite score. Numbers within a factor of 2 have an exact difference, others
+// one of 24 bits, of which the exponent keeps 23; where it is less than -FLT_MAX the weight is 0 by
+// any arithmetic.
 #if defined(ATTENTION_CPU_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_CPU_SOFTMAX_INL_H_
 #undef ATTENTION_CPU_SOFTMAX_INL_H_
@@ -10,7 +27,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "hwy/contrib/math/math-inl.h"
@@ -35,6 +54,18 @@ struct RangeBlocks {
 
   std::int64_t KeyOf(int entry) const { return first_key + index[entry] * kBlockTokens; }
 };
+
+// Origins of near rows are less than this.
+inline constexpr float kNearExponents = HWY_NATIVE_FMA ? 4096.0f : 16.0f;
+
+// a + b, which was added up to `sum`, but the largest or smallest number where finite ones add up
+// to more than float32 holds: a bias of -FLT_MAX masks nothing by itself.
+HWY_INLINE Vec SaturatedSum(Vec a, Vec b, Vec sum) {
+  const F32 d;
+  const Vec most = hn::Set(d, std::numeric_limits<float>::max());
+  const auto are_finite = hn::And(hn::Le(hn::Abs(a), most), hn::Le(hn::Abs(b), most));
+  return hn::IfThenElse(are_finite, hn::Min(hn::Max(sum, hn::Neg(most)), most), sum);
+}
 
 inline void ScaleScores(float scale, int count, float* HWY_RESTRICT scores) {
   const F32 d;
@@ -62,7 +93,9 @@ inline void AddAlibi(float slope, std::int64_t position, const RangeBlocks& bloc
       // Exact while |j - position| < 2^24.
       const Vec distance = hn::Iota(d, static_cast<float>(blocks.KeyOf(i) + t - position));
       float* s = scores + i * kBlockTokens + t;
-      hn::Store(hn::MulAdd(slope_vec, distance, hn::Load(d, s)), d, s);
+      const Vec score = hn::Load(d, s);
+      const Vec sum = hn::MulAdd(slope_vec, distance, score);
+      hn::Store(SaturatedSum(score, slope_vec, sum), d, s);
     }
   }
 }
@@ -95,7 +128,8 @@ inline void AddBias(const AttentionTask& task, const RowSpan& row, const RangeBl
     LoadBiasBlock(task.bias, offset, blocks.KeyOf(i), task.kv_len, bias);
     for (int t = 0; t < kBlockTokens; t += kLanes) {
       float* s = scores + i * kBlockTokens + t;
-      hn::Store(hn::Add(hn::Load(d, s), hn::Load(d, bias + t)), d, s);
+      const Vec score = hn::Load(d, s), added = hn::Load(d, bias + t);
+      hn::Store(SaturatedSum(score, added, hn::Add(score, added)), d, s);
     }
   }
 }
@@ -198,46 +232,97 @@ inline void FindVisible(const float* HWY_RESTRICT scores, int count, std::uint16
   }
 }
 
-// Replaces scores by 2^(scale * score - max) and returns their sum. The sum is taken lane by lane
-// over the blocks and then over the lanes in a fixed tree, so blocks that are masked (and add 0)
-// leave no trace in its bits.
-HWY_INLINE float Exponentiate(float scale, float max, int count, float* HWY_RESTRICT scores) {
+// See the top of this file.
+HWY_INLINE bool IsNear(float origin) { return std::abs(origin) < kNearExponents; }
+
+// Replaces scores, vector by vector in ascending order, by function(exponent, index of the vector
+// in its block).
+template <bool kIsNear, class Function>
+HWY_INLINE void ForExponents(float scale, float origin, int count, float* HWY_RESTRICT scores,
+                             const Function& function) {
   const F32 d;
   const Vec factor = hn::Set(d, scale);
-  const Vec shift = hn::Set(d, max == kNegInf ? 0.0f : max);
-  Vec sum[kBlockVecs];
-  HWY_UNROLL(16)
-  for (int v = 0; v < kBlockVecs; ++v) sum[v] = hn::Zero(d);
+  const Vec shift = hn::Set(d, origin);
   for (int i = 0; i < count; ++i) {
     HWY_UNROLL(16)
     for (int v = 0; v < kBlockVecs; ++v) {
       float* s = scores + i * kBlockTokens + v * kLanes;
-      const Vec p = Exp2(hn::MulSub(hn::Load(d, s), factor, shift));
-      hn::Store(p, d, s);
-      sum[v] = hn::Add(sum[v], p);
+      const Vec score = hn::Load(d, s);
+      const Vec exponent =
+          kIsNear ? hn::MulSub(score, factor, shift) : hn::Mul(hn::Sub(score, shift), factor);
+      hn::Store(function(exponent, v), d, s);
     }
   }
+}
+
+template <bool kIsNear>
+HWY_INLINE float ExponentiateFrom(float scale, float origin, int count,
+                                  float* HWY_RESTRICT scores) {
+  const F32 d;
+  Vec sum[kBlockVecs];
+  HWY_UNROLL(16)
+  for (int v = 0; v < kBlockVecs; ++v) sum[v] = hn::Zero(d);
+  ForExponents<kIsNear>(scale, origin, count, scores, [&](Vec exponent, int v) HWY_ATTR {
+    const Vec p = Exp2(exponent);
+    sum[v] = hn::Add(sum[v], p);
+    return p;
+  });
   for (int half = kBlockVecs / 2; half > 0; half /= 2) {
     for (int v = 0; v < half; ++v) sum[v] = hn::Add(sum[v], sum[v + half]);
   }
   return hn::GetLane(hn::SumOfLanes(d, sum[0]));
 }
 
+HWY_NOINLINE inline float ExponentiateFar(float scale, float max, int count,
+                                          float* HWY_RESTRICT scores) {
+  return ExponentiateFrom<false>(scale, max == kNegInf ? 0.0f : max, count, scores);
+}
+
+// Replaces scores by powers of 2 relative to the maximum's, and returns their sum. The sum is taken
+// lane by lane over the blocks and then over the lanes in a fixed tree, so blocks that are masked
+// (and add 0) leave no trace in its bits.
+HWY_INLINE float Exponentiate(float scale, float max, int count, float* HWY_RESTRICT scores) {
+  const float origin = max * scale;
+  return IsNear(origin) ? ExponentiateFrom<true>(scale, origin, count, scores)
+                        : ExponentiateFar(scale, max, count, scores);
+}
+
+// What powers are relative to: 2^(near + far * scale), one of which is 0.
+struct Origins {
+  Vec near, far;
+};
+
+HWY_INLINE Origins OriginsOf(Vec max, Vec scale) {
+  const Vec origin = hn::Mul(max, scale);
+  const auto is_near = hn::Lt(hn::Abs(origin), hn::Set(F32(), kNearExponents));
+  return {hn::IfThenElseZero(is_near, origin), hn::IfThenZeroElse(is_near, max)};
+}
+
+// The factor that makes powers relative to `to` of those relative to `from`.
+HWY_INLINE Vec FactorBetween(const Origins& from, const Origins& to, Vec scale) {
+  return Exp2(hn::MulAdd(hn::Sub(from.far, to.far), scale, hn::Sub(from.near, to.near)));
+}
+
 // merged = 2^(old - new) * old + 2^(range - new) * range for the rows of a block: updates max and
 // sum and returns the two factors for the outputs. Where nothing was visible so far both are 1.
-inline void MergeFactors(const float* HWY_RESTRICT range_max, const float* HWY_RESTRICT range_sum,
-                         float* HWY_RESTRICT max, float* HWY_RESTRICT sum,
-                         float* HWY_RESTRICT old_factor, float* HWY_RESTRICT range_factor) {
+inline void MergeFactors(float scale, const float* HWY_RESTRICT range_max,
+                         const float* HWY_RESTRICT range_sum, float* HWY_RESTRICT max,
+                         float* HWY_RESTRICT sum, float* HWY_RESTRICT old_factor,
+                         float* HWY_RESTRICT range_factor) {
   const F32 d;
   const Vec neg_inf = hn::Set(d, kNegInf);
   const Vec one = hn::Set(d, 1.0f);
+  const Vec factor = hn::Set(d, scale);
   for (int i = 0; i < kStateLanes; i += kLanes) {
     const Vec old = hn::Load(d, max + i);
     const Vec range = hn::Load(d, range_max + i);
     const Vec merged = MaxIgnoringNaN(range, old);
     const auto is_empty = hn::Eq(merged, neg_inf);
-    const Vec alpha = hn::IfThenElse(is_empty, one, Exp2(hn::Sub(old, merged)));
-    const Vec beta = hn::IfThenElse(is_empty, one, Exp2(hn::Sub(range, merged)));
+    const Origins origins = OriginsOf(merged, factor);
+    const Vec alpha =
+        hn::IfThenElse(is_empty, one, FactorBetween(OriginsOf(old, factor), origins, factor));
+    const Vec beta =
+        hn::IfThenElse(is_empty, one, FactorBetween(OriginsOf(range, factor), origins, factor));
     const Vec scaled = hn::Mul(hn::Load(d, sum + i), alpha);
     hn::Store(hn::MulAdd(hn::Load(d, range_sum + i), beta, scaled), d, sum + i);
     hn::Store(merged, d, max + i);

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/dot-inl.h"
@@ -71,7 +70,7 @@ inline bool ComputeWeights(const PlannedTask& planned, const RowBlock& rows,
   for (int row = 0; row < rows.rows; ++row) {
     float* scores = scratch.scores + row * kScoreStride;
     if (!is_safe) FindVisible(scores, blocks.count, scratch.visible[row]);
-    state->max[row] = MaxScore(scores, blocks.count) * planned.exponent_scale;
+    state->max[row] = MaxScore(scores, blocks.count);
     state->sum[row] = Exponentiate(planned.exponent_scale, state->max[row], blocks.count, scores);
   }
   return is_safe;
@@ -108,12 +107,13 @@ inline void ClearState(int padded_dim_v, RangeState* state) {
 }
 
 // Merges a range's result into the running state. Outputs of the range lie o_stride apart.
-inline void MergeRange(int rows, int padded_dim_v, const float* max, const float* sum,
+inline void MergeRange(const PlannedTask& planned, int rows, const float* max, const float* sum,
                        const float* range_o, std::int64_t o_stride, RangeState* state) {
   const F32 d;
+  const int padded_dim_v = planned.layout.padded_dim_v;
   alignas(64) float old_factor[kStateLanes];
   alignas(64) float range_factor[kStateLanes];
-  MergeFactors(max, sum, state->max, state->sum, old_factor, range_factor);
+  MergeFactors(planned.exponent_scale, max, sum, state->max, state->sum, old_factor, range_factor);
   for (int row = 0; row < rows; ++row) {
     float* o = state->o + row * padded_dim_v;
     const float* added = range_o + row * o_stride;
@@ -126,23 +126,7 @@ inline void MergeRange(int rows, int padded_dim_v, const float* max, const float
   }
 }
 
-// Lets the learned sink logits join the denominators: a range with maximum `sink`, sum 1 and output
-// 0.
-inline void MergeSinks(const PlannedTask& planned, const RowBlock& rows, RangeState* state) {
-  alignas(64) float max[kStateLanes], sum[kStateLanes];
-  alignas(64) float zeros[kMaxHeadDim] = {};
-  for (int lane = 0; lane < kStateLanes; ++lane) {
-    const float logit = lane < rows.rows ? planned.task.sink_logits[rows.spans[lane].q_head] : 0.0f;
-    const float sink = logit * kLog2e;
-    // A NaN logit must not be taken for a maximum but reach the sum.
-    max[lane] = std::isnan(sink) ? kNegInf : sink;
-    sum[lane] = std::isnan(sink) ? sink : sink == kNegInf ? 0.0f : 1.0f;
-  }
-  MergeRange(rows.rows, planned.layout.padded_dim_v, max, sum, zeros, 0, state);
-}
-
 inline void FinishBlock(const PlannedTask& planned, const RowBlock& rows, RangeState* state) {
-  if (planned.task.sink_logits != nullptr) MergeSinks(planned, rows, state);
   for (int row = 0; row < rows.rows; ++row) {
     FinishRow(planned, rows.spans[row], state->max[row], state->sum[row],
               state->o + row * planned.layout.padded_dim_v);
@@ -170,8 +154,8 @@ inline void AttendWhole(const PlannedTask& planned, const RowBlock& rows, const 
   if (is_first) return AttendRange<Kv>(planned, rows, blocks, scratch, running);
   RangeState* range = &scratch.range;
   AttendRange<Kv>(planned, rows, blocks, scratch, range);
-  const int padded_dim_v = planned.layout.padded_dim_v;
-  MergeRange(rows.rows, padded_dim_v, range->max, range->sum, range->o, padded_dim_v, running);
+  MergeRange(planned, rows.rows, range->max, range->sum, range->o, planned.layout.padded_dim_v,
+             running);
 }
 
 // The next range that the item's rows can see: the ones between the sinks and the window are left
@@ -276,12 +260,11 @@ inline constexpr std::int64_t kMergeRanges = 32;
 inline bool MergePartials(const PlannedTask& planned, const WorkItem& item, int row_block,
                           YieldSignal& yield, TileScratch& scratch, const float* partials) {
   const std::int64_t stride = PartialFloats(planned.layout);
-  const int padded_dim_v = planned.layout.padded_dim_v;
   ItemProgress& progress = scratch.progress;
   RangeState* running = &scratch.running[row_block];
   if (!progress.is_begun) {
     FindSpans(planned, item, scratch);
-    ClearState(padded_dim_v, running);
+    ClearState(planned.layout.padded_dim_v, running);
     progress = {.is_begun = true, .range = item.range_begin};
   }
   const RowBlock rows = RowBlockOf(item, scratch, row_block);
@@ -295,7 +278,7 @@ inline bool MergePartials(const PlannedTask& planned, const WorkItem& item, int 
       merged->max[i] = partial[i * stride];
       merged->sum[i] = partial[i * stride + 1];
     }
-    MergeRange(rows.rows, padded_dim_v, merged->max, merged->sum, partial + 2, stride, running);
+    MergeRange(planned, rows.rows, merged->max, merged->sum, partial + 2, stride, running);
     yield.CountUnit();
   }
   FinishBlock(planned, rows, running);

@@ -1,5 +1,9 @@
-// The second pass over the scores, for callers that want the weights themselves: p = exp(s - lse)
-// with the lse of the first pass. Nothing quadratic is ever stored but what the caller asked for.
+// The second pass over the scores, for callers that want the weights themselves. Nothing quadratic
+// is ever stored but what the caller asked for.
+//
+// A weight comes from the row's maximum and sum, not from its lse: the last place of a float32 lse
+// of -1e9 is worth a factor of e^32. The sum is that of the same scores to the bit, by the same
+// exponents.
 #if defined(ATTENTION_CPU_WEIGHTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_CPU_WEIGHTS_INL_H_
 #undef ATTENTION_CPU_WEIGHTS_INL_H_
@@ -15,22 +19,71 @@ HWY_BEFORE_NAMESPACE();
 namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
-// Replaces scores by 2^(scale * score - log2(e) * lse); 0 throughout when the row saw nothing.
-inline void WeightsFromLse(float scale, float lse, int count, float* HWY_RESTRICT scores) {
-  const F32 d;
-  if (lse == kNegInf) {
-    std::fill_n(scores, count * kBlockTokens, 0.0f);
-    return;
-  }
-  const Vec factor = hn::Set(d, scale);
-  const Vec shift = hn::Set(d, lse * kLog2e);
-  for (int i = 0; i < count * kBlockTokens; i += kLanes) {
-    hn::Store(Exp2(hn::MulSub(hn::Load(d, scores + i), factor, shift)), d, scores + i);
+template <bool kIsNear>
+inline void WeightsFrom(float scale, float origin, float factor, int count,
+                        float* HWY_RESTRICT scores) {
+  const Vec share = hn::Set(F32(), factor);
+  ForExponents<kIsNear>(scale, origin, count, scores, [&](Vec exponent, int) HWY_ATTR {
+    const Vec p = Exp2(exponent);
+    // What a row does not see has no weight, whatever the sum of the others is.
+    return hn::IfThenZeroElse(hn::Eq(p, hn::Zero(F32())), hn::Mul(p, share));
+  });
+}
+
+// Replaces scores by weights; 0 throughout when the row saw nothing.
+inline void WeightsOf(float scale, float max, float factor, int count, float* HWY_RESTRICT scores) {
+  const float origin = max * scale;
+  if (IsNear(origin)) return WeightsFrom<true>(scale, origin, factor, count, scores);
+  WeightsFrom<false>(scale, max == kNegInf ? 0.0f : max, factor, count, scores);
+}
+
+// Fills maxima and sums of a row block over the item's ranges, by the scores and the order of the
+// first pass.
+template <class Kv>
+inline void SumRows(const PlannedTask& planned, const WorkItem& item, const RowBlock& rows,
+                    TileScratch& scratch, RangeState* state) {
+  alignas(64) float ignored[2][kStateLanes];
+  RangeState* range_state = &scratch.range;
+  ClearState(/*padded_dim_v=*/0, state);
+  for (std::int64_t range = item.range_begin; range < item.range_end; ++range) {
+    RangeBlocks blocks;
+    FindBlocks(planned, item.kv_head, rows, range, &blocks);
+    if (blocks.count == 0) continue;
+    ComputeScores<Kv>(planned, rows, blocks, scratch);
+    for (int row = 0; row < rows.rows; ++row) {
+      float* scores = scratch.scores + row * kScoreStride;
+      range_state->max[row] = MaxScore(scores, blocks.count);
+      range_state->sum[row] =
+          Exponentiate(planned.exponent_scale, range_state->max[row], blocks.count, scores);
+    }
+    MergeFactors(planned.exponent_scale, range_state->max, range_state->sum, state->max, state->sum,
+                 ignored[0], ignored[1]);
   }
 }
 
-inline float LseOf(const PlannedTask& planned, const RowSpan& span) {
-  return planned.lse[span.query * planned.task.params.num_q_heads + span.q_head];
+// Writes the weights of a row block; outputs[row] is the row's of key 0.
+template <class Kv>
+inline void WriteWeights(const PlannedTask& planned, const WorkItem& item, const RowBlock& rows,
+                         const RangeState& state, TileScratch& scratch, float* const* outputs) {
+  float factors[kRowBlock];
+  for (int row = 0; row < rows.rows; ++row) {
+    factors[row] = WeightFactor(planned, rows.spans[row].q_head, state.max[row], state.sum[row]);
+  }
+  for (std::int64_t range = item.range_begin; range < item.range_end; ++range) {
+    RangeBlocks blocks;
+    FindBlocks(planned, item.kv_head, rows, range, &blocks);
+    if (blocks.count == 0) continue;
+    ComputeScores<Kv>(planned, rows, blocks, scratch);
+    for (int row = 0; row < rows.rows; ++row) {
+      float* p = scratch.scores + row * kScoreStride;
+      WeightsOf(planned.exponent_scale, state.max[row], factors[row], blocks.count, p);
+      for (int i = 0; i < blocks.count; ++i) {
+        const std::int64_t key = blocks.KeyOf(i);
+        const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, planned.task.kv_len - key);
+        std::copy_n(p + i * kBlockTokens, tokens, outputs[row] + key);
+      }
+    }
+  }
 }
 
 template <class Kv>
@@ -49,21 +102,9 @@ void Weights(const PlannedTask& planned, const WorkItem& item, TileScratch& scra
           weights + ((span.query - q_begin) * task.params.num_q_heads + span.q_head) * task.kv_len;
       std::fill_n(outputs[row], task.kv_len, 0.0f);
     }
-    for (std::int64_t range = item.range_begin; range < item.range_end; ++range) {
-      RangeBlocks blocks;
-      FindBlocks(planned, item.kv_head, rows, range, &blocks);
-      if (blocks.count == 0) continue;
-      ComputeScores<Kv>(planned, rows, blocks, scratch);
-      for (int row = 0; row < rows.rows; ++row) {
-        float* p = scratch.scores + row * kScoreStride;
-        WeightsFromLse(planned.exponent_scale, LseOf(planned, rows.spans[row]), blocks.count, p);
-        for (int i = 0; i < blocks.count; ++i) {
-          const std::int64_t key = blocks.KeyOf(i);
-          const std::int64_t tokens = std::min<std::int64_t>(kBlockTokens, task.kv_len - key);
-          std::copy_n(p + i * kBlockTokens, tokens, outputs[row] + key);
-        }
-      }
-    }
+    RangeState* state = &scratch.running[index];
+    SumRows<Kv>(planned, item, rows, scratch, state);
+    WriteWeights<Kv>(planned, item, rows, *state, scratch, outputs);
   }
 }
 
@@ -85,8 +126,11 @@ bool AddColumns(const PlannedTask& planned, const WorkItem& item, YieldSignal& y
     ComputeScores<Kv>(planned, rows, blocks, scratch);
     for (int row = 0; row < rows.rows; ++row) {
       float* p = scratch.scores + row * kScoreStride;
-      WeightsFromLse(planned.exponent_scale, LseOf(planned, rows.spans[row]), blocks.count, p);
-      double* head_sums = sums + (rows.spans[row].q_head % group) * kRangeTokens;
+      const RowSpan& span = rows.spans[row];
+      const float* total =
+          planned.totals + 2 * (span.query * planned.task.params.num_q_heads + span.q_head);
+      WeightsOf(planned.exponent_scale, total[0], total[1], blocks.count, p);
+      double* head_sums = sums + (span.q_head % group) * kRangeTokens;
       for (int i = 0; i < blocks.count; ++i) {
         double* block_sums = head_sums + blocks.index[i] * kBlockTokens;
         for (int t = 0; t < kBlockTokens; ++t) block_sums[t] += p[i * kBlockTokens + t];

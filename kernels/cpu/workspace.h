@@ -38,7 +38,7 @@ enum class RunPhase { kPack, kAttend, kMerge, kSumColumns, kDone };
 struct Workspace {
   HugePageBuffer arena;  // packed keys and values of contiguous tasks
   HugePageBuffer partials;
-  HugePageBuffer lse;
+  HugePageBuffer totals;
   std::vector<Lane> lanes;
 
   RunPhase phase = RunPhase::kPack;

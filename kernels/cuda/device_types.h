@@ -44,6 +44,9 @@ struct DeviceTask {
   const char* q = nullptr;  // [q_len, num_q_heads, PadDim(head_dim_qk)], padded with zeros
   void* o = nullptr;        // [q_len, num_q_heads, head_dim_v]
   float* lse = nullptr;     // [q_len, num_q_heads]; may be null
+  // [q_len, num_q_heads, 2], of a task with a second pass: the row's greatest score (or sink
+  // logit), and one over the sum of the exponentials relative to it, 0 for no sum. Else null.
+  float* totals = nullptr;
 
   // Token j lies in pages[(j - page_origin) / page_size].
   const char* const* pages = nullptr;

@@ -26,6 +26,8 @@ std::string KernelIdName(const KernelId& id) {
       return TypedName("step-bulk/", id);
     case KernelFamily::kAttendFloat:
       return absl::StrCat("float/dim", id.head_dim);
+    case KernelFamily::kRowTotals:
+      return absl::StrCat("totals/dim", id.head_dim);
     case KernelFamily::kProbe:
       return absl::StrCat("probe/dim", id.head_dim);
   }

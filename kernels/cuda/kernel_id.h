@@ -15,16 +15,17 @@ enum class KernelFamily {
   kAttendStep,
   kAttendStepBulk,  // the same by bulk copies
   kAttendFloat,
+  kRowTotals,
   kProbe
 };
 
 // What is compiled: kAttendMma, kAttendStep and kAttendStepBulk for head dims 64, 128 and 256 and
 // types (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16, float8_e4m3), with
 // tiles of 64, 16 and 16 rows; kAttendWgmma for the head dims, tiles of 128 rows, and the first two
-// of these types; kAttendFloat and kProbe for the head dims.
+// of these types; kAttendFloat, kRowTotals and kProbe for the head dims.
 struct KernelId {
   KernelFamily family = KernelFamily::kAppend;
-  // Of queries and outputs; not of kAppend, kAttendFloat, kProbe, as the next one.
+  // Of queries and outputs; not of kAppend, kAttendFloat, kRowTotals, kProbe, as the next one.
   DType dtype = DType::kFloat32;
   DType kv_dtype = DType::kFloat32;
   int head_dim = 0;   // the compiled one, at least that of the task

@@ -17,37 +17,8 @@ namespace {
 // About every kernel's tile of keys: for what a tile costs.
 constexpr int kSpanTile = 64;
 constexpr int kProbeTile = 32;
-constexpr int kStepRows = 16;
-
-DType QueryTypeOf(const AttentionTask& task) {
-  return task.q.data != nullptr ? task.q.dtype : task.params.dtype;
-}
-
-DType OutputTypeOf(const AttentionTask& task) {
-  return task.o.data != nullptr ? task.o.dtype : task.params.dtype;
-}
-
-// Whether matrix instructions of a 16-bit type lose nothing that the output type would show.
-bool SuitsMma(const AttentionTask& task) {
-  const DType dtype = QueryTypeOf(task), kv_dtype = task.params.kv_dtype;
-  if (OutputTypeOf(task) != dtype) return false;
-  if (dtype == DType::kFloat16) return kv_dtype == DType::kFloat16;
-  return dtype == DType::kBFloat16 && (kv_dtype == DType::kBFloat16 || HasRowScales(kv_dtype));
-}
-
-// Whether rows of keys and values are as long as a kernel's own.
-bool HasCompiledDims(const AttentionParams& params) {
-  const int dim = params.head_dim_qk;
-  return params.head_dim_v == dim && (dim == 64 || dim == 128 || dim == 256);
-}
-
-// Prompts that the instructions of a warpgroup serve: one 16-bit type throughout, rows that fill
-// lines of 128 bytes (page_layout.h), and as many as the kernel counts.
-bool SuitsWgmma(const AttentionTask& task) {
-  const AttentionParams& params = task.params;
-  return !IsSplit(task) && params.kv_dtype == QueryTypeOf(task) && HasCompiledDims(params) &&
-         task.q_len <= std::numeric_limits<int>::max() / params.group_size();
-}
+// Keys over which one block sums a tile's rows for the second pass.
+constexpr int kTotalsRangeKeys = 1024;
 
 int TileRowsOf(const KernelId& kernel) { return kernel.tile_rows != 0 ? kernel.tile_rows : 32; }
 
@@ -76,9 +47,7 @@ class Planner {
     PlaceInputs(planned);
     const std::int64_t rows = task.q_len * task.params.num_q_heads;
     planned.o = results_.Add(task.q_len * OutputRowBytes(task));
-    if (task.lse != nullptr || task.column_sums != nullptr) {
-      planned.lse = results_.Add(rows * sizeof(float));
-    }
+    if (task.lse != nullptr) planned.lse = results_.Add(rows * sizeof(float));
     AddItems(planned, static_cast<int>(plan_.tasks.size()) - 1);
     if (task.column_sums != nullptr) AddColumnSums(planned);
   }
@@ -92,9 +61,9 @@ class Planner {
     if (weights.q_begin == weights.q_end || task.kv_len == 0) return;
     PlaceInputs(planned);
     const int num_heads = task.params.num_q_heads;
-    planned.lse_in = upload_.Add(task.q_len * num_heads * sizeof(float));
     planned.weights = results_.Add((weights.q_end - weights.q_begin) * num_heads *
                                    static_cast<std::size_t>(task.kv_len) * sizeof(float));
+    AddTotals(planned, weights.q_begin, weights.q_end);
     for (std::int64_t q = weights.q_begin; q < weights.q_end; q += kProbeTile) {
       AddProbes(task, 0, q, std::min<std::int64_t>(weights.q_end, q + kProbeTile), false);
     }
@@ -133,6 +102,7 @@ class Planner {
                            .results = results,
                            .items = units_.size(),
                            .append_items = plan_.append_items.size(),
+                           .totals = plan_.totals.size(),
                            .probes = plan_.probes.size()});
   }
 
@@ -306,9 +276,55 @@ class Planner {
     }
   }
 
+  // Maxima and sums of queries [q_begin, q_end) of the task that is being added, range by range.
+  void AddTotals(PlannedTask& planned, std::int64_t q_begin, std::int64_t q_end) {
+    const AttentionParams& params = planned.task.params;
+    const DeviceTask device = DescribeTask(planned.task);
+    if (device.kv_len == 0) return;
+    planned.totals = scratch_.Add(planned.task.q_len * params.num_q_heads * 2 * sizeof(float));
+    WorkItem item;
+    item.task = static_cast<int>(plan_.tasks.size()) - 1;
+    for (std::int64_t row = q_begin * device.group; row < q_end * device.group; row += kProbeTile) {
+      item.row_begin = row;
+      item.num_rows =
+          static_cast<int>(std::min<std::int64_t>(kProbeTile, q_end * device.group - row));
+      for (item.kv_head = 0; item.kv_head < params.num_kv_heads; ++item.kv_head) {
+        AddTotalsOfTile(device, item);
+      }
+    }
+  }
+
+  void AddTotalsOfTile(const DeviceTask& device, WorkItem item) {
+    const std::int64_t first = item.row_begin / device.group;
+    const std::int64_t last = (item.row_begin + item.num_rows - 1) / device.group;
+    const std::size_t first_item = plan_.totals.size();
+    for (int begin = 0; begin < device.kv_len; begin += kTotalsRangeKeys) {
+      item.key_begin = begin;
+      item.key_end = std::min(device.kv_len, begin + kTotalsRangeKeys);
+      const auto span = SpanOf<kProbeTile>(device, first, last, item.key_begin, item.key_end);
+      if (span.first_tile() >= span.end_tile()) continue;
+      plan_.totals.push_back(item);
+      ++item.range;
+    }
+    if (plan_.totals.size() == first_item) {
+      item.key_begin = item.key_end = 0;
+      plan_.totals.push_back(item);
+    }
+    const auto num_ranges = static_cast<int>(plan_.totals.size() - first_item);
+    for (std::size_t i = first_item; i < plan_.totals.size(); ++i) {
+      plan_.totals[i].num_ranges = num_ranges;
+      plan_.totals[i].counter = static_cast<int>(plan_.num_counters);
+      plan_.totals[i].partials = num_partials_;
+    }
+    if (num_ranges == 1) return;
+    ++plan_.num_counters;
+    num_partials_ += static_cast<std::int64_t>(num_ranges) * item.num_rows * 2;
+  }
+
   void AddColumnSums(PlannedTask& planned) {
     const AttentionTask& task = planned.task;
     planned.column_sums = results_.Add(task.kv_len * task.params.num_q_heads * sizeof(float));
+    AddTotals(planned, 0, task.q_len);
     AddProbes(task, static_cast<int>(plan_.tasks.size()) - 1, 0, task.q_len, true);
   }
 
@@ -331,15 +347,18 @@ class Planner {
       ++last->num_items;
       last->flops += flops;
     }
-    AddProbeSteps(part, next);
+    AddSecondPass(KernelFamily::kRowTotals, plan_.totals, part.totals, next.totals, part);
+    AddSecondPass(KernelFamily::kProbe, plan_.probes, part.probes, next.probes, part);
   }
 
-  // Probes count nothing; a launch is of one head dim, and of no more blocks than keep it short.
-  void AddProbeSteps(const PlanPart& part, const PlanPart& next) {
+  // It counts nothing; a launch is of one head dim, and of no more blocks than keep it short.
+  template <typename Item>
+  void AddSecondPass(KernelFamily family, const std::vector<Item>& items, std::size_t begin,
+                     std::size_t end, const PlanPart& part) {
     constexpr std::int64_t kProbesPerStep = 4096;
-    for (std::size_t i = part.probes; i < next.probes; ++i) {
-      const KernelId kernel{.family = KernelFamily::kProbe,
-                            .head_dim = plan_.tasks[plan_.probes[i].task].kernel.head_dim};
+    for (std::size_t i = begin; i < end; ++i) {
+      const KernelId kernel{.family = family,
+                            .head_dim = plan_.tasks[items[i].task].kernel.head_dim};
       LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
       if (last == nullptr || last->kernel != kernel || last->num_items == kProbesPerStep) {
         plan_.steps.push_back({kernel, static_cast<std::int64_t>(i), 0, 0});
@@ -353,6 +372,7 @@ class Planner {
     plan_.tables = upload_.size();
     plan_.device_tasks = upload_.Add(plan_.tasks.size() * sizeof(DeviceTask));
     plan_.device_items = upload_.Add(plan_.items.size() * sizeof(WorkItem));
+    plan_.device_totals = upload_.Add(plan_.totals.size() * sizeof(WorkItem));
     plan_.device_probes = upload_.Add(plan_.probes.size() * sizeof(ProbeItem));
     plan_.device_appends = upload_.Add(plan_.tasks.size() * sizeof(DeviceAppend));
     plan_.device_append_items = upload_.Add(plan_.append_items.size() * sizeof(AppendItem));
@@ -374,45 +394,8 @@ class Planner {
 
 }  // namespace
 
-std::size_t QueryRowBytes(const AttentionTask& task) {
-  return task.params.num_q_heads * PadDim(task.params.head_dim_qk) * DTypeBytes(QueryTypeOf(task));
-}
-
-std::size_t OutputRowBytes(const AttentionTask& task) {
-  return task.params.num_q_heads * task.params.head_dim_v * DTypeBytes(OutputTypeOf(task));
-}
-
 CudaPlan::CudaPlan() = default;
 CudaPlan::~CudaPlan() = default;
-
-KernelId ChooseKernel(const AttentionTask& task, bool has_wgmma) {
-  const AttentionParams& params = task.params;
-  KernelId id;
-  const int dim = std::max(params.head_dim_qk, params.head_dim_v);
-  id.head_dim = dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
-  if (!SuitsMma(task)) {
-    id.family = KernelFamily::kAttendFloat;
-    return id;
-  }
-  id.dtype = QueryTypeOf(task);
-  id.kv_dtype = params.kv_dtype;
-  if (task.q_len * params.group_size() <= kStepRows) {
-    const bool is_bulk = has_wgmma && HasCompiledDims(params);
-    id.family = is_bulk ? KernelFamily::kAttendStepBulk : KernelFamily::kAttendStep;
-    id.tile_rows = kStepRows;
-  } else if (has_wgmma && SuitsWgmma(task)) {
-    id.family = KernelFamily::kAttendWgmma;
-    id.tile_rows = 128;
-  } else {
-    id.family = KernelFamily::kAttendMma;
-    id.tile_rows = 64;
-  }
-  return id;
-}
-
-bool IsSplit(const AttentionTask& task) {
-  return task.q_len * task.params.group_size() <= kMaxSplitRows;
-}
 
 std::int64_t RangeKeysOf(const AttentionTask& task) {
   if (task.q_len == 0) return kMinRangeKeys;
@@ -422,33 +405,6 @@ std::int64_t RangeKeysOf(const AttentionTask& task) {
   const std::int64_t wanted = CeilDiv(seen, kMinRangeKeys * kWantedRanges);
   return kMinRangeKeys * static_cast<std::int64_t>(std::bit_ceil(
                              static_cast<std::uint64_t>(std::max<std::int64_t>(wanted, 1))));
-}
-
-DeviceTask DescribeTask(const AttentionTask& task) {
-  const AttentionParams& params = task.params;
-  DeviceTask device;
-  device.num_q_heads = params.num_q_heads;
-  device.num_kv_heads = params.num_kv_heads;
-  device.group = params.group_size();
-  device.head_dim_qk = params.head_dim_qk;
-  device.head_dim_v = params.head_dim_v;
-  device.softmax_scale = params.softmax_scale;
-  device.soft_cap = params.soft_cap;
-  device.is_causal = params.is_causal ? 1 : 0;
-  device.window_left = params.window_left;
-  device.window_right = params.window_right;
-  device.sink_tokens = params.sink_tokens;
-  device.first_query_position = task.first_query_position;
-  device.q_len = task.q_len;
-  device.kv_len = static_cast<int>(task.kv_len);
-  device.kv_begin = static_cast<int>(task.kv_begin);
-  device.q_dtype = QueryTypeOf(task);
-  device.o_dtype = OutputTypeOf(task);
-  device.kv_dtype = params.kv_dtype;
-  device.bias_dtype = task.bias.dtype;
-  device.bias_strides = PlanesOf(task, task.bias).strides();
-  device.mask_strides = PlanesOf(task, task.mask).strides();
-  return device;
 }
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const AttentionTask> tasks,
@@ -473,8 +429,6 @@ absl::StatusOr<std::unique_ptr<CudaPlan>> MakeWeightsPlan(const WeightsTask& tas
                                                    "), expected a part of [0, ", checked.q_len,
                                                    ")"));
   }
-  if (checked.lse == nullptr)
-    return absl::InvalidArgumentError("lse is missing, expected that of an earlier run");
   if (task.weights == nullptr && task.q_begin < task.q_end) {
     return absl::InvalidArgumentError("weights is missing");
   }

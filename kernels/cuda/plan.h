@@ -54,12 +54,14 @@ struct PlannedTask {
   bool is_split = false;
   std::int64_t range_keys = 0;  // of a split task
 
-  // In the upload. `lse_in` is the input of a WeightsTask.
+  // In the upload.
   std::size_t q = kNowhere, pages = kNowhere, alibi = kNowhere, sinks = kNowhere;
-  std::size_t bias = kNowhere, mask = kNowhere, lse_in = kNowhere;
+  std::size_t bias = kNowhere, mask = kNowhere;
   // Of contiguous keys and values: rows [kv_begin, kv_end) in the upload, and in the scratch the
   // page that they are written to, whose first token is kv_origin.
   std::size_t k = kNowhere, v = kNowhere, arena = kNowhere;
+  // In the scratch, of tasks with a second pass: DeviceTask::totals.
+  std::size_t totals = kNowhere;
   std::int64_t kv_begin = 0, kv_end = 0, kv_origin = 0;
   std::int64_t page_size = 0;
   // In the results.
@@ -87,7 +89,7 @@ struct PlanPart {
   std::size_t upload = 0;
   std::size_t results = 0;
   // Where its items and steps begin.
-  std::size_t items = 0, append_items = 0, probes = 0, steps = 0;
+  std::size_t items = 0, append_items = 0, totals = 0, probes = 0, steps = 0;
 };
 
 struct RunMemory;  // run_memory.h
@@ -96,6 +98,7 @@ struct RunMemory;  // run_memory.h
 struct PlanShape {
   std::vector<PlannedTask> tasks;
   std::vector<WorkItem> items;
+  std::vector<WorkItem> totals;  // of rows that probes weigh
   std::vector<ProbeItem> probes;
   std::vector<AppendItem> append_items;  // of contiguous keys and values; `append` is the task
   std::vector<LaunchStep> steps;         // in order
@@ -104,8 +107,8 @@ struct PlanShape {
 
   // In the upload, behind the parts: what all of them use.
   std::size_t tables = 0;
-  std::size_t device_tasks = 0, device_items = 0, device_probes = 0, device_appends = 0,
-              device_append_items = 0;
+  std::size_t device_tasks = 0, device_items = 0, device_totals = 0, device_probes = 0,
+              device_appends = 0, device_append_items = 0;
   // Zero when they arrive; kernels count in them.
   std::size_t counters = 0;
   std::int64_t num_counters = 0;

@@ -147,7 +147,9 @@ absl::Status PlanRunner::LaunchOne(const CudaPlan& plan, const LaunchStep& step)
     return device_.Launch(step.kernel, blocks, ProbeArguments{tasks, items + step.first_item});
   }
   char* scratch = plan.memory->scratch.data();
-  const auto* items = reinterpret_cast<const WorkItem*>(upload + plan.device_items);
+  const bool is_totals = step.kernel.family == KernelFamily::kRowTotals;
+  const auto* items = reinterpret_cast<const WorkItem*>(
+      upload + (is_totals ? plan.device_totals : plan.device_items));
   auto* counters = reinterpret_cast<std::uint32_t*>(upload + plan.counters);
   AttendArguments arguments{tasks, items + step.first_item,
                             reinterpret_cast<float*>(scratch + plan.partials), counters};

@@ -126,9 +126,6 @@ void FillTensors(const PlannedTask& planned, RunMemory& memory) {
     std::memcpy(base + planned.alibi, task.alibi_slopes, heads_bytes);
   }
   if (planned.sinks != kNowhere) std::memcpy(base + planned.sinks, task.sink_logits, heads_bytes);
-  if (planned.lse_in != kNowhere) {
-    std::memcpy(base + planned.lse_in, task.lse, task.q_len * heads_bytes);
-  }
   if (planned.bias != kNowhere) {
     GatherPlanes(task.bias, DTypeBytes(task.bias.dtype), task, base + planned.bias);
   }
@@ -143,8 +140,8 @@ DeviceTask BindTask(const PlannedTask& planned, const RunMemory& memory) {
   DeviceTask device = DescribeTask(planned.task);
   device.q = At<char>(upload, planned.q);
   device.o = At<char>(results, planned.o);
-  device.lse = At<float>(planned.lse_in != kNowhere ? upload : results,
-                         planned.lse_in != kNowhere ? planned.lse_in : planned.lse);
+  device.lse = At<float>(results, planned.lse);
+  device.totals = At<float>(memory.scratch.data(), planned.totals);
   device.pages = At<const char* const>(upload, planned.pages);
   device.page_origin = static_cast<int>(planned.kv_origin);
   device.layout = MakePageLayout(planned.task.params.kv_geometry(), planned.page_size);
@@ -205,7 +202,7 @@ void DeliverOutput(const PlannedTask& planned, std::int64_t begin, std::int64_t 
 void DeliverSums(const PlannedTask& planned, const char* base) {
   const AttentionTask& task = planned.task;
   const std::size_t heads_bytes = task.params.num_q_heads * sizeof(float);
-  if (planned.o != kNowhere && task.lse != nullptr) {
+  if (planned.lse != kNowhere) {
     std::memcpy(task.lse, base + planned.lse, task.q_len * heads_bytes);
   }
   if (planned.column_sums != kNowhere && task.kv_len > 0) {
@@ -281,6 +278,7 @@ void FillTables(const CudaPlan& plan, RunMemory& memory) {
   }
   CopyTable(tasks, base + plan.device_tasks);
   CopyTable(plan.items, base + plan.device_items);
+  CopyTable(plan.totals, base + plan.device_totals);
   CopyTable(plan.probes, base + plan.device_probes);
   CopyTable(appends, base + plan.device_appends);
   CopyTable(plan.append_items, base + plan.device_append_items);

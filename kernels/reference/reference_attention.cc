@@ -51,6 +51,12 @@ bool IsVisible(const AttentionTask& task, int head, std::int64_t query, std::int
   return true;
 }
 
+// A sum of finite numbers stays within float32, in which the backends compute.
+double Saturated(double score) {
+  constexpr double kMost = std::numeric_limits<float>::max();
+  return std::isfinite(score) ? std::clamp(score, -kMost, kMost) : score;
+}
+
 double Score(const AttentionTask& task, int head, std::int64_t query, std::int64_t key) {
   const AttentionParams& params = task.params;
   const int kv_head = head / params.group_size();
@@ -63,13 +69,13 @@ double Score(const AttentionTask& task, int head, std::int64_t query, std::int64
   s *= params.softmax_scale;
   if (params.soft_cap > 0) s = params.soft_cap * std::tanh(s / params.soft_cap);
   if (task.alibi_slopes != nullptr) {
-    s += static_cast<double>(task.alibi_slopes[head]) *
-         static_cast<double>(key - task.position(query));
+    s = Saturated(s + static_cast<double>(task.alibi_slopes[head]) *
+                          static_cast<double>(key - task.position(query)));
   }
   if (task.bias.data != nullptr) {
-    s += LoadElement(
-        task.bias.data, task.bias.dtype,
-        head * task.bias.head_stride + query * task.bias.row_stride + key * task.bias.key_stride);
+    s = Saturated(s + LoadElement(task.bias.data, task.bias.dtype,
+                                  head * task.bias.head_stride + query * task.bias.row_stride +
+                                      key * task.bias.key_stride));
   }
   return s;
 }

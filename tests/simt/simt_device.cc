@@ -106,6 +106,8 @@ class SimtDevice final : public Device {
     bool is_known = false;
     if (id.family == KernelFamily::kAttendFloat) {
       is_known = DispatchHeadDim<AttendFloat>(id.head_dim, run);
+    } else if (id.family == KernelFamily::kRowTotals) {
+      is_known = DispatchHeadDim<RowTotals>(id.head_dim, run);
     } else if (id.family == KernelFamily::kAttendWgmma) {
       is_known = id.dtype == DType::kFloat16 ? DispatchWgmma<DType::kFloat16>(id.head_dim, run)
                                              : DispatchWgmma<DType::kBFloat16>(id.head_dim, run);

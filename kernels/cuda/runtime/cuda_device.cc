@@ -155,6 +155,9 @@ class CudaDevice final : public Device {
       if (id.family == KernelFamily::kAttendFloat) {
         return LaunchAttendFloat(id.head_dim, num_blocks, arguments, compute(), error);
       }
+      if (id.family == KernelFamily::kRowTotals) {
+        return LaunchRowTotals(id.head_dim, num_blocks, arguments, compute(), error);
+      }
       if (id.family == KernelFamily::kAttendWgmma) {
         return LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, compute(), error);
       }

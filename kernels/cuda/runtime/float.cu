@@ -12,6 +12,13 @@ bool LaunchAttendFloat(int head_dim, int num_blocks, const AttendArguments& argu
   });
 }
 
+bool LaunchRowTotals(int head_dim, int num_blocks, const AttendArguments& arguments,
+                     cudaStream_t stream, cudaError_t* error) {
+  return DispatchHeadDim<RowTotals>(head_dim, [&]<typename Kernel>(Kernel*) {
+    *error = LaunchEntry<Kernel>(num_blocks, arguments, stream);
+  });
+}
+
 bool LaunchProbe(int head_dim, int num_blocks, const ProbeArguments& arguments, cudaStream_t stream,
                  cudaError_t* error) {
   return DispatchHeadDim<Probe>(head_dim, [&]<typename Kernel>(Kernel*) {

@@ -25,6 +25,8 @@ bool LaunchWgmma(DType dtype, int head_dim, int num_blocks, const AttendArgument
                  cudaStream_t stream, cudaError_t* error);
 bool LaunchAttendFloat(int head_dim, int num_blocks, const AttendArguments& arguments,
                        cudaStream_t stream, cudaError_t* error);
+bool LaunchRowTotals(int head_dim, int num_blocks, const AttendArguments& arguments,
+                     cudaStream_t stream, cudaError_t* error);
 bool LaunchProbe(int head_dim, int num_blocks, const ProbeArguments& arguments, cudaStream_t stream,
                  cudaError_t* error);
 cudaError_t LaunchAppend(int num_blocks, const AppendArguments& arguments, cudaStream_t stream);

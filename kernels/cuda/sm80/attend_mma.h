@@ -331,8 +331,7 @@ struct AttendMma {
         ScaleRow(o, 1, factor[1]);
       }
       if (is_broken) AddBrokenValues(stage, s);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) Exponentiate(s, half, kLog2E, max[half], sum[half]);
+      Exponentiate(s, kLog2E, max, sum);
     }
     if (is_broken) {
       SyncThreads();

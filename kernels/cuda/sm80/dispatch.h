@@ -8,6 +8,7 @@
 #include "kernels/cuda/sm80/attend_mma.h"
 #include "kernels/cuda/sm80/attend_step.h"
 #include "kernels/cuda/sm80/probe.h"
+#include "kernels/cuda/sm80/row_totals.h"
 
 namespace attention::cuda {
 

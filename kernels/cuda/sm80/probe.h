@@ -1,5 +1,6 @@
-// The second pass over scores: attention weights p = exp(s - lse), or their sums over the queries,
-// from the log-sum-exp of an earlier run. In float32 arithmetic whatever the types.
+// The second pass over scores: attention weights, or their sums over the queries, from the totals
+// of row_totals.h. In float32 arithmetic whatever the types: the scores are those of the totals to
+// the bit, as those of the matrix instructions would not be.
 //
 // A block takes 32 keys of one query head. For weights it takes one tile of 32 queries, and writes
 // zeros for what is invisible. For column sums it takes all queries, tile after tile in ascending
@@ -37,7 +38,8 @@ struct Probe {
     const float score =
         ScoreOf(task, row, key, dot * task.softmax_scale, /*is_masked=*/true, has_modifiers);
     if (score == MinusInfinity()) return 0.0f;
-    return Exp2((score - task.lse[row.query * task.num_q_heads + row.head]) * kLog2E);
+    const float* total = task.totals + 2 * (row.query * task.num_q_heads + row.head);
+    return Correction(score, total[0]) * total[1];
   }
 
   // The weights of the thread's rows and keys; zero for rows past the end.

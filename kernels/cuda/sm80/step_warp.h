@@ -283,8 +283,7 @@ struct StepWarp {
     if constexpr (!Sizes::kHasScales) {
       if (IsMasked(key) && ClearUnseenValues(key, place)) MoveBrokenValues(place, s);
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) Exponentiate(s, half, kLog2E, max[half], sum[half]);
+    Exponentiate(s, kLog2E, max, sum);
     std::uint32_t a[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {

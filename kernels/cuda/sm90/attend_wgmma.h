@@ -267,8 +267,8 @@ struct Consumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       factor[half] = RaiseMaximum(s, half, unit, max[half], sum[half]);
-      Exponentiate(s, half, unit, max[half], sum[half]);
     }
+    Exponentiate(s, unit, max, sum);
     if constexpr (kIsFirst) {
       if (has_next) WaitForKeys();
     } else {

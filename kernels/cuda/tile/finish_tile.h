@@ -73,6 +73,7 @@ ATTENTION_DEVICE float MergedOutput(int parts, float max, const MaxOf& max_of,
 struct RowWriter {
   const DeviceTask& task;
   std::int64_t index;  // query * num_q_heads + head
+  float origin;        // the greatest score or sink logit, or 0 where there is none
   float factor;        // of the unnormalised output
   float sum;           // the denominator
   float lse;
@@ -97,7 +98,8 @@ struct RowWriter {
       factor = Correction(total.max, OriginOf(max));
       sum = Fma(sum, factor, Correction(sink, OriginOf(max)));
     }
-    lse = sum == 0.0f ? MinusInfinity() : OriginOf(max) + Log(sum);
+    origin = OriginOf(max);
+    lse = sum == 0.0f ? MinusInfinity() : origin + Log(sum);
   }
 
   ATTENTION_DEVICE void WriteOutput(int channel, float o) const {
@@ -107,6 +109,10 @@ struct RowWriter {
   }
   ATTENTION_DEVICE void WriteLse() const {
     if (task.lse != nullptr) task.lse[index] = lse;
+  }
+  ATTENTION_DEVICE void WriteTotals() const {
+    task.totals[2 * index] = origin;
+    task.totals[2 * index + 1] = sum == 0.0f ? 0.0f : 1.0f / sum;
   }
 };
 

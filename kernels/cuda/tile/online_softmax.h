@@ -84,19 +84,52 @@ ATTENTION_DEVICE void ScaleRow(float (&o)[kBlocks][4], int half, float factor) {
   }
 }
 
-// Scores become weights, and are added to the row's sum.
-template <int kBlocks>
-ATTENTION_DEVICE void Exponentiate(float (&s)[kBlocks][4], int half, float unit, float max,
-                                   float& sum) {
-  const float shift = -OriginOf(max) * unit;
+// Rows whose maximum is less than this, as an exponent of 2, are near: their exponents are one
+// fused multiply-add, relative to the maximum's product as it was rounded, by at most 2^-15. Where
+// a maximum rises between two tiles their weights differ by twice that from what they should be, a
+// tenth of what rounding them to 16 bits does. Far ones subtract first, which is right for every
+// finite score: of 2^31 and more the rounded product would be off by more than an exponent can be.
+inline constexpr float kNearExponents = 1024.0f;
+ATTENTION_DEVICE bool IsNear(float shift) {
+  return shift < kNearExponents && -shift < kNearExponents;
+}
+
+// `exponent_of(half, score)`.
+template <int kBlocks, typename ExponentOf>
+ATTENTION_DEVICE void ReplaceByPowers(float (&s)[kBlocks][4], const ExponentOf& exponent_of,
+                                      float (&sum)[2]) {
 #pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
+  for (int half = 0; half < 2; ++half) {
 #pragma unroll
-    for (int i = 2 * half; i < 2 * half + 2; ++i) {
-      s[block][i] = Exp2Fast(Fma(s[block][i], unit, shift));
-      sum += s[block][i];
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        s[block][i] = Exp2Fast(exponent_of(half, s[block][i]));
+        sum[half] += s[block][i];
+      }
     }
   }
+}
+
+// Scores become weights, and are added to the rows' sums. A row's own maximum alone decides about
+// its bits; the warp only skips a choice that all of its rows make alike.
+template <int kBlocks>
+ATTENTION_DEVICE void Exponentiate(float (&s)[kBlocks][4], float unit, const float (&max)[2],
+                                   float (&sum)[2]) {
+  const float origin[2] = {OriginOf(max[0]), OriginOf(max[1])};
+  const float shift[2] = {-origin[0] * unit, -origin[1] * unit};
+  const bool is_near[2] = {IsNear(shift[0]), IsNear(shift[1])};
+  if (!AnyOfWarp(!is_near[0] || !is_near[1])) {
+    ReplaceByPowers(
+        s, [&](int half, float score) { return Fma(score, unit, shift[half]); }, sum);
+    return;
+  }
+  ReplaceByPowers(
+      s,
+      [&](int half, float score) {
+        return is_near[half] ? Fma(score, unit, shift[half]) : (score - origin[half]) * unit;
+      },
+      sum);
 }
 
 // The lanes' sums of a row's columns, added.

@@ -39,6 +39,17 @@ ATTENTION_DEVICE bool HasModifiers(const DeviceTask& task) {
   return task.soft_cap > 0 || task.alibi_slopes != nullptr || task.bias != nullptr;
 }
 
+// a + b, but the largest or smallest number where finite ones add up to more than float32 holds: a
+// bias of -FLT_MAX masks nothing by itself. `b` is finite if `factor`, of which it was made, is.
+ATTENTION_DEVICE float SaturatedSum(float a, float b, float factor) {
+  constexpr std::uint32_t kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
+  const float sum = a + b;
+  const bool are_finite =
+      (BitsOf(a) & kMagnitude) < kInfinity && (BitsOf(factor) & kMagnitude) < kInfinity;
+  const float most = FloatOf(kInfinity - 1);
+  return are_finite ? Min(Max(sum, -most), most) : sum;
+}
+
 // The score of a visible key. `scaled` is softmax_scale * <q, k>.
 ATTENTION_DEVICE float ModifiedScore(const DeviceTask& task, const ScoreRow& row, int key,
                                      float scaled) {
@@ -46,10 +57,13 @@ ATTENTION_DEVICE float ModifiedScore(const DeviceTask& task, const ScoreRow& row
   if (task.soft_cap > 0) score = task.soft_cap * Tanh(score / task.soft_cap);
   if (task.alibi_slopes != nullptr) {
     const auto distance = static_cast<float>(key - (task.first_query_position + row.query));
-    score += task.alibi_slopes[row.head] * distance;
+    const float slope = task.alibi_slopes[row.head];
+    score = SaturatedSum(score, slope * distance, slope);
   }
   if (task.bias != nullptr) {
-    score += ElementToFloat(task.bias, task.bias_dtype, IndexIn(task.bias_strides, row, key));
+    const float bias =
+        ElementToFloat(task.bias, task.bias_dtype, IndexIn(task.bias_strides, row, key));
+    score = SaturatedSum(score, bias, bias);
   }
   return score;
 }
