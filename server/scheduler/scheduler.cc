@@ -1,6 +1,7 @@
 #include "server/scheduler/scheduler.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "server/base/contain_exceptions.h"
@@ -234,8 +235,13 @@ void Scheduler::WorkerLoop() {
 }
 
 Decision Scheduler::TakeNext() {
-  Decision decision = queue_.Next(clock_.Now());
   is_running_ = true;
+  Decision decision;
+  try {
+    decision = queue_.Next(clock_.Now());
+  } catch (const std::bad_alloc&) {
+    // Nothing to run; EndRun has it tried again.
+  }
   running_work_ = WorkOf(decision);
   should_yield_.store(queue_.HasRival(), std::memory_order_relaxed);
   return decision;
