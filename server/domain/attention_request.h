@@ -56,7 +56,9 @@ struct SessionStep {
   std::optional<PlaneShape> bias_shape;
   std::optional<PlaneShape> mask_shape;
   bool wants_column_sums = false;
-  std::int64_t max_column_sum_bytes = 0;
+  std::int64_t max_column_sum_bytes = 0;  // that the request was charged for
+
+  absl::Duration work;  // its part of the request's; zero: as large as the others'
 };
 
 // Rows that are projected before a request's attention, which reads the result, or after it.

@@ -7,6 +7,19 @@
 
 namespace attention::server {
 
+namespace {
+
+// Rows of a step as pieces, the first of which is row `begin_row`.
+void AddPieces(const RowsView& rows, std::span<const RowsPiece> pieces, std::int64_t begin_row,
+               std::vector<RowsPiece>& joined) {
+  if (pieces.empty()) joined.push_back({begin_row, rows});
+  for (const RowsPiece& piece : pieces) {
+    joined.push_back({begin_row + piece.begin_row, piece.rows});
+  }
+}
+
+}  // namespace
+
 absl::Status BatchAssembly::CheckTask(const AttentionTask& task) const {
   ATTENTION_RETURN_IF_ERROR(ValidateTask(task));
   return backend_.Supports(task.params);
@@ -112,28 +125,43 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   return absl::OkStatus();
 }
 
-std::vector<std::vector<KvAppendTask>> BatchAssembly::AppendWaves() const {
-  std::vector<std::vector<KvAppendTask>> waves;
-  std::set<std::pair<const KvCache*, int>> in_wave;
+std::vector<KvAppendTask> BatchAssembly::Appends() {
+  struct Place {
+    std::size_t task;
+    RowsOfSteps* joined;  // null: of one step
+  };
+  std::vector<KvAppendTask> tasks;
+  std::map<std::pair<const KvCache*, int>, Place> places;
   for (const Append& append : appends_) {
-    const int layer = append.step->layer;
-    const bool is_new = in_wave.emplace(append.cache, layer).second;
-    if (!is_new || waves.empty()) {
-      waves.emplace_back();
-      in_wave = {{append.cache, layer}};
+    const SessionStep& step = *append.step;
+    const auto [it, is_first] =
+        places.try_emplace({append.cache, step.layer}, Place{tasks.size(), nullptr});
+    if (is_first) {
+      KvAppendTask& task = tasks.emplace_back();
+      task.geometry = append.cache->geometry();
+      task.destination = append.cache->View(step.layer);
+      task.position = append.position;
+      task.num_tokens = step.num_tokens;
+      task.k = step.k;
+      task.v = step.v;
+      task.k_pieces = step.k_pieces;
+      task.v_pieces = step.v_pieces;
+      continue;
     }
-    KvAppendTask task;
-    task.geometry = append.cache->geometry();
-    task.destination = append.cache->View(layer);
-    task.position = append.position;
-    task.num_tokens = append.step->num_tokens;
-    task.k = append.step->k;
-    task.v = append.step->v;
-    task.k_pieces = append.step->k_pieces;
-    task.v_pieces = append.step->v_pieces;
-    waves.back().push_back(task);
+    KvAppendTask& task = tasks[it->second.task];
+    RowsOfSteps*& joined = it->second.joined;
+    if (joined == nullptr) {
+      joined = &joined_.emplace_back();
+      AddPieces(task.k, task.k_pieces, 0, joined->k);
+      AddPieces(task.v, task.v_pieces, 0, joined->v);
+    }
+    AddPieces(step.k, step.k_pieces, task.num_tokens, joined->k);
+    AddPieces(step.v, step.v_pieces, task.num_tokens, joined->v);
+    task.num_tokens += step.num_tokens;
+    task.k_pieces = joined->k;
+    task.v_pieces = joined->v;
   }
-  return waves;
+  return tasks;
 }
 
 std::vector<AttentionTask> BatchAssembly::Tasks() {

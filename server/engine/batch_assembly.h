@@ -4,8 +4,9 @@
 // Used by one worker thread; lives for one batch.
 #pragma once
 
+#include <deque>
+#include <map>
 #include <memory>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -32,8 +33,9 @@ class BatchAssembly {
   // steps.
   void Add(AttentionRequest& request, AttentionResult& result);
 
-  // Rows to write, in waves: the tasks of a wave touch different pages, and waves run in order.
-  std::vector<std::vector<KvAppendTask>> AppendWaves() const;
+  // Rows to write, one task for each layer of a cache: what several steps append to it follows each
+  // other. The tasks refer to steps and to the assembly. Once.
+  std::vector<KvAppendTask> Appends();
 
   // Attention over the caches as they will be after the appends. Views are valid until the next
   // batch.
@@ -53,6 +55,10 @@ class BatchAssembly {
     KvCache* cache;
     const SessionStep* step;
     std::int64_t position;
+  };
+  struct RowsOfSteps {
+    std::vector<RowsPiece> k;
+    std::vector<RowsPiece> v;
   };
   struct Attend {
     const SessionStep* step;  // null: a stateless task
@@ -82,6 +88,7 @@ class BatchAssembly {
   Spiller* const spiller_;
   std::vector<std::shared_ptr<KvCache>> held_;  // by the spiller
   std::vector<Append> appends_;
+  std::deque<RowsOfSteps> joined_;  // rows that several steps append to a layer; places stay
   std::vector<Attend> attends_;
   std::vector<WeightsTask> weights_;
   std::vector<ProjectionTask> inputs_;

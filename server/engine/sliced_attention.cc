@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "kernels/api/append_range.h"
 #include "server/base/status_macros.h"
+#include "server/domain/computed_share.h"
 
 namespace attention::server {
 namespace {
@@ -43,6 +44,7 @@ SlicedAttention::SlicedAttention(AttentionBackend& backend, const Clock& clock,
 SlicedAttention::~SlicedAttention() = default;
 
 double SlicedAttention::progress() const {
+  if (computed_.has_value()) return *computed_;
   if (!is_prepared_) return 0;
   double attended = has_attended_ ? 1 : 0;  // share of the attention that is done
   if (!has_attended_ && plan_ != nullptr) {
@@ -58,9 +60,11 @@ double SlicedAttention::progress() const {
 
 bool SlicedAttention::RunSlice(const std::atomic<bool>& should_yield) {
   const absl::Time begin = clock_.Now();
+  const double progress_before = progress();
   const absl::StatusOr<RunState> state = ContainExceptions([&] { return Advance(should_yield); });
   result_.timing.compute += clock_.Now() - begin;
   if (state.ok() && *state == RunState::kYielded) return false;
+  computed_ = state.ok() ? ComputedShare(*request_, result_) : progress_before;
   Conclude(state.status());
   if (finisher_) {
     finisher_(state.status(), std::move(request_), std::move(result_));
@@ -90,9 +94,7 @@ absl::Status SlicedAttention::Prepare() {
   is_prepared_ = true;
   const absl::Time begin = clock_.Now();
   assembly_.Add(*request_, result_);
-  for (const std::vector<KvAppendTask>& wave : assembly_.AppendWaves()) {
-    appends_.insert(appends_.end(), wave.begin(), wave.end());
-  }
+  appends_ = assembly_.Appends();
   inputs_.emplace(backend_.projections(), assembly_.inputs());
   outputs_.emplace(backend_.projections(), assembly_.outputs());
   result_.timing.batch_formation = clock_.Now() - begin;
@@ -156,7 +158,8 @@ void SlicedAttention::Conclude(const absl::Status& status) {
     if (result_.status.ok()) result_.status = status;
   } else {
     metrics_.tokens_appended.Add(assembly_.tokens_appended());
-    metrics_.flops.Add(static_cast<std::int64_t>(request_->flops));
+    metrics_.flops.Add(
+        static_cast<std::int64_t>(ComputedShare(*request_, result_) * request_->flops));
   }
   result_.timing.computed = clock_.Now();
   metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(result_.timing.queue));

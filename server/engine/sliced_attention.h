@@ -59,6 +59,7 @@ class SlicedAttention final : public SlicedRequest {
   const absl::Time taken_;
   const Finisher finisher_;
 
+  std::optional<double> computed_;  // of the request's work, when it is done
   bool is_prepared_ = false;
   std::optional<SlicedProjection> inputs_;
   std::optional<SlicedProjection> outputs_;

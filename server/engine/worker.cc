@@ -4,6 +4,7 @@
 
 #include "kernels/base/cpu_affinity.h"
 #include "server/base/status_macros.h"
+#include "server/domain/computed_share.h"
 #include "server/engine/contained.h"
 #include "server/engine/sliced_attention.h"
 
@@ -13,11 +14,15 @@ void Worker::BeginThread() {
   if (options_.cpu.has_value()) PinThisThread(*options_.cpu);
 }
 
-void Worker::Execute(Batch batch) {
+std::vector<double> Worker::Execute(Batch batch) {
   std::vector<AttentionResult> results;
+  std::vector<double> computed;
   RequestTiming timing;
   timing.batch_size = static_cast<int>(batch.requests.size());
-  const absl::Status status = ContainExceptions([&] { return RunBatch(batch, results, timing); });
+  const absl::Status status = ContainExceptions([&] {
+    computed.resize(batch.requests.size());
+    return RunBatch(batch, results, timing);
+  });
   timing.computed = clock_.Now();
   metrics_.batch_formation_seconds.Observe(absl::ToDoubleSeconds(timing.batch_formation));
   metrics_.compute_seconds.Observe(absl::ToDoubleSeconds(timing.compute));
@@ -28,10 +33,13 @@ void Worker::Execute(Batch batch) {
     if (result.status.ok()) result.status = status;
     result.timing = timing;
     result.timing.queue = batch.taken - batch.requests[i]->arrival;
+    const double share = ComputedShare(*batch.requests[i], result);
+    if (i < computed.size()) computed[i] = share;
     metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(result.timing.queue));
-    metrics_.flops.Add(static_cast<std::int64_t>(batch.requests[i]->flops));
+    metrics_.flops.Add(static_cast<std::int64_t>(share * batch.requests[i]->flops));
     Finish(status, std::move(batch.requests[i]), std::move(result));
   }
+  return computed;
 }
 
 absl::Status Worker::RunBatch(Batch& batch, std::vector<AttentionResult>& results,
@@ -96,16 +104,14 @@ absl::Status Worker::Project(const std::vector<ProjectionTask>& tasks) {
 
 absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {
   const absl::Time planning = clock_.Now();
-  std::vector<std::vector<KvAppendTask>> waves = assembly.AppendWaves();
+  const std::vector<KvAppendTask> appends = assembly.Appends();
   std::vector<AttentionTask> tasks = assembly.Tasks();
   ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<AttentionPlan> plan, backend_.Plan(tasks));
 
   const absl::Time computing = clock_.Now();
   timing.batch_formation += computing - planning;
   ATTENTION_RETURN_IF_ERROR(Project(assembly.inputs()));
-  for (const std::vector<KvAppendTask>& wave : waves) {
-    ATTENTION_RETURN_IF_ERROR(backend_.AppendKv(wave));
-  }
+  if (!appends.empty()) ATTENTION_RETURN_IF_ERROR(backend_.AppendKv(appends));
   ATTENTION_RETURN_IF_ERROR(backend_.Run(*plan));
   for (const WeightsTask& task : assembly.weights()) {
     ATTENTION_RETURN_IF_ERROR(backend_.RunWeights(task));

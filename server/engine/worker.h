@@ -38,7 +38,7 @@ class Worker final : public BatchExecutor {
 
   // A failure of the backend fails the batch: its appends are taken back and every request
   // completes with the error. The next batch starts clean.
-  void Execute(Batch batch) override;
+  std::vector<double> Execute(Batch batch) override;
 
   bool needs_recovery() const override { return !failure_.ok(); }
   void Recover() override;

@@ -25,7 +25,8 @@ class SlicedRequest {
   virtual ~SlicedRequest() = default;
 
   virtual const AttentionRequest& request() const = 0;
-  // Of the request's work, 0 to 1; grows with every slice.
+  // Of the request's work, 0 to 1; grows with every slice. When it is done: what was computed of
+  // it, without what failed.
   virtual double progress() const = 0;
 
   // Goes on until done, or, after one unit of work at the least, until `should_yield` is set by
@@ -45,8 +46,9 @@ class BatchExecutor {
   virtual void BeginThread() {}
 
   // Computes the batch and completes each of its requests exactly once: before returning, or, when
-  // the device has failed, in Recover.
-  virtual void Execute(Batch batch) = 0;
+  // the device has failed, in Recover. Returns the share of each one's work that was computed, 0 to
+  // 1: none of what failed. It may lack the last ones when memory is out; nothing counts for them.
+  virtual std::vector<double> Execute(Batch batch) = 0;
 
   // Whether the device has failed, so that Recover must come before anything else.
   virtual bool needs_recovery() const { return false; }

@@ -105,8 +105,8 @@ absl::Status Scheduler::Admit(std::unique_ptr<AttentionRequest>& request,
   return absl::OkStatus();
 }
 
-QueueView Scheduler::ViewOf(const std::string& tenant) const {
-  return {queue_.load(), queue_.load(tenant), queue_.ShareOf(tenant), work_rate_};
+QueueView Scheduler::ViewOf(const std::string& tenant, absl::Time now) const {
+  return {queue_.load(), queue_.load(tenant, now), queue_.ShareOf(tenant, now), work_rate_};
 }
 
 absl::Status Scheduler::CheckRoomFor(const Newcomer& newcomer,
@@ -118,10 +118,13 @@ absl::Status Scheduler::CheckRoomFor(const Newcomer& newcomer,
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
   // Who is first in his tenant's queue does not wait for what is in it.
+  const bool is_first =
+      newcomer.priority == Priority::kHigh && !queue_.IsShared(newcomer.tenant, now);
   const absl::Duration until_deadline =
-      newcomer.priority == Priority::kHigh ? absl::InfiniteDuration() : newcomer.deadline - now;
+      is_first ? absl::InfiniteDuration() : newcomer.deadline - now;
   const auto check = [&] {
-    return CheckAdmission(ViewOf(newcomer.tenant), limits_.queue, newcomer.bytes, until_deadline);
+    return CheckAdmission(ViewOf(newcomer.tenant, now), limits_.queue, newcomer.bytes,
+                          until_deadline);
   };
   absl::Status status = check();
   if (!status.ok()) {
@@ -161,6 +164,11 @@ bool Scheduler::AwaitIdle(absl::Time deadline) {
 QueueLoad Scheduler::load() const {
   MutexLock lock(&mutex_);
   return queue_.load();
+}
+
+std::int64_t Scheduler::NumWaiting(const std::string& tenant) const {
+  MutexLock lock(&mutex_);
+  return queue_.NumWaiting(tenant);
 }
 
 absl::Duration Scheduler::outstanding_work() const {
@@ -272,21 +280,21 @@ void Scheduler::RunDecision(Decision decision) {
     metrics_.dropped[static_cast<int>(entry.reason)].Add();
     entry.request->Abandon(DropStatus(entry.reason));
   }
-  const absl::Duration work = WorkOf(decision);
   if (decision.long_request != nullptr) {
     metrics_.batch_requests.Observe(1);
     decision.sliced = executor_.BeginSliced(std::move(decision.long_request), clock_.Now());
   }
   if (decision.sliced != nullptr) return RunSlice(std::move(decision.sliced));
-  if (!decision.batch.empty()) RunBatch(std::move(decision.batch), work);
+  if (!decision.batch.empty()) RunBatch(std::move(decision.batch));
 }
 
-void Scheduler::RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests,
-                         absl::Duration work) {
+void Scheduler::RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests) {
   const absl::Time taken = clock_.Now();
   metrics_.batch_requests.Observe(static_cast<double>(requests.size()));
-  executor_.Execute({std::move(requests), taken});
-  RecordRate(work, clock_.Now() - taken);
+  const std::vector<double> computed = executor_.Execute({std::move(requests), taken});
+  const absl::Duration elapsed = clock_.Now() - taken;
+  MutexLock lock(&mutex_);
+  RecordRate(queue_.EndBatch(computed), elapsed);
 }
 
 void Scheduler::RunSlice(std::unique_ptr<SlicedRequest> sliced) {
@@ -294,10 +302,12 @@ void Scheduler::RunSlice(std::unique_ptr<SlicedRequest> sliced) {
   const absl::Duration work = sliced->request().work;
   const double progress = sliced->progress();
   const bool is_done = sliced->RunSlice(should_yield_);
-  RecordRate(work * ((is_done ? 1 : sliced->progress()) - progress), clock_.Now() - begin);
+  const absl::Duration elapsed = clock_.Now() - begin;
+  const double computed = sliced->progress();
   if (is_done) sliced.reset();
   MutexLock lock(&mutex_);
-  queue_.EndSlice(std::move(sliced));
+  RecordRate(work * (computed - progress), elapsed);
+  queue_.EndSlice(std::move(sliced), computed);
 }
 
 void Scheduler::CompleteDropped(std::vector<DroppedRequest> dropped) {
@@ -313,10 +323,10 @@ void Scheduler::RecordRate(absl::Duration work, absl::Duration elapsed) {
   // An average that forgets over a second of computing follows a change of load, and weighs a batch
   // by its length.
   constexpr absl::Duration kMemory = absl::Seconds(1);
+  if (work <= absl::ZeroDuration()) return;
   elapsed = std::max(elapsed, absl::Microseconds(1));
   const double rate = absl::FDivDuration(work, elapsed);
   const double weight = std::min(1.0, absl::FDivDuration(elapsed, kMemory));
-  MutexLock lock(&mutex_);
   work_rate_ = work_rate_ == 0 ? rate : (1 - weight) * work_rate_ + weight * rate;
 }
 

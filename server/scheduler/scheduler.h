@@ -84,6 +84,8 @@ class Scheduler {
   void Stop();
 
   QueueLoad load() const;
+  // Requests of the tenant that wait.
+  std::int64_t NumWaiting(const std::string& tenant) const;
   // Estimated, of what is queued or being computed.
   absl::Duration outstanding_work() const;
 
@@ -94,7 +96,7 @@ class Scheduler {
   Decision TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run(Decision decision);
   void RunDecision(Decision decision);
-  void RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests, absl::Duration work);
+  void RunBatch(std::vector<std::unique_ptr<AttentionRequest>> requests);
   void RunSlice(std::unique_ptr<SlicedRequest> sliced);
   void EndRun() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -102,10 +104,13 @@ class Scheduler {
                      std::vector<DroppedRequest>& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckRoomFor(const Newcomer& newcomer, std::vector<DroppedRequest>& dropped)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  QueueView ViewOf(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  QueueView ViewOf(const std::string& tenant, absl::Time now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake(Start start) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CompleteDropped(std::vector<DroppedRequest> dropped);
-  void RecordRate(absl::Duration work, absl::Duration elapsed);
+  // `work`: what was computed, which is not what had been estimated when some of it failed.
+  void RecordRate(absl::Duration work, absl::Duration elapsed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return queue_.empty() && !is_running_;
   }

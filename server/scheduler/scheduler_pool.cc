@@ -16,19 +16,21 @@ struct Part {
   std::vector<std::size_t> indices;  // of its steps in the whole
 };
 
+// Where a step of the whole went.
+struct Place {
+  Part* part = nullptr;
+  int step = 0;
+};
+
 // Gives each projection to the part that has its step.
 void CutProjections(const std::vector<RequestProjection>& whole,
                     std::vector<RequestProjection> AttentionRequest::*projections,
-                    std::map<int, Part>& parts) {
-  for (auto& [device, part] : parts) {
-    for (const RequestProjection& projection : whole) {
-      const auto index = std::find(part.indices.begin(), part.indices.end(),
-                                   static_cast<std::size_t>(projection.step));
-      if (index == part.indices.end()) continue;
-      (part.request.get()->*projections).push_back(projection);
-      (part.request.get()->*projections).back().step =
-          static_cast<int>(index - part.indices.begin());
-    }
+                    const std::vector<Place>& places) {
+  for (const RequestProjection& projection : whole) {
+    const Place& place = places[static_cast<std::size_t>(projection.step)];
+    std::vector<RequestProjection>& of_part = place.part->request.get()->*projections;
+    of_part.push_back(projection);
+    of_part.back().step = place.step;
   }
 }
 
@@ -36,6 +38,7 @@ void CutProjections(const std::vector<RequestProjection>& whole,
 std::map<int, Part> Cut(AttentionRequest& whole) {
   const auto num_steps = static_cast<double>(whole.steps.size());
   std::map<int, Part> parts;
+  std::vector<Place> places;
   for (std::size_t i = 0; i < whole.steps.size(); ++i) {
     Part& part = parts[whole.steps[i].device];
     if (part.request == nullptr) {
@@ -47,11 +50,12 @@ std::map<int, Part> Cut(AttentionRequest& whole) {
       part.request->is_cancelled = whole.is_cancelled;
       part.request->projections_owner = whole.projections_owner;
     }
+    places.push_back({&part, static_cast<int>(part.indices.size())});
     part.request->steps.push_back(std::move(whole.steps[i]));
     part.indices.push_back(i);
   }
-  CutProjections(whole.inputs, &AttentionRequest::inputs, parts);
-  CutProjections(whole.outputs, &AttentionRequest::outputs, parts);
+  CutProjections(whole.inputs, &AttentionRequest::inputs, places);
+  CutProjections(whole.outputs, &AttentionRequest::outputs, places);
   for (auto& [device, part] : parts) {
     const double share = static_cast<double>(part.indices.size()) / num_steps;
     part.request->work = whole.work * share;
@@ -181,6 +185,12 @@ bool SchedulerPool::AwaitIdle(absl::Time deadline) {
 
 void SchedulerPool::Stop() {
   for (const auto& scheduler : schedulers_) scheduler->Stop();
+}
+
+std::int64_t SchedulerPool::NumWaiting(const std::string& tenant) const {
+  std::int64_t sum = 0;
+  for (const auto& scheduler : schedulers_) sum += scheduler->NumWaiting(tenant);
+  return sum;
 }
 
 QueueLoad SchedulerPool::load() const {

@@ -7,7 +7,9 @@
 // Thread-safety: all methods.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -39,6 +41,8 @@ class SchedulerPool {
   // Of all devices, and of one.
   QueueLoad load() const;
   QueueLoad load(int device) const { return schedulers_[device]->load(); }
+  // Requests of the tenant that wait for any device.
+  std::int64_t NumWaiting(const std::string& tenant) const;
 
  private:
   Scheduler& LeastBusy() const;

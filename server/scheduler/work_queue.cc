@@ -22,32 +22,43 @@ bool IsDead(const AttentionRequest& request, absl::Time now, DropReason* reason)
 // --- Queueing
 // -------------------------------------------------------------------------------------
 
-double WorkQueue::WeightOf(const std::string& tenant) const {
-  const auto it = policy_.tenant_weights.find(tenant);
-  return it == policy_.tenant_weights.end() ? 1 : it->second;
-}
-
-WorkQueue::Tenant& WorkQueue::Activate(const std::string& name) {
-  const auto [it, is_new] = tenants_.try_emplace(name);
-  Tenant& tenant = it->second;
-  if (is_new) tenant.weight = WeightOf(name);
+TenantQueue& WorkQueue::Activate(const AttentionRequest& request) {
+  TenantQueue& tenant = tenants_.Join(request.tenant, request.arrival);
   if (!tenant.HasWork()) tenant.virtual_time = std::max(tenant.virtual_time, virtual_now_);
+  if (!tenant.is_active) {
+    tenant.is_active = true;
+    active_.push_back(&tenant);
+    active_weight_ += tenant.weight;
+  }
   return tenant;
 }
 
-absl::Time WorkQueue::DueOf(const AttentionRequest& request) const {
-  return request.arrival + static_cast<int>(request.priority) * policy_.priority_head_start;
+void WorkQueue::DeactivateIdle() {
+  std::erase_if(active_, [this](TenantQueue* tenant) {
+    if (tenant->HasWork()) return false;
+    tenant->is_active = false;
+    active_weight_ -= tenant->weight;
+    return true;
+  });
+  if (active_.empty()) active_weight_ = 0;  // of rounding, too
+  if (empty()) virtual_now_ = std::max(virtual_now_, furthest_);
 }
 
-void WorkQueue::Insert(Requests& lane, std::unique_ptr<AttentionRequest> request) const {
-  const absl::Time due = DueOf(*request);
+absl::Time WorkQueue::DueOf(const TenantQueue& tenant, const AttentionRequest& request) const {
+  const Priority priority = tenant.is_shared ? Priority::kNormal : request.priority;
+  return request.arrival + static_cast<int>(priority) * policy_.priority_head_start;
+}
+
+void WorkQueue::Insert(const TenantQueue& tenant, Requests& lane,
+                       std::unique_ptr<AttentionRequest> request) const {
+  const absl::Time due = DueOf(tenant, *request);
   auto place = lane.end();
-  while (place != lane.begin() && DueOf(**std::prev(place)) > due) --place;
+  while (place != lane.begin() && DueOf(tenant, **std::prev(place)) > due) --place;
   lane.insert(place, std::move(request));
 }
 
 void WorkQueue::Add(std::unique_ptr<AttentionRequest> request) {
-  Tenant& tenant = Activate(request->tenant);
+  TenantQueue& tenant = Activate(*request);
   for (QueueLoad* load : {&load_, &tenant.load}) {
     ++load->requests;
     load->bytes += request->bytes;
@@ -59,55 +70,59 @@ void WorkQueue::Add(std::unique_ptr<AttentionRequest> request) {
   // A lane that was idle goes on from the other's time.
   if (is_long) {
     if (!tenant.HasLong()) tenant.long_time = std::max(tenant.long_time, tenant.short_time);
-    Insert(tenant.long_lane, std::move(request));
+    Insert(tenant, tenant.long_lane, std::move(request));
   } else {
     const bool is_beside_long = !tenant.HasShort() && tenant.HasLong();
     if (is_beside_long) tenant.short_time = std::max(tenant.short_time, tenant.long_time);
-    Insert(tenant.short_lane, std::move(request));
+    Insert(tenant, tenant.short_lane, std::move(request));
   }
 }
 
-QueueLoad WorkQueue::load(const std::string& tenant) const {
-  const auto it = tenants_.find(tenant);
-  return it == tenants_.end() ? QueueLoad{} : it->second.load;
+QueueLoad WorkQueue::load(const std::string& name, absl::Time now) const {
+  const TenantQueue* tenant = tenants_.Find(name, now);
+  return tenant == nullptr ? QueueLoad{} : tenant->load;
 }
 
-double WorkQueue::ShareOf(const std::string& name) const {
-  const double own = WeightOf(name);
-  double sum = own;
-  for (const auto& [other, tenant] : tenants_) {
-    if (other != name && tenant.HasWork()) sum += tenant.weight;
-  }
-  return own / sum;
+double WorkQueue::ShareOf(const std::string& name, absl::Time now) const {
+  const TenantQueue* tenant = tenants_.Find(name, now);
+  const double own = tenant == nullptr ? tenants_.WeightOf(name) : tenant->weight;
+  const bool is_counted = tenant != nullptr && tenant->is_active;
+  return own / (active_weight_ + (is_counted ? 0 : own));
+}
+
+bool WorkQueue::IsShared(const std::string& name, absl::Time now) const {
+  const TenantQueue* tenant = tenants_.Find(name, now);
+  return tenant != nullptr && tenant->is_shared;
 }
 
 // --- Deciding
 // -------------------------------------------------------------------------------------
 
-bool WorkQueue::CanRunLong(const Tenant& tenant) const {
+bool WorkQueue::CanRunLong(const TenantQueue& tenant) const {
   if (tenant.in_progress.has_value()) return true;
   return !tenant.long_lane.empty() && order_.MayBeginLong(LayersOf(*tenant.long_lane.front()));
 }
 
-bool WorkQueue::PrefersLong(const Tenant& tenant) const {
+bool WorkQueue::PrefersLong(const TenantQueue& tenant) const {
   return CanRunLong(tenant) && (!tenant.HasShort() || tenant.long_time < tenant.short_time);
 }
 
 template <typename Predicate>
-WorkQueue::Tenant* WorkQueue::FurthestBehind(Predicate has_work) {
-  Tenant* least = nullptr;
-  for (auto& [name, tenant] : tenants_) {
-    if (!has_work(tenant)) continue;
-    if (least == nullptr || tenant.virtual_time < least->virtual_time) least = &tenant;
+TenantQueue* WorkQueue::FurthestBehind(Predicate has_work) {
+  TenantQueue* least = nullptr;
+  for (TenantQueue* tenant : active_) {
+    if (!has_work(*tenant)) continue;
+    if (least == nullptr || tenant->virtual_time < least->virtual_time) least = tenant;
   }
   return least;
 }
 
 Decision WorkQueue::Next(absl::Time now) {
   Decision decision;
+  if (!running_.empty()) EndBatch({});  // whoever ran it did not come back
   DropDead(now, decision);
-  Tenant* next = FurthestBehind(
-      [this](const Tenant& tenant) { return tenant.HasShort() || CanRunLong(tenant); });
+  TenantQueue* next = FurthestBehind(
+      [this](const TenantQueue& tenant) { return tenant.HasShort() || CanRunLong(tenant); });
   if (next != nullptr) {
     if (PrefersLong(*next)) {
       TakeLong(*next, decision);
@@ -115,14 +130,15 @@ Decision WorkQueue::Next(absl::Time now) {
       TakeBatch(now, decision);
     }
   }
-  ForgetIdleTenants();
+  DeactivateIdle();
   return decision;
 }
 
-void WorkQueue::Charge(Tenant& tenant, Lane lane, absl::Duration work) {
+void WorkQueue::Charge(TenantQueue& tenant, Lane lane, absl::Duration work) {
   const double seconds = absl::ToDoubleSeconds(work);
-  virtual_now_ = std::max(virtual_now_, tenant.virtual_time);
+  if (seconds > 0) virtual_now_ = std::max(virtual_now_, tenant.virtual_time);
   tenant.virtual_time += seconds / tenant.weight;
+  furthest_ = std::max(furthest_, tenant.virtual_time);
   if (lane == Lane::kShort) {
     tenant.short_time += seconds / (1 - policy_.long_share);
   } else {
@@ -130,7 +146,7 @@ void WorkQueue::Charge(Tenant& tenant, Lane lane, absl::Duration work) {
   }
 }
 
-void WorkQueue::CountTaken(Tenant& tenant, const AttentionRequest& request) {
+void WorkQueue::CountTaken(TenantQueue& tenant, const AttentionRequest& request) {
   for (QueueLoad* load : {&load_, &tenant.load}) {
     --load->requests;
     load->bytes -= request.bytes;
@@ -138,13 +154,20 @@ void WorkQueue::CountTaken(Tenant& tenant, const AttentionRequest& request) {
   }
 }
 
+void WorkQueue::CountGone(TenantQueue& tenant, const Requests& lane,
+                          const AttentionRequest& request) {
+  CountTaken(tenant, request);
+  tenants_.Leave(tenant, request.tenant);
+  order_.Remove(LayersOf(request), &lane == &tenant.long_lane);
+}
+
 absl::Duration WorkQueue::BatchBudget(absl::Time now) {
-  const auto has_short = [](const auto& entry) { return entry.second.HasShort(); };
-  const auto first = std::find_if(tenants_.begin(), tenants_.end(), has_short);
-  const bool is_shared = std::any_of(std::next(first), tenants_.end(), has_short);
-  const bool is_another = !batch_tenant_.empty() && first->first != batch_tenant_;
-  if (is_shared || is_another) contended_until_ = now + policy_.contention_memory;
-  batch_tenant_ = first->first;
+  const auto has_short = [](const TenantQueue* tenant) { return tenant->HasShort(); };
+  const auto first = std::find_if(active_.begin(), active_.end(), has_short);
+  const bool is_contended = std::any_of(std::next(first), active_.end(), has_short);
+  const bool is_another = batch_tenant_ != nullptr && *first != batch_tenant_;
+  if (is_contended || is_another) contended_until_ = now + policy_.contention_memory;
+  batch_tenant_ = *first;
   return now < contended_until_ ? std::min(policy_.max_batch_work, policy_.max_contended_batch_work)
                                 : policy_.max_batch_work;
 }
@@ -153,22 +176,37 @@ void WorkQueue::TakeBatch(absl::Time now, Decision& decision) {
   const absl::Duration budget = BatchBudget(now);
   absl::Duration work;
   while (static_cast<std::int64_t>(decision.batch.size()) < policy_.max_batch_requests) {
-    Tenant* tenant = FurthestBehind([](const Tenant& candidate) { return candidate.HasShort(); });
+    TenantQueue* tenant =
+        FurthestBehind([](const TenantQueue& candidate) { return candidate.HasShort(); });
     if (tenant == nullptr) return;
     std::unique_ptr<AttentionRequest>& front = tenant->short_lane.front();
     const absl::Duration charged = front->work;
     if (!decision.batch.empty() && work + charged > budget) return;
     work += charged;
     Charge(*tenant, Lane::kShort, charged);
-    CountTaken(*tenant, *front);
-    order_.Remove(LayersOf(*front), /*is_long=*/false);
+    CountGone(*tenant, tenant->short_lane, *front);
+    running_.emplace_back(tenant, charged);
+    ++tenant->num_running;
     decision.batch.push_back(std::move(front));
     tenant->short_lane.pop_front();
     DropDeadFronts(*tenant, now, decision);
   }
 }
 
-void WorkQueue::TakeLong(Tenant& tenant, Decision& decision) {
+absl::Duration WorkQueue::EndBatch(const std::vector<double>& computed) {
+  absl::Duration sum;
+  for (std::size_t i = 0; i < running_.size(); ++i) {
+    const auto [tenant, work] = running_[i];
+    const double share = i < computed.size() ? computed[i] : 0;
+    --tenant->num_running;
+    sum += share * work;
+    if (share < 1) Charge(*tenant, Lane::kShort, (share - 1) * work);
+  }
+  running_.clear();
+  return sum;
+}
+
+void WorkQueue::TakeLong(TenantQueue& tenant, Decision& decision) {
   sliced_tenant_ = &tenant;
   virtual_now_ = std::max(virtual_now_, tenant.virtual_time);
   if (tenant.in_progress.has_value()) {
@@ -176,7 +214,8 @@ void WorkQueue::TakeLong(Tenant& tenant, Decision& decision) {
     return;
   }
   std::unique_ptr<AttentionRequest>& front = tenant.long_lane.front();
-  tenant.in_progress = LongInProgress{nullptr, front->work, 0, front->bytes, LayersOf(*front)};
+  tenant.in_progress =
+      LongInProgress{front->tenant, nullptr, front->work, 0, front->bytes, LayersOf(*front)};
   ++num_in_progress_;
   CountTaken(tenant, *front);
   load_.bytes += front->bytes;
@@ -185,28 +224,28 @@ void WorkQueue::TakeLong(Tenant& tenant, Decision& decision) {
   tenant.long_lane.pop_front();
 }
 
-void WorkQueue::EndSlice(std::unique_ptr<SlicedRequest> sliced) {
-  Tenant& tenant = *std::exchange(sliced_tenant_, nullptr);
+void WorkQueue::EndSlice(std::unique_ptr<SlicedRequest> sliced, double progress) {
+  TenantQueue& tenant = *std::exchange(sliced_tenant_, nullptr);
   LongInProgress& in_progress = *tenant.in_progress;
-  const double progress = sliced == nullptr ? 1 : sliced->progress();
   Charge(tenant, Lane::kLong, (progress - in_progress.charged) * in_progress.work);
   in_progress.charged = progress;
   in_progress.sliced = std::move(sliced);
   if (in_progress.sliced == nullptr) EndLong(tenant);
+  DeactivateIdle();
 }
 
-void WorkQueue::EndLong(Tenant& tenant) {
+void WorkQueue::EndLong(TenantQueue& tenant) {
   load_.bytes -= tenant.in_progress->bytes;
   tenant.load.bytes -= tenant.in_progress->bytes;
   order_.Remove(tenant.in_progress->layers, /*is_long=*/true);
+  tenants_.Leave(tenant, tenant.in_progress->tenant);
   tenant.in_progress.reset();
   --num_in_progress_;
 }
 
 bool WorkQueue::HasRival() const {
-  return std::any_of(tenants_.begin(), tenants_.end(), [this](const auto& entry) {
-    const Tenant& tenant = entry.second;
-    return tenant.HasShort() || (&tenant != sliced_tenant_ && CanRunLong(tenant));
+  return std::any_of(active_.begin(), active_.end(), [this](const TenantQueue* tenant) {
+    return tenant->HasShort() || (tenant != sliced_tenant_ && CanRunLong(*tenant));
   });
 }
 
@@ -214,23 +253,22 @@ bool WorkQueue::HasRival() const {
 // -------------------------------------------------------------------------------------
 
 void WorkQueue::DropDead(absl::Time now, Decision& decision) {
-  for (auto& [name, tenant] : tenants_) {
+  for (TenantQueue* tenant : active_) {
     DropReason reason;
-    if (tenant.in_progress.has_value() &&
-        IsDead(tenant.in_progress->sliced->request(), now, &reason)) {
-      decision.abandoned.push_back({std::move(tenant.in_progress->sliced), reason});
-      EndLong(tenant);
+    if (tenant->in_progress.has_value() &&
+        IsDead(tenant->in_progress->sliced->request(), now, &reason)) {
+      decision.abandoned.push_back({std::move(tenant->in_progress->sliced), reason});
+      EndLong(*tenant);
     }
-    DropDeadFronts(tenant, now, decision);
+    DropDeadFronts(*tenant, now, decision);
   }
 }
 
-void WorkQueue::DropDeadFronts(Tenant& tenant, absl::Time now, Decision& decision) {
+void WorkQueue::DropDeadFronts(TenantQueue& tenant, absl::Time now, Decision& decision) {
   for (Requests* lane : {&tenant.short_lane, &tenant.long_lane}) {
     DropReason reason;
     while (!lane->empty() && IsDead(*lane->front(), now, &reason)) {
-      CountTaken(tenant, *lane->front());
-      order_.Remove(LayersOf(*lane->front()), lane == &tenant.long_lane);
+      CountGone(tenant, *lane, *lane->front());
       decision.dropped.push_back({std::move(lane->front()), reason});
       lane->pop_front();
     }
@@ -239,52 +277,45 @@ void WorkQueue::DropDeadFronts(Tenant& tenant, absl::Time now, Decision& decisio
 
 std::vector<DroppedRequest> WorkQueue::TakeDead(absl::Time now) {
   std::vector<DroppedRequest> dropped;
-  for (auto& [name, tenant] : tenants_) {
-    for (Requests* lane : {&tenant.short_lane, &tenant.long_lane}) {
-      std::erase_if(*lane, [&, &owner = tenant](std::unique_ptr<AttentionRequest>& request) {
+  for (TenantQueue* tenant : active_) {
+    for (Requests* lane : {&tenant->short_lane, &tenant->long_lane}) {
+      std::erase_if(*lane, [&, lane](std::unique_ptr<AttentionRequest>& request) {
         DropReason reason;
         if (!IsDead(*request, now, &reason)) return false;
-        CountTaken(owner, *request);
-        order_.Remove(LayersOf(*request), lane == &owner.long_lane);
+        CountGone(*tenant, *lane, *request);
         dropped.push_back({std::move(request), reason});
         return true;
       });
     }
   }
+  DeactivateIdle();
   return dropped;
 }
 
 std::vector<std::unique_ptr<AttentionRequest>> WorkQueue::TakeAll() {
   std::vector<std::unique_ptr<AttentionRequest>> requests;
-  for (auto& [name, tenant] : tenants_) {
-    for (Requests* lane : {&tenant.short_lane, &tenant.long_lane}) {
+  for (TenantQueue* tenant : active_) {
+    for (Requests* lane : {&tenant->short_lane, &tenant->long_lane}) {
       for (std::unique_ptr<AttentionRequest>& request : *lane) {
-        CountTaken(tenant, *request);
-        order_.Remove(LayersOf(*request), lane == &tenant.long_lane);
+        CountGone(*tenant, *lane, *request);
         requests.push_back(std::move(request));
       }
       lane->clear();
     }
   }
+  DeactivateIdle();
   return requests;
 }
 
 std::vector<std::unique_ptr<SlicedRequest>> WorkQueue::TakeAllSliced() {
   std::vector<std::unique_ptr<SlicedRequest>> all;
-  for (auto& [name, tenant] : tenants_) {
-    if (!tenant.in_progress.has_value() || tenant.in_progress->sliced == nullptr) continue;
-    all.push_back(std::move(tenant.in_progress->sliced));
-    EndLong(tenant);
+  for (TenantQueue* tenant : active_) {
+    if (!tenant->in_progress.has_value() || tenant->in_progress->sliced == nullptr) continue;
+    all.push_back(std::move(tenant->in_progress->sliced));
+    EndLong(*tenant);
   }
+  DeactivateIdle();
   return all;
-}
-
-// A tenant that is ahead of the present virtual time is remembered, so that it gains nothing by
-// leaving and coming back.
-void WorkQueue::ForgetIdleTenants() {
-  std::erase_if(tenants_, [this](const auto& entry) {
-    return !entry.second.HasWork() && (empty() || entry.second.virtual_time <= virtual_now_);
-  });
 }
 
 }  // namespace attention::server

@@ -4,8 +4,10 @@
 // Between tenants: start-time fair queueing (Goyal, Vin, Cheng 1996) over estimated work. A
 // tenant's virtual time advances by the work it is given, divided by its weight; who is furthest
 // behind is next. A tenant that was idle goes on from the present virtual time, so idleness earns
-// no credit. While several tenants have work, batches are shorter: a tenant whose callers are on
-// their way loses its turn until the batch without them ends.
+// no credit; when nobody has work, that is the furthest that anybody has come. What was charged and
+// then not computed is given back. While several tenants have work, batches are shorter: a tenant
+// whose callers are on their way loses its turn until the batch without them ends. Who counts as a
+// tenant is TenantTable's to say.
 //
 // Within a tenant: by priority and age. A request goes before one of the next lower priority that
 // arrived up to `priority_head_start` earlier, and behind all that have waited longer than that:
@@ -19,11 +21,9 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
-#include <map>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -31,6 +31,7 @@
 #include "server/domain/attention_request.h"
 #include "server/scheduler/batch_executor.h"
 #include "server/scheduler/step_order.h"
+#include "server/scheduler/tenant_table.h"
 
 namespace attention::server {
 
@@ -46,7 +47,7 @@ struct WorkPolicy {
   // within four times of its own.
   double long_share = 0.25;
   absl::Duration priority_head_start = absl::Seconds(1);
-  std::map<std::string, double> tenant_weights = {};  // 1 for who is not listed
+  TenantTable::Limits tenants = {};
 };
 
 struct DroppedRequest {
@@ -69,24 +70,21 @@ struct Decision {
   std::vector<AbandonedRequest> abandoned;
 };
 
-// What is queued, of everybody or of a tenant.
-struct QueueLoad {
-  std::int64_t requests = 0;
-  std::int64_t bytes = 0;  // with those of long requests in progress
-  absl::Duration work;
-};
-
 class WorkQueue {
  public:
-  explicit WorkQueue(const WorkPolicy& policy) : policy_(policy) {}
+  explicit WorkQueue(const WorkPolicy& policy) : policy_(policy), tenants_(policy.tenants) {}
 
   void Add(std::unique_ptr<AttentionRequest> request);
 
   Decision Next(absl::Time now);
 
-  // After a slice of the long request that Next gave last: `sliced` is null when it is done. To be
-  // called before Next is called again.
-  void EndSlice(std::unique_ptr<SlicedRequest> sliced);
+  // After the batch that Next gave last: the share of each request's work that was computed, 0 to
+  // 1. Returns the work of those shares. To be called before Next is called again.
+  absl::Duration EndBatch(const std::vector<double>& computed);
+
+  // After a slice of the long request that Next gave last: `sliced` is null when it is done, and
+  // `progress` is what was computed of it. To be called before Next is called again.
+  void EndSlice(std::unique_ptr<SlicedRequest> sliced, double progress);
 
   // Whether there is work that could run instead of the long request that Next gave last.
   bool HasRival() const;
@@ -102,66 +100,55 @@ class WorkQueue {
   bool empty() const { return load_.requests == 0 && num_in_progress_ == 0; }
   int num_in_progress() const { return num_in_progress_; }
   const QueueLoad& load() const { return load_; }
-  QueueLoad load(const std::string& tenant) const;
-  // Of the tenant's weight in the weights of all that have work, itself included.
-  double ShareOf(const std::string& tenant) const;
+  // Of the turn in which a request of the tenant that arrives now would wait.
+  QueueLoad load(const std::string& tenant, absl::Time now) const;
+  // The turn's weight in the weights of all that have work, itself included.
+  double ShareOf(const std::string& tenant, absl::Time now) const;
+  // Whether it is shared by tenants, whose priorities do not count then.
+  bool IsShared(const std::string& tenant, absl::Time now) const;
+  std::int64_t NumWaiting(const std::string& tenant) const { return tenants_.NumWaiting(tenant); }
 
  private:
   enum class Lane { kShort, kLong };
-  struct LongInProgress {
-    std::unique_ptr<SlicedRequest> sliced;  // null before its first slice and while it runs
-    absl::Duration work;
-    double charged = 0;  // of its progress
-    std::int64_t bytes = 0;
-    std::vector<LayerKey> layers;
-  };
-  using Requests = std::deque<std::unique_ptr<AttentionRequest>>;
-  struct Tenant {
-    double weight = 1;
-    double virtual_time = 0;  // seconds of work over weight
-    // The same of each lane over its share.
-    double short_time = 0;
-    double long_time = 0;
-    Requests short_lane;
-    Requests long_lane;
-    std::optional<LongInProgress> in_progress;
-    QueueLoad load;
+  using Requests = TenantQueue::Requests;
 
-    bool HasShort() const { return !short_lane.empty(); }
-    bool HasLong() const { return in_progress.has_value() || !long_lane.empty(); }
-    bool HasWork() const { return HasShort() || HasLong(); }
-  };
-  using Tenants = std::map<std::string, Tenant>;  // by name, so that ties break the same way always
+  TenantQueue& Activate(const AttentionRequest& request);
+  void Insert(const TenantQueue& tenant, Requests& lane,
+              std::unique_ptr<AttentionRequest> request) const;
+  absl::Time DueOf(const TenantQueue& tenant, const AttentionRequest& request) const;
 
-  double WeightOf(const std::string& tenant) const;
-  Tenant& Activate(const std::string& name);
-  void Insert(Requests& lane, std::unique_ptr<AttentionRequest> request) const;
-  absl::Time DueOf(const AttentionRequest& request) const;
-
-  bool CanRunLong(const Tenant& tenant) const;
-  bool PrefersLong(const Tenant& tenant) const;
+  bool CanRunLong(const TenantQueue& tenant) const;
+  bool PrefersLong(const TenantQueue& tenant) const;
   template <typename Predicate>
-  Tenant* FurthestBehind(Predicate has_work);
-  void Charge(Tenant& tenant, Lane lane, absl::Duration work);
-  void CountTaken(Tenant& tenant, const AttentionRequest& request);
+  TenantQueue* FurthestBehind(Predicate has_work);
+  // Negative work is given back.
+  void Charge(TenantQueue& tenant, Lane lane, absl::Duration work);
+  void CountTaken(TenantQueue& tenant, const AttentionRequest& request);
+  // The same of one that leaves its lane for good.
+  void CountGone(TenantQueue& tenant, const Requests& lane, const AttentionRequest& request);
 
   void DropDead(absl::Time now, Decision& decision);
-  void DropDeadFronts(Tenant& tenant, absl::Time now, Decision& decision);
+  void DropDeadFronts(TenantQueue& tenant, absl::Time now, Decision& decision);
   // Of the batch that is formed now.
   absl::Duration BatchBudget(absl::Time now);
   void TakeBatch(absl::Time now, Decision& decision);
-  void TakeLong(Tenant& tenant, Decision& decision);
-  void EndLong(Tenant& tenant);
-  void ForgetIdleTenants();
+  void TakeLong(TenantQueue& tenant, Decision& decision);
+  void EndLong(TenantQueue& tenant);
+  void DeactivateIdle();
 
   const WorkPolicy policy_;
-  Tenants tenants_;
+  TenantTable tenants_;
+  std::vector<TenantQueue*> active_;  // those that have work, in the order in which it came
+  double active_weight_ = 0;
   StepOrder order_;
   QueueLoad load_;
   int num_in_progress_ = 0;
-  double virtual_now_ = 0;           // of the work taken last, before it was charged
-  Tenant* sliced_tenant_ = nullptr;  // whose long request Next gave last
-  std::string batch_tenant_;         // whose request began the last batch
+  double virtual_now_ = 0;                // of the work taken last, before it was charged
+  double furthest_ = 0;                   // of any tenant's virtual time
+  TenantQueue* sliced_tenant_ = nullptr;  // whose long request Next gave last
+  // The requests of the batch that Next gave last.
+  std::vector<std::pair<TenantQueue*, absl::Duration>> running_;
+  const TenantQueue* batch_tenant_ = nullptr;  // whose request began the last batch
   absl::Time contended_until_ = absl::InfinitePast();
 };
 

@@ -117,6 +117,7 @@ TEST_F(SlicedAttentionTest, SlicesChangeNoBit) {
   std::vector<float> whole;
   SlicedAttention at_once = Sliced(Request(NewCache(), 0, kTokens, &whole));
   EXPECT_TRUE(at_once.RunSlice(never_));
+  EXPECT_EQ(at_once.progress(), 1);
   ASSERT_TRUE(result_->status.ok()) << result_->status;
 
   std::vector<float> sliced;
@@ -155,6 +156,7 @@ TEST_F(SlicedAttentionTest, AFailureTakesTheAppendBack) {
   EXPECT_TRUE(sliced.RunSlice(never_));
   EXPECT_EQ(result_->status.code(), absl::StatusCode::kInternal);
   EXPECT_EQ(cache->length(0), 0);
+  EXPECT_EQ(sliced.progress(), 0) << "nothing to pay for";
 }
 
 TEST_F(SlicedAttentionTest, GivingUpTakesTheAppendBack) {
@@ -175,6 +177,7 @@ TEST_F(SlicedAttentionTest, AGapFailsTheStepOnly) {
   EXPECT_TRUE(sliced.RunSlice(never_));
   ASSERT_TRUE(result_->status.ok());
   EXPECT_EQ(GetErrorDetail(result_->steps[0].status)->reason, "POSITION_MISMATCH");
+  EXPECT_EQ(sliced.progress(), 0) << "nothing to pay for";
 }
 
 }  // namespace

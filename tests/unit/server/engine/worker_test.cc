@@ -172,8 +172,42 @@ TEST_F(WorkerTest, StepsOfOneSessionInABatchRunInOrder) {
   EXPECT_FLOAT_EQ(FirstOutput(first), 1.0f);
   EXPECT_FLOAT_EQ(FirstOutput(second), 2.0f);
   EXPECT_FLOAT_EQ(FirstOutput(third), 2.5f);
-  EXPECT_EQ(backend_.append_calls, (std::vector<std::size_t>{1, 1, 1}))
-      << "appends that share a page never run at once";
+  EXPECT_EQ(backend_.append_calls, std::vector<std::size_t>{1})
+      << "what shares a page is one append";
+}
+
+// Each is a task of the backend, and would cost as much as a whole batch.
+TEST_F(WorkerTest, RowsInPiecesThatManyStepsAppendToALayerBecomeOneAppend) {
+  auto cache = NewCache();
+  auto other = NewCache();
+  SessionStep whole = Step(cache, 0, 1);
+  SessionStep cut = Step(cache, 1, 2);
+  cut.k_pieces = {{0, Step(cache, 1, 1).k}, {1, Step(cache, 2, 1).k}};
+  cut.v_pieces = cut.k_pieces;
+  cut.k.data = cut.v.data = nullptr;
+  SessionStep last = Step(cache, 3, 1);
+  ExecuteAll(Request({whole, Step(other, 0, 1), cut}), Request({last}));
+  EXPECT_EQ(backend_.append_calls, std::vector<std::size_t>{2}) << "of two caches";
+  EXPECT_EQ(cache->length(0), 4);
+  EXPECT_FLOAT_EQ(FirstOutput(last), 2.5f) << "the mean of 1, 2, 3 and 4";
+}
+
+TEST_F(WorkerTest, OnlyWhatWasComputedIsCounted) {
+  auto cache = NewCache();
+  SessionStep good = Step(cache, 0, 1);
+  SessionStep gap = Step(cache, 9, 1);
+  good.work = absl::Milliseconds(1);
+  gap.work = absl::Milliseconds(3);
+  std::vector<std::unique_ptr<AttentionRequest>> batch;
+  batch.push_back(Request({good, gap}));
+  batch.push_back(Request({Step(cache, 1, 1)}));
+  batch.push_back(Request({Step(cache, 7, 1)}));
+  EXPECT_THAT(worker_.Execute({std::move(batch), clock_.Now()}),
+              ::testing::ElementsAre(0.25, 1, 0));
+  backend_.run_status = absl::InternalError("broken");
+  batch.clear();
+  batch.push_back(Request({Step(cache, 2, 1)}));
+  EXPECT_THAT(worker_.Execute({std::move(batch), clock_.Now()}), ::testing::ElementsAre(0));
 }
 
 TEST_F(WorkerTest, AppendsOfDifferentSessionsAndLayersShareOneCall) {

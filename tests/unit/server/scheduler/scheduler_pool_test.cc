@@ -18,7 +18,7 @@ using ::testing::ElementsAre;
 // Answers each step with its layer as the position; holds its batches while it is closed.
 class EchoExecutor final : public BatchExecutor {
  public:
-  void Execute(Batch batch) override {
+  std::vector<double> Execute(Batch batch) override {
     {
       MutexLock lock(&mutex_);
       ++num_batches_;
@@ -44,6 +44,7 @@ class EchoExecutor final : public BatchExecutor {
       }
       Complete(std::move(request), std::move(result));
     }
+    return std::vector<double>(batch.requests.size(), 1);
   }
   std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest>,
                                              absl::Time) override {

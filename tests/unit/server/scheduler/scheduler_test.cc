@@ -38,7 +38,7 @@ class GatedExecutor final : public BatchExecutor {
   };
 
  public:
-  void Execute(Batch batch) override {
+  std::vector<double> Execute(Batch batch) override {
     {
       MutexLock lock(&mutex_);
       batch_sizes_.push_back(batch.requests.size());
@@ -46,7 +46,9 @@ class GatedExecutor final : public BatchExecutor {
       changed_.NotifyAll();
       changed_.Await(&mutex_, [this] { return is_open_; });
     }
+    const std::vector<double> computed(batch.requests.size(), computed_share_);
     for (auto& request : batch.requests) Complete(std::move(request), {});
+    return computed;
   }
   std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest> request,
                                              absl::Time) override {
@@ -59,6 +61,7 @@ class GatedExecutor final : public BatchExecutor {
     MutexLock lock(&mutex_);
     changed_.Await(&mutex_, [this] { return num_sliced_ > 0; });
   }
+  void set_computed_share(double share) { computed_share_ = share; }
   void Close() {
     MutexLock lock(&mutex_);
     is_open_ = false;
@@ -87,6 +90,7 @@ class GatedExecutor final : public BatchExecutor {
   bool is_open_ = true;
   std::vector<std::size_t> batch_sizes_;
   std::vector<std::thread::id> threads_;
+  std::atomic<double> computed_share_{1};
   int num_sliced_ = 0;
 };
 
@@ -211,6 +215,23 @@ TEST_F(SchedulerTest, TheDeadMakeRoomForTheLiving) {
   EXPECT_TRUE(Submit().ok());
   EXPECT_EQ(Completed(absl::StatusCode::kDeadlineExceeded), 4);
   EXPECT_EQ(scheduler_->load().requests, 1);
+  executor_.Open();
+}
+
+// An estimate is the client's word until the work has been done.
+TEST_F(SchedulerTest, WorkThatFailsSaysNothingOfTheDevicesSpeed) {
+  executor_.set_computed_share(0);
+  auto absurd = Request();
+  absurd->work = absl::Milliseconds(19);
+  ASSERT_TRUE(scheduler_->Submit(absurd).ok());
+  ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
+  executor_.set_computed_share(1);
+  executor_.Close();
+  ASSERT_TRUE(Submit().ok());
+  executor_.AwaitBatches(2);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Submit().ok());
+  EXPECT_EQ(GetErrorDetail(Submit())->retry_delay, absl::Milliseconds(100))
+      << "the rate is not known yet";
   executor_.Open();
 }
 

@@ -67,7 +67,12 @@ std::vector<std::int64_t> IdsOf(const Decision& decision) {
 class WorkQueueTest : public ::testing::Test {
  protected:
   void Add(const Spec& spec) { queue_->Add(Request(spec)); }
-  Decision Next(absl::Duration now = absl::ZeroDuration()) { return queue_->Next(kStart + now); }
+  // Of a batch all is computed.
+  Decision Next(absl::Duration now = absl::ZeroDuration()) {
+    Decision decision = queue_->Next(kStart + now);
+    queue_->EndBatch(std::vector<double>(decision.batch.size(), 1));
+    return decision;
+  }
 
   void UseShortBatchesWhenContended() {
     policy_.max_contended_batch_work = kMs;
@@ -89,8 +94,9 @@ class WorkQueueTest : public ::testing::Test {
     sliced->set_progress(sliced->progress() + step);
     work_[request.tenant] += step * request.work;
     long_work_ += step * request.work;
-    if (sliced->progress() >= 1 - 1e-9) decision.sliced.reset();
-    queue_->EndSlice(std::move(decision.sliced));
+    const double progress = sliced->progress();
+    if (progress >= 1 - 1e-9) decision.sliced.reset();
+    queue_->EndSlice(std::move(decision.sliced), progress);
   }
 
   WorkPolicy policy_ = {
@@ -213,7 +219,7 @@ TEST_F(WorkQueueTest, WorkNotRequestsIsShared) {
 }
 
 TEST_F(WorkQueueTest, WeightsSetTheShares) {
-  policy_.tenant_weights = {{"heavy", 3}};
+  policy_.tenants.weights = {{"heavy", 3}};
   queue_.emplace(policy_);
   for (int i = 0; i < 400; ++i) {
     Add({.tenant = "heavy"});
@@ -221,8 +227,8 @@ TEST_F(WorkQueueTest, WeightsSetTheShares) {
   }
   while (work_["heavy"] + work_["light"] < 200 * kMs) RunNext();
   EXPECT_NEAR(absl::FDivDuration(work_["heavy"], work_["light"]), 3, 0.2);
-  EXPECT_EQ(queue_->ShareOf("heavy"), 0.75);
-  EXPECT_EQ(queue_->ShareOf("newcomer"), 0.2);
+  EXPECT_EQ(queue_->ShareOf("heavy", kStart), 0.75);
+  EXPECT_EQ(queue_->ShareOf("newcomer", kStart), 0.2);
 }
 
 TEST_F(WorkQueueTest, IdlenessEarnsNoCredit) {
@@ -258,6 +264,26 @@ TEST_F(WorkQueueTest, LongRequestsOfTwoTenantsTakeTurns) {
   for (int i = 0; i < 100; ++i) RunNext();
   EXPECT_EQ(queue_->num_in_progress(), 2);
   EXPECT_NEAR(absl::FDivDuration(work_["a"], work_["b"]), 1, 0.05);
+}
+
+TEST_F(WorkQueueTest, WhatWasNotComputedIsGivenBack) {
+  Add({.tenant = "failing", .work = 5 * kMs});
+  EXPECT_EQ(queue_->Next(kStart).batch.size(), 1u);
+  for (int i = 0; i < 2; ++i) {
+    Add({.tenant = "failing", .work = 5 * kMs, .id = 1});
+    Add({.tenant = "other", .work = 5 * kMs, .id = 2});
+  }
+  EXPECT_EQ(queue_->EndBatch({0.2}), kMs) << "of 5 ms";
+  EXPECT_THAT(IdsOf(Next()), ElementsAre(1)) << "ahead by one millisecond, not by five";
+}
+
+TEST_F(WorkQueueTest, ALongRequestThatFailsPaysForWhatItGot) {
+  Add({.tenant = "failing", .work = 20 * kMs});
+  ASSERT_NE(queue_->Next(kStart).long_request, nullptr);
+  queue_->EndSlice(nullptr, 0.05);
+  Add({.tenant = "failing", .work = 5 * kMs, .id = 1});
+  Add({.tenant = "other", .work = 5 * kMs, .id = 2});
+  EXPECT_THAT(IdsOf(Next()), ElementsAre(1)) << "nobody had work: all begin together";
 }
 
 // --- Within a tenant
@@ -307,7 +333,7 @@ TEST_F(WorkQueueTest, AShortRequestThatComesBesideALongOneGoesFirst) {
   EXPECT_FALSE(queue_->HasRival());
   Add({.id = 7});
   EXPECT_TRUE(queue_->HasRival());
-  queue_->EndSlice(std::move(slice.sliced));
+  queue_->EndSlice(std::move(slice.sliced), 0.5);
   EXPECT_THAT(IdsOf(Next()), ElementsAre(7));
 }
 
@@ -319,7 +345,7 @@ TEST_F(WorkQueueTest, OneLongRequestOfATenantAtATime) {
   Decision slice = Next();
   EXPECT_EQ(slice.long_request, nullptr);
   EXPECT_FALSE(queue_->HasRival()) << "the other one waits for its end";
-  queue_->EndSlice(std::move(slice.sliced));
+  queue_->EndSlice(std::move(slice.sliced), 0.5);
   for (int i = 0; i < 9; ++i) RunNext();
   EXPECT_EQ(queue_->num_in_progress(), 0);
   EXPECT_EQ(queue_->load().requests, 1);
@@ -330,7 +356,7 @@ TEST_F(WorkQueueTest, BytesOfALongRequestCountUntilItsEnd) {
   RunNext();
   EXPECT_EQ(queue_->load().requests, 0);
   EXPECT_EQ(queue_->load().bytes, 500);
-  EXPECT_EQ(queue_->load("a").bytes, 500);
+  EXPECT_EQ(queue_->load("a", kStart).bytes, 500);
   for (int i = 0; i < 9; ++i) RunNext();
   EXPECT_EQ(queue_->load().bytes, 0);
 }
@@ -359,7 +385,7 @@ TEST_F(WorkQueueTest, ALongStepWaitsForTheShortOnesBeforeItInItsLayer) {
     for (const std::int64_t id : IdsOf(decision)) order.push_back(id);
     if (decision.long_request != nullptr) {
       order.push_back(decision.long_request->bytes);
-      queue_->EndSlice(nullptr);
+      queue_->EndSlice(nullptr, 1);
     }
   }
   for (int i = 0; i < 20; ++i) EXPECT_EQ(order[i], i + 1);
@@ -381,9 +407,9 @@ TEST_F(WorkQueueTest, StepsOfALayerNeverOvertakeWhateverTheirLength) {
     for (const auto& request : decision.batch) see(*request);
     if (decision.long_request != nullptr) {
       see(*decision.long_request);
-      queue_->EndSlice(std::make_unique<FakeSliced>(std::move(decision.long_request)));
+      queue_->EndSlice(std::make_unique<FakeSliced>(std::move(decision.long_request)), 0);
     } else if (decision.sliced != nullptr) {
-      queue_->EndSlice(nullptr);
+      queue_->EndSlice(nullptr, 1);
     }
   }
 }
