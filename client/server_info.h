@@ -42,14 +42,18 @@ struct Limits {
   int64_t max_receiving_bytes = 0;
   // Calls that are open at a time, streams included.
   int64_t max_calls = 0;
+  // All results of one request together.
+  int64_t max_response_bytes = 0;
 };
 
+// What is free, and what the client's tenant has in use.
 struct Capacity {
   int64_t kv_free_bytes = 0;
   int64_t num_sessions = 0;
+  // That wait for a worker.
   int64_t queued_requests = 0;
   int64_t num_layers = 0;
-  // Weights in memory.
+  // Weights in memory that the tenant has uploaded.
   int64_t layer_bytes = 0;
 };
 

@@ -30,7 +30,8 @@ absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message) {
                  .layer_capacity_bytes = limits.layer_capacity_bytes(),
                  .max_layers_per_tenant = limits.max_layers_per_tenant(),
                  .max_receiving_bytes = limits.max_receiving_bytes(),
-                 .max_calls = limits.max_calls()};
+                 .max_calls = limits.max_calls(),
+                 .max_response_bytes = limits.max_response_bytes()};
   info.capacity = {.kv_free_bytes = message.capacity().kv_free_bytes(),
                    .num_sessions = message.capacity().num_sessions(),
                    .queued_requests = message.capacity().queued_requests(),

@@ -15,9 +15,12 @@ namespace {
 
 constexpr std::size_t kMaxIdBytes = 128;
 
-// What makes two layers' packed weights the same: dtype and shapes of all tensors, and their bytes.
-std::string ContentKey(const LayerTensors& tensors, const std::string& hash) {
-  std::string key = absl::StrCat(static_cast<int>(tensors.spec().dtype), ":",
+// What makes two layers' packed weights the same: who has them, dtype and shapes of all tensors,
+// and their bytes. A tenant's name has no zero byte.
+std::string WeightsKey(const LayerTable::NewLayer& layer, const LayerTensors& tensors,
+                       const std::string& hash) {
+  std::string key = absl::StrCat(layer.is_from_file ? "" : layer.tenant, absl::string_view("\0", 1),
+                                 static_cast<int>(tensors.spec().dtype), ":",
                                  tensors.spec().is_cross() ? "cross:" : "self:");
   for (int i = 0; i < kNumLayerTensors; ++i) {
     const auto tensor = static_cast<LayerTensor>(i);
@@ -55,6 +58,11 @@ LayerTable::LayerTable(ProjectionBackend* projections, const Limits& limits, con
       bytes_(std::make_shared<LayerBytes>(limits.capacity_bytes)) {}
 
 absl::Status LayerTable::CheckQuota(const std::string& tenant) const {
+  if (static_cast<std::int64_t>(layers_.size()) >= limits_.max_layers) {
+    return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
+                         absl::StrCat("the server holds as many layers as max-layers allows (",
+                                      limits_.max_layers, ")"));
+  }
   const auto it = layers_per_tenant_.find(tenant);
   if (it == layers_per_tenant_.end() || it->second < limits_.max_layers_per_tenant) {
     return absl::OkStatus();
@@ -102,7 +110,12 @@ absl::StatusOr<LayerTable::Reservation> LayerTable::Reserve(const NewLayer& laye
   }
   const auto bytes =
       static_cast<std::int64_t>(LayerWeights::PackedBytes(*projections_, layer.spec));
-  if (bytes_->Take(bytes)) return Reservation(bytes_, bytes);
+  if (bytes_->Take(bytes)) {
+    std::shared_ptr<LayerBytes> of_tenant;
+    if (!layer.is_from_file) of_tenant = BytesOf(layer.tenant);
+    if (of_tenant != nullptr) of_tenant->Take(bytes);
+    return Reservation(bytes_, std::move(of_tenant), bytes);
+  }
   return ReasonedError(
       absl::StatusCode::kResourceExhausted, ErrorReason::kLayerBytesExhausted,
       absl::StrCat("the layer's weights take ", bytes, " bytes, expected at most the ",
@@ -110,21 +123,33 @@ absl::StatusOr<LayerTable::Reservation> LayerTable::Reserve(const NewLayer& laye
                    bytes_->capacity(), ")"));
 }
 
+std::shared_ptr<LayerBytes> LayerTable::BytesOf(const std::string& tenant) {
+  MutexLock lock(&mutex_);
+  if (const auto it = bytes_of_tenant_.find(tenant); it != bytes_of_tenant_.end()) {
+    if (auto known = it->second.lock(); known != nullptr) return known;
+  }
+  // Names come from callers: what those have left behind that hold nothing is swept up now and
+  // then.
+  if (bytes_of_tenant_.size() >= 2 * (layers_per_tenant_.size() + 64)) {
+    std::erase_if(bytes_of_tenant_, [](const auto& entry) { return entry.second.expired(); });
+  }
+  auto bytes = std::make_shared<LayerBytes>(limits_.capacity_bytes);
+  bytes_of_tenant_[tenant] = bytes;
+  return bytes;
+}
+
 absl::StatusOr<std::shared_ptr<const LayerWeights>> LayerTable::WeightsOf(
-    const LayerTensors& tensors, const std::string& hash, Reservation reservation) {
-  const std::string key = ContentKey(tensors, hash);
+    const LayerTensors& tensors, const std::string& key, Reservation reservation) {
   {
     MutexLock lock(&mutex_);
-    if (auto weights = weights_[key].lock(); weights != nullptr && !weights->is_lost()) {
-      return weights;
-    }
+    const auto it = weights_.find(key);
+    const auto known = it == weights_.end() ? nullptr : it->second.lock();
+    if (known != nullptr && !known->is_lost()) return known;
   }
   ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<const LayerWeights> packed,
                              LayerWeights::Pack(*projections_, tensors));
   // Counted from now on by what they are, until nobody holds them.
-  const auto size = static_cast<std::int64_t>(packed->bytes());
-  bytes_->Give(reservation.size_ - size);
-  reservation.size_ = size;
+  reservation.Shrink(static_cast<std::int64_t>(packed->bytes()));
   auto counted = std::make_shared<std::pair<Reservation, std::shared_ptr<const LayerWeights>>>(
       std::move(reservation), std::move(packed));
   std::shared_ptr<const LayerWeights> weights(counted, counted->second.get());
@@ -150,8 +175,9 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Create(const NewLayer& 
     const auto tensor = static_cast<LayerTensor>(i);
     if (tensors.has(tensor)) layer->tensors.push_back(tensor);
   }
-  ATTENTION_ASSIGN_OR_RETURN(layer->weights,
-                             WeightsOf(tensors, layer->sha256, std::move(reservation)));
+  ATTENTION_ASSIGN_OR_RETURN(
+      layer->weights,
+      WeightsOf(tensors, WeightsKey(new_layer, tensors, layer->sha256), std::move(reservation)));
   if (layer->spec.rotary) layer->rotary.emplace(*layer->spec.rotary);
   layer->create_time = clock_.Now();
   return Register(std::move(layer));
@@ -235,6 +261,19 @@ std::vector<std::shared_ptr<const Layer>> LayerTable::List(const std::string& te
     if (!it->second->weights->is_lost()) layers.push_back(it->second);
   }
   return layers;
+}
+
+std::int64_t LayerTable::num_layers(const std::string& tenant) const {
+  MutexLock lock(&mutex_);
+  const auto it = layers_per_tenant_.find(tenant);
+  return it == layers_per_tenant_.end() ? 0 : it->second;
+}
+
+std::int64_t LayerTable::weight_bytes(const std::string& tenant) const {
+  MutexLock lock(&mutex_);
+  const auto it = bytes_of_tenant_.find(tenant);
+  const auto bytes = it == bytes_of_tenant_.end() ? nullptr : it->second.lock();
+  return bytes == nullptr ? 0 : bytes->used();
 }
 
 std::int64_t LayerTable::num_layers() const {

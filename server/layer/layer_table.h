@@ -1,13 +1,16 @@
 // The layers of all tenants, and the memory of their weights.
 //
-// Weights are counted once however many layers have them, for as long as anybody holds them: a
-// deleted layer's until the last call that uses them is done.
+// Weights are counted once however many layers of a tenant have them, for as long as anybody holds
+// them: a deleted layer's until the last call that uses them is done. Tenants do not share, so that
+// none can tell from its own bytes what another has; the operator's layers do, which are from
+// files.
 //
 // Thread-safety: all methods. Layer is immutable.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -63,7 +66,8 @@ class LayerTable {
   struct Limits {
     std::int64_t capacity_bytes = 0;
     std::int64_t max_layers_per_tenant = 0;
-    std::string no_projections = {};  // of BackendInfo
+    std::string no_projections = {};                                     // of BackendInfo
+    std::int64_t max_layers = std::numeric_limits<std::int64_t>::max();  // of all tenants
   };
 
   // `projections` may be null: no layer can be created then. References must outlive the table.
@@ -75,22 +79,31 @@ class LayerTable {
   class Reservation {
    public:
     Reservation() = default;
-    Reservation(std::shared_ptr<LayerBytes> bytes, std::int64_t size)
-        : bytes_(std::move(bytes)), size_(size) {}
+    Reservation(std::shared_ptr<LayerBytes> bytes, std::shared_ptr<LayerBytes> of_tenant,
+                std::int64_t size)
+        : bytes_(std::move(bytes)), of_tenant_(std::move(of_tenant)), size_(size) {}
     Reservation(Reservation&& other) noexcept
-        : bytes_(std::move(other.bytes_)), size_(std::exchange(other.size_, 0)) {}
+        : bytes_(std::move(other.bytes_)),
+          of_tenant_(std::move(other.of_tenant_)),
+          size_(std::exchange(other.size_, 0)) {}
     Reservation& operator=(Reservation&& other) noexcept {
       std::swap(bytes_, other.bytes_);
+      std::swap(of_tenant_, other.of_tenant_);
       std::swap(size_, other.size_);
       return *this;
     }
-    ~Reservation() {
-      if (bytes_ != nullptr) bytes_->Give(size_);
-    }
+    ~Reservation() { Shrink(0); }
 
    private:
     friend class LayerTable;
+    void Shrink(std::int64_t size) {
+      if (bytes_ != nullptr) bytes_->Give(size_ - size);
+      if (of_tenant_ != nullptr) of_tenant_->Give(size_ - size);
+      size_ = size;
+    }
+
     std::shared_ptr<LayerBytes> bytes_;
+    std::shared_ptr<LayerBytes> of_tenant_;  // null: the operator's
     std::int64_t size_ = 0;
   };
 
@@ -98,6 +111,7 @@ class LayerTable {
     std::string tenant;
     std::string layer_id;  // empty: one is picked
     LayerSpec spec;
+    bool is_from_file = false;  // as the operator's configuration says
   };
   // Checks what can be known before the weights are there. INVALID_ARGUMENT for the id or the spec;
   // RESOURCE_EXHAUSTED LAYER_BYTES_EXHAUSTED, QUOTA_EXCEEDED; UNIMPLEMENTED.
@@ -127,6 +141,9 @@ class LayerTable {
 
   std::int64_t num_layers() const;
   std::int64_t weight_bytes() const { return bytes_->used(); }
+  // Those of the tenant; of its weights those that are not from files.
+  std::int64_t num_layers(const std::string& tenant) const;
+  std::int64_t weight_bytes(const std::string& tenant) const;
 
  private:
   using Key = std::pair<std::string, std::string>;  // tenant and id
@@ -136,9 +153,11 @@ class LayerTable {
   std::vector<std::shared_ptr<const Layer>> TakeLost();
   void RemoveFromQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckQuota(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `key`: of the weights, among those who may share them.
   absl::StatusOr<std::shared_ptr<const LayerWeights>> WeightsOf(const LayerTensors& tensors,
-                                                                const std::string& hash,
+                                                                const std::string& key,
                                                                 Reservation reservation);
+  std::shared_ptr<LayerBytes> BytesOf(const std::string& tenant);
   absl::StatusOr<std::shared_ptr<const Layer>> Register(std::shared_ptr<Layer> layer);
 
   ProjectionBackend* const projections_;
@@ -149,7 +168,10 @@ class LayerTable {
   mutable Mutex mutex_;
   std::map<Key, std::shared_ptr<const Layer>> layers_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::int64_t> layers_per_tenant_ ABSL_GUARDED_BY(mutex_);
-  // By content.
+  // While anybody holds some.
+  std::unordered_map<std::string, std::weak_ptr<LayerBytes>> bytes_of_tenant_
+      ABSL_GUARDED_BY(mutex_);
+  // By who may share them and by content.
   std::unordered_map<std::string, std::weak_ptr<const LayerWeights>> weights_
       ABSL_GUARDED_BY(mutex_);
 };

@@ -21,7 +21,6 @@ void EncodeDevice(const DeviceStatus& device, v1::Device* wire) {
   wire->set_unused_reason(device.unused_reason);
   wire->set_kv_capacity_bytes(device.kv_capacity_bytes);
   wire->set_kv_free_bytes(device.kv_free_bytes);
-  wire->set_queued_requests(device.queued_requests);
 }
 
 void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes,
@@ -38,6 +37,7 @@ void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes,
   wire->set_max_layers_per_tenant(layers.limits().max_layers_per_tenant);
   wire->set_max_receiving_bytes(limits.max_receiving_bytes);
   wire->set_max_calls(limits.max_calls);
+  wire->set_max_response_bytes(limits.max_response_bytes);
 }
 
 absl::Status CheckRange(absl::string_view field, std::int64_t value, std::int64_t min) {
@@ -116,7 +116,7 @@ void ServerServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
 
 void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
   AnswerNow<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-      call, [&](const CallFrame&, const auto&, auto* response) {
+      call, [&](const CallFrame& frame, const auto&, auto* response) {
         response->set_version(kVersion);
         response->set_commit(kCommit);
         response->set_worker(services_.sessions.worker());
@@ -130,10 +130,11 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
         response->set_shared_memory_socket(services_.shared_memory_socket);
         v1::Capacity* capacity = response->mutable_capacity();
         capacity->set_kv_free_bytes(caches.free_bytes());
-        capacity->set_num_sessions(services_.sessions.num_sessions());
-        capacity->set_queued_requests(services_.scheduler.load().requests);
-        capacity->set_num_layers(services_.layers.num_layers());
-        capacity->set_layer_bytes(services_.layers.weight_bytes());
+        const std::string& tenant = frame.tenant();
+        capacity->set_num_sessions(services_.sessions.num_sessions(tenant));
+        capacity->set_queued_requests(services_.scheduler.NumWaiting(tenant));
+        capacity->set_num_layers(services_.layers.num_layers(tenant));
+        capacity->set_layer_bytes(services_.layers.weight_bytes(tenant));
         return absl::OkStatus();
       });
 }

@@ -89,7 +89,7 @@ absl::Status SessionTable::CheckQuota(const std::string& tenant) {
         absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
         absl::StrCat("the server holds ", count, " sessions, its limit (max_sessions)"));
   }
-  const std::int64_t of_tenant = sessions_per_tenant_[tenant];
+  const std::int64_t of_tenant = CountOf(tenant);
   if (of_tenant >= limits_.max_sessions_per_tenant) {
     return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
                          absl::StrCat("tenant ", Quoted(tenant), " holds ", of_tenant,
@@ -116,6 +116,11 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTable::FindNamed(const NewSessio
         "geometry");
   }
   return it->second;
+}
+
+std::int64_t SessionTable::CountOf(const std::string& tenant) const {
+  const auto it = sessions_per_tenant_.find(tenant);
+  return it == sessions_per_tenant_.end() ? 0 : it->second;
 }
 
 absl::StatusOr<SessionLease> SessionTable::Create(NewSession request) {
@@ -290,6 +295,11 @@ int SessionTable::ExpireIdle() {
     RememberGone(*gone.back());
   }
   return static_cast<int>(gone.size());
+}
+
+std::int64_t SessionTable::num_sessions(const std::string& tenant) const {
+  MutexLock lock(&mutex_);
+  return CountOf(tenant);
 }
 
 std::int64_t SessionTable::num_sessions() const {

@@ -120,6 +120,7 @@ class SessionTable {
   int ExpireIdle();
 
   std::int64_t num_sessions() const;
+  std::int64_t num_sessions(const std::string& tenant) const;
 
  private:
   using SessionMap = std::unordered_map<std::string, std::shared_ptr<Session>>;
@@ -132,6 +133,7 @@ class SessionTable {
                                                      std::shared_ptr<Session>* gone)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::int64_t CountOf(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NotFound(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsExpired(const Session& session) const;
   // Expired, or lost with its device.

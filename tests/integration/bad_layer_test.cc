@@ -29,10 +29,13 @@ class BadLayerTest : public ServiceFixture {
     EXPECT_THAT(LayerStub(shared_server())->GetLayer(NewContext().get(), request, &response),
                 FailsBecause(grpc::NOT_FOUND, "LAYER_NOT_FOUND"));
   }
-  static std::int64_t LayerBytes(ServerClient& server) {
+  static v1::Capacity CapacityFor(ServerClient& server, const std::string& tenant) {
     v1::GetServerInfoResponse info;
-    EXPECT_TRUE(server.info().GetServerInfo(NewContext().get(), {}, &info).ok());
-    return info.capacity().layer_bytes();
+    EXPECT_TRUE(server.info().GetServerInfo(NewContext(tenant).get(), {}, &info).ok());
+    return info.capacity();
+  }
+  static std::int64_t LayerBytes(ServerClient& server) {
+    return CapacityFor(server, "").layer_bytes();
   }
   // The first message of a tensor of the upload.
   static v1::LayerTensor* Begun(std::vector<v1::CreateLayerRequest>& messages,
@@ -96,6 +99,35 @@ TEST_F(BadLayerTest, UploadsThatAreNotWhatTheyDeclareAreRefusedByName) {
               FailsWith(kInvalid, "sha256 has 5 bytes, expected 32 or none"));
   EXPECT_TRUE(WaitUntil([&] { return LayerBytes(shared_server()) == bytes_before; }))
       << "something stays reserved";
+}
+
+// Small embeddings may become large queries, keys and values.
+TEST_F(BadLayerTest, WhatIsBetweenTheProjectionsCountsInTheResults) {
+  TestServer own([](server::ServerConfig& config) { config.max_response_bytes = 256 << 10; });
+  v1::ForwardRequest request;
+  request.set_layer_id(MustCreateLayer(own, layer_));
+  const auto forward = [&](std::int64_t rows) {
+    *request.mutable_x() = RandomTensor(v1::DTYPE_FLOAT32, {rows, 48}, 1);
+    v1::ForwardResponse response;
+    return Forward(own, request, &response);
+  };
+  // 192 bytes of output a row, 512 of queries, keys and values, 256 of attention's output.
+  EXPECT_TRUE(forward(273).ok());
+  EXPECT_THAT(forward(274), FailsWith(kInvalid, "(max-response-bytes)"));
+  EXPECT_TRUE(WaitUntil([&] { return own.Metric("attention_result_bytes") == 0; }));
+}
+
+TEST_F(BadLayerTest, NobodyLearnsFromItsOwnUploadWhatAnotherTenantHas) {
+  TestServer own;
+  const auto messages = UploadOf(layer_, "same", std::size_t{1} << 20);
+  ASSERT_TRUE(Upload(own, messages, nullptr, "owner").ok());
+  const std::int64_t bytes = CapacityFor(own, "owner").layer_bytes();
+  EXPECT_GT(bytes, 0);
+  EXPECT_EQ(CapacityFor(own, "curious").layer_bytes(), 0);
+  EXPECT_EQ(CapacityFor(own, "curious").num_layers(), 0);
+  ASSERT_TRUE(Upload(own, messages, nullptr, "curious").ok());
+  EXPECT_EQ(CapacityFor(own, "curious").layer_bytes(), bytes) << "as if it were the first";
+  EXPECT_EQ(own.Metric("attention_layer_bytes"), 2 * bytes) << "the operator sees all";
 }
 
 TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {

@@ -247,7 +247,11 @@ TEST_F(SessionLifetimeTest, TheServerTellsItsBoundsAndWhatIsLeft) {
   EXPECT_EQ(before.limits().max_session_ttl_seconds(), 180);
   EXPECT_EQ(before.limits().max_head_dim(), 256);
   EXPECT_EQ(before.limits().kv_capacity_bytes(), 64 << 20);
+  EXPECT_EQ(before.limits().max_response_bytes(), before.limits().max_message_bytes());
   EXPECT_EQ(before.capacity().num_sessions(), 1);
+  v1::GetServerInfoResponse of_others;
+  EXPECT_TRUE(own.info().GetServerInfo(NewContext("other").get(), {}, &of_others).ok());
+  EXPECT_EQ(of_others.capacity().num_sessions(), 0) << "a tenant sees its own alone";
   EXPECT_EQ(before.capacity().kv_free_bytes(), 64 << 20);
   // The processor, and the GPU with the reason why it is not used.
   ASSERT_EQ(before.devices_size(), 2);

@@ -53,7 +53,11 @@ class LayerTableTest : public ::testing::Test {
   absl::StatusOr<std::shared_ptr<const Layer>> Create(LayerTable& table, const std::string& id,
                                                       const LayerTensors& tensors,
                                                       const std::string& tenant = "a") {
-    const LayerTable::NewLayer layer{tenant, id, tensors.spec()};
+    return Create(table, LayerTable::NewLayer{tenant, id, tensors.spec()}, tensors);
+  }
+  static absl::StatusOr<std::shared_ptr<const Layer>> Create(LayerTable& table,
+                                                             const LayerTable::NewLayer& layer,
+                                                             const LayerTensors& tensors) {
     auto reservation = table.Reserve(layer);
     if (!reservation.ok()) return reservation.status();
     return table.Create(layer, tensors, *std::move(reservation));
@@ -86,6 +90,46 @@ TEST_F(LayerTableTest, WeightsAreCountedOnceAndUntilNobodyHoldsThem) {
   first.reset();
   same.reset();
   EXPECT_EQ(table_.weight_bytes(), 0);
+}
+
+// Else a tenant could try weights, and see from its bytes whether another has them.
+TEST_F(LayerTableTest, EqualWeightsOfTwoTenantsAreCountedForEach) {
+  const LayerTensors tensors = Tensors(Spec());
+  auto mine = *Create(table_, "1", tensors, "a");
+  const std::int64_t bytes = table_.weight_bytes();
+  auto theirs = *Create(table_, "1", tensors, "b");
+  EXPECT_NE(theirs->weights, mine->weights);
+  EXPECT_EQ(table_.weight_bytes(), 2 * bytes);
+  ASSERT_TRUE(Create(table_, "2", tensors, "b").ok());
+  EXPECT_EQ(table_.weight_bytes("a"), bytes);
+  EXPECT_EQ(table_.weight_bytes("b"), bytes);
+  EXPECT_EQ(table_.num_layers("b"), 2);
+  EXPECT_EQ(table_.weight_bytes("c"), 0);
+  EXPECT_EQ(table_.num_layers("c"), 0);
+  mine.reset();
+  table_.Delete("a", "1");
+  EXPECT_EQ(table_.weight_bytes("a"), 0);
+  EXPECT_EQ(table_.weight_bytes("b"), bytes);
+}
+
+TEST_F(LayerTableTest, LayersFromFilesShareTheirWeightsWhoeverTheyAreFor) {
+  const LayerTensors tensors = Tensors(Spec());
+  const auto a = *Create(table_, {"a", "1", Spec(), true}, tensors);
+  const auto b = *Create(table_, {"b", "1", Spec(), true}, tensors);
+  EXPECT_EQ(a->weights, b->weights);
+  EXPECT_EQ(table_.weight_bytes("a"), 0) << "the operator's";
+  const auto uploaded = *Create(table_, "2", tensors, "a");
+  EXPECT_NE(uploaded->weights, a->weights);
+  EXPECT_EQ(table_.weight_bytes("a"), static_cast<std::int64_t>(uploaded->weights->bytes()));
+}
+
+TEST_F(LayerTableTest, LayersOfAllTenantsAreBounded) {
+  LayerTable small(projections_.get(), {1 << 20, 3, {}, /*max_layers=*/2}, clock_);
+  ASSERT_TRUE(Create(small, "1", Tensors(Spec()), "a").ok());
+  ASSERT_TRUE(Create(small, "1", Tensors(Spec()), "b").ok());
+  const auto refused = Create(small, "1", Tensors(Spec()), "c");
+  EXPECT_EQ(ReasonOf(refused.status()), "QUOTA_EXCEEDED");
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("max-layers allows (2)"));
 }
 
 TEST_F(LayerTableTest, AReservationIsGivenBack) {
