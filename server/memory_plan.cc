@@ -14,8 +14,8 @@ constexpr std::int64_t kMib = std::int64_t{1} << 20;
 
 // Code, threads' stacks, connections and tables: what a server with nothing to do takes.
 constexpr std::int64_t kProgramBytes = 64 * kMib;
-// Kernels' workspace, results on their way out, sessions' tables, and what allocators lose.
-constexpr int kWorkspaceShare = 7;
+// Kernels' workspace, sessions' tables, and what allocators lose.
+constexpr int kWorkspaceShare = 4;
 // Buffers of tensors that no call uses: as much as a few of the largest common requests.
 constexpr std::int64_t kMaxIdleBufferBytes = 256 * kMib;
 // More waiting work than this helps nobody.
@@ -62,6 +62,17 @@ bool Share(const std::vector<Use>& configured, const std::vector<Use>& others, s
   return true;
 }
 
+absl::Status PlanResponses(bool is_configured, ServerConfig& config) {
+  if (!is_configured) {
+    config.max_response_bytes = std::min(config.max_message_bytes, config.max_result_bytes);
+    return absl::OkStatus();
+  }
+  if (config.max_response_bytes <= config.max_result_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("max-response-bytes is ", config.max_response_bytes,
+                   ", expected at most max-result-bytes (", config.max_result_bytes, ")"));
+}
+
 absl::Status PlanMessages(bool is_configured, const MachineLimits& limits, ServerConfig& config) {
   if (!is_configured) {
     config.max_message_bytes = std::min(kMaxMessageBytes, config.max_receiving_bytes / 2);
@@ -87,6 +98,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ServerConfig& given, const MachineLi
   }
   uses.push_back({"kv-spill-bytes", &config.kv_spill_bytes, 0, 0});
   uses.push_back({"max-queued-bytes", &config.max_queued_bytes, 4, kMaxWaitingBytes});
+  uses.push_back({"max-result-bytes", &config.max_result_bytes, 3, kMaxWaitingBytes});
   uses.push_back({"max-receiving-bytes", &config.max_receiving_bytes, 4, kMaxWaitingBytes});
   uses.push_back({"idle buffers", &plan.idle_buffer_bytes, 1, kMaxIdleBufferBytes});
   std::vector<Use> configured;
@@ -100,6 +112,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ServerConfig& given, const MachineLi
   if (config.max_calls == 0) {
     config.max_calls = std::max(kLeastCalls, config.max_receiving_bytes / kBytesOfACall);
   }
+  ATTENTION_RETURN_IF_ERROR(PlanResponses(given.max_response_bytes > 0, config));
 
   std::int64_t left = limits.memory_bytes;
   for (const Use& use : uses) left -= *use.bytes;

@@ -56,7 +56,8 @@ Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
   limits.policy.max_batch_work = config.max_batch_work;
   limits.policy.max_contended_batch_work = config.max_contended_batch_work;
   limits.policy.long_share = config.long_work_share;
-  limits.policy.tenant_weights = config.tenant_weights;
+  limits.policy.tenants.weights = config.tenant_weights;
+  limits.policy.tenants.max_unlisted = config.max_active_tenants;
   limits.max_inline_work = config.max_inline_work;
   return limits;
 }
@@ -78,6 +79,7 @@ int NumCompletionThreads(const ServerConfig& config, const MachineLimits& limits
 ServiceLimits WireLimits(const ServerConfig& config) {
   ServiceLimits limits;
   limits.max_message_bytes = config.max_message_bytes;
+  limits.max_response_bytes = config.max_response_bytes;
   limits.max_queued_requests = config.max_queued_requests;
   limits.max_queued_bytes = config.max_queued_bytes;
   limits.max_sessions = config.max_sessions;
@@ -200,6 +202,7 @@ class ServerAppImpl final : public ServerApp {
         instruments_(std::move(instruments)),
         devices_(std::move(devices)),
         unused_devices_(UnusedGpus(VisibleGpus(), config_.backend, NamesOf(devices_))),
+        results_(config_.max_result_bytes),
         buffers_(devices_[0]->backend().host_memory(),
                  static_cast<std::size_t>(plan.idle_buffer_bytes)),
         freed_memory_(std::min(plan.idle_buffer_bytes, plan.config.max_receiving_bytes / 4)),
@@ -209,7 +212,7 @@ class ServerAppImpl final : public ServerApp {
         projections_(ReplicasOf(devices_)),
         layers_(projections_ != nullptr ? projections_.get() : devices_[0]->backend().projections(),
                 {LayerCapacity(config_, devices_), config_.max_layers_per_tenant,
-                 devices_[0]->backend().info().no_projections},
+                 devices_[0]->backend().info().no_projections, config_.max_layers},
                 clock_),
         scheduler_(SchedulersOf(devices_, SchedulerLimits(config_), clock_, metrics_)),
         connections_(ConnectionLimits(config_)),
@@ -243,6 +246,7 @@ class ServerAppImpl final : public ServerApp {
                                   receiving_,
                                   [](const std::string& text) { spdlog::warn("{}", text); },
                                   buffers_,
+                                  results_,
                                   lane_ == nullptr ? nullptr : &regions_,
                                   lane_ == nullptr ? "" : lane_->path(),
                                   WireLimits(config_)};
@@ -339,7 +343,6 @@ class ServerAppImpl final : public ServerApp {
       if (!status.is_used) status.unused_reason = "it failed and could not be set up again yet";
       status.kv_capacity_bytes = static_cast<std::int64_t>(device->pages().capacity_bytes());
       status.kv_free_bytes = static_cast<std::int64_t>(device->pages().free_bytes());
-      status.queued_requests = scheduler_.load(static_cast<int>(statuses.size()) - 1).requests;
     }
     for (const UnusedDevice& unused : unused_devices_) {
       DeviceStatus& status = statuses.emplace_back();
@@ -383,6 +386,9 @@ class ServerAppImpl final : public ServerApp {
          [this] { return static_cast<double>(scheduler_.load().requests); }},
         {"queued_bytes", "Bytes of tensors waiting for a worker",
          [this] { return static_cast<double>(scheduler_.load().bytes); }},
+        {"result_bytes",
+         "Bytes of large results, from admission until their clients have read them",
+         [this] { return static_cast<double>(results_.bytes()); }},
         {"queued_work_seconds", "Estimated computing time waiting for a worker",
          [this] { return absl::ToDoubleSeconds(scheduler_.load().work); }},
     };
@@ -438,6 +444,7 @@ class ServerAppImpl final : public ServerApp {
   CallsInFlight calls_in_flight_;
   const Devices devices_;
   const std::vector<UnusedDevice> unused_devices_;
+  ResultLedger results_;
   BufferPool buffers_;
   FreedMemory freed_memory_;
   KvCacheFactory caches_;

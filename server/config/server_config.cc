@@ -307,6 +307,11 @@ class Parser {
     AddBytes("--max-message-bytes", config_.max_message_bytes,
              "Largest request message; 0: half of max-receiving-bytes, at most 1 GiB",
              MessageSizeCheck());
+    AddBytes("--max-response-bytes", config_.max_response_bytes,
+             "All results of one request, and what is between a layer's projections; 0: as "
+             "max-message-bytes");
+    AddBytes("--max-result-bytes", config_.max_result_bytes,
+             "Results that are computed or not yet read; 0: a tenth of the memory, at most 2 GiB");
     AddBytes(
         "--max-receiving-bytes", config_.max_receiving_bytes,
         "Bytes of requests that have not wholly come; beyond, calls of the connection with the "
@@ -386,6 +391,7 @@ class Parser {
              "Memory for layers' weights; 0: a quarter of what the process may use");
     Add("--preload-layers", config_.preload_layers,
         "JSON file of layers to have from the start, from .safetensors files");
+    Add("--max-layers", config_.max_layers, "Layers of all tenants")->check(AtLeast(0));
     Add("--max-layers-per-tenant", config_.max_layers_per_tenant, "Layers of one tenant")
         ->check(AtLeast(0));
     Add("--max-pending-layers", config_.max_pending_layers,
@@ -418,6 +424,9 @@ class Parser {
         ->check(CLI::Range(0.01, 0.99));
     Add("--tenant-weights", tenant_weights_, "tenant=weight,...: shares of the machine; default 1")
         ->check(TenantWeightsCheck());
+    Add("--max-active-tenants", config_.max_active_tenants,
+        "Tenants without a weight that have a turn of their own; more share one")
+        ->check(CLI::Range(std::int64_t{0}, std::int64_t{65536}));
   }
 
   void AddSessions() {

@@ -44,6 +44,7 @@ struct ServerConfig {
   absl::Duration kv_spill_idle = absl::Seconds(1);
 
   std::int64_t layer_capacity_bytes = 0;  // 0: a share of the memory
+  std::int64_t max_layers = 100'000;
   std::int64_t max_layers_per_tenant = 10000;
   int max_pending_layers = 128;  // being uploaded or converted
   int max_pending_layers_per_tenant = 32;
@@ -51,6 +52,8 @@ struct ServerConfig {
   std::string preload_layers;  // a JSON file; empty: none
 
   std::int64_t max_message_bytes = 0;    // 0: half of those being received, at most 1 GiB
+  std::int64_t max_response_bytes = 0;   // 0: as max_message_bytes
+  std::int64_t max_result_bytes = 0;     // 0: a share of the memory
   std::int64_t max_receiving_bytes = 0;  // 0: a share of the memory
   std::int64_t max_calls = 0;            // 0: one for each 64 KiB of those
   std::int64_t max_queued_requests = 1024;
@@ -61,6 +64,7 @@ struct ServerConfig {
   absl::Duration max_inline_work = absl::Microseconds(200);
   double long_work_share = 0.25;
   std::map<std::string, double> tenant_weights;  // 1 for who is not listed
+  std::int64_t max_active_tenants = 64;          // of those; more share one turn
   int max_stream_requests = 64;
   std::int64_t max_stream_bytes = std::int64_t{64} << 20;
   int completion_threads = 0;  // 0: one for each four cores

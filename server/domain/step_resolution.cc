@@ -1,6 +1,7 @@
 #include "server/domain/step_resolution.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 
@@ -73,9 +74,13 @@ absl::Status CheckColumnSums(const SessionStep& step, std::int64_t kv_len) {
   const std::int64_t row_bytes =
       static_cast<std::int64_t>(sizeof(float)) * step.attend.params.num_q_heads;
   if (kv_len <= step.max_column_sum_bytes / row_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("returns.column_sums asks for ", kv_len, " rows of ", row_bytes,
-                   " bytes, expected at most ", step.max_column_sum_bytes, " bytes"));
+  // Only a step that did not say which length it expects gets here.
+  return ReasonedError(
+      absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
+      absl::StrCat("returns.column_sums takes ", kv_len, " rows of ", row_bytes,
+                   " bytes: the layer has grown since the step arrived, when there was room for ",
+                   step.max_column_sum_bytes, " bytes; send it again"),
+      {}, absl::Milliseconds(1));
 }
 
 }  // namespace

@@ -19,8 +19,8 @@ struct ResolvedStep {
   std::int64_t first_query_position = 0;
 };
 
-// FAILED_PRECONDITION POSITION_MISMATCH with metadata actual_position, or INVALID_ARGUMENT naming
-// the field.
+// FAILED_PRECONDITION POSITION_MISMATCH with metadata actual_position; INVALID_ARGUMENT naming the
+// field; RESOURCE_EXHAUSTED QUEUE_FULL when the result has outgrown what was reserved for it.
 absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length);
 
 }  // namespace attention::server

@@ -7,21 +7,22 @@
 
 namespace attention::server {
 
-absl::Status AttendCall::Begin(const v1::AttendRequest& wire, bool allows_weights,
-                               AttentionRequest* request) {
-  const AttendLimits limits{services_.limits.max_message_bytes, allows_weights};
+absl::Status AttendCall::Begin(const CallFrame& frame, const v1::AttendRequest& wire,
+                               bool allows_weights, AttentionRequest* request) {
+  const auto admit = [&](std::int64_t bytes) {
+    return frame.AdmitResults(tensors_.message_bytes(), bytes);
+  };
+  ResponseAllocator allocator(services_.buffers, services_.limits.max_response_bytes, admit);
   try {
-    auto decoded = DecodeAttend(wire, limits, tensors_, services_.buffers);
+    auto decoded = DecodeAttend(wire, allows_weights, tensors_, allocator);
     if (!decoded.ok()) return std::move(decoded).status();
     decoded_ = *std::move(decoded);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("out of memory for the tensors of the request");
   }
   request->tasks = decoded_.tasks;
-  SetWork(services_, decoded_.work, request);
-  const std::int64_t response_bytes = static_cast<std::int64_t>(
-      decoded_.output.size() + decoded_.lse.size() + decoded_.column_sums.size());
-  request->bytes = tensors_.copied_bytes() + response_bytes;
+  SetCosts(services_, decoded_.work, tensors_.copied_bytes() + decoded_.result_bytes,
+           decoded_.tasks.size(), kSequenceCosts, request);
   services_.metrics.input_bytes.Add(tensors_.copied_bytes());
   for (const AttentionTask& task : decoded_.tasks) services_.metrics.query_rows.Add(task.q_len);
   wire_in_ = BeginQueueing(services_, request);

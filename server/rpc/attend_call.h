@@ -22,13 +22,15 @@ class AttendCall {
   // Decodes `wire`, a message within the received one, into `request`, whose tensors live in this.
   // INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED when memory is out. The received buffers
   // are not needed any more.
-  absl::Status Begin(const v1::AttendRequest& wire, bool allows_weights, AttentionRequest* request);
+  absl::Status Begin(const CallFrame& frame, const v1::AttendRequest& wire, bool allows_weights,
+                     AttentionRequest* request);
 
   // The AttendResponse of a request that was computed. Once.
   codec::OutgoingMessage Complete(const AttentionResult& result);
 
   // Of the request, for the second pass of weights.
   const std::vector<AttentionTask>& tasks() const { return decoded_.tasks; }
+  const ResultLedger::Charge& charge() const { return decoded_.charge; }
 
  private:
   const ServiceContext& services_;

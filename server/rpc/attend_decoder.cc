@@ -218,70 +218,82 @@ absl::StatusOr<Sequences> DecodeSequences(const v1::AttendRequest& request) {
   return sequences;
 }
 
-// Gets a response tensor of [rows..., heads(, last)] in the form of the request.
-absl::Status AllocateRows(absl::string_view field, v1::DType dtype, const v1::Tensor& rows_like,
-                          std::int64_t heads, std::optional<std::int64_t> last,
-                          const ResponseAllocator& allocator, ResponseTensor* tensor) {
+// Declares a response tensor of [rows..., heads(, last)] in the form of the request.
+absl::Status DeclareRows(absl::string_view field, v1::DType dtype, const v1::Tensor& rows_like,
+                         std::int64_t heads, std::optional<std::int64_t> last,
+                         ResponseBudget& budget, ResponseTensor* tensor) {
   const std::int64_t a = rows_like.shape(0);
   if (rows_like.shape_size() == 3) {
-    return last ? tensor->Allocate(field, dtype, {a, heads, *last}, allocator)
-                : tensor->Allocate(field, dtype, {a, heads}, allocator);
+    return last ? tensor->Declare(field, dtype, {a, heads, *last}, budget)
+                : tensor->Declare(field, dtype, {a, heads}, budget);
   }
   const std::int64_t b = rows_like.shape(1);
-  return last ? tensor->Allocate(field, dtype, {a, b, heads, *last}, allocator)
-              : tensor->Allocate(field, dtype, {a, b, heads}, allocator);
+  return last ? tensor->Declare(field, dtype, {a, b, heads, *last}, budget)
+              : tensor->Declare(field, dtype, {a, b, heads}, budget);
 }
 
-// Gets the output [rows..., heads, head_dim_v] in the form of the request: where the client wants
-// it.
-absl::Status AllocateOutput(const v1::AttendRequest& request, const AttentionParams& params,
-                            const ResponseAllocator& allocator, RequestTensors& tensors,
-                            ResponseTensor* output) {
+// Declares the output [rows..., heads, head_dim_v] in the form of the request: where the client
+// wants it.
+absl::Status DeclareOutput(const v1::AttendRequest& request, const AttentionParams& params,
+                           ResponseBudget& budget, RequestTensors& tensors,
+                           ResponseTensor* output) {
   const v1::Tensor& q = request.q();
   const std::int64_t heads = params.num_q_heads;
   const std::int64_t last = params.head_dim_v;
   if (!request.has_output_to()) {
-    return AllocateRows("output", q.dtype(), q, heads, last, allocator, output);
+    return DeclareRows("output", q.dtype(), q, heads, last, budget, output);
   }
   const v1::SharedMemoryRef& place = request.output_to();
   return q.shape_size() == 3
-             ? output->AllocateShared("output", q.dtype(), {q.shape(0), heads, last}, place,
-                                      tensors)
-             : output->AllocateShared("output", q.dtype(), {q.shape(0), q.shape(1), heads, last},
-                                      place, tensors);
+             ? output->DeclareShared("output", q.dtype(), {q.shape(0), heads, last}, place, tensors)
+             : output->DeclareShared("output", q.dtype(), {q.shape(0), q.shape(1), heads, last},
+                                     place, tensors);
 }
 
-absl::Status AllocateResponse(const v1::AttendRequest& request, const AttentionParams& params,
-                              const ResponseAllocator& allocator, RequestTensors& tensors,
-                              bool is_dense, DecodedAttend* decoded) {
-  const int heads = params.num_q_heads;
-  ATTENTION_RETURN_IF_ERROR(AllocateOutput(request, params, allocator, tensors, &decoded->output));
-  // Rows behind a sequence's length stay zero.
-  if (is_dense) decoded->output.FillWithZeros();
+std::int64_t NumQueryRows(const v1::Tensor& q) {
+  return q.shape_size() == 3 ? q.shape(0) : q.shape(0) * q.shape(1);
+}
+
+absl::Status DeclareResponse(const v1::AttendRequest& request, const AttentionParams& params,
+                             const Sequences& sequences, ResponseBudget& budget,
+                             RequestTensors& tensors, DecodedAttend* decoded) {
+  const std::int64_t heads = params.num_q_heads;
+  const std::int64_t float_row_bytes = heads * static_cast<std::int64_t>(sizeof(float));
+  ATTENTION_RETURN_IF_ERROR(DeclareOutput(request, params, budget, tensors, &decoded->output));
   if (request.returns().lse()) {
-    ATTENTION_RETURN_IF_ERROR(AllocateRows("lse", v1::DTYPE_FLOAT32, request.q(), heads,
-                                           std::nullopt, allocator, &decoded->lse));
+    ATTENTION_RETURN_IF_ERROR(DeclareRows("lse", v1::DTYPE_FLOAT32, request.q(), heads,
+                                          std::nullopt, budget, &decoded->lse));
   }
   if (request.returns().column_sums()) {
-    ATTENTION_RETURN_IF_ERROR(AllocateRows("column_sums", v1::DTYPE_FLOAT32, request.k(), heads,
-                                           std::nullopt, allocator, &decoded->column_sums));
-    decoded->column_sums.FillWithZeros();
+    ATTENTION_RETURN_IF_ERROR(DeclareRows("column_sums", v1::DTYPE_FLOAT32, request.k(), heads,
+                                          std::nullopt, budget, &decoded->column_sums));
   }
+  if (!request.returns().weights()) return absl::OkStatus();
+  // Of blocks there is one at a time. It has one row of weights at the least.
+  ATTENTION_RETURN_IF_ERROR(budget.CountRows("returns.weights asks for rows over the longest keys",
+                                             sequences.padded_kv_len, float_row_bytes));
+  if (budget.HasRoom(kWeightsBlockBytes)) budget.Count(kWeightsBlockBytes);
+  return budget.CountRows("returns.weights needs the lse of the queries", NumQueryRows(request.q()),
+                          float_row_bytes);
+}
+
+absl::Status AllocateResponse(ResponseAllocator& allocator, bool is_dense, DecodedAttend* decoded) {
+  ATTENTION_RETURN_IF_ERROR(allocator.Admit());
+  for (ResponseTensor* tensor : {&decoded->output, &decoded->lse, &decoded->column_sums}) {
+    tensor->Allocate(allocator);
+  }
+  // Rows behind a sequence's length stay zero.
+  if (is_dense) decoded->output.FillWithZeros();
+  if (decoded->column_sums.has_value()) decoded->column_sums.FillWithZeros();
+  decoded->charge = allocator.charge();
+  decoded->result_bytes = allocator.budget().bytes();
   return absl::OkStatus();
 }
 
-absl::Status CheckReturns(const v1::AttendRequest& request, const AttentionParams& params,
-                          const Sequences& sequences, const AttendLimits& limits) {
-  if (!request.returns().weights()) return absl::OkStatus();
-  if (!limits.allows_weights) {
-    return absl::InvalidArgumentError(
-        "returns.weights is true, expected false: weights are streamed, use AttendStream");
-  }
-  const std::int64_t key_bytes = std::int64_t{sizeof(float)} * params.num_q_heads;
-  if (sequences.padded_kv_len <= limits.max_output_bytes / key_bytes) return absl::OkStatus();
+absl::Status CheckReturns(const v1::AttendRequest& request, bool allows_weights) {
+  if (!request.returns().weights() || allows_weights) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("returns.weights asks for rows of ", sequences.padded_kv_len, " keys of ",
-                   key_bytes, " bytes, expected at most ", limits.max_output_bytes, " bytes"));
+      "returns.weights is true, expected false: weights are streamed, use AttendStream");
 }
 
 // Builds the task of each sequence from the first one, whose shared fields are set.
@@ -372,10 +384,7 @@ class TaskBuilder {
 // Where the lse of every row goes; rows behind a sequence's length in the dense form keep -inf.
 float* PrepareLse(const v1::AttendRequest& request, const AttentionParams& params,
                   DecodedAttend* decoded) {
-  const std::int64_t rows = request.q().shape_size() == 3
-                                ? request.q().shape(0)
-                                : request.q().shape(0) * request.q().shape(1);
-  const auto count = static_cast<std::size_t>(rows * params.num_q_heads);
+  const auto count = static_cast<std::size_t>(NumQueryRows(request.q()) * params.num_q_heads);
   float* lse = decoded->lse.floats();
   if (request.returns().weights()) {
     decoded->lse_for_weights.resize(count);
@@ -392,9 +401,8 @@ void DecodedAttend::CopyLse() {
   std::copy(lse_for_weights.begin(), lse_for_weights.end(), lse.floats());
 }
 
-absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
-                                           const AttendLimits& limits, RequestTensors& tensors,
-                                           BufferPool& pool) {
+absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, bool allows_weights,
+                                           RequestTensors& tensors, ResponseAllocator& allocator) {
   ATTENTION_RETURN_IF_ERROR(CheckPresence(request));
   AttentionTask shared;
   AttentionParams& params = shared.params;
@@ -405,11 +413,12 @@ absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
   ATTENTION_RETURN_IF_ERROR(DecodeConfig("config", request.config(), &params));
   ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors("config", request.config(), tensors, &shared));
   ATTENTION_ASSIGN_OR_RETURN(const Sequences sequences, DecodeSequences(request));
-  ATTENTION_RETURN_IF_ERROR(CheckReturns(request, params, sequences, limits));
+  ATTENTION_RETURN_IF_ERROR(CheckReturns(request, allows_weights));
 
   DecodedAttend decoded;
-  ATTENTION_RETURN_IF_ERROR(AllocateResponse(request, params, {pool, limits.max_output_bytes},
-                                             tensors, sequences.is_dense, &decoded));
+  ATTENTION_RETURN_IF_ERROR(
+      DeclareResponse(request, params, sequences, allocator.budget(), tensors, &decoded));
+  ATTENTION_RETURN_IF_ERROR(AllocateResponse(allocator, sequences.is_dense, &decoded));
   float* lse = PrepareLse(request, params, &decoded);
   TaskBuilder builder(request, sequences, shared, tensors, lse, decoded);
   ATTENTION_RETURN_IF_ERROR(builder.DecodePlanes());

@@ -20,20 +20,20 @@ struct DecodedAttend {
   // Set when weights are wanted: what the second pass needs, when the response has left. The tasks
   // write here, and CopyLse copies to `lse` if the client asked for it. [rows of q, num_q_heads]
   std::vector<float> lse_for_weights;
+  ResultLedger::Charge charge;  // for it, and for the blocks of weights, one at a time
+  std::int64_t result_bytes = 0;
   WorkEstimate work;
 
   void CopyLse();
 };
 
-struct AttendLimits {
-  std::int64_t max_output_bytes = 0;  // of each tensor of the response
-  bool allows_weights = false;
-};
+// Blocks of weights are about this large: big enough that a message's fixed cost (some 50 us)
+// vanishes beside its transfer (some 700 us), small enough that a slow reader holds little.
+inline constexpr std::int64_t kWeightsBlockBytes = std::int64_t{1} << 20;
 
-// Checks the request, places its tensors, gets memory for those of the response and builds the
-// tasks. INVALID_ARGUMENT names the field. Throws std::bad_alloc when memory is out.
-absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request,
-                                           const AttendLimits& limits, RequestTensors& tensors,
-                                           BufferPool& pool);
+// Checks the request, gets memory for the tensors of the response, places those of the request and
+// builds the tasks. INVALID_ARGUMENT names the field. Throws std::bad_alloc when memory is out.
+absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, bool allows_weights,
+                                           RequestTensors& tensors, ResponseAllocator& allocator);
 
 }  // namespace attention::server

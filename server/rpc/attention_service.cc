@@ -13,10 +13,6 @@
 namespace attention::server {
 namespace {
 
-// Blocks of weights are about this large: big enough that a message's fixed cost (some 50 us)
-// vanishes beside its transfer (some 700 us), small enough that a slow reader holds little.
-constexpr std::int64_t kWeightsBlockBytes = std::int64_t{1} << 20;
-
 class AttendStreamCall final : public PipelinedStream {
  public:
   using PipelinedStream::PipelinedStream;
@@ -48,8 +44,8 @@ class AttendStreamCall final : public PipelinedStream {
     ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
     absl::Status status = frame().CheckRoom(exchange->bytes);
     if (status.ok()) {
-      status =
-          exchange->call.Begin(exchange->wire.request(), /*allows_weights=*/true, request.get());
+      status = exchange->call.Begin(frame(), exchange->wire.request(), /*allows_weights=*/true,
+                                    request.get());
     }
     exchange->received.Release();
     request->completion = [self = Self(), exchange](std::unique_ptr<AttentionRequest>,
@@ -120,14 +116,14 @@ class AttendStreamCall final : public PipelinedStream {
     block->header.set_sequence(static_cast<int>(exchange->sequence));
     block->header.set_q_begin(exchange->q_begin);
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
-    const absl::Status status = AllocateWeights(rows, heads, task.kv_len, &block->weights);
+    const absl::Status status =
+        AllocateWeights(*exchange, {rows, heads, task.kv_len}, &block->weights);
     request->weights.push_back(
         {task, exchange->q_begin, exchange->q_begin + rows, block->weights.floats()});
     WorkEstimate work;
     work.flops = 2.0 * static_cast<double>(rows * heads * task.kv_len) * task.params.head_dim_qk;
     work.io_bytes = static_cast<double>(rows * row_bytes);
-    SetWork(services(), work, request.get());
-    request->bytes = rows * row_bytes;
+    SetCosts(services(), work, rows * row_bytes, 1, kSequenceCosts, request.get());
     request->is_continuation = true;
     exchange->q_begin += rows;
     request->completion = [self = Self(), exchange, block](std::unique_ptr<AttentionRequest>,
@@ -137,15 +133,23 @@ class AttendStreamCall final : public PipelinedStream {
     Submit(exchange, status, std::move(request));
   }
 
-  // The size was checked when the request was decoded.
-  absl::Status AllocateWeights(std::int64_t rows, std::int64_t heads, std::int64_t kv_len,
+  // The size was checked, and charged for, when the request was decoded.
+  absl::Status AllocateWeights(const Exchange& exchange, std::initializer_list<std::int64_t> shape,
                                ResponseTensor* weights) const {
+    const auto admit = [&](std::int64_t) -> absl::StatusOr<ResultLedger::Charge> {
+      return exchange.call.charge();
+    };
+    ResponseAllocator allocator(services().buffers, std::numeric_limits<std::int64_t>::max(),
+                                admit);
     try {
-      return weights->Allocate("weights", v1::DTYPE_FLOAT32, {rows, heads, kv_len},
-                               {services().buffers, std::numeric_limits<std::int64_t>::max()});
+      ATTENTION_RETURN_IF_ERROR(
+          weights->Declare("weights", v1::DTYPE_FLOAT32, shape, allocator.budget()));
+      ATTENTION_RETURN_IF_ERROR(allocator.Admit());
+      weights->Allocate(allocator);
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError("out of memory for a block of weights");
     }
+    return absl::OkStatus();
   }
 
   void OnBlockComputed(const ExchangePtr& exchange, Block& block, const AttentionResult& result) {
@@ -208,7 +212,8 @@ void AttentionServiceImpl::Attend(UnaryCall& call) {
   absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
   if (status.ok()) status = call.frame().CheckRoom(call.request().Length());
   if (status.ok()) {
-    status = exchange->call.Begin(exchange->wire, /*allows_weights=*/false, request.get());
+    status =
+        exchange->call.Begin(call.frame(), exchange->wire, /*allows_weights=*/false, request.get());
   }
   exchange->received.Release();
   call.ReleaseRequest();

@@ -37,10 +37,12 @@ absl::Status ForwardCall::Begin(const CallFrame& frame, const v1::ForwardRequest
                                 AttentionRequest* request) {
   ATTENTION_ASSIGN_OR_RETURN(layer_, services_.layers.Find(frame.tenant(), wire.layer_id()));
   ATTENTION_RETURN_IF_ERROR(AcquireSessions(frame, wire));
+  const auto admit = [&](std::int64_t bytes) {
+    return frame.AdmitResults(tensors_.message_bytes(), bytes);
+  };
+  ResponseAllocator allocator(services_.buffers, services_.limits.max_response_bytes, admit);
   try {
-    ATTENTION_ASSIGN_OR_RETURN(
-        decoded_, DecodeForward(wire, layer_, leases_, tensors_,
-                                {services_.buffers, services_.limits.max_message_bytes}));
+    ATTENTION_ASSIGN_OR_RETURN(decoded_, DecodeForward(wire, layer_, leases_, tensors_, allocator));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("out of memory for the tensors of the request");
   }
@@ -49,9 +51,8 @@ absl::Status ForwardCall::Begin(const CallFrame& frame, const v1::ForwardRequest
   request->inputs = std::move(decoded_.inputs);
   request->outputs = std::move(decoded_.outputs);
   request->projections_owner = layer_;
-  SetWork(services_, decoded_.work, request);
-  request->bytes = tensors_.copied_bytes() + decoded_.buffer_bytes +
-                   static_cast<std::int64_t>(decoded_.output.size());
+  SetCosts(services_, decoded_.work, tensors_.copied_bytes() + decoded_.result_bytes,
+           request->tasks.size() + request->steps.size(), kSequenceCosts, request);
   services_.metrics.input_bytes.Add(tensors_.copied_bytes());
   services_.metrics.query_rows.Add(decoded_.num_rows);
   wire_in_ = BeginQueueing(services_, request);

@@ -80,7 +80,7 @@ class ForwardBuilder {
  public:
   ForwardBuilder(const v1::ForwardRequest& request, const Layer& layer,
                  const std::vector<SessionLease>& leases, RequestTensors& tensors,
-                 const ResponseAllocator& allocator)
+                 ResponseAllocator& allocator)
       : request_(request),
         layer_(layer),
         spec_(layer.spec),
@@ -93,9 +93,9 @@ class ForwardBuilder {
     ATTENTION_RETURN_IF_ERROR(CheckPresence(request_, spec_));
     ATTENTION_RETURN_IF_ERROR(DecodeRows());
     ATTENTION_RETURN_IF_ERROR(CheckSequences());
-    ATTENTION_RETURN_IF_ERROR(AllocateOutput());
+    ATTENTION_RETURN_IF_ERROR(DeclareOutput());
     ATTENTION_RETURN_IF_ERROR(DecodePaddingMask());
-    ATTENTION_RETURN_IF_ERROR(AllocateBuffers());
+    ATTENTION_RETURN_IF_ERROR(Allocate());
     for (std::int64_t i = 0; i < num_sequences_; ++i) AddSequence(static_cast<std::size_t>(i));
     decoded_.num_rows = x_.num_rows();
     return std::move(decoded_);
@@ -150,20 +150,18 @@ class ForwardBuilder {
     return absl::OkStatus();
   }
 
-  absl::Status AllocateOutput() {
+  absl::Status DeclareOutput() {
     if (!x_.is_present()) return absl::OkStatus();
     const v1::DType dtype = request_.x().dtype();
     ResponseTensor& output = decoded_.output;
-    const auto allocate = [&](std::initializer_list<std::int64_t> shape) {
+    const auto declare = [&](std::initializer_list<std::int64_t> shape) {
       return request_.has_output_to()
-                 ? output.AllocateShared("output", dtype, shape, request_.output_to(), tensors_)
-                 : output.Allocate("output", dtype, shape, allocator_);
+                 ? output.DeclareShared("output", dtype, shape, request_.output_to(), tensors_)
+                 : output.Declare("output", dtype, shape, allocator_.budget());
     };
     const std::int64_t columns = spec_.output_dim;
-    if (!x_.is_dense) return allocate({x_.num_tensor_rows, columns});
-    ATTENTION_RETURN_IF_ERROR(allocate({num_sequences_, x_.padded_len, columns}));
-    output.FillWithZeros();  // rows behind a sequence's length stay zero
-    return absl::OkStatus();
+    return x_.is_dense ? declare({num_sequences_, x_.padded_len, columns})
+                       : declare({x_.num_tensor_rows, columns});
   }
 
   absl::Status DecodePaddingMask() {
@@ -231,26 +229,38 @@ class ForwardBuilder {
     }
   }
 
-  // The rows of a buffer between projections, `columns` floats each.
-  absl::StatusOr<float*> Buffer(absl::string_view field, std::int64_t rows, std::int64_t columns) {
-    const std::int64_t row_bytes = columns * kFloatBytes;
-    if (rows > allocator_.max_bytes / row_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(field, " has ", rows, " rows, which the layer makes ", row_bytes,
-                       " bytes each of, expected at most ", allocator_.max_bytes, " bytes"));
-    }
-    decoded_.buffers.push_back(
-        allocator_.pool.Get(static_cast<std::size_t>(std::max<std::int64_t>(1, rows * row_bytes))));
-    decoded_.buffer_bytes += rows * row_bytes;
+  // Rows of a buffer between projections, `columns` floats each.
+  struct BufferShape {
+    std::int64_t rows = 0;
+    std::int64_t columns = 0;
+  };
+
+  float* GetBuffer(const BufferShape& shape) {
+    const std::int64_t bytes = std::max<std::int64_t>(1, shape.rows * shape.columns * kFloatBytes);
+    decoded_.buffers.push_back(allocator_.pool().Get(static_cast<std::size_t>(bytes)));
     return reinterpret_cast<float*>(decoded_.buffers.back().data());
   }
 
-  absl::Status AllocateBuffers() {
-    ATTENTION_ASSIGN_OR_RETURN(input_, Buffer("x", x_.num_rows(), weights_.input().out_features()));
-    ATTENTION_ASSIGN_OR_RETURN(attended_, Buffer("x", x_.num_rows(), spec_.o_columns()));
-    if (!spec_.is_cross()) return absl::OkStatus();
-    ATTENTION_ASSIGN_OR_RETURN(
-        kv_, Buffer("context", context_.num_rows(), weights_.context()->out_features()));
+  absl::Status Allocate() {
+    const BufferShape input = {x_.num_rows(), weights_.input().out_features()};
+    const BufferShape attended = {x_.num_rows(), spec_.o_columns()};
+    BufferShape kv;
+    if (spec_.is_cross()) kv = {context_.num_rows(), weights_.context()->out_features()};
+    for (const auto& [what, shape] : {std::pair{"x becomes between the projections", input},
+                                      std::pair{"x becomes between the projections", attended},
+                                      std::pair{"context becomes between the projections", kv}}) {
+      ATTENTION_RETURN_IF_ERROR(
+          allocator_.budget().CountRows(what, shape.rows, shape.columns * kFloatBytes));
+    }
+    ATTENTION_RETURN_IF_ERROR(allocator_.Admit());
+    decoded_.result_bytes = allocator_.budget().bytes();
+    decoded_.charge = allocator_.charge();
+    decoded_.output.Allocate(allocator_);
+    // Rows behind a sequence's length stay zero.
+    if (decoded_.output.has_value() && x_.is_dense) decoded_.output.FillWithZeros();
+    input_ = GetBuffer(input);
+    attended_ = GetBuffer(attended);
+    if (spec_.is_cross()) kv_ = GetBuffer(kv);
     return absl::OkStatus();
   }
 
@@ -382,9 +392,11 @@ class ForwardBuilder {
     step.attend.params.kv_dtype = step.cache->geometry().dtype;
     if (spec_.is_cross()) step.first_query_position = 0;
     AttentionTask estimated = step.attend;
-    estimated.kv_len =
-        step.expected_position.value_or(step.cache->length(step.layer)) + step.num_tokens;
+    // A position beyond is an error when the step runs, and no reason to wait for it until then.
+    const std::int64_t length = step.cache->length(step.layer) + num_appended_;
+    estimated.kv_len = std::min(step.expected_position.value_or(length), length) + step.num_tokens;
     estimated.first_query_position = spec_.is_cross() ? 0 : estimated.kv_len - estimated.q_len;
+    num_appended_ += step.num_tokens;
     decoded_.work += EstimateWork(estimated);
     decoded_.steps.push_back(std::move(step));
   }
@@ -395,7 +407,7 @@ class ForwardBuilder {
   const LayerWeights& weights_;
   const std::vector<SessionLease>& leases_;
   RequestTensors& tensors_;
-  const ResponseAllocator& allocator_;
+  ResponseAllocator& allocator_;
   RaggedRows x_;
   RaggedRows context_;
   std::int64_t num_sequences_ = 0;
@@ -407,6 +419,7 @@ class ForwardBuilder {
   float* attended_ = nullptr;  // [x rows, num_q_heads * head_dim_v]
   std::int64_t x_row_ = 0;
   std::int64_t kv_row_ = 0;
+  std::int64_t num_appended_ = 0;  // by the steps so far
   std::set<const PackedProjection*> counted_;
   DecodedForward decoded_;
 };
@@ -417,7 +430,7 @@ absl::StatusOr<DecodedForward> DecodeForward(const v1::ForwardRequest& request,
                                              const std::shared_ptr<const Layer>& layer,
                                              const std::vector<SessionLease>& leases,
                                              RequestTensors& tensors,
-                                             const ResponseAllocator& allocator) {
+                                             ResponseAllocator& allocator) {
   return ForwardBuilder(request, *layer, leases, tensors, allocator).Build();
 }
 

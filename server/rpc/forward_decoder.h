@@ -26,10 +26,11 @@ struct DecodedForward {
   ResponseTensor output;
   WorkEstimate work;  // with the sessions' present lengths
   std::int64_t num_rows = 0;
-  std::int64_t buffer_bytes = 0;  // of what is between the projections
+  std::int64_t result_bytes = 0;  // of the output, and of what is between the projections
 
   // What the above points into, beside the tensors and the layer.
   std::vector<PooledBuffer> buffers;
+  ResultLedger::Charge charge;  // for them
   // Rows of the output that stay or become zero when it is computed: [begin, end).
   std::vector<std::pair<std::int64_t, std::int64_t>> hidden_rows;
 };
@@ -39,7 +40,6 @@ struct DecodedForward {
 absl::StatusOr<DecodedForward> DecodeForward(const v1::ForwardRequest& request,
                                              const std::shared_ptr<const Layer>& layer,
                                              const std::vector<SessionLease>& leases,
-                                             RequestTensors& tensors,
-                                             const ResponseAllocator& allocator);
+                                             RequestTensors& tensors, ResponseAllocator& allocator);
 
 }  // namespace attention::server

@@ -57,6 +57,8 @@ class RequestTensors {
   void PlaceRows(const v1::Tensor& tensor, RowsView* rows, std::vector<RowsPiece>* pieces);
 
   std::int64_t copied_bytes() const { return copied_bytes_; }
+  // Of the whole message.
+  std::int64_t message_bytes() const { return static_cast<std::int64_t>(message_->size()); }
 
  private:
   // A place of its own for so many bytes.

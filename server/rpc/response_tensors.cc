@@ -10,9 +10,27 @@
 
 namespace attention::server {
 
+absl::Status ResponseBudget::Refuse(absl::string_view what, std::int64_t bytes) const {
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, ", ", bytes, " bytes, expected at most the ", max_bytes_ - bytes_,
+                   " that are left of this request's ", max_bytes_, " (max-response-bytes)"));
+}
+
+absl::Status ResponseBudget::CountRows(absl::string_view what, std::int64_t rows,
+                                       std::int64_t row_bytes) {
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(rows, row_bytes, &bytes)) {
+    bytes = std::numeric_limits<std::int64_t>::max();
+  }
+  if (!HasRoom(bytes)) {
+    return Refuse(absl::StrCat(what, ": ", rows, " rows of ", row_bytes, " bytes"), bytes);
+  }
+  Count(bytes);
+  return absl::OkStatus();
+}
+
 absl::Status ResponseTensor::SetHeader(absl::string_view field, v1::DType dtype,
-                                       std::initializer_list<std::int64_t> shape,
-                                       std::int64_t max_bytes) {
+                                       std::initializer_list<std::int64_t> shape) {
   header_.set_dtype(dtype);
   std::int64_t bytes = ElementBytes(dtype);
   bool is_too_large = false;
@@ -20,31 +38,42 @@ absl::Status ResponseTensor::SetHeader(absl::string_view field, v1::DType dtype,
     header_.add_shape(dimension);
     is_too_large |= __builtin_mul_overflow(bytes, dimension, &bytes);
   }
-  if (is_too_large || bytes > max_bytes) {
+  if (is_too_large) {
     return absl::InvalidArgumentError(absl::StrCat(field, " would have shape ", ShapeText(header_),
                                                    " of ", v1::DType_Name(dtype),
-                                                   ", expected at most ", max_bytes, " bytes"));
+                                                   ", expected less than 2^63 bytes"));
   }
   size_ = static_cast<std::size_t>(bytes);
   return absl::OkStatus();
 }
 
-absl::Status ResponseTensor::Allocate(absl::string_view field, v1::DType dtype,
-                                      std::initializer_list<std::int64_t> shape,
-                                      const ResponseAllocator& allocator) {
-  ATTENTION_RETURN_IF_ERROR(SetHeader(field, dtype, shape, allocator.max_bytes));
-  buffer_ = allocator.pool.Get(size_);
-  data_ = buffer_.data();
+absl::Status ResponseTensor::Declare(absl::string_view field, v1::DType dtype,
+                                     std::initializer_list<std::int64_t> shape,
+                                     ResponseBudget& budget) {
+  ATTENTION_RETURN_IF_ERROR(SetHeader(field, dtype, shape));
+  const auto bytes = static_cast<std::int64_t>(size_);
+  if (!budget.HasRoom(bytes)) {
+    return budget.Refuse(absl::StrCat(field, " would have shape ", ShapeText(header_), " of ",
+                                      v1::DType_Name(dtype)),
+                         bytes);
+  }
+  budget.Count(bytes);
   has_value_ = true;
   return absl::OkStatus();
 }
 
-absl::Status ResponseTensor::AllocateShared(absl::string_view field, v1::DType dtype,
-                                            std::initializer_list<std::int64_t> shape,
-                                            const v1::SharedMemoryRef& place,
-                                            RequestTensors& tensors) {
-  ATTENTION_RETURN_IF_ERROR(
-      SetHeader(field, dtype, shape, std::numeric_limits<std::int64_t>::max()));
+void ResponseTensor::Allocate(const ResponseAllocator& allocator) {
+  if (!has_value_ || header_.has_shared_memory()) return;
+  buffer_ = allocator.pool().Get(size_);
+  data_ = buffer_.data();
+  charge_ = allocator.charge();
+}
+
+absl::Status ResponseTensor::DeclareShared(absl::string_view field, v1::DType dtype,
+                                           std::initializer_list<std::int64_t> shape,
+                                           const v1::SharedMemoryRef& place,
+                                           RequestTensors& tensors) {
+  ATTENTION_RETURN_IF_ERROR(SetHeader(field, dtype, shape));
   ATTENTION_ASSIGN_OR_RETURN(data_,
                              tensors.Resolve("output_to", place, static_cast<std::int64_t>(size_)));
   *header_.mutable_shared_memory() = place;
@@ -53,13 +82,14 @@ absl::Status ResponseTensor::AllocateShared(absl::string_view field, v1::DType d
 }
 
 ResponseTensor ResponseTensor::Adopt(std::initializer_list<std::int64_t> shape,
-                                     std::vector<float> data) {
+                                     std::vector<float> data, ResultLedger::Charge charge) {
   ResponseTensor tensor;
   tensor.header_.set_dtype(v1::DTYPE_FLOAT32);
   for (const std::int64_t dimension : shape) tensor.header_.add_shape(dimension);
   tensor.size_ = data.size() * sizeof(float);
   tensor.adopted_ = std::move(data);
   tensor.data_ = reinterpret_cast<char*>(tensor.adopted_.data());
+  tensor.charge_ = std::move(charge);
   tensor.has_value_ = true;
   return tensor;
 }
@@ -77,8 +107,9 @@ void ResponseTensor::MoveTo(int field_number, codec::OutgoingMessage& message) {
   struct Owner {
     PooledBuffer buffer;
     std::vector<float> adopted;
+    ResultLedger::Charge charge;
   };
-  auto* owner = new Owner{std::move(buffer_), std::move(adopted_)};
+  auto* owner = new Owner{std::move(buffer_), std::move(adopted_), std::move(charge_)};
   grpc::Slice slice(
       data_, size_, [](void* memory) { delete static_cast<Owner*>(memory); }, owner);
   message.Add(field_number, codec::OutgoingMessage(header_, std::move(slice)));

@@ -17,6 +17,8 @@ constexpr char kPriorityKey[] = "attention-priority";
 constexpr char kRequestIdKey[] = "x-request-id";
 constexpr char kDefaultTenant[] = "default";
 constexpr std::size_t kMaxMetadataBytes = 128;
+// Below, decoding and computing cost less than asking twice; streams bound how many there are.
+constexpr std::size_t kMinCheckedBytes = std::size_t{64} << 10;
 
 absl::Status ReadMetadata(const grpc::ServerContextBase& context, const char* key,
                           std::string* value) {
@@ -60,12 +62,21 @@ absl::Status CheckNumCalls(const ServiceContext& services) noexcept {
 
 }  // namespace
 
-void SetWork(const ServiceContext& services, const WorkEstimate& work, AttentionRequest* request) {
+void SetCosts(const ServiceContext& services, const WorkEstimate& work, std::int64_t tensor_bytes,
+              std::size_t num_parts, const PartCosts& part, AttentionRequest* request) {
   // What a request costs beside its arithmetic, in the engine and in the kernels (measured with one
   // key of 64 dims: 4 to 7 us).
   constexpr absl::Duration kOverhead = absl::Microseconds(5);
   request->flops = work.flops;
-  request->work = kOverhead + absl::Seconds(RooflineSeconds(work, services.ceilings));
+  const auto count = static_cast<std::int64_t>(num_parts);
+  request->work =
+      kOverhead + count * part.work + absl::Seconds(RooflineSeconds(work, services.ceilings));
+  request->bytes = tensor_bytes + count * part.bytes;
+}
+
+absl::Duration WorkOf(const ServiceContext& services, const WorkEstimate& work,
+                      const PartCosts& part) {
+  return part.work + absl::Seconds(RooflineSeconds(work, services.ceilings));
 }
 
 CallFrame::CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
@@ -87,11 +98,19 @@ CallFrame::CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
 }
 
 absl::Status CallFrame::CheckRoom(std::size_t bytes) const {
-  // Below, decoding costs less than asking twice.
-  constexpr std::size_t kMinBytes = std::size_t{64} << 10;
-  if (bytes < kMinBytes) return absl::OkStatus();
+  if (bytes < kMinCheckedBytes) return absl::OkStatus();
   return services_.scheduler.CheckRoom(
       {tenant_, priority_, static_cast<std::int64_t>(bytes), deadline_});
+}
+
+absl::StatusOr<ResultLedger::Charge> CallFrame::AdmitResults(std::int64_t message_bytes,
+                                                             std::int64_t result_bytes) const {
+  if (result_bytes < static_cast<std::int64_t>(kMinCheckedBytes)) return nullptr;
+  ATTENTION_RETURN_IF_ERROR(
+      services_.scheduler.CheckRoom({tenant_, priority_, message_bytes + result_bytes, deadline_}));
+  absl::StatusOr<ResultLedger::Charge> charge = services_.results.Take(tenant_, result_bytes);
+  if (!charge.ok()) services_.metrics.rejected_queue_full.Add();
+  return charge;
 }
 
 std::unique_ptr<AttentionRequest> CallFrame::MakeRequest() const {

@@ -22,6 +22,7 @@
 #include "server/rpc/calls_in_flight.h"
 #include "server/rpc/connections.h"
 #include "server/rpc/receiving.h"
+#include "server/rpc/result_ledger.h"
 #include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
 #include "server/shared_memory/region_table.h"
@@ -34,6 +35,7 @@ class ListenerHealth;
 // Bounds that clients may ask for (GetServerInfo) and the services apply.
 struct ServiceLimits {
   std::int64_t max_message_bytes = 0;
+  std::int64_t max_response_bytes = 0;
   std::int64_t max_queued_requests = 0;
   std::int64_t max_queued_bytes = 0;
   std::int64_t max_sessions = 0;
@@ -63,7 +65,6 @@ struct DeviceStatus {
   std::string unused_reason;
   std::int64_t kv_capacity_bytes = 0;
   std::int64_t kv_free_bytes = 0;
-  std::int64_t queued_requests = 0;
 };
 
 // Everything outlives the services.
@@ -84,6 +85,7 @@ struct ServiceContext {
   // Logs what clients do to the server as a whole; the caller bounds how often.
   std::function<void(const std::string& text)> warn;
   BufferPool& buffers;
+  ResultLedger& results;
   const RegionTable* regions;        // null: shared memory is not offered
   std::string shared_memory_socket;  // its path
   ServiceLimits limits;
@@ -93,8 +95,22 @@ struct ServiceContext {
 using CancelFlag = std::shared_ptr<std::atomic<bool>>;
 inline CancelFlag MakeCancelFlag() { return std::make_shared<std::atomic<bool>>(false); }
 
-// Tells the scheduler how much a request costs.
-void SetWork(const ServiceContext& services, const WorkEstimate& work, AttentionRequest* request);
+// What a request's parts cost beside their arithmetic and their tensors: its sequences or its
+// steps.
+struct PartCosts {
+  absl::Duration work;
+  std::int64_t bytes = 0;
+};
+inline constexpr PartCosts kSequenceCosts{absl::Nanoseconds(500), 1024};
+inline constexpr PartCosts kStepCosts{absl::Microseconds(1), 2048};
+
+// Tells the scheduler how much a request costs: `tensor_bytes` of tensors and results, and what its
+// parts take.
+void SetCosts(const ServiceContext& services, const WorkEstimate& work, std::int64_t tensor_bytes,
+              std::size_t num_parts, const PartCosts& part, AttentionRequest* request);
+// Of one part.
+absl::Duration WorkOf(const ServiceContext& services, const WorkEstimate& work,
+                      const PartCosts& part);
 
 // One call, from arrival to its end.
 class CallFrame {
@@ -117,6 +133,12 @@ class CallFrame {
   // Whether the scheduler would take a request of this call with a message of so many bytes: to be
   // asked before a large one is decoded.
   absl::Status CheckRoom(std::size_t bytes) const;
+
+  // The same of a message whose results take so many bytes, before they are allocated. What is
+  // returned is to be held as long as any of them is there. Also RESOURCE_EXHAUSTED while clients
+  // have not read what was computed for them.
+  absl::StatusOr<ResultLedger::Charge> AdmitResults(std::int64_t message_bytes,
+                                                    std::int64_t result_bytes) const;
 
   // A request that belongs to this call, arriving now.
   std::unique_ptr<AttentionRequest> MakeRequest() const;

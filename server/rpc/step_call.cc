@@ -51,29 +51,40 @@ absl::Status StepCall::Begin(const CallFrame& frame, const v1::StepRequest& wire
 
 absl::Status StepCall::BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
                                   AttentionRequest* request) {
+  const auto admit = [&](std::int64_t bytes) {
+    return frame.AdmitResults(tensors_.message_bytes(), bytes);
+  };
+  ResponseAllocator allocator(services_.buffers, services_.limits.max_response_bytes, admit);
   entries_.resize(static_cast<std::size_t>(wire.steps_size()));
   for (int i = 0; i < wire.steps_size(); ++i) {
     Entry& entry = entries_[i];
-    entry.status = BeginStep(frame, wire.steps(i), &entry, request);
-    request->bytes += static_cast<std::int64_t>(entry.output.size() + entry.lse.size());
+    entry.status = BeginStep(frame, wire.steps(i), allocator.budget(), &entry, request);
   }
-  request->bytes += tensors_.copied_bytes();
-  SetWork(services_, work_, request);
+  ATTENTION_RETURN_IF_ERROR(allocator.Admit());
+  charge_ = allocator.charge();
+  std::size_t next = 0;  // of the steps that take part
+  for (Entry& entry : entries_) {
+    if (!entry.status.ok()) continue;
+    AllocateResult(allocator, request->steps[next++], entry.output, entry.lse);
+  }
+  SetCosts(services_, work_, tensors_.copied_bytes() + allocator.budget().bytes(), entries_.size(),
+           kStepCosts, request);
   return absl::OkStatus();
 }
 
-absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& wire, Entry* entry,
-                                 AttentionRequest* request) {
+absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& wire,
+                                 ResponseBudget& budget, Entry* entry, AttentionRequest* request) {
   ATTENTION_ASSIGN_OR_RETURN(
       SessionLease lease, services_.sessions.Acquire(DecodeHandle(wire.handle()), frame.tenant()));
-  ATTENTION_ASSIGN_OR_RETURN(
-      DecodedStep decoded,
-      DecodeStep(wire, *lease, tensors_, {services_.buffers, services_.limits.max_message_bytes}));
+  ATTENTION_ASSIGN_OR_RETURN(DecodedStep decoded,
+                             DecodeStep(wire, *lease, num_tokens_, tensors_, budget));
   services_.metrics.query_rows.Add(decoded.step.attend.q_len);
   if (decoded.step.has_attend && decoded.step.wants_column_sums) {
     entry->num_column_sum_heads = decoded.step.attend.params.num_q_heads;
   }
   work_ += decoded.work;
+  num_tokens_ += decoded.step.num_tokens;
+  decoded.step.work = WorkOf(services_, decoded.work, kStepCosts);
   request->steps.push_back(std::move(decoded.step));
   entry->lease = std::move(lease);
   entry->output = std::move(decoded.output);
@@ -108,7 +119,7 @@ codec::OutgoingMessage StepCall::CompleteStep(std::size_t index, StepOutcome& ou
   entry.lse.MoveTo(v1::SessionStepResult::kLseFieldNumber, message);
   if (entry.num_column_sum_heads > 0) {
     ResponseTensor::Adopt({outcome.kv_len, entry.num_column_sum_heads},
-                          std::move(outcome.column_sums))
+                          std::move(outcome.column_sums), charge_)
         .MoveTo(v1::SessionStepResult::kColumnSumsFieldNumber, message);
   }
   return message;

@@ -1,6 +1,7 @@
 // The part that Step and StepStream share: one StepRequest, from decoding to its response.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "attention/v1/session_service.pb.h"
@@ -42,14 +43,16 @@ class StepCall {
 
   absl::Status BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
                           AttentionRequest* request);
-  absl::Status BeginStep(const CallFrame& frame, const v1::SessionStep& wire, Entry* entry,
-                         AttentionRequest* request);
+  absl::Status BeginStep(const CallFrame& frame, const v1::SessionStep& wire,
+                         ResponseBudget& budget, Entry* entry, AttentionRequest* request);
   codec::OutgoingMessage CompleteStep(std::size_t index, StepOutcome& outcome);
 
   const ServiceContext& services_;
   RequestTensors tensors_;
   std::vector<Entry> entries_;
   WorkEstimate work_;
+  std::int64_t num_tokens_ = 0;  // that the steps so far append
+  ResultLedger::Charge charge_;  // for column sums, which the engine allocates
   absl::Duration wire_in_;
 };
 

@@ -1,5 +1,7 @@
 #include "server/rpc/step_decoder.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/api/work_estimate.h"
 #include "server/base/status_macros.h"
@@ -132,29 +134,40 @@ absl::Status DecodePlanes(const v1::SessionStep& wire, RequestTensors& tensors, 
   return absl::OkStatus();
 }
 
-absl::Status AllocateResult(const v1::SessionStep& wire, const ResponseAllocator& allocator,
-                            RequestTensors& tensors, DecodedStep* decoded) {
-  AttentionTask& task = decoded->step.attend;
-  const std::int64_t heads = task.params.num_q_heads;
-  const std::initializer_list<std::int64_t> shape = {task.q_len, heads, task.params.head_dim_v};
+// `length`: of the layer before the step.
+absl::Status DeclareColumnSums(const v1::SessionStep& wire, std::int64_t length,
+                               ResponseBudget& budget, SessionStep* step) {
+  // Other calls may append before the step runs: so much is not worth a refusal.
+  constexpr std::int64_t kGrowthBytes = 64 * 1024;
+  if (!wire.returns().column_sums()) return absl::OkStatus();
+  const std::int64_t row_bytes =
+      std::int64_t{step->attend.params.num_q_heads} * static_cast<std::int64_t>(sizeof(float));
+  std::int64_t rows = step->expected_position.value_or(length) + step->num_tokens;
+  if (step->kv_end) rows = std::min(rows, *step->kv_end);
   ATTENTION_RETURN_IF_ERROR(
-      wire.has_output_to()
-          ? decoded->output.AllocateShared("output", wire.q().dtype(), shape, wire.output_to(),
-                                           tensors)
-          : decoded->output.Allocate("output", wire.q().dtype(), shape, allocator));
-  task.o = DenseRows(static_cast<void*>(decoded->output.data()), task.params.dtype, heads,
-                     task.params.head_dim_v);
-  if (wire.returns().lse()) {
-    ATTENTION_RETURN_IF_ERROR(
-        decoded->lse.Allocate("lse", v1::DTYPE_FLOAT32, {task.q_len, heads}, allocator));
-    task.lse = decoded->lse.floats();
-  }
-  decoded->step.wants_column_sums = wire.returns().column_sums();
-  decoded->step.max_column_sum_bytes = allocator.max_bytes;
+      budget.CountRows("returns.column_sums asks for the keys' rows", rows, row_bytes));
+  step->wants_column_sums = true;
+  step->max_column_sum_bytes = rows * row_bytes + kGrowthBytes;
   return absl::OkStatus();
 }
 
-// `length`: of the layer before the step.
+absl::Status DeclareResult(const v1::SessionStep& wire, std::int64_t length, ResponseBudget& budget,
+                           RequestTensors& tensors, DecodedStep* decoded) {
+  const AttentionTask& task = decoded->step.attend;
+  const std::int64_t heads = task.params.num_q_heads;
+  const std::initializer_list<std::int64_t> shape = {task.q_len, heads, task.params.head_dim_v};
+  ATTENTION_RETURN_IF_ERROR(
+      wire.has_output_to() ? decoded->output.DeclareShared("output", wire.q().dtype(), shape,
+                                                           wire.output_to(), tensors)
+                           : decoded->output.Declare("output", wire.q().dtype(), shape, budget));
+  if (wire.returns().lse()) {
+    ATTENTION_RETURN_IF_ERROR(
+        decoded->lse.Declare("lse", v1::DTYPE_FLOAT32, {task.q_len, heads}, budget));
+  }
+  return DeclareColumnSums(wire, length, budget, &decoded->step);
+}
+
+// `length`: what the layer can hold at the most before the step.
 WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
                           std::int64_t length) {
   WorkEstimate work;
@@ -164,8 +177,12 @@ WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
                   static_cast<double>(DTypeBytes(geometry.dtype));
   if (!step.has_attend) return work;
   AttentionTask task = step.attend;
-  task.kv_len = length + step.num_tokens;
-  task.first_query_position = task.kv_len - task.q_len;
+  // A position beyond is an error when the step runs, and no reason to wait for it until then.
+  const std::int64_t attended =
+      std::min(step.expected_position.value_or(length), length) + step.num_tokens;
+  task.kv_len = std::min(step.kv_end.value_or(attended), attended);
+  task.kv_begin = std::min(step.kv_begin, task.kv_len);
+  task.first_query_position = step.first_query_position.value_or(attended - task.q_len);
   work += EstimateWork(task);
   return work;
 }
@@ -173,8 +190,8 @@ WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
 }  // namespace
 
 absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Session& session,
-                                       RequestTensors& tensors,
-                                       const ResponseAllocator& allocator) {
+                                       std::int64_t pending_tokens, RequestTensors& tensors,
+                                       ResponseBudget& budget) {
   const KvCache& cache = *session.cache;
   DecodedStep decoded;
   SessionStep& step = decoded.step;
@@ -196,14 +213,25 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Sessio
         "returns.weights is true, expected false: weights are streamed by AttendStream only");
   }
   ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, cache.geometry(), tensors, &step));
+  const std::int64_t length = cache.length(step.layer) + pending_tokens;
   if (wire.has_q()) {
     ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), tensors, &step));
     ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, tensors, &step));
-    ATTENTION_RETURN_IF_ERROR(AllocateResult(wire, allocator, tensors, &decoded));
+    ATTENTION_RETURN_IF_ERROR(DeclareResult(wire, length, budget, tensors, &decoded));
   }
-  decoded.work = EstimateStep(step, cache.geometry(),
-                              step.expected_position.value_or(cache.length(step.layer)));
+  decoded.work = EstimateStep(step, cache.geometry(), length);
   return decoded;
+}
+
+void AllocateResult(const ResponseAllocator& allocator, SessionStep& step, ResponseTensor& output,
+                    ResponseTensor& lse) {
+  if (!step.has_attend) return;
+  AttentionTask& task = step.attend;
+  output.Allocate(allocator);
+  task.o = DenseRows(static_cast<void*>(output.data()), task.params.dtype, task.params.num_q_heads,
+                     task.params.head_dim_v);
+  lse.Allocate(allocator);
+  if (lse.has_value()) task.lse = lse.floats();
 }
 
 }  // namespace attention::server

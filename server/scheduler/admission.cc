@@ -10,14 +10,6 @@ namespace {
 
 constexpr std::int64_t kMaxTimesOfFree = 4;
 
-// Whether `amount` more may join, of a resource of which `held` is in use, `held_by_tenant` of it
-// by the tenant.
-bool HasRoom(std::int64_t held, std::int64_t held_by_tenant, std::int64_t amount,
-             std::int64_t limit) {
-  const std::int64_t free = limit - held;
-  return amount <= free && held_by_tenant < kMaxTimesOfFree * free;
-}
-
 absl::Status QueueFull(const QueueView& view, absl::string_view message) {
   // What has to go before there is room: the tenant's own part at the most.
   const absl::Duration in_the_way = std::min(view.all.work, view.tenant.work / view.tenant_share);
@@ -26,6 +18,12 @@ absl::Status QueueFull(const QueueView& view, absl::string_view message) {
 }
 
 }  // namespace
+
+bool HasRoom(std::int64_t held, std::int64_t held_by_tenant, std::int64_t amount,
+             std::int64_t limit) {
+  const std::int64_t free = limit - held;
+  return amount <= free && held_by_tenant / kMaxTimesOfFree < free;
+}
 
 absl::Duration RetryDelay(absl::Duration work, double work_rate) {
   constexpr absl::Duration kUnknownRate = absl::Milliseconds(100);
@@ -40,16 +38,21 @@ absl::Duration ExpectedWait(const QueueView& view) {
 
 absl::Status CheckAdmission(const QueueView& view, const QueueLimits& limits, std::int64_t bytes,
                             absl::Duration until_deadline) {
-  if (!HasRoom(view.all.requests, view.tenant.requests, 1, limits.max_requests)) {
-    return QueueFull(view, absl::StrCat("the queue holds ", view.all.requests, " requests of ",
-                                        limits.max_requests, ", ", view.tenant.requests,
-                                        " of them the tenant's"));
+  if (bytes > limits.max_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the request takes ", bytes,
+                                                   " bytes with its results, expected at most ",
+                                                   limits.max_bytes, " (max-queued-bytes)"));
   }
-  if (view.all.requests > 0 &&
-      !HasRoom(view.all.bytes, view.tenant.bytes, bytes, limits.max_bytes)) {
+  // Of others' load only the operator is told (/metrics).
+  if (!HasRoom(view.all.requests, view.tenant.requests, 1, limits.max_requests)) {
     return QueueFull(
-        view, absl::StrCat("the queue holds ", view.all.bytes, " bytes of ", limits.max_bytes, ", ",
-                           view.tenant.bytes, " of them the tenant's; the request has ", bytes));
+        view, absl::StrCat("the queue of ", limits.max_requests,
+                           " requests is full; the tenant's in it are ", view.tenant.requests));
+  }
+  if (!HasRoom(view.all.bytes, view.tenant.bytes, bytes, limits.max_bytes)) {
+    return QueueFull(view, absl::StrCat("the queue of ", limits.max_bytes,
+                                        " bytes has no room for the request's ", bytes,
+                                        "; the tenant's in it are ", view.tenant.bytes));
   }
   const absl::Duration wait = ExpectedWait(view);
   if (wait > until_deadline) {

@@ -26,7 +26,11 @@ void RunWeights(server::DecodedAttend& decoded) {
 
 void Execute(const codec::ReceivedMessage& received, const v1::AttendRequest& wire) {
   server::RequestTensors tensors(received, Buffers());
-  auto decoded = server::DecodeAttend(wire, {1 << 20, /*allows_weights=*/true}, tensors, Buffers());
+  const auto admit = [](std::int64_t) -> absl::StatusOr<server::ResultLedger::Charge> {
+    return nullptr;
+  };
+  server::ResponseAllocator allocator(Buffers(), 4 << 20, admit);
+  auto decoded = server::DecodeAttend(wire, /*allows_weights=*/true, tensors, allocator);
   if (!decoded.ok() || decoded->work.flops > kMaxFlops) return;
   auto request = std::make_unique<server::AttentionRequest>();
   request->tasks = decoded->tasks;

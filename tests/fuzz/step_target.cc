@@ -32,11 +32,19 @@ v1::SessionStep MakeStep(std::int64_t position, std::int64_t tokens, int layer, 
 std::int64_t Execute(const server::Session& session, const codec::ReceivedMessage& received,
                      const v1::StepRequest& wire) {
   server::RequestTensors tensors(received, Buffers());
+  const auto admit = [](std::int64_t) -> absl::StatusOr<server::ResultLedger::Charge> {
+    return nullptr;
+  };
+  server::ResponseAllocator allocator(Buffers(), 1 << 20, admit);
+  std::int64_t num_tokens = 0;
   std::vector<server::DecodedStep> steps;
   auto request = std::make_unique<server::AttentionRequest>();
   for (int i = 0; i < wire.steps_size(); ++i) {
-    auto decoded = server::DecodeStep(wire.steps(i), session, tensors, {Buffers(), 1 << 20});
+    auto decoded =
+        server::DecodeStep(wire.steps(i), session, num_tokens, tensors, allocator.budget());
     if (!decoded.ok() || decoded->work.flops > kMaxFlops) continue;
+    num_tokens += decoded->step.num_tokens;
+    server::AllocateResult(allocator, decoded->step, decoded->output, decoded->lse);
     request->steps.push_back(decoded->step);
     steps.push_back(*std::move(decoded));  // keeps the outputs
   }

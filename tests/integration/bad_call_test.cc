@@ -21,7 +21,9 @@ bool WaitForQueued(TestServer& server, double count) {
 class AsyncAttend {
  public:
   explicit AsyncAttend(TestServer& server, absl::Duration timeout = kCallTimeout)
-      : context_(NewContext("", timeout)), request_(MakeAttendRequest({})) {
+      : AsyncAttend(server, MakeAttendRequest({}), timeout) {}
+  AsyncAttend(TestServer& server, v1::AttendRequest request, absl::Duration timeout = kCallTimeout)
+      : context_(NewContext("", timeout)), request_(std::move(request)) {
     call_ = std::async(std::launch::async, [this, &server] {
       return server.attention().Attend(context_.get(), request_, &response_);
     });
@@ -155,7 +157,7 @@ TEST_F(BadCallTest, AFullQueueSaysWhenToComeBack) {
   v1::AttendResponse response;
   const grpc::Status refused = Attend(own, MakeAttendRequest({}), &response);
   EXPECT_THAT(refused, FailsBecause(grpc::RESOURCE_EXHAUSTED, "QUEUE_FULL"));
-  EXPECT_THAT(refused.error_message(), ::testing::HasSubstr("1 requests of 1"));
+  EXPECT_THAT(refused.error_message(), ::testing::HasSubstr("the queue of 1 requests is full"));
   ASSERT_TRUE(DetailsOf(refused).retry_delay.has_value());
   EXPECT_GT(*DetailsOf(refused).retry_delay, absl::ZeroDuration());
   EXPECT_EQ(own.Metric("attention_rejected_queue_full_total"), 1);
@@ -166,18 +168,47 @@ TEST_F(BadCallTest, AFullQueueSaysWhenToComeBack) {
 
 TEST_F(BadCallTest, TheQueueIsBoundedInBytesToo) {
   TestServer own(
-      SlowBackend([](server::ServerConfig& config) { config.max_queued_bytes = 100 << 10; }));
+      SlowBackend([](server::ServerConfig& config) { config.max_queued_bytes = 12 << 20; }));
   BusyWorker busy(own);
-  // The first request, of some 30 KiB, fits; one of 80 KiB beside it does not.
-  AsyncAttend waiting(own);
+  // Of 7 MB with its results: the first one fits, another beside it does not.
+  const auto rows = [](std::int64_t count) {
+    return MakeAttendRequest({.num_q_heads = 1,
+                              .num_kv_heads = 1,
+                              .head_dim_qk = 256,
+                              .head_dim_v = 256,
+                              .q_lens = {count},
+                              .kv_lens = {1}});
+  };
+  AsyncAttend waiting(own, rows(3500));
   ASSERT_TRUE(WaitForQueued(own, 1));
   v1::AttendResponse response;
-  const grpc::Status refused =
-      Attend(own, MakeAttendRequest({.q_lens = {80}, .kv_lens = {80}}), &response);
+  const grpc::Status refused = Attend(own, rows(3500), &response);
   EXPECT_THAT(refused, FailsBecause(grpc::RESOURCE_EXHAUSTED, "QUEUE_FULL"));
   EXPECT_TRUE(DetailsOf(refused).retry_delay.has_value());
+  EXPECT_THAT(Attend(own, rows(13000), &response),
+              FailsWith(grpc::INVALID_ARGUMENT, "(max-queued-bytes)"))
+      << "it would not fit an empty queue either";
   busy.Finish();
   EXPECT_TRUE(waiting.Finish().ok());
+  ExpectServes(own);
+}
+
+// They hold memory for each, though there is nothing to compute.
+TEST_F(BadCallTest, EmptySequencesAndStepsCountInTheQueuesBytes) {
+  TestServer own([](server::ServerConfig& config) { config.max_queued_bytes = 8 << 20; });
+  v1::AttendRequest empty = MakeAttendRequest({.q_lens = {0}, .kv_lens = {0}});
+  for (int i = 0; i < 16384; ++i) {
+    empty.add_q_lens(0);
+    empty.add_kv_lens(0);
+  }
+  v1::AttendResponse response;
+  EXPECT_THAT(Attend(own, empty, &response), FailsWith(grpc::INVALID_ARGUMENT, "max-queued-bytes"));
+  const v1::SessionHandle handle = MustCreate(own).handle();
+  v1::StepRequest steps;
+  for (int i = 0; i < 8192; ++i) *steps.add_steps() = MakeAppend(MakePrompt(1), handle, 0, 0);
+  v1::StepResponse results;
+  EXPECT_THAT(own.sessions().Step(NewContext().get(), steps, &results),
+              FailsWith(grpc::INVALID_ARGUMENT, "max-queued-bytes"));
   ExpectServes(own);
 }
 

@@ -15,15 +15,20 @@ class Decoding {
  public:
   // `memory` must outlive what is decoded.
   explicit Decoding(MemoryAllocator& memory, std::int64_t max_bytes = 1 << 20)
-      : pool_(memory, std::size_t{16} << 20), max_bytes_(max_bytes) {}
+      : pool_(memory, std::size_t{16} << 20), allocator_(pool_, max_bytes, kAdmit) {}
 
   server::BufferPool& pool() { return pool_; }
   server::RequestTensors& tensors() { return tensors_; }
-  server::ResponseAllocator allocator() { return {pool_, max_bytes_}; }
+  server::ResponseAllocator& allocator() { return allocator_; }
+  server::ResponseBudget& budget() { return allocator_.budget(); }
 
  private:
+  static constexpr auto kAdmit = [](std::int64_t) -> absl::StatusOr<server::ResultLedger::Charge> {
+    return nullptr;
+  };
+
   server::BufferPool pool_;
-  const std::int64_t max_bytes_;
+  server::ResponseAllocator allocator_;
   codec::ReceivedMessage received_;
   server::RequestTensors tensors_{received_, pool_};
 };

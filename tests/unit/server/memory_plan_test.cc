@@ -23,13 +23,14 @@ MemoryPlan Plan(const ServerConfig& config, std::int64_t mib) {
 std::int64_t Sum(const MemoryPlan& plan) {
   const ServerConfig& config = plan.config;
   return config.kv_capacity_bytes + config.layer_capacity_bytes + config.kv_spill_bytes +
-         config.max_queued_bytes + config.max_receiving_bytes + plan.idle_buffer_bytes;
+         config.max_queued_bytes + config.max_result_bytes + config.max_receiving_bytes +
+         plan.idle_buffer_bytes;
 }
 
 TEST(MemoryPlanTest, TheDefaultsFitWhateverTheMemory) {
   for (const std::int64_t mib : {256, 512, 1024, 8192, 24576, 1 << 20}) {
     const MemoryPlan plan = Plan(ServerConfig(), mib);
-    EXPECT_LE(Sum(plan), mib * kMib / 32 * 26) << "the rest is for workspace and the program";
+    EXPECT_LE(Sum(plan), mib * kMib / 32 * 29) << "the rest is for workspace and the program";
     EXPECT_GE(plan.config.kv_capacity_bytes, mib * kMib / 6);
     EXPECT_LE(plan.config.max_message_bytes, plan.config.max_receiving_bytes / 2);
     EXPECT_LE(plan.config.max_queued_bytes, 2048 * kMib) << "more helps nobody";
@@ -54,8 +55,9 @@ TEST(MemoryPlanTest, TheLineForTheLogHasEveryPart) {
   EXPECT_THAT(Plan(config, 1024).text,
               AllOf(HasSubstr("memory: 1024 MiB (memory.max): kv-capacity-bytes 100 MiB, "
                               "layer-capacity-bytes "),
-                    HasSubstr("max-queued-bytes "), HasSubstr("max-receiving-bytes "),
-                    HasSubstr("idle buffers "), HasSubstr("workspace and the program itself ")));
+                    HasSubstr("max-queued-bytes "), HasSubstr("max-result-bytes "),
+                    HasSubstr("max-receiving-bytes "), HasSubstr("idle buffers "),
+                    HasSubstr("workspace and the program itself ")));
 }
 
 TEST(MemoryPlanTest, ASumAboveTheMemoryIsRefusedByName) {
@@ -77,6 +79,16 @@ TEST(MemoryPlanTest, AMessageMustFitIntoWhatIsReceived) {
   EXPECT_THAT(std::string(PlanMemory(config, Memory(1024)).status().message()),
               HasSubstr("max-message-bytes is 67108864, expected at most max-receiving-bytes "
                         "(33554432"));
+}
+
+TEST(MemoryPlanTest, TheResultsOfARequestMustFitIntoThoseOfAll) {
+  ServerConfig config;
+  config.max_result_bytes = 32 * kMib;
+  EXPECT_EQ(Plan(config, 1024).config.max_response_bytes, 32 * kMib);
+  config.max_response_bytes = 64 * kMib;
+  EXPECT_THAT(std::string(PlanMemory(config, Memory(1024)).status().message()),
+              HasSubstr("max-response-bytes is 67108864, expected at most max-result-bytes "
+                        "(33554432)"));
 }
 
 TEST(MemoryPlanTest, AGpusMemoryIsItsOwn) {

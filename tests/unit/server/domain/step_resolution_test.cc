@@ -121,7 +121,7 @@ TEST(StepResolutionTest, ColumnSumsBeyondTheBoundAreRefused) {
   step.wants_column_sums = true;
   step.max_column_sum_bytes = 40;
   EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
-              HasSubstr("returns.column_sums asks for 11 rows"));
+              HasSubstr("returns.column_sums takes 11 rows of 4 bytes: the layer has grown"));
   EXPECT_TRUE(ResolveStep(step, 9).status().code() == absl::StatusCode::kFailedPrecondition);
   step.max_column_sum_bytes = 44;
   EXPECT_TRUE(ResolveStep(step, 10).ok());

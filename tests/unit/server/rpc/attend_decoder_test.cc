@@ -15,8 +15,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr AttendLimits kLimits{1 << 20, false};
-
 void Fill(v1::Tensor* tensor, std::vector<std::int64_t> shape,
           v1::DType dtype = v1::DTYPE_FLOAT32) {
   tensor->Clear();
@@ -57,7 +55,8 @@ v1::AttendRequest Dense() {
 class AttendDecoderTest : public ::testing::Test {
  protected:
   absl::StatusOr<DecodedAttend> Decode(const v1::AttendRequest& request) {
-    return DecodeAttend(request, kLimits, decoding_.tensors(), decoding_.pool());
+    return DecodeAttend(request, /*allows_weights=*/false, decoding_.tensors(),
+                        decoding_.allocator());
   }
 
   std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
@@ -343,6 +342,37 @@ TEST_F(AttendDecoderTest, AnOutputBeyondTheLimitIsRefusedBeforeItIsAllocated) {
   Fill(request.mutable_v(), {1, 1, 256});
   const absl::Status status = Decode(request).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("output would have shape [1, 60000, 256]"));
+  EXPECT_EQ(decoding_.pool().used_bytes(), 0u);
+}
+
+// Each of them fits alone.
+TEST_F(AttendDecoderTest, ResultsThatExceedTheLimitTogetherAreRefusedBeforeTheyAreAllocated) {
+  v1::AttendRequest request;
+  Fill(request.mutable_q(), {1, 500, 1});
+  Fill(request.mutable_k(), {400, 1, 1});
+  Fill(request.mutable_v(), {400, 1, 200});
+  request.mutable_returns()->set_column_sums(true);
+  const absl::Status status = Decode(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("column_sums would have shape [400, 500] of DTYPE_FLOAT32, 800000 bytes, "
+                        "expected at most the 648576 that are left of this request's 1048576"));
+  EXPECT_EQ(decoding_.pool().used_bytes(), 0u);
+}
+
+TEST_F(AttendDecoderTest, NothingIsAllocatedOfResultsThatAreNotAdmitted) {
+  std::int64_t asked = 0;
+  const auto refuse = [&](std::int64_t bytes) -> absl::StatusOr<ResultLedger::Charge> {
+    asked = bytes;
+    return absl::ResourceExhaustedError("no room");
+  };
+  ResponseAllocator allocator(decoding_.pool(), 1 << 20, refuse);
+  v1::AttendRequest request = Packed();
+  request.mutable_returns()->set_lse(true);
+  const auto decoded =
+      DecodeAttend(request, /*allows_weights=*/false, decoding_.tensors(), allocator);
+  EXPECT_EQ(decoded.status().message(), "no room");
+  EXPECT_EQ(asked, 5 * 4 * 6 * 4 + 5 * 4 * 4) << "output and lse";
   EXPECT_EQ(decoding_.pool().used_bytes(), 0u);
 }
 

@@ -38,7 +38,8 @@ class StepDecoderTest : public ::testing::Test {
     return wire;
   }
   absl::StatusOr<DecodedStep> Decode(const v1::SessionStep& wire) {
-    return DecodeStep(wire, session_, decoding_.tensors(), decoding_.allocator());
+    return DecodeStep(wire, session_, /*pending_tokens=*/0, decoding_.tensors(),
+                      decoding_.budget());
   }
 
   std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
@@ -60,6 +61,7 @@ TEST_F(StepDecoderTest, RowsArePlacedAndTheOutputIsTheResults) {
   EXPECT_EQ(step.num_tokens, 3);
   EXPECT_EQ(absl::string_view(static_cast<const char*>(step.k.data), wire.k().data().size()),
             wire.k().data());
+  AllocateResult(decoding_.allocator(), decoded->step, decoded->output, decoded->lse);
   EXPECT_EQ(step.attend.o.data, decoded->output.data());
   EXPECT_EQ(decoded->output.size(), 3u * 4 * 6 * 4);
   EXPECT_EQ(step.attend.params.kv_dtype, DType::kBFloat16);
@@ -80,6 +82,70 @@ TEST_F(StepDecoderTest, AppendOnlyAndAttendOnlyAreLegal) {
   decoded = Decode(wire);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_FALSE(decoded->step.has_append);
+}
+
+// What cannot be computed must not be waited for, by this client or by others.
+TEST_F(StepDecoderTest, APositionBeyondTheLayerIsEstimatedAsTheLayerIs) {
+  v1::SessionStep wire = Wire();
+  wire.set_expected_position(0);
+  const double flops = Decode(wire)->work.flops;
+  wire.set_expected_position(std::int64_t{1} << 40);
+  EXPECT_EQ(Decode(wire)->work.flops, flops);
+  const auto pending =
+      DecodeStep(wire, session_, /*pending_tokens=*/7, decoding_.tensors(), decoding_.budget());
+  ASSERT_TRUE(pending.ok()) << pending.status();
+  EXPECT_GT(pending->work.flops, flops) << "over what the steps before it append, too";
+}
+
+TEST_F(StepDecoderTest, ARangeIsEstimatedByItsLength) {
+  session_.cache->SetLength(1, 1000);
+  v1::SessionStep wire = Wire();
+  wire.clear_k();
+  wire.clear_v();
+  wire.clear_expected_position();
+  const double whole = Decode(wire)->work.flops;
+  wire.set_kv_begin(100);
+  wire.set_kv_end(200);
+  EXPECT_DOUBLE_EQ(Decode(wire)->work.flops, whole / 10);
+}
+
+TEST_F(StepDecoderTest, ColumnSumsAreCountedByTheLengthThatIsAttendedOver) {
+  session_.cache->SetLength(1, 1000);
+  v1::SessionStep wire = Wire();
+  wire.clear_k();
+  wire.clear_v();
+  wire.clear_expected_position();
+  wire.mutable_returns()->set_column_sums(true);
+  const auto count = [&] {
+    const std::int64_t before = decoding_.budget().bytes();
+    const auto decoded = Decode(wire);
+    EXPECT_TRUE(decoded.ok()) << decoded.status();
+    EXPECT_GE(decoded->step.max_column_sum_bytes, decoding_.budget().bytes() - before);
+    return decoding_.budget().bytes() - before;
+  };
+  const std::int64_t output_bytes = 3 * 4 * 6 * 4;
+  EXPECT_EQ(count(), output_bytes + 1000 * 4 * 4);
+  wire.set_expected_position(600);
+  EXPECT_EQ(count(), output_bytes + 600 * 4 * 4);
+  wire.set_kv_end(50);
+  EXPECT_EQ(count(), output_bytes + 50 * 4 * 4);
+}
+
+TEST_F(StepDecoderTest, ResultsOfAllStepsShareOneBudget) {
+  session_.cache->SetLength(1, 40'000);  // 640,000 bytes of column sums, of 1 MiB
+  v1::SessionStep wire = Wire();
+  wire.clear_k();
+  wire.clear_v();
+  wire.clear_expected_position();
+  wire.mutable_returns()->set_column_sums(true);
+  EXPECT_TRUE(Decode(wire).ok());
+  const absl::Status status = Decode(wire).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("returns.column_sums asks for the keys' rows: 40000 rows of 16 bytes"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("(max-response-bytes)"));
+  wire.mutable_returns()->set_column_sums(false);
+  EXPECT_TRUE(Decode(wire).ok()) << "what is small still fits";
 }
 
 struct BadStep {

@@ -22,8 +22,8 @@ TEST(AdmissionTest, LimitsOfRequestsAndBytes) {
   };
   const Case kCases[] = {
       {"empty", {0, 0, {}}, {0, 0, {}}, 10, true},
-      {"larger than the limit, alone", {0, 0, {}}, {0, 0, {}}, 5000, true},
-      {"larger than the limit, not alone", {1, 1, {}}, {0, 0, {}}, 5000, false},
+      {"as large as the limit, alone", {0, 0, {}}, {0, 0, {}}, 1000, true},
+      {"as large as the limit, not alone", {1, 1, {}}, {0, 0, {}}, 1000, false},
       {"full of requests", {100, 0, {}}, {0, 0, {}}, 10, false},
       {"the last free place, for one who holds none", {99, 0, {}}, {0, 0, {}}, 10, true},
       {"full of bytes", {10, 1000, {}}, {0, 0, {}}, 1, false},
@@ -41,6 +41,23 @@ TEST(AdmissionTest, LimitsOfRequestsAndBytes) {
     if (!status.ok()) {
       EXPECT_EQ(GetErrorDetail(status)->reason, "QUEUE_FULL") << c.name;
     }
+  }
+}
+
+TEST(AdmissionTest, ARequestLargerThanTheLimitIsRefusedByAnEmptyQueueToo) {
+  const absl::Status status = CheckAdmission({}, kLimits, 1001, kForever);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << "a retry would not help";
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("takes 1001 bytes with its results, expected at most 1000"));
+}
+
+TEST(AdmissionTest, ARefusalTellsNothingOfOthersLoad) {
+  const absl::Status full = CheckAdmission({{100, 777, {}}, {3, 55, {}}}, kLimits, 1, kForever);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("the tenant's in it are 3"));
+  const absl::Status bytes = CheckAdmission({{10, 777, {}}, {3, 55, {}}}, kLimits, 500, kForever);
+  EXPECT_THAT(std::string(bytes.message()), HasSubstr("the tenant's in it are 55"));
+  for (const absl::Status& status : {full, bytes}) {
+    EXPECT_THAT(std::string(status.message()), ::testing::Not(HasSubstr("777")));
   }
 }
 
