@@ -30,7 +30,6 @@ absl::Status AttendCall::Begin(const CallFrame& frame, const v1::AttendRequest& 
 }
 
 codec::OutgoingMessage AttendCall::Complete(const AttentionResult& result) {
-  decoded_.CopyLse();
   services_.metrics.output_bytes.Add(static_cast<std::int64_t>(decoded_.output.size()));
   v1::AttendResponse small_fields;
   EncodeTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),

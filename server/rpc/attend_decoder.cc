@@ -273,8 +273,7 @@ absl::Status DeclareResponse(const v1::AttendRequest& request, const AttentionPa
   ATTENTION_RETURN_IF_ERROR(budget.CountRows("returns.weights asks for rows over the longest keys",
                                              sequences.padded_kv_len, float_row_bytes));
   if (budget.HasRoom(kWeightsBlockBytes)) budget.Count(kWeightsBlockBytes);
-  return budget.CountRows("returns.weights needs the lse of the queries", NumQueryRows(request.q()),
-                          float_row_bytes);
+  return absl::OkStatus();
 }
 
 absl::Status AllocateResponse(ResponseAllocator& allocator, bool is_dense, DecodedAttend* decoded) {
@@ -386,20 +385,11 @@ float* PrepareLse(const v1::AttendRequest& request, const AttentionParams& param
                   DecodedAttend* decoded) {
   const auto count = static_cast<std::size_t>(NumQueryRows(request.q()) * params.num_q_heads);
   float* lse = decoded->lse.floats();
-  if (request.returns().weights()) {
-    decoded->lse_for_weights.resize(count);
-    lse = decoded->lse_for_weights.data();
-  }
   if (lse != nullptr) std::fill_n(lse, count, -std::numeric_limits<float>::infinity());
   return lse;
 }
 
 }  // namespace
-
-void DecodedAttend::CopyLse() {
-  if (!lse.has_value()) return;
-  std::copy(lse_for_weights.begin(), lse_for_weights.end(), lse.floats());
-}
 
 absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, bool allows_weights,
                                            RequestTensors& tensors, ResponseAllocator& allocator) {

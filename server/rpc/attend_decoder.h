@@ -17,14 +17,9 @@ struct DecodedAttend {
   ResponseTensor output;
   ResponseTensor lse;
   ResponseTensor column_sums;
-  // Set when weights are wanted: what the second pass needs, when the response has left. The tasks
-  // write here, and CopyLse copies to `lse` if the client asked for it. [rows of q, num_q_heads]
-  std::vector<float> lse_for_weights;
-  ResultLedger::Charge charge;  // for it, and for the blocks of weights, one at a time
+  ResultLedger::Charge charge;  // for blocks of weights, one at a time
   std::int64_t result_bytes = 0;
   WorkEstimate work;
-
-  void CopyLse();
 };
 
 // Blocks of weights are about this large: big enough that a message's fixed cost (some 50 us)
