@@ -21,6 +21,7 @@ constexpr std::int64_t kMaxIdleBufferBytes = 256 * kMib;
 // More waiting work than this helps nobody.
 constexpr std::int64_t kMaxWaitingBytes = 2048 * kMib;
 constexpr std::int64_t kMaxMessageBytes = 1024 * kMib;
+constexpr std::int64_t kMaxSharedBytes = 4096 * kMib;
 constexpr std::int64_t kLeastBytes = kMib;
 // gRPC receives so much of each call unasked.
 constexpr std::int64_t kBytesOfACall = 64 << 10;
@@ -73,6 +74,16 @@ absl::Status PlanResponses(bool is_configured, ServerConfig& config) {
                    ", expected at most max-result-bytes (", config.max_result_bytes, ")"));
 }
 
+// One user may take half of the memory that clients share, and one connection half of that.
+void PlanSharedMemory(ServerConfig& config) {
+  if (config.max_shared_bytes_per_user == 0) {
+    config.max_shared_bytes_per_user = config.max_shared_bytes / 2;
+  }
+  if (config.max_shared_bytes_per_connection == 0) {
+    config.max_shared_bytes_per_connection = config.max_shared_bytes_per_user / 2;
+  }
+}
+
 absl::Status PlanMessages(bool is_configured, const MachineLimits& limits, ServerConfig& config) {
   if (!is_configured) {
     config.max_message_bytes = std::min(kMaxMessageBytes, config.max_receiving_bytes / 2);
@@ -101,6 +112,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ServerConfig& given, const MachineLi
   uses.push_back({"max-result-bytes", &config.max_result_bytes, 3, kMaxWaitingBytes});
   uses.push_back({"max-receiving-bytes", &config.max_receiving_bytes, 4, kMaxWaitingBytes});
   uses.push_back({"idle buffers", &plan.idle_buffer_bytes, 1, kMaxIdleBufferBytes});
+  if (!config.shared_memory_listen.empty()) {
+    uses.push_back({"max-shared-bytes", &config.max_shared_bytes, 4, kMaxSharedBytes});
+  }
   std::vector<Use> configured;
   std::vector<Use> others;
   for (const Use& use : uses) {
@@ -113,6 +127,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ServerConfig& given, const MachineLi
     config.max_calls = std::max(kLeastCalls, config.max_receiving_bytes / kBytesOfACall);
   }
   ATTENTION_RETURN_IF_ERROR(PlanResponses(given.max_response_bytes > 0, config));
+  PlanSharedMemory(config);
 
   std::int64_t left = limits.memory_bytes;
   for (const Use& use : uses) left -= *use.bytes;

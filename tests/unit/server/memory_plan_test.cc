@@ -49,6 +49,27 @@ TEST(MemoryPlanTest, WhatIsConfiguredIsTakenAndTheRestFitsBesideIt) {
   EXPECT_LT(Sum(plan), 1024 * kMib);
 }
 
+TEST(MemoryPlanTest, SharedMemoryHasAShareWhereItIsOffered) {
+  ServerConfig config;
+  EXPECT_EQ(Plan(config, 1024).config.max_shared_bytes, 0) << "it is not offered";
+  config.shared_memory_listen = "unix:lane.sock";
+  const MemoryPlan plan = Plan(config, 1024);
+  EXPECT_GT(plan.config.max_shared_bytes, 64 * kMib);
+  EXPECT_LT(Sum(plan) + plan.config.max_shared_bytes, 1024 * kMib);
+  EXPECT_EQ(plan.config.max_shared_bytes_per_user, plan.config.max_shared_bytes / 2);
+  EXPECT_EQ(plan.config.max_shared_bytes_per_connection, plan.config.max_shared_bytes / 4);
+  EXPECT_THAT(plan.text, HasSubstr("max-shared-bytes "));
+  EXPECT_EQ(Plan(config, 1 << 20).config.max_shared_bytes, 4096 * kMib);
+}
+
+TEST(MemoryPlanTest, SharedMemoryThatIsConfiguredMustFit) {
+  ServerConfig config;
+  config.shared_memory_listen = "unix:lane.sock";
+  config.max_shared_bytes = 2048 * kMib;
+  EXPECT_THAT(std::string(PlanMemory(config, Memory(1024)).status().message()),
+              HasSubstr("max-shared-bytes (2147483648 bytes)"));
+}
+
 TEST(MemoryPlanTest, TheLineForTheLogHasEveryPart) {
   ServerConfig config;
   config.kv_capacity_bytes = 100 * kMib;
