@@ -102,7 +102,8 @@ struct PartCosts {
   std::int64_t bytes = 0;
 };
 inline constexpr PartCosts kSequenceCosts{absl::Nanoseconds(500), 1024};
-inline constexpr PartCosts kStepCosts{absl::Microseconds(1), 2048};
+// 16,384 steps of one row in a message left 125 MiB resident: their messages, buffers and answers.
+inline constexpr PartCosts kStepCosts{absl::Microseconds(1), 8192};
 
 // Tells the scheduler how much a request costs: `tensor_bytes` of tensors and results, and what its
 // parts take.
