@@ -74,13 +74,13 @@ absl::Status PlanResponses(bool is_configured, ServerConfig& config) {
                    ", expected at most max-result-bytes (", config.max_result_bytes, ")"));
 }
 
-// One user may take half of the memory that clients share, and one connection half of that.
+// One user may take half of the memory that clients share, and one connection a quarter.
 void PlanSharedMemory(ServerConfig& config) {
   if (config.max_shared_bytes_per_user == 0) {
     config.max_shared_bytes_per_user = config.max_shared_bytes / 2;
   }
   if (config.max_shared_bytes_per_connection == 0) {
-    config.max_shared_bytes_per_connection = config.max_shared_bytes_per_user / 2;
+    config.max_shared_bytes_per_connection = config.max_shared_bytes / 4;
   }
 }
 

@@ -348,9 +348,9 @@ class Parser {
     AddBytes("--max-shared-bytes", config_.max_shared_bytes,
              "Shared memory of all clients; 0: an eighth of memory, at most 4GiB");
     AddBytes("--max-shared-bytes-per-user", config_.max_shared_bytes_per_user,
-             "The same of one user of the system; 0: half of that");
+             "The same of one user of the system; 0: half of that of all");
     AddBytes("--max-shared-bytes-per-connection", config_.max_shared_bytes_per_connection,
-             "The same of one client; 0: half of a user's");
+             "The same of one client; 0: a quarter of that of all");
     Add("--max-shared-regions", config_.max_shared_regions, "Regions of shared memory of all")
         ->check(CLI::Range(std::int64_t{1}, std::int64_t{32768}));
     Add("--max-shared-regions-per-connection", config_.max_shared_regions_per_connection,

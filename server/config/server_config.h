@@ -22,10 +22,10 @@ struct ServerConfig {
   std::int64_t max_connections = 0;           // of all listeners; 0: what the descriptors allow
   std::int64_t max_connections_per_peer = 0;  // 0: half of max_connections
 
-  std::string shared_memory_listen;  // "unix:path"; empty: shared memory is not offered
-  std::int64_t max_shared_bytes = 0;                 // 0: a share of the machine's memory
-  std::int64_t max_shared_bytes_per_user = 0;        // 0: half of that
-  std::int64_t max_shared_bytes_per_connection = 0;  // 0: half of a user's
+  std::string shared_memory_listen;            // "unix:path"; empty: shared memory is not offered
+  std::int64_t max_shared_bytes = 0;           // 0: a share of the machine's memory
+  std::int64_t max_shared_bytes_per_user = 0;  // 0: half of that
+  std::int64_t max_shared_bytes_per_connection = 0;  // 0: a quarter of that
   std::int64_t max_shared_regions = 4096;
   std::int64_t max_shared_regions_per_connection = 64;
   int max_shared_connections = 256;

@@ -2,14 +2,17 @@
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel_posix.h>
+#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <memory>
+#include <string>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -22,21 +25,31 @@ constexpr absl::Duration kPeriod = absl::Seconds(1);
 // Answered on a thread that may have the tensors of a large message to copy first.
 constexpr absl::Duration kTimeout = absl::Seconds(2);
 
-// Says hello and waits until the server's first bytes are there.
-absl::Status BeginTls(const ProbeSocket& socket, absl::Time deadline) {
+// The first message of a TLS client. It is made apart from the socket: a handshake that went on
+// would fail at a server that asks for a client's certificate, which gRPC logs each time.
+absl::StatusOr<std::string> ClientHello() {
   const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()),
                                                                   SSL_CTX_free);
   if (context == nullptr) return absl::InternalError("no TLS context");
   const std::unique_ptr<SSL, decltype(&SSL_free)> tls(SSL_new(context.get()), SSL_free);
-  if (tls == nullptr || SSL_set_fd(tls.get(), socket.fd()) != 1) {
-    return absl::InternalError("no TLS connection");
-  }
+  if (tls == nullptr) return absl::InternalError("no TLS connection");
+  BIO* const sent = BIO_new(BIO_s_mem());
+  SSL_set_bio(tls.get(), BIO_new(BIO_s_mem()), sent);  // which owns both
   constexpr unsigned char kHttp2[] = {2, 'h', '2'};
   SSL_set_alpn_protos(tls.get(), kHttp2, sizeof(kHttp2));
-  const int result = SSL_connect(tls.get());
-  const int error = SSL_get_error(tls.get(), result);
+  SSL_connect(tls.get());
   ERR_clear_error();
-  if (result != 1 && error != SSL_ERROR_WANT_READ) {
+  char* bytes = nullptr;
+  const auto size = BIO_get_mem_data(sent, &bytes);
+  if (size <= 0) return absl::InternalError("the TLS handshake cannot begin");
+  return std::string(bytes, static_cast<std::size_t>(size));
+}
+
+// Says hello and waits until the server's first bytes are there.
+absl::Status BeginTls(const ProbeSocket& socket, absl::Time deadline) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::string hello, ClientHello());
+  if (send(socket.fd(), hello.data(), hello.size(), MSG_NOSIGNAL) !=
+      static_cast<ssize_t>(hello.size())) {
     return absl::UnavailableError("the TLS handshake cannot begin");
   }
   ATTENTION_RETURN_IF_ERROR(AwaitSocket(socket.fd(), POLLIN, deadline));

@@ -37,7 +37,7 @@ class FrozenClient {
     pid_ =
         Spawn({ATTENTION_LOADGEN_BINARY, "--target=" + target, "--workload=prefill", "--streams=2",
                "--concurrency=64", "--q-len=256", "--num-q-heads=64", "--num-kv-heads=1",
-               "--shared-memory=off", "--duration=300", "--warmup=0", "--quiet"},
+               "--shared-memory=off", "--duration=300s", "--warmup=0", "--quiet"},
               server.directory() + "/load");
     constexpr char kAnswers[] = "attention_output_bytes_total";
     EXPECT_TRUE(WaitUntil([&] { return client.Metric(kAnswers) > 64e6; }, absl::Seconds(60)));

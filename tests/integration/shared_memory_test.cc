@@ -5,7 +5,9 @@
 #include <linux/falloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -38,7 +40,9 @@ ConfigChange Sharing(const std::string& name, const ConfigChange& change = nullp
 
 // One server for the tests that need no other.
 TestServer& SharingServer() {
-  static TestServer server(Sharing("shared"));
+  static TestServer server(Sharing("shared", [](server::ServerConfig& config) {
+    config.max_shared_bytes_per_connection = std::int64_t{1} << 30;
+  }));
   return server;
 }
 
@@ -384,8 +388,12 @@ TEST(SharedMemoryLifetimeTest, ASocketInUseIsNotTakenAndAStaleOneIs) {
     LaneConnection lane(path);
     lane.MustCreate(4096);
   }
-  std::FILE* stale = std::fopen(path.c_str(), "w");
-  std::fclose(stale);
+  // As a process leaves it that ends without a word.
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const int stale = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+  ASSERT_EQ(bind(stale, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  close(stale);
   TestServer again(Sharing("stale"));
   LaneConnection lane(path);
   lane.MustCreate(4096);
