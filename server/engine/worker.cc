@@ -46,7 +46,7 @@ absl::Status Worker::RunBatch(Batch& batch, std::vector<AttentionResult>& result
                               RequestTiming& timing) {
   results.resize(batch.requests.size());
   BatchAssembly assembly(backend_, options_.spiller);
-  const absl::Status status = Compute(batch, assembly, results, timing);
+  absl::Status status = Compute(batch, assembly, results, timing);
   if (!status.ok()) assembly.RollBack();
   metrics_.tokens_appended.Add(assembly.tokens_appended());
   return status;

@@ -123,7 +123,7 @@ std::int64_t SessionTable::CountOf(const std::string& tenant) const {
   return it == sessions_per_tenant_.end() ? 0 : it->second;
 }
 
-absl::StatusOr<SessionLease> SessionTable::Create(NewSession request) {
+absl::StatusOr<SessionLease> SessionTable::Create(const NewSession& request) {
   if (request.name.size() > kMaxNameBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("name has ", request.name.size(), " bytes, expected at most ", kMaxNameBytes));

@@ -96,7 +96,7 @@ class SessionTable {
   // KV_EXHAUSTED without room for the expected tokens; INVALID_ARGUMENT for a TTL out of range, a
   // name too long or a geometry that cannot be; ALREADY_EXISTS when the name's session has another
   // geometry.
-  absl::StatusOr<SessionLease> Create(NewSession request);
+  absl::StatusOr<SessionLease> Create(const NewSession& request);
 
   // Unique in this table, and not 0: for Session::binding.
   std::uint64_t NewBinding() { return ++last_binding_; }

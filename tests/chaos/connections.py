@@ -74,7 +74,7 @@ def open_and_send(address, data):
 @scenario("resets")
 def streams_that_are_reset(load):
     """20,000 calls on one connection that are reset as soon as they have begun."""
-    with Stage(load) as stage:
+    with Stage(load, keeps_buffers=True) as stage:
         time.sleep(1)
         calm = stage.load.slowest()
         connection = http2.Connection(stage.server.tcp_address)
