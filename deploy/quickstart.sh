@@ -73,8 +73,10 @@ configure() {
 
 build() { cmake --build "$BUILD_DIR" --target "${TARGETS[@]}" >&2; }
 
+# In a session of its own: Ctrl-C would reach it beside stop_server's signal, and a second signal ends a
+# server without its drain.
 start_server() {
-  "$BUILD_DIR/bin/attention-server" --listen "127.0.0.1:$port" --admin-listen 127.0.0.1:0 \
+  setsid "$BUILD_DIR/bin/attention-server" --listen "127.0.0.1:$port" --admin-listen 127.0.0.1:0 \
     --port-file "$work_dir/ports.json" "${server_flags[@]}" >"$work_dir/server.log" 2>&1 &
   server_pid=$!
   if ! await_file "$work_dir/ports.json" "$server_pid" 60; then
@@ -112,7 +114,7 @@ stop_server() {
 serve_until_interrupted() {
   heading "Serving on $address until Ctrl-C"
   say "try: build/release/bin/attention-loadgen --target $address --workload decode"
-  # Ctrl-C goes to the server too, which then drains; `wait` returns at once with the signal's number.
+  # `wait` returns at once with the signal's number.
   local status=0
   trap 'is_interrupted=true' INT TERM
   wait "$server_pid" || status=$?

@@ -40,6 +40,7 @@ class ServerProcess:
         ]
 
     def __enter__(self):
+        self._is_stopping = False
         with self._log.open("w") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         addresses = self._await_addresses()
@@ -52,7 +53,9 @@ class ServerProcess:
             self._await_exit()
 
     def begin_stop(self):
-        if self._process.poll() is None:
+        """Once: a second signal would end the server without its drain."""
+        if self._process.poll() is None and not self._is_stopping:
+            self._is_stopping = True
             self._process.send_signal(signal.SIGTERM)
 
     def metric(self, name):
