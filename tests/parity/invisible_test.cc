@@ -72,7 +72,8 @@ TEST(InvisibleTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
             const VisibleKeys keys = VisibleKeysOf(task, task.position(query));
             bool is_visible = (keys.begin <= key && key < keys.end) || key < keys.sink_end;
             if (task.mask.data != nullptr) {
-              is_visible &= task.mask.data[query * task.mask.row_stride + key] != 0;
+              is_visible &=
+                  task.mask.data[query * task.mask.row_stride + key * task.mask.key_stride] != 0;
             }
             for (int head = 0; is_visible && head < spec.num_q_heads; ++head) {
               seeing.push_back(query * spec.num_q_heads + head);

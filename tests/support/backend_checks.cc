@@ -21,7 +21,7 @@ std::vector<std::int64_t> RowsThatSee(const AttentionTask& task, std::int64_t ke
     const VisibleKeys keys = VisibleKeysOf(task, task.position(query));
     bool is_visible = (keys.begin <= key && key < keys.end) || key < keys.sink_end;
     if (task.mask.data != nullptr) {
-      is_visible &= task.mask.data[query * task.mask.row_stride + key] != 0;
+      is_visible &= task.mask.data[query * task.mask.row_stride + key * task.mask.key_stride] != 0;
     }
     for (int head = 0; is_visible && head < task.params.num_q_heads; ++head) {
       rows.push_back(query * task.params.num_q_heads + head);

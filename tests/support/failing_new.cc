@@ -21,6 +21,14 @@ void* Allocate(std::size_t bytes, std::size_t alignment) {
   return memory;
 }
 
+void* AllocateOrNull(std::size_t bytes, std::size_t alignment) noexcept {
+  try {
+    return Allocate(bytes, alignment);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 }  // namespace
 
 FailingAllocation::FailingAllocation(int n) {
@@ -35,7 +43,10 @@ bool FailingAllocation::has_failed() const { return the_failure; }
 }  // namespace attention::testing
 
 using attention::testing::Allocate;
+using attention::testing::AllocateOrNull;
 
+// All forms are replaced: a sanitizer keeps its own for those that are not, and then finds that
+// they do not fit these deletes.
 void* operator new(std::size_t bytes) { return Allocate(bytes, 0); }
 void* operator new[](std::size_t bytes) { return Allocate(bytes, 0); }
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
@@ -43,6 +54,19 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 }
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return Allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return AllocateOrNull(bytes, 0);
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return AllocateOrNull(bytes, 0);
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  return AllocateOrNull(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment,
+                     const std::nothrow_t&) noexcept {
+  return AllocateOrNull(bytes, static_cast<std::size_t>(alignment));
 }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
@@ -52,3 +76,11 @@ void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory
 void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t, const std::nothrow_t&) noexcept {
+  std::free(memory);
+}
+void operator delete[](void* memory, std::align_val_t, const std::nothrow_t&) noexcept {
+  std::free(memory);
+}

@@ -35,8 +35,9 @@ float PlainScore(const AttentionTask& task, int head, std::int64_t query, std::i
     s += task.alibi_slopes[head] * static_cast<float>(key - task.position(query));
   }
   if (task.bias.data != nullptr) {
-    s += LoadElement(task.bias.data, task.bias.dtype,
-                     head * task.bias.head_stride + query * task.bias.row_stride + key);
+    s += LoadElement(
+        task.bias.data, task.bias.dtype,
+        head * task.bias.head_stride + query * task.bias.row_stride + key * task.bias.key_stride);
   }
   return s;
 }
