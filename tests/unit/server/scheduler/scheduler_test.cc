@@ -21,8 +21,7 @@ class GatedExecutor final : public BatchExecutor {
     double progress() const override { return progress_; }
     bool RunSlice(const std::atomic<bool>& should_yield) override {
       do {
-        // So little that it goes on for minutes: work that stands still would keep its turn for ever.
-        progress_ += (1 - progress_) * 1e-8;
+        progress_ += (1 - progress_) * 1e-8;  // standing still, it would keep its turn for ever
         std::this_thread::yield();
       } while (!should_yield.load());
       return false;
