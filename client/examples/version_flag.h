@@ -8,7 +8,7 @@
 
 namespace attention::client {
 
-// Whether the version was asked for, and printed.
+// True if the version was asked for, and printed.
 inline bool PrintsVersion(int argc, char** argv, const char* program) {
   if (argc != 2 || std::strcmp(argv[1], "--version") != 0) return false;
   std::printf("%s %s\n", program, Version().data());

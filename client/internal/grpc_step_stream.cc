@@ -315,7 +315,7 @@ class GrpcStepStream::Reactor final
     return follows_shared;
   }
 
-  // Whether a step was refused for its position, as it is when the one before it is missing.
+  // True if a step was refused for its position, as it is when the one before it is missing.
   static bool IsMisplaced(const absl::StatusOr<StepResult>& result) {
     return result.ok() && std::any_of(result->results.begin(), result->results.end(),
                                       [](const SessionStepResult& step) {

@@ -29,7 +29,7 @@ class RegionPool {
   std::shared_ptr<SharedSlot> AllocateAnywhere(size_t bytes);
   // The slot of a region of the pool in which all these bytes lie; null when there is none.
   std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const;
-  // Whether it has a region of the target's server.
+  // True if it has a region of the target's server.
   bool Has(size_t target) const;
 
   // How large another region is to be, with room for a few requests of so many bytes, itself of

@@ -15,7 +15,7 @@
 namespace attention::client::internal {
 namespace {
 
-// Whether the memory has so many bytes and keeps them.
+// True if the memory has so many bytes and keeps them.
 absl::Status CheckMemory(int fd, size_t bytes) {
   struct stat file {};
   const int seals = fcntl(fd, F_GET_SEALS);

@@ -58,14 +58,14 @@ class SharedRegion : public std::enable_shared_from_this<SharedRegion> {
   // The slot in which all these bytes lie; null when there is none.
   std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const;
 
-  // Whether new requests may name it: its server still knows it, and it is not to be replaced.
+  // True if new requests may name it: its server still knows it, and it is not to be replaced.
   bool is_usable() const { return is_usable_.load(std::memory_order_acquire); }
   void SetUnusable() { is_usable_.store(false, std::memory_order_release); }
 
   bool has_abandoned_slots() const { return has_abandoned_.load(std::memory_order_relaxed); }
   // Lent and abandoned.
   size_t used_bytes() const;
-  // Whether nobody holds a slot.
+  // True if nobody holds a slot.
   bool is_idle() const;
 
  private:

@@ -17,7 +17,7 @@ DType OutputTypeOf(const AttentionTask& task) {
   return task.o.data != nullptr ? task.o.dtype : task.params.dtype;
 }
 
-// Whether matrix instructions of a 16-bit type lose nothing that the output type would show.
+// True if matrix instructions of a 16-bit type lose nothing that the output type would show.
 bool SuitsMma(const AttentionTask& task) {
   const DType dtype = QueryTypeOf(task), kv_dtype = task.params.kv_dtype;
   if (OutputTypeOf(task) != dtype) return false;
@@ -25,7 +25,7 @@ bool SuitsMma(const AttentionTask& task) {
   return dtype == DType::kBFloat16 && (kv_dtype == DType::kBFloat16 || HasRowScales(kv_dtype));
 }
 
-// Whether rows of keys and values are as long as a kernel's own.
+// True if rows of keys and values are as long as a kernel's own.
 bool HasCompiledDims(const AttentionParams& params) {
   const int dim = params.head_dim_qk;
   return params.head_dim_v == dim && (dim == 64 || dim == 128 || dim == 256);

@@ -6,7 +6,7 @@
 
 namespace attention::server {
 
-// Whether a backend that failed with the status did so by its own fault, and not by a request's.
+// True if a backend that failed with the status did so by its own fault, and not by a request's.
 inline bool IsDeviceFailure(const absl::Status& status) {
   return status.code() == absl::StatusCode::kInternal ||
          status.code() == absl::StatusCode::kUnavailable;

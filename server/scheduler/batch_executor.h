@@ -50,7 +50,7 @@ class BatchExecutor {
   // 1: none of what failed. It may lack the last ones when memory is out; nothing counts for them.
   virtual std::vector<double> Execute(Batch batch) = 0;
 
-  // Whether the device has failed, so that Recover must come before anything else.
+  // True if the device has failed, so that Recover must come before anything else.
   virtual bool needs_recovery() const { return false; }
   // Sets the device up again, which may take seconds, then completes the requests that failed with
   // it: who retries must meet a device that is well. On the scheduler's own thread, or once that

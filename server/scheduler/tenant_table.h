@@ -95,7 +95,7 @@ class TenantTable {
   };
 
   bool IsListed(const std::string& name) const { return limits_.weights.count(name) > 0; }
-  // Whether an unlisted tenant that is not known could become so.
+  // True if an unlisted tenant that is not known could become so.
   bool HasPlace(absl::Time now) const;
   // Keeps one that has had work all the time from standing before those that have not.
   void RenewOldest(absl::Time now);

@@ -104,7 +104,7 @@ class WorkQueue {
   QueueLoad load(const std::string& tenant, absl::Time now) const;
   // The turn's weight in the weights of all that have work, itself included.
   double ShareOf(const std::string& tenant, absl::Time now) const;
-  // Whether it is shared by tenants, whose priorities do not count then.
+  // True if it is shared by tenants, whose priorities do not count then.
   bool IsShared(const std::string& tenant, absl::Time now) const;
   std::int64_t NumWaiting(const std::string& tenant) const { return tenants_.NumWaiting(tenant); }
 
