@@ -1,12 +1,12 @@
-#include "client/client.h"
+#include "attention/client/client.h"
 
 #include <random>
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "client/internal/future.h"
-#include "client/internal/grpc_connection.h"
-#include "client/internal/grpc_timer.h"
+#include "client/internal/base/future.h"
+#include "client/internal/call/grpc_timer.h"
+#include "client/internal/connection/grpc_connection.h"
 
 namespace attention::client {
 namespace {

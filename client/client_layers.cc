@@ -1,8 +1,8 @@
 // The layer calls of Client.
 #include <utility>
 
-#include "client/client.h"
-#include "client/internal/future.h"
+#include "attention/client/client.h"
+#include "client/internal/base/future.h"
 
 namespace attention::client {
 namespace {

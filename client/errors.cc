@@ -1,7 +1,7 @@
-#include "client/errors.h"
+#include "attention/client/errors.h"
 
 #include "absl/strings/numbers.h"
-#include "client/internal/error_details.h"
+#include "client/internal/convert/error_details.h"
 
 namespace attention::client {
 

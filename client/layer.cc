@@ -1,8 +1,8 @@
-#include "client/layer.h"
+#include "attention/client/layer.h"
 
 #include <utility>
 
-#include "client/internal/future.h"
+#include "client/internal/base/future.h"
 
 namespace attention::client {
 

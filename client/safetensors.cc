@@ -1,9 +1,9 @@
-#include "client/safetensors.h"
+#include "attention/client/safetensors.h"
 
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/internal/safetensors_reader.h"
+#include "client/internal/convert/safetensors_reader.h"
 
 namespace attention::client {
 

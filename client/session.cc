@@ -1,10 +1,10 @@
-#include "client/session.h"
+#include "attention/client/session.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/internal/future.h"
+#include "client/internal/base/future.h"
 
 namespace attention::client {
 namespace {

@@ -1,4 +1,4 @@
-#include "client/shared_tensor.h"
+#include "attention/client/shared_tensor.h"
 
 #include <cstring>
 #include <new>

@@ -1,8 +1,8 @@
-#include "client/step_stream.h"
+#include "attention/client/step_stream.h"
 
 #include <utility>
 
-#include "client/internal/future.h"
+#include "client/internal/base/future.h"
 
 namespace attention::client {
 

@@ -1,8 +1,8 @@
-#include "client/tensor.h"
+#include "attention/client/tensor.h"
 
 #include <cstring>
 
-#include "client/internal/half.h"
+#include "client/internal/base/half.h"
 
 namespace attention::client {
 namespace {

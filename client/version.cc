@@ -1,4 +1,4 @@
-#include "client/version.h"
+#include "attention/client/version.h"
 
 namespace attention::client {
 

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "client/examples/version_flag.h"
 
 namespace {

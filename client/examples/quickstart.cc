@@ -16,7 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "client/examples/version_flag.h"
 
 namespace {

@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "client/client.h"
-#include "client/errors.h"
+#include "attention/client/client.h"
+#include "attention/client/errors.h"
+#include "attention/client/merge.h"
 #include "client/examples/version_flag.h"
-#include "client/merge.h"
 
 namespace {
 

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "client/client.h"
-#include "client/errors.h"
+#include "attention/client/client.h"
+#include "attention/client/errors.h"
 #include "client/examples/version_flag.h"
 
 namespace {

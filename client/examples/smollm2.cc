@@ -14,9 +14,9 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/time/clock.h"
+#include "attention/client/version.h"
 #include "client/examples/smollm2_attention.h"
 #include "client/examples/smollm2_model.h"
-#include "client/version.h"
 #include "nlohmann/json.hpp"
 
 namespace {

@@ -3,7 +3,7 @@
 #include <utility>
 #include <vector>
 
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "client/examples/smollm2_attention.h"
 
 namespace attention::examples {

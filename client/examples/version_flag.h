@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "client/version.h"
+#include "attention/client/version.h"
 
 namespace attention::client {
 

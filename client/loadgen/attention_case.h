@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "client/attention.h"
+#include "attention/client/attention.h"
 #include "client/loadgen/options.h"
 #include "kernels/api/attention_params.h"
 

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/errors.h"
+#include "attention/client/errors.h"
 
 namespace attention::loadgen {
 namespace {

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "client/attention.h"
+#include "attention/client/attention.h"
 #include "client/loadgen/attention_case.h"
 #include "client/loadgen/histogram.h"
 

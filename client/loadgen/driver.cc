@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "client/errors.h"
+#include "attention/client/errors.h"
 
 namespace attention::loadgen {
 namespace {

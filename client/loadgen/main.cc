@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "client/loadgen/interrupt.h"
 #include "client/loadgen/options.h"
 #include "client/loadgen/run.h"

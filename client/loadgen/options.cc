@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "attention/client/version.h"
 #include "client/loadgen/options_check.h"
-#include "client/version.h"
 
 namespace attention::loadgen {
 namespace {

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "attention/client/tensor.h"
 #include "client/loadgen/attention_case.h"
 #include "client/loadgen/tensor_pool.h"
-#include "client/tensor.h"
 
 namespace attention::loadgen {
 

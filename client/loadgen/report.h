@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "attention/client/server_info.h"
+#include "attention/client/shared_tensor.h"
 #include "client/loadgen/collector.h"
 #include "client/loadgen/driver.h"
 #include "client/loadgen/machine.h"
 #include "client/loadgen/options.h"
 #include "client/loadgen/verifier.h"
-#include "client/server_info.h"
-#include "client/shared_tensor.h"
 #include "nlohmann/json.hpp"
 
 namespace attention::loadgen {

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
-#include "client/errors.h"
+#include "attention/client/errors.h"
 #include "client/loadgen/progress.h"
 
 namespace attention::loadgen {

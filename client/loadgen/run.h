@@ -5,7 +5,7 @@
 #include <memory>
 #include <ostream>
 
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "client/loadgen/clock.h"
 #include "client/loadgen/options.h"
 #include "client/loadgen/report.h"

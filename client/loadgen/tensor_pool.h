@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "client/tensor.h"
+#include "attention/client/tensor.h"
 #include "kernels/api/dtype.h"
 
 namespace attention::loadgen {

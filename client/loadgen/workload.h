@@ -10,7 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "client/loadgen/attention_case.h"
 #include "client/loadgen/options.h"
 #include "client/loadgen/tensor_pool.h"

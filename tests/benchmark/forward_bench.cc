@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "kernels/registry.h"
 #include "server/base/background_thread.h"
 #include "server/server_app.h"

@@ -2,7 +2,7 @@
 #include <future>
 #include <thread>
 
-#include "client/errors.h"
+#include "attention/client/errors.h"
 #include "tests/support/layer_driver.h"
 
 namespace attention::testing {

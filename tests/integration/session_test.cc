@@ -1,5 +1,5 @@
 // What a session computes: prompts whole and in pieces, layers, ranges, replays.
-#include "client/merge.h"
+#include "attention/client/merge.h"
 #include "tests/support/session_driver.h"
 
 namespace attention::testing {

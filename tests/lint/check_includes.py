@@ -16,8 +16,8 @@ import sources
 ANY = "anything"
 
 # Room -> rooms it may include beside itself. Whoever may include kernels/api may include
-# kernels/base, on which it stands; server/session takes only the checks from there. The folders of client/ and kernels/ that hold public
-# headers are two rooms each, headers and sources, because only the sources may look inside.
+# kernels/base, on which it stands; server/session takes only the checks from there. kernels/ is two rooms,
+# headers and sources, because only the sources may look inside.
 ROOMS = {
     "proto": (),
     "proto/codec": ("proto",),
@@ -47,14 +47,14 @@ ROOMS = {
     "server/config": ("server/base",),
     "server/observe": ("server/base",),
     "server": ANY,
-    "client": (),
-    "client sources": ("client", "client/internal"),
-    "client/internal": ("proto", "proto/codec", "proto/transport", "proto/safetensors", "client"),
-    "client/mocks": ("client",),
-    "client/loadgen": ("client", "kernels/reference", "kernels/api", "kernels/base"),
-    "client/ctl": ("client",),
+    # The public headers, which are included as they are installed: "attention/client/...".
+    "client/include": (),
+    "client": ("client/include", "client/internal"),
+    "client/internal": ("proto", "proto/codec", "proto/transport", "proto/safetensors", "client/include"),
+    "client/loadgen": ("client/include", "kernels/reference", "kernels/api", "kernels/base"),
+    "client/ctl": ("client/include",),
     # The kernels: to compare a program on remote attention with the same one on local attention.
-    "client/examples": ("client", "kernels", "kernels/api", "kernels/base"),
+    "client/examples": ("client/include", "kernels", "kernels/api", "kernels/base"),
     "tests": ANY,
 }
 
@@ -82,7 +82,7 @@ LIBRARIES = (
 )
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
-SPLIT_ROOMS = ("client", "kernels")
+SPLIT_ROOMS = ("kernels",)
 
 
 def room_of(path):
@@ -90,6 +90,8 @@ def room_of(path):
     parts = path.split("/")
     if path.startswith("attention/v"):
         return "proto"
+    if path.startswith("attention/client/"):
+        return "client/include"
     for length in range(len(parts) - 1, 0, -1):
         room = "/".join(parts[:length])
         if room not in ROOMS:
@@ -99,7 +101,7 @@ def room_of(path):
             if not is_direct:
                 return room + "/" + parts[length]  # a room that the table does not know
             return room + " sources" if path.endswith(".cc") else room
-        if room == "server" and not is_direct:
+        if room in ("client", "server") and not is_direct:
             return room + "/" + parts[length]
         return room
     return None

@@ -70,8 +70,13 @@ class IncludesTest(Tree):
                                     f"{room} may include")
 
     def test_public_client_header_may_not_look_inside(self):
-        self.assert_one(self.check("client/session.h", "client/internal/x.h"),
-                        "client/session.h:2", "not client/internal")
+        self.assert_one(self.check("client/include/attention/client/session.h", "client/internal/x.h"),
+                        "client/include/attention/client/session.h:2", "not client/internal")
+
+    def test_public_client_header_is_included_as_it_is_installed(self):
+        self.assertEqual(self.check("client/loadgen/x.cc", "attention/client/session.h"), [])
+        self.assert_one(self.check("server/rpc/x.cc", "attention/client/session.h"),
+                        "not client/include")
 
     def test_client_source_may_look_inside(self):
         self.assertEqual(self.check("client/session.cc", "client/internal/x.h"), [])
@@ -116,7 +121,7 @@ class IncludesTest(Tree):
         self.assert_one(messages, "server/engine may include", "not proto")
 
     def test_generated_message_in_a_public_header(self):
-        self.assert_one(self.check("client/x.h", "attention/v1/tensor.pb.h"), "not proto")
+        self.assert_one(self.check("client/include/attention/client/x.h", "attention/v1/tensor.pb.h"), "not proto")
 
     def test_libraries_in_their_rooms(self):
         self.assertEqual(self.check("server/rpc/x.cc", "grpcpp/grpcpp.h"), [])

@@ -15,10 +15,10 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "attention/client/client.h"
 #include "attention/v1/attention_service.grpc.pb.h"
 #include "attention/v1/server_service.grpc.pb.h"
 #include "attention/v1/session_service.grpc.pb.h"
-#include "client/client.h"
 #include "server/config/server_config.h"
 #include "server/server_app.h"
 #include "tests/support/wire_oracle.h"

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "tests/support/service_fixture.h"
 #include "tests/support/wire_tensor.h"
 

@@ -11,8 +11,8 @@
 
 #include "attention/v1/attention_service.pb.h"
 #include "attention/v1/session_service.pb.h"
-#include "client/internal/lane_connection.h"
-#include "client/internal/shared_region.h"
+#include "client/internal/shared_memory/lane_connection.h"
+#include "client/internal/shared_memory/shared_region.h"
 
 namespace attention::bench {
 

@@ -1,12 +1,12 @@
 // The Client on a mock: each method hands its arguments on and gives the outcome back, in all three
 // forms.
-#include "client/client.h"
+#include "attention/client/client.h"
 
 #include <gmock/gmock.h>
 
 #include <tuple>
 
-#include "client/mocks/mock_connection.h"
+#include "attention/client/mocks/mock_connection.h"
 
 namespace attention::client {
 namespace {

@@ -1,9 +1,9 @@
-#include "client/errors.h"
+#include "attention/client/errors.h"
 
 #include <gmock/gmock.h>
 
 #include "attention/v1/attention_service.pb.h"
-#include "client/internal/error_details.h"
+#include "client/internal/convert/error_details.h"
 #include "tests/unit/client/fake_server.h"
 
 namespace attention::client {

@@ -12,11 +12,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "attention/client/client.h"
 #include "attention/v1/attention_service.grpc.pb.h"
 #include "attention/v1/errors.pb.h"
 #include "attention/v1/server_service.grpc.pb.h"
 #include "attention/v1/session_service.grpc.pb.h"
-#include "client/client.h"
 
 namespace attention::client {
 

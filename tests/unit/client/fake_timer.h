@@ -9,7 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "client/internal/timer.h"
+#include "client/internal/call/timer.h"
 
 namespace attention::client::internal {
 

@@ -1,4 +1,4 @@
-#include "client/layer.h"
+#include "attention/client/layer.h"
 
 #include <gmock/gmock.h>
 
@@ -6,10 +6,10 @@
 #include <filesystem>
 #include <fstream>
 
-#include "client/client.h"
-#include "client/internal/convert.h"
-#include "client/mocks/mock_connection.h"
-#include "client/safetensors.h"
+#include "attention/client/client.h"
+#include "attention/client/mocks/mock_connection.h"
+#include "attention/client/safetensors.h"
+#include "client/internal/convert/convert.h"
 
 namespace attention::client {
 namespace {

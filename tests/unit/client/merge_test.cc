@@ -1,4 +1,4 @@
-#include "client/merge.h"
+#include "attention/client/merge.h"
 
 #include <gmock/gmock.h>
 

@@ -1,9 +1,9 @@
-#include "client/session.h"
+#include "attention/client/session.h"
 
 #include <gmock/gmock.h>
 
-#include "client/errors.h"
-#include "client/mocks/mock_connection.h"
+#include "attention/client/errors.h"
+#include "attention/client/mocks/mock_connection.h"
 
 namespace attention::client {
 namespace {

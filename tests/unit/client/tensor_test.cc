@@ -1,4 +1,4 @@
-#include "client/tensor.h"
+#include "attention/client/tensor.h"
 
 #include <gmock/gmock.h>
 
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "client/internal/half.h"
+#include "client/internal/base/half.h"
 
 namespace attention::client {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "client/errors.h"
+#include "attention/client/errors.h"
 
 namespace attention::loadgen {
 namespace {

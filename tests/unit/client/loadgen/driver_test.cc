@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "client/errors.h"
+#include "attention/client/errors.h"
 #include "tests/unit/client/loadgen/fake_server.h"
 #include "tests/unit/client/loadgen/test_options.h"
 

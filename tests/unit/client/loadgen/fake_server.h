@@ -13,7 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "client/connection.h"
+#include "attention/client/connection.h"
 #include "client/loadgen/clock.h"
 
 namespace attention::loadgen {

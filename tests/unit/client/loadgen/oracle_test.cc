@@ -5,7 +5,7 @@
 #include <limits>
 #include <memory>
 
-#include "client/client.h"
+#include "attention/client/client.h"
 #include "client/loadgen/workload.h"
 #include "tests/unit/client/loadgen/fake_server.h"
 #include "tests/unit/client/loadgen/test_options.h"

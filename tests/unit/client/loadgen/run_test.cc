@@ -7,7 +7,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "client/errors.h"
+#include "attention/client/errors.h"
 #include "tests/unit/client/loadgen/fake_server.h"
 #include "tests/unit/client/loadgen/test_options.h"
 

@@ -1,0 +1,112 @@
+// A session: per-layer key/value caches in the server, and the position of each layer on this side,
+// so that steps are safe to retry. Made by Client::CreateSession or Client::AttachSession.
+//
+//   auto session = client->CreateSession({.geometry = {.num_layers = 2, ...}});
+//   auto result = session->Step({.layer = 0, .q = q, .k = k, .v = v, .config = {.is_causal =
+//   true}});
+//
+// Movable; thread-compatible: one thread at a time. Destroying a Session neither blocks nor deletes
+// anything in the server, where the session lives on until Delete() or until its TTL has passed.
+#ifndef ATTENTION_CLIENT_SESSION_H_
+#define ATTENTION_CLIENT_SESSION_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/client/connection.h"
+#include "attention/client/session_types.h"
+
+namespace attention::client {
+
+// A step of one layer, without what the Session fills in (handle and expected_position). Fields as
+// in SessionStep.
+struct LayerStep {
+  int layer = 0;
+  // [q_len, num_q_heads, head_dim_qk]. Absent: append only.
+  TensorView q = {};
+  // [num_tokens, num_kv_heads, head_dim_qk] and [num_tokens, num_kv_heads, head_dim_v]. Absent:
+  // attend only.
+  TensorView k = {};
+  TensorView v = {};
+  AttentionConfig config = {};
+  ReturnOptions returns = {};
+  std::optional<int64_t> first_query_position = {};
+  TensorView bias = {};
+  TensorView mask = {};
+  int64_t kv_begin = 0;
+  std::optional<int64_t> kv_end = {};
+};
+
+struct LayerStepResult {
+  // [q_len, num_q_heads, head_dim_v] in q's dtype; absent when the step only appends.
+  Tensor output = {};
+  // float32 [q_len, num_q_heads]. Absent unless asked for.
+  Tensor lse = {};
+  // float32 [kv_len, num_q_heads]. Absent unless asked for.
+  Tensor column_sums = {};
+  // The layer's length after the step, in tokens, as the server has it.
+  int64_t position = 0;
+  // The rows had been appended by an earlier attempt.
+  bool is_replay = false;
+  Timing timing = {};
+};
+
+class Session {
+ public:
+  // Positions start at info.layer_lengths (0 where it has no entry).
+  Session(std::shared_ptr<Connection> connection, SessionInfo info);
+  Session(Session&&) = default;
+  Session& operator=(Session&&) = default;
+
+  // As of creation, attachment or the last Refresh.
+  const SessionInfo& info() const { return info_; }
+  const SessionHandle& handle() const { return info_.handle; }
+  // Tokens of `layer` that the server has acknowledged to this object. `layer` must be in range.
+  int64_t position(int layer) const { return positions_.at(static_cast<size_t>(layer)); }
+
+  // Appends k and v (if given) to the layer and attends with q (if given); on success the layer's
+  // position advances by the appended tokens. Without k and v the step attends over the first
+  // position(layer) tokens.
+  //
+  // Retries are safe: the server knows a step it has applied by its expected position. After
+  // UNAVAILABLE, DEADLINE_EXCEEDED or CANCELLED the server may or may not have applied it: repeat
+  // the step with the same rows, or Refresh().
+  //
+  // INVALID_ARGUMENT: `layer` out of range, k without v, neither k and v nor q, or what the server
+  // refuses; FAILED_PRECONDITION with reason kPositionMismatch (ActualPosition() tells the length)
+  // or kSessionMoved; NOT_FOUND with reason kSessionNotFound, kSessionExpired or kSessionLost;
+  // RESOURCE_EXHAUSTED with reason kKvExhausted or kQueueFull.
+  absl::StatusOr<LayerStepResult> Step(const LayerStep& step, const CallOptions& options = {});
+  // The same for the common case.
+  absl::StatusOr<LayerStepResult> Step(int layer, TensorView q, TensorView k, TensorView v,
+                                       const AttentionConfig& config = {},
+                                       const CallOptions& options = {});
+
+  // For steps that go through Client::Step or a StepStream, alone or with other sessions' steps:
+  // MakeStep fills in handle and expected position; Accept takes the result of a step so made, and
+  // advances the position if it succeeded. To pipeline several appends of one layer, Accept is too
+  // late: call Advance with the step when it is sent, and Refresh after a failure.
+  absl::StatusOr<SessionStep> MakeStep(const LayerStep& step) const;
+  // Returns the step's own status.
+  absl::Status Accept(const SessionStep& step, const SessionStepResult& result);
+  void Advance(const SessionStep& step);
+
+  // Reads info and positions anew from the server.
+  absl::Status Refresh(const CallOptions& options = {});
+
+  // Frees the session in the server. OK also when it was gone already.
+  absl::Status Delete(const CallOptions& options = {});
+
+ private:
+  std::shared_ptr<Connection> connection_;
+  SessionInfo info_;
+  std::vector<int64_t> positions_;  // [num_layers]
+};
+
+}  // namespace attention::client
+
+#endif  // ATTENTION_CLIENT_SESSION_H_

@@ -1,0 +1,147 @@
+// What the session calls take and give: the words of attention/v1/session_service.proto as plain
+// structs. A session is a set of per-layer key/value caches that lives in one worker; see session.h
+// for the object that drives one.
+#ifndef ATTENTION_CLIENT_SESSION_TYPES_H_
+#define ATTENTION_CLIENT_SESSION_TYPES_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "attention/client/attention.h"
+#include "attention/client/tensor.h"
+
+namespace attention::client {
+
+// Names a session and its owner. Treat it as opaque and store it whole.
+struct SessionHandle {
+  std::string worker = {};
+  // Changes when the worker restarts.
+  uint64_t worker_epoch = 0;
+  // Unguessable.
+  std::string session_id = {};
+
+  bool operator==(const SessionHandle&) const = default;
+};
+
+// The shape of a session's cache.
+struct SessionGeometry {
+  // 1 to 1024. Each layer has a length of its own.
+  int num_layers = 1;
+  int num_kv_heads = 1;
+  // 1 to 256.
+  int head_dim_qk = 0;
+  // 1 to 256.
+  int head_dim_v = 0;
+  // What the cache stores: kFloat32, kFloat16, kBFloat16, kInt8 or kFloat8E4M3. Rows of another
+  // dtype are rounded to nearest when appended; the last two take a byte an element and keep a
+  // scale for each token and head (SessionGeometry in session_service.proto says how near they
+  // are).
+  DType kv_dtype = DType::kFloat32;
+};
+
+// What CreateSession takes.
+struct SessionOptions {
+  SessionGeometry geometry = {};
+  // Idle time after which the session is dropped. Default and maximum are the server's.
+  std::optional<absl::Duration> ttl = {};
+  // Refuses now, rather than later, when the pool could not hold so many tokens.
+  int64_t expected_tokens = 0;
+  // Of your own choice, among the tenant's sessions on a server; at most 128 bytes of UTF-8. A
+  // session that has the name already is what the call returns: so a program that has restarted
+  // finds its session again. ALREADY_EXISTS: that session has another geometry. Empty: the SDK
+  // makes one up for each call, so that retries of the call make one session.
+  std::string name = {};
+};
+
+struct SessionInfo {
+  SessionHandle handle = {};
+  std::string name = {};
+  SessionGeometry geometry = {};
+  // Tokens in each layer. [num_layers]
+  std::vector<int64_t> layer_lengths = {};
+  // The least of layer_lengths: what is complete.
+  int64_t committed_length = 0;
+  // Bytes of cache pages held.
+  int64_t kv_bytes = 0;
+  absl::Duration ttl = {};
+  absl::Time create_time = {};
+  absl::Time expire_time = {};
+};
+
+struct ListSessionsRequest {
+  // 0: the server's default, 100. At most 1000.
+  int page_size = 0;
+  // Empty for the first page, then the next_page_token of the page before. With several targets the
+  // pages of one follow those of another.
+  std::string page_token = {};
+};
+
+struct ListSessionsResult {
+  std::vector<SessionInfo> sessions = {};
+  // Empty on the last page. A page may hold no session and still not be the last.
+  std::string next_page_token = {};
+};
+
+// One layer's rows of one session. With k and v the rows are appended first, with q the step then
+// attends; at least one of the two is given.
+struct SessionStep {
+  SessionHandle handle = {};
+  // 0 to num_layers - 1.
+  int layer = 0;
+  // The layer's length before this step, in tokens. Required with k and v, and then compared: a gap
+  // is POSITION_MISMATCH, rows already applied only attend again. Without k and v the length to
+  // attend over; absent: all of it.
+  std::optional<int64_t> expected_position = {};
+  // [num_tokens, num_kv_heads, head_dim_qk] and [num_tokens, num_kv_heads, head_dim_v]. Both or
+  // neither.
+  TensorView k = {};
+  TensorView v = {};
+  // [q_len, num_q_heads, head_dim_qk]. Absent: append only.
+  TensorView q = {};
+  // Default: the length after the append minus q_len.
+  std::optional<int64_t> first_query_position = {};
+  AttentionConfig config = {};
+  // As in AttendRequest with one sequence; kv is kv_end or the length attended over. Optional.
+  TensorView bias = {};
+  TensorView mask = {};
+  // Attend over [kv_begin, kv_end) of the cache only: a partial result, to be merged by its lse
+  // (merge.h). Default: all.
+  int64_t kv_begin = 0;
+  std::optional<int64_t> kv_end = {};
+  ReturnOptions returns = {};
+};
+
+struct StepRequest {
+  // At least one, all of sessions that one worker owns; several of one session and layer are
+  // applied in order.
+  std::vector<SessionStep> steps = {};
+};
+
+struct SessionStepResult {
+  // Of this step alone; the steps of a request fail independently.
+  absl::Status status = {};
+  // [q_len, num_q_heads, head_dim_v] in q's dtype; absent when the step only appends or failed.
+  Tensor output = {};
+  // float32 [q_len, num_q_heads]. Absent unless asked for.
+  Tensor lse = {};
+  // float32 [kv_len, num_q_heads]. Absent unless asked for.
+  Tensor column_sums = {};
+  // The layer's length after the step, in tokens.
+  int64_t position = 0;
+  // The rows had been appended by an earlier attempt.
+  bool is_replay = false;
+};
+
+struct StepResult {
+  // One for each step, in order.
+  std::vector<SessionStepResult> results = {};
+  Timing timing = {};
+};
+
+}  // namespace attention::client
+
+#endif  // ATTENTION_CLIENT_SESSION_TYPES_H_

@@ -1,0 +1,20 @@
+// CreateLayer: a stream of messages to one target, retried as a whole.
+#ifndef ATTENTION_CLIENT_INTERNAL_CALL_UPLOAD_CALL_H_
+#define ATTENTION_CLIENT_INTERNAL_CALL_UPLOAD_CALL_H_
+
+#include <memory>
+#include <vector>
+
+#include "attention/client/connection.h"
+#include "client/internal/call/transport.h"
+
+namespace attention::client::internal {
+
+// The messages hold their own bytes. `done` is called once.
+void StartUpload(std::shared_ptr<Transport> transport, const CallSettings& settings, size_t target,
+                 std::shared_ptr<const std::vector<grpc::ByteBuffer>> messages,
+                 Callback<LayerInfo> done);
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_CALL_UPLOAD_CALL_H_

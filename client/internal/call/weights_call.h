@@ -1,0 +1,24 @@
+// One AttendWithWeights over AttendStream: a single request on a stream of its own.
+#ifndef ATTENTION_CLIENT_INTERNAL_CALL_WEIGHTS_CALL_H_
+#define ATTENTION_CLIENT_INTERNAL_CALL_WEIGHTS_CALL_H_
+
+#include <memory>
+
+#include "attention/client/connection.h"
+#include "client/internal/call/call_context.h"
+#include "client/internal/call/transport.h"
+
+namespace attention::client::internal {
+
+// The message to send, which asks for the weights.
+absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request,
+                                                      const SharedPlaces* places);
+
+// Runs the call, retrying as long as no block has come. `request` is a WeightsRequest.
+void StartWeightsCall(const std::shared_ptr<Transport>& transport, Route route,
+                      const CallSettings& settings, std::shared_ptr<OutgoingRequest> request,
+                      WeightsCallback on_block, Callback<AttendResult> done);
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_CALL_WEIGHTS_CALL_H_

@@ -1,0 +1,68 @@
+// The servers a client knows: channels to each, whose turn it is, and which of them is
+// which worker. Thread-safe.
+#ifndef ATTENTION_CLIENT_INTERNAL_CHANNEL_TARGETS_H_
+#define ATTENTION_CLIENT_INTERNAL_CHANNEL_TARGETS_H_
+
+#include <grpcpp/channel.h>
+#include <grpcpp/generic/generic_stub.h>
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "attention/client/options.h"
+
+namespace attention::client::internal {
+
+// One channel, and calls of methods by their name on it. Messages are bytes, which proto/codec
+// makes and reads.
+struct Endpoint {
+  explicit Endpoint(std::shared_ptr<grpc::Channel> channel_in)
+      : channel(std::move(channel_in)), stub(channel) {}
+
+  std::shared_ptr<grpc::Channel> channel;
+  grpc::GenericStub stub;
+};
+
+class Targets {
+ public:
+  explicit Targets(const ClientOptions& options);
+
+  size_t size() const { return targets_.size(); }
+  // The target whose turn it is.
+  size_t TakeTurn() { return next_target_++ % targets_.size(); }
+  // One of the target's channels, in turn.
+  Endpoint& EndpointOf(size_t target);
+
+  // Which target is this worker; nullopt when not known. With one target it is that one.
+  std::optional<size_t> TargetOf(const std::string& worker) const;
+  void Learn(const std::string& worker, size_t target);
+
+  // Blocks until every channel is connected or the deadline has passed.
+  absl::Status WaitUntilReady(absl::Time deadline);
+
+ private:
+  struct Target {
+    std::string address;
+    std::vector<std::unique_ptr<Endpoint>> endpoints;
+    std::atomic<size_t> next_endpoint = 0;
+  };
+
+  std::vector<std::unique_ptr<Target>> targets_;
+  std::atomic<size_t> next_target_ = 0;
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<std::string, size_t> target_of_worker_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_CHANNEL_TARGETS_H_

@@ -1,0 +1,153 @@
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/internal/base/status_macros.h"
+#include "client/internal/convert/convert.h"
+#include "client/internal/convert/error_details.h"
+
+namespace attention::client::internal {
+namespace {
+
+absl::Time FromProto(const google::protobuf::Timestamp& message) {
+  return absl::FromUnixSeconds(message.seconds()) + absl::Nanoseconds(message.nanos());
+}
+
+absl::StatusOr<SessionGeometry> FromProto(const v1::SessionGeometry& message) {
+  SessionGeometry geometry{.num_layers = message.num_layers(),
+                           .num_kv_heads = message.num_kv_heads(),
+                           .head_dim_qk = message.head_dim_qk(),
+                           .head_dim_v = message.head_dim_v()};
+  ATTN_ASSIGN_OR_RETURN(geometry.kv_dtype, internal::FromProto(message.kv_dtype()));
+  return geometry;
+}
+
+SessionHandle FromProto(const v1::SessionHandle& message) {
+  return {.worker = message.worker(),
+          .worker_epoch = message.worker_epoch(),
+          .session_id = message.session_id()};
+}
+
+// The step of this index in its request.
+absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t index,
+                                              const SharedPlaces* places) {
+  using Wire = v1::SessionStep;
+  Wire small_fields;
+  internal::ToProto(step.handle, small_fields.mutable_handle());
+  small_fields.set_layer(step.layer);
+  if (step.expected_position.has_value()) {
+    small_fields.set_expected_position(*step.expected_position);
+  }
+  if (step.first_query_position.has_value()) {
+    small_fields.set_first_query_position(*step.first_query_position);
+  }
+  small_fields.set_kv_begin(step.kv_begin);
+  if (step.kv_end.has_value()) small_fields.set_kv_end(*step.kv_end);
+  internal::ToProto(step.returns, small_fields.mutable_returns());
+  if (places != nullptr) {
+    if (auto place = places->OfOutput(index); place.has_value()) {
+      *small_fields.mutable_output_to() = *std::move(place);
+    }
+  }
+  codec::OutgoingMessage message(small_fields);
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, internal::ToWire(step.config, places));
+  message.Add(Wire::kConfigFieldNumber, std::move(config));
+  const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
+    return AddTensor(tensor, absl::StrCat("steps[", index, "].", field), field_number, places,
+                     &message);
+  };
+  ATTN_RETURN_IF_ERROR(add(step.k, "k", Wire::kKFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.v, "v", Wire::kVFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.q, "q", Wire::kQFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.bias, "bias", Wire::kBiasFieldNumber));
+  ATTN_RETURN_IF_ERROR(add(step.mask, "mask", Wire::kMaskFieldNumber));
+  return message;
+}
+
+absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
+                                           const codec::ReceivedMessage& received,
+                                           const SharedPlaces* places) {
+  SessionStepResult result;
+  if (message.has_error()) result.status = FromStreamError(message.error());
+  result.position = message.position();
+  result.is_replay = message.is_replay();
+  if (message.has_output()) {
+    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received, places));
+  }
+  if (message.has_lse()) {
+    ATTN_ASSIGN_OR_RETURN(result.lse, internal::FromWire(message.lse(), received));
+  }
+  if (message.has_column_sums()) {
+    ATTN_ASSIGN_OR_RETURN(result.column_sums, internal::FromWire(message.column_sums(), received));
+  }
+  return result;
+}
+
+}  // namespace
+
+void ToProto(const SessionHandle& handle, v1::SessionHandle* message) {
+  message->set_worker(handle.worker);
+  message->set_worker_epoch(handle.worker_epoch);
+  message->set_session_id(handle.session_id);
+}
+
+void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message) {
+  v1::SessionGeometry* geometry = message->mutable_geometry();
+  geometry->set_num_layers(options.geometry.num_layers);
+  geometry->set_num_kv_heads(options.geometry.num_kv_heads);
+  geometry->set_head_dim_qk(options.geometry.head_dim_qk);
+  geometry->set_head_dim_v(options.geometry.head_dim_v);
+  geometry->set_kv_dtype(ToProto(options.geometry.kv_dtype));
+  if (options.ttl.has_value()) ToProto(*options.ttl, message->mutable_ttl());
+  message->set_expected_tokens(options.expected_tokens);
+  message->set_name(options.name);
+}
+
+absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
+  SessionInfo info;
+  info.handle = FromProto(message.handle());
+  info.name = message.name();
+  ATTN_ASSIGN_OR_RETURN(info.geometry, FromProto(message.geometry()));
+  info.layer_lengths.assign(message.layer_lengths().begin(), message.layer_lengths().end());
+  info.committed_length = message.committed_length();
+  info.kv_bytes = message.kv_bytes();
+  info.ttl = FromProto(message.ttl());
+  info.create_time = FromProto(message.create_time());
+  info.expire_time = FromProto(message.expire_time());
+  return info;
+}
+
+absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message) {
+  ListSessionsResult result;
+  result.sessions.reserve(static_cast<size_t>(message.sessions_size()));
+  for (v1::Session& session : *message.mutable_sessions()) {
+    ATTN_ASSIGN_OR_RETURN(SessionInfo info, FromProto(std::move(session)));
+    result.sessions.push_back(std::move(info));
+  }
+  result.next_page_token = std::move(*message.mutable_next_page_token());
+  return result;
+}
+
+absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
+                                              const SharedPlaces* places) {
+  codec::OutgoingMessage message{v1::StepRequest()};
+  for (size_t i = 0; i < request.steps.size(); ++i) {
+    ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step, ToWire(request.steps[i], i, places));
+    message.Add(v1::StepRequest::kStepsFieldNumber, std::move(step));
+  }
+  return message;
+}
+
+absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
+                                    const codec::ReceivedMessage& received,
+                                    const SharedPlaces* places) {
+  StepResult result;
+  result.results.reserve(static_cast<size_t>(message.results_size()));
+  for (const v1::SessionStepResult& step : message.results()) {
+    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received, places));
+    result.results.push_back(std::move(converted));
+  }
+  result.timing = FromProto(message.timing());
+  return result;
+}
+
+}  // namespace attention::client::internal

@@ -1,0 +1,28 @@
+// Listing over several targets, one after the other: the page token carries which one it is of.
+// With one target it is the server's own token.
+#ifndef ATTENTION_CLIENT_INTERNAL_CONVERT_PAGE_TOKEN_H_
+#define ATTENTION_CLIENT_INTERNAL_CONVERT_PAGE_TOKEN_H_
+
+#include <cstddef>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace attention::client::internal {
+
+struct PageToken {
+  size_t target = 0;
+  // The target's own.
+  std::string token;
+};
+
+// INVALID_ARGUMENT: not a token that NextPageToken made for as many targets.
+absl::StatusOr<PageToken> ParsePageToken(const std::string& text, size_t num_targets);
+
+// `answered` is the page's target and the token it gave for the next page. Empty after the last
+// page of the last target.
+std::string NextPageToken(const PageToken& answered, size_t num_targets);
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_CONVERT_PAGE_TOKEN_H_

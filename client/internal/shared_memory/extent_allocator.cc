@@ -1,0 +1,60 @@
+#include "client/internal/shared_memory/extent_allocator.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace attention::client::internal {
+namespace {
+
+size_t Granules(size_t bytes) {
+  constexpr size_t kGranularity = ExtentAllocator::kGranularity;
+  return (std::max(bytes, size_t{1}) + kGranularity - 1) / kGranularity * kGranularity;
+}
+
+}  // namespace
+
+ExtentAllocator::ExtentAllocator(size_t size) { Insert(0, size / kGranularity * kGranularity); }
+
+std::optional<size_t> ExtentAllocator::Allocate(size_t bytes) {
+  const size_t size = Granules(bytes);
+  if (size < bytes) return std::nullopt;  // so large that it overflowed
+  const auto found = free_sizes_.lower_bound({size, 0});
+  if (found == free_sizes_.end()) return std::nullopt;
+  const auto [found_size, offset] = *found;
+  Erase(free_.find(offset));
+  Insert(offset + size, found_size - size);
+  used_bytes_ += size;
+  return offset;
+}
+
+void ExtentAllocator::Free(size_t offset, size_t bytes) {
+  size_t size = Granules(bytes);
+  used_bytes_ -= size;
+  const auto next = free_.lower_bound(offset);
+  if (next != free_.begin()) {
+    const auto previous = std::prev(next);
+    if (previous->first + previous->second == offset) {
+      offset = previous->first;
+      size += previous->second;
+      Erase(previous);
+    }
+  }
+  if (next != free_.end() && next->first == offset + size) {
+    size += next->second;
+    Erase(next);
+  }
+  Insert(offset, size);
+}
+
+void ExtentAllocator::Insert(size_t offset, size_t size) {
+  if (size == 0) return;
+  free_.emplace(offset, size);
+  free_sizes_.emplace(size, offset);
+}
+
+void ExtentAllocator::Erase(std::map<size_t, size_t>::iterator extent) {
+  free_sizes_.erase({extent->second, extent->first});
+  free_.erase(extent);
+}
+
+}  // namespace attention::client::internal

@@ -1,0 +1,134 @@
+#include "client/internal/shared_memory/lane_connection.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/internal/base/status_macros.h"
+#include "client/internal/convert/error_details.h"
+
+namespace attention::client::internal {
+namespace {
+
+constexpr std::size_t kMaxPacketBytes = 4096;
+
+// The server answers in the time that it takes to find the memory's pages, or not at all when it
+// has as many connections as it wants.
+constexpr int kAnswerTimeoutMs = 10'000;
+constexpr timeval kConnectTimeout{1, 0};
+
+absl::Status SystemError(const char* what) {
+  return absl::UnavailableError(
+      absl::StrCat("shared-memory lane: ", what, ": ", std::strerror(errno)));
+}
+
+absl::Status FromLaneError(const v1::LaneError& error) {
+  absl::Status status(static_cast<absl::StatusCode>(error.code()), error.message());
+  if (!error.reason().empty()) AttachReason(error.reason(), {}, &status);
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LaneConnection>> LaneConnection::Connect(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return absl::UnavailableError(
+        absl::StrCat("shared-memory lane: '", path, "' is no path of a socket"));
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0) return SystemError("socket");
+  const int interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  std::unique_ptr<LaneConnection> connection(new LaneConnection(fd, interrupt_fd));
+  if (interrupt_fd < 0) return SystemError("eventfd");
+  // Bounds connecting, too.
+  if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kConnectTimeout, sizeof(kConnectTimeout)) != 0) {
+    return SystemError("setsockopt");
+  }
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return SystemError("connect");
+  }
+  return connection;
+}
+
+LaneConnection::~LaneConnection() {
+  close(fd_);
+  if (interrupt_fd_ >= 0) close(interrupt_fd_);
+}
+
+void LaneConnection::Interrupt() { eventfd_write(interrupt_fd_, 1); }
+
+absl::StatusOr<LaneConnection::Region> LaneConnection::Create(const std::string& tenant,
+                                                              size_t bytes) {
+  v1::LaneRequest request;
+  request.mutable_create()->set_tenant(tenant);
+  request.mutable_create()->set_size_bytes(static_cast<int64_t>(bytes));
+  Region region;
+  ATTN_ASSIGN_OR_RETURN(v1::LaneResponse response, Call(request, &region.memory_fd));
+  if (response.has_create() && region.memory_fd >= 0) {
+    region.info = std::move(*response.mutable_create());
+    return region;
+  }
+  if (region.memory_fd >= 0) close(region.memory_fd);
+  if (response.has_error()) return FromLaneError(response.error());
+  return absl::UnavailableError("shared-memory lane: the answer holds no memory");
+}
+
+absl::Status LaneConnection::Release(const std::string& region_id) {
+  v1::LaneRequest request;
+  request.mutable_release()->set_region_id(region_id);
+  int none = -1;
+  ATTN_ASSIGN_OR_RETURN(const v1::LaneResponse response, Call(request, &none));
+  if (none >= 0) close(none);
+  return response.has_error() ? FromLaneError(response.error()) : absl::OkStatus();
+}
+
+absl::Status LaneConnection::AwaitAnswer() const {
+  pollfd polled[] = {{fd_, POLLIN, 0}, {interrupt_fd_, POLLIN, 0}};
+  int count = -1;
+  do {
+    count = poll(polled, 2, kAnswerTimeoutMs);
+  } while (count < 0 && errno == EINTR);
+  if (count == 0) return absl::UnavailableError("shared-memory lane: no answer in time");
+  if (polled[1].revents != 0) return absl::UnavailableError("shared-memory lane: interrupted");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::LaneResponse> LaneConnection::Call(const v1::LaneRequest& request,
+                                                      int* memory_fd) {
+  const std::string bytes = request.SerializeAsString();
+  if (send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return SystemError("send");
+  ATTN_RETURN_IF_ERROR(AwaitAnswer());
+  char answer[kMaxPacketBytes];
+  iovec buffer{answer, sizeof(answer)};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &buffer;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  const ssize_t size = recvmsg(fd_, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (size < 0) return SystemError("receive");
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+    std::memcpy(memory_fd, CMSG_DATA(header), sizeof(int));
+  }
+  v1::LaneResponse response;
+  if (size == 0 || !response.ParseFromArray(answer, static_cast<int>(size))) {
+    if (*memory_fd >= 0) close(std::exchange(*memory_fd, -1));
+    return absl::UnavailableError("shared-memory lane: the server closed the connection");
+  }
+  return response;
+}
+
+}  // namespace attention::client::internal

@@ -1,0 +1,55 @@
+// The client's end of a server's shared-memory lane (attention/v1/shared_memory.proto): one
+// connection, which is the lease of the regions that were made over it.
+//
+// Thread-safety: one caller at a time, but for Interrupt.
+#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_LANE_CONNECTION_H_
+#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_LANE_CONNECTION_H_
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/v1/shared_memory.pb.h"
+
+namespace attention::client::internal {
+
+class LaneConnection {
+ public:
+  // UNAVAILABLE when nobody answers at the path: the server is on another host, or in another view
+  // of the file system.
+  static absl::StatusOr<std::unique_ptr<LaneConnection>> Connect(const std::string& path);
+  ~LaneConnection();
+  LaneConnection(const LaneConnection&) = delete;
+  LaneConnection& operator=(const LaneConnection&) = delete;
+
+  struct Region {
+    v1::CreateRegionResponse info;
+    int memory_fd = -1;  // the caller's
+  };
+  // Asks for memory of so many bytes. The server's refusal as its status; UNAVAILABLE when the
+  // connection has ended, or no answer comes within ten seconds.
+  absl::StatusOr<Region> Create(const std::string& tenant, size_t bytes);
+  absl::Status Release(const std::string& region_id);
+
+  // Readable when the connection has ended: the server sends nothing unasked.
+  int fd() const { return fd_; }
+
+  // Ends a call that waits, and all later ones. The lease goes on until this is destroyed.
+  void Interrupt();
+
+ private:
+  LaneConnection(int fd, int interrupt_fd) : fd_(fd), interrupt_fd_(interrupt_fd) {}
+
+  // The answer, and the descriptor that came with it, if any; the caller's, negative if none.
+  absl::StatusOr<v1::LaneResponse> Call(const v1::LaneRequest& request, int* memory_fd);
+  absl::Status AwaitAnswer() const;
+
+  const int fd_;
+  const int interrupt_fd_;  // an eventfd
+};
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_LANE_CONNECTION_H_

@@ -1,0 +1,229 @@
+#include "client/internal/shared_memory/outgoing_request.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <string>
+
+#include "attention/client/errors.h"
+#include "client/internal/convert/error_details.h"
+
+namespace attention::client::internal {
+namespace {
+
+// Of a request's tensors and outputs together. Below it a unix socket is as fast (measured with
+// attention-bench-transport --study lane; README.md there has the figures).
+constexpr size_t kMinRequestBytes = size_t{64} << 10;
+
+// Whether the server has certainly ended its work on the request: it has answered, or said why
+// not. gRPC itself makes up the other codes, too, without knowing what the server does.
+bool IsSettled(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kUnimplemented:
+      return true;
+    default:
+      return ReasonOf(status).has_value();
+  }
+}
+
+bool IsRegionLost(const absl::Status& status) {
+  return !status.ok() && ReasonOf(status) == kRegionNotFound;
+}
+
+// Calls `visit` with each tensor that is there.
+template <typename HasTensors, typename Visit>
+void ForEachTensorOf(HasTensors& request, Visit visit) {
+  for (auto* tensor : {&request.q, &request.k, &request.v, &request.bias, &request.mask,
+                       &request.config.alibi_slopes, &request.config.sink_logits}) {
+    if (tensor->is_present()) visit(*tensor);
+  }
+}
+
+template <typename Request, typename Visit>
+void ForEachTensor(Request& request, Visit visit) {
+  if constexpr (requires { request.steps; }) {
+    for (auto& step : request.steps) ForEachTensorOf(step, visit);
+  } else {
+    ForEachTensorOf(request, visit);
+  }
+}
+
+// Of q's shape with v's last dimension; 0 when that is not known.
+size_t OutputBytes(const TensorView& q, const TensorView& v) {
+  if (!q.is_present() || !v.is_present()) return 0;
+  Shape shape = q.shape;
+  shape.back() = v.shape.back();
+  const int64_t elements = NumElements(shape);
+  size_t bytes = 0;
+  const bool overflows = elements < 0 || __builtin_mul_overflow(static_cast<size_t>(elements),
+                                                                ElementBytes(q.dtype), &bytes);
+  return overflows || bytes < SharedPlaces::kMinTensorBytes ? 0 : bytes;
+}
+
+std::vector<size_t> OutputBytes(const AttendRequest& request) {
+  return {OutputBytes(request.q, request.v)};
+}
+
+std::vector<size_t> OutputBytes(const StepRequest& request) {
+  std::vector<size_t> bytes;
+  bytes.reserve(request.steps.size());
+  for (const SessionStep& step : request.steps) bytes.push_back(OutputBytes(step.q, step.v));
+  return bytes;
+}
+
+// What moving a request takes.
+struct Plan {
+  std::vector<std::shared_ptr<SharedSlot>> in_place;  // by tensor; null: to be copied
+  size_t copied_bytes = 0;
+  size_t total_bytes = 0;
+  bool has_shared = false;
+};
+
+size_t Aligned(size_t bytes) {
+  constexpr size_t kAlignment = ExtentAllocator::kGranularity;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+template <typename Request>
+std::optional<Plan> MakePlan(const SharedLanes& lanes, size_t target, const Request& request) {
+  Plan plan;
+  bool is_valid = true;
+  const bool may_be_shared = lanes.has_memory();
+  ForEachTensor(request, [&](const TensorView& tensor) {
+    const size_t bytes = tensor.num_bytes();
+    is_valid = is_valid && tensor.num_elements() >= 0 && (bytes == 0 || tensor.data != nullptr) &&
+               !__builtin_add_overflow(plan.total_bytes, bytes, &plan.total_bytes);
+    if (!is_valid) return;
+    const bool is_large = may_be_shared && bytes >= SharedPlaces::kMinTensorBytes;
+    std::shared_ptr<SharedSlot> slot = is_large ? lanes.Find(tensor.data, bytes) : nullptr;
+    // Another server's memory is as good as any other.
+    if (slot != nullptr && slot->region()->target() != target) slot = nullptr;
+    plan.has_shared = plan.has_shared || slot != nullptr;
+    if (slot == nullptr) plan.copied_bytes += Aligned(bytes);
+    plan.in_place.push_back(std::move(slot));
+  });
+  if (!is_valid) return std::nullopt;
+  return plan;
+}
+
+template <typename Request>
+std::shared_ptr<const Request> Move(SharedLanes& lanes, size_t target, const Request& request,
+                                    SharedInputs* inputs) {
+  std::optional<Plan> plan = MakePlan(lanes, target, request);
+  if (!plan.has_value()) return nullptr;
+  std::vector<size_t> output_bytes = OutputBytes(request);
+  const size_t total = plan->total_bytes + SharedPlaces::SlotBytes(output_bytes);
+  if (total < kMinRequestBytes && !plan->has_shared) return nullptr;
+  std::shared_ptr<SharedSlot> copies;
+  if (plan->copied_bytes > 0) {
+    copies = lanes.Allocate(target, plan->copied_bytes);
+    if (copies == nullptr) return nullptr;
+    inputs->slots.push_back(copies);
+  }
+  char* next = copies != nullptr ? copies->data() : nullptr;
+  size_t index = 0;
+  auto moved = std::make_shared<Request>(request);
+  ForEachTensor(*moved, [&](TensorView& tensor) {
+    std::shared_ptr<SharedSlot>& slot = plan->in_place[index++];
+    if (slot != nullptr) {
+      inputs->slots.push_back(std::move(slot));
+      return;
+    }
+    const size_t bytes = tensor.num_bytes();
+    if (bytes > 0) std::memcpy(next, tensor.data, bytes);
+    tensor.data = next;
+    next += Aligned(bytes);
+  });
+  // Several tensors may lie in one slot.
+  std::sort(inputs->slots.begin(), inputs->slots.end());
+  inputs->slots.erase(std::unique(inputs->slots.begin(), inputs->slots.end()), inputs->slots.end());
+  inputs->output_bytes = std::move(output_bytes);
+  return moved;
+}
+
+}  // namespace
+
+absl::StatusOr<codec::OutgoingMessage> OutgoingRequest::MessageFor(size_t target) {
+  places_ = is_sharing_ ? PlacesAt(target) : nullptr;
+  return encode_(places_.get());
+}
+
+std::shared_ptr<const SharedPlaces> OutgoingRequest::PlacesAt(size_t target) {
+  std::vector<PlacedSlot> inputs;
+  inputs.reserve(inputs_.slots.size());
+  for (const std::shared_ptr<SharedSlot>& slot : inputs_.slots) {
+    // Most lie in the region of the one before.
+    if (!inputs.empty() && inputs.back().slot->region() == slot->region()) {
+      inputs.push_back({slot, inputs.back().region_id});
+      continue;
+    }
+    std::optional<std::string> id = SharedLanes::RegionId(target, *slot->region());
+    if (!id.has_value()) return nullptr;
+    inputs.push_back({slot, *std::move(id)});
+  }
+  lanes_->CountRequest();
+  return std::make_shared<const SharedPlaces>(std::move(inputs), OutputAt(target),
+                                              inputs_.output_bytes);
+}
+
+PlacedSlot OutgoingRequest::OutputAt(size_t target) {
+  const size_t bytes = SharedPlaces::SlotBytes(inputs_.output_bytes);
+  if (bytes == 0) return {};
+  if (output_ == nullptr || output_->region()->target() != target) {
+    output_ = lanes_->Allocate(target, bytes);
+  }
+  if (output_ == nullptr) return {};
+  std::optional<std::string> id = SharedLanes::RegionId(target, *output_->region());
+  if (!id.has_value()) return {};
+  return {output_, *std::move(id)};
+}
+
+void OutgoingRequest::OnOutcome(const absl::Status& outcome) {
+  if (places_ == nullptr || IsSettled(outcome)) return;
+  for (const PlacedSlot& input : places_->inputs()) input.slot->Abandon();
+  if (places_->output().slot != nullptr) places_->output().slot->Abandon();
+  output_ = nullptr;
+}
+
+bool OutgoingRequest::TakeBackIfLost(const absl::Status& outcome, size_t target) {
+  if (places_ == nullptr || !IsRegionLost(outcome)) return false;
+  for (const PlacedSlot& input : places_->inputs()) {
+    lanes_->OnRegionLost(target, input.region_id);
+  }
+  is_sharing_ = false;
+  places_ = nullptr;
+  output_ = nullptr;
+  return true;
+}
+
+std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
+                                                        const AttendRequest& request,
+                                                        SharedInputs* inputs) {
+  return Move(lanes, target, request, inputs);
+}
+
+std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
+                                                      const StepRequest& request,
+                                                      SharedInputs* inputs) {
+  return Move(lanes, target, request, inputs);
+}
+
+const absl::Status& RegionStatus(const absl::StatusOr<AttendResult>& result) {
+  return result.status();
+}
+
+const absl::Status& RegionStatus(const absl::StatusOr<StepResult>& result) {
+  if (!result.ok()) return result.status();
+  for (const SessionStepResult& step : result->results) {
+    if (IsRegionLost(step.status)) return step.status;
+  }
+  return result.status();
+}
+
+}  // namespace attention::client::internal

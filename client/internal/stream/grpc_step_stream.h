@@ -1,0 +1,37 @@
+// StepStream over SessionService.StepStream.
+#ifndef ATTENTION_CLIENT_INTERNAL_STREAM_GRPC_STEP_STREAM_H_
+#define ATTENTION_CLIENT_INTERNAL_STREAM_GRPC_STEP_STREAM_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "attention/client/step_stream.h"
+#include "client/internal/call/call_context.h"
+#include "client/internal/call/transport.h"
+
+namespace attention::client::internal {
+
+// The caller's end. The reactor behind it lives until gRPC is done with it, however soon this is
+// destroyed.
+class GrpcStepStream final : public StepStream {
+ public:
+  GrpcStepStream(std::shared_ptr<Transport> transport, size_t target, const CallSettings& settings,
+                 int max_outstanding);
+  ~GrpcStepStream() override;
+
+  void StepAsync(const StepRequest& request, Callback done) override;
+  void CreateSessionAsync(const SessionOptions& request, SessionCallback done) override;
+  absl::Status Finish() override;
+  void Cancel() override;
+  absl::Status status() const override;
+
+ private:
+  class Reactor;
+
+  const std::shared_ptr<Reactor> reactor_;
+};
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_STREAM_GRPC_STEP_STREAM_H_
