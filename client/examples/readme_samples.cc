@@ -1,5 +1,5 @@
-// The samples of README.md: tests/lint/check_readme.py holds the README to the text between the
-// markers. Runs each against --target and prints the shape of what came back.
+// The samples of README.md and docs/: tests/lint/check_readme.py holds the pages to the text between
+// the markers. Runs each against --target and prints the shape of what came back.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -62,7 +62,7 @@ void Variants(Client& client_ref) {
   const TensorView k2 = kv2_tensor.view(), v2 = k2;
   const TensorView image_k = image_tensor.view(), image_v = image_k;
 
-  // The README breaks lines by sense.
+  // The pages break lines by sense.
   // clang-format off
   // [variants]
   // Scaled dot-product attention: q [128, 1, 64], k and v [128, 1, 64].

@@ -186,9 +186,9 @@ class RemoteLayersTest(unittest.TestCase):
 
 @contextlib.contextmanager
 def server_with_layers(model_file):
-    """A server that has MiniLM's six layers from its start, as README.md's example has the first."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (sample,) = re.findall(r'```json\n\{"layers": \[(.*?)\]\}\n```', readme, re.DOTALL)
+    """A server that has MiniLM's six layers from its start, as docs/layers.md's example has the first."""
+    page = (REPOSITORY / "docs/layers.md").read_text(encoding="utf-8")
+    (sample,) = re.findall(r'```json\n\{"layers": \[(.*?)\]\}\n```', page, re.DOTALL)
     layers = [
         sample.replace("minilm.0", f"minilm.{layer}").replace(".layer.0.", f".layer.{layer}.")
         for layer in range(6)

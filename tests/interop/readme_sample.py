@@ -1,4 +1,4 @@
-"""The Python sample of README.md.
+"""The Python sample of docs/clients.md.
 
     readme_sample.py [ADDRESS [DTYPE]]
 """

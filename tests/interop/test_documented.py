@@ -1,5 +1,5 @@
 """The .proto files explain every service, RPC, message and enum, a test calls every RPC,
-and the sample of the README runs.
+and the Python sample of docs/clients.md runs.
 
 As a program, `test_documented.py DESCRIPTOR-SET` lists everything that has no comment, fields and
 enum values included.

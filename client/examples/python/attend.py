@@ -21,6 +21,7 @@ def numbers(seed, heads):
     return ((i * 37 + seed) % 101 - 50).reshape(NUM_TOKENS, heads, HEAD_DIM) / np.float32(50)
 
 
+# [attend]
 def tensor(array):
     """Float32 numbers as the wire has them: dense, row-major, little-endian."""
     return tensor_pb2.Tensor(
@@ -37,6 +38,7 @@ def attend(channel):
     request.config.is_causal = True
     stub = attention_service_pb2_grpc.AttentionServiceStub(channel)
     return stub.Attend(request, timeout=30).output  # raises grpc.RpcError: code() and details()
+# [end]
 
 
 def main():

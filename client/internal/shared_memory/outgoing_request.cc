@@ -12,7 +12,7 @@ namespace attention::client::internal {
 namespace {
 
 // Of a request's tensors and outputs together. Below it a unix socket is as fast (measured with
-// attention-bench-transport --study lane; README.md there has the figures).
+// attention-bench-transport --study lane; docs/performance/transport.md has the figures).
 constexpr size_t kMinRequestBytes = size_t{64} << 10;
 
 // Whether the server has certainly ended its work on the request: it has answered, or said why

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A language model whose attention is in the server, beside the same program with attention of its own.
-# README.md says how, and holds the figures.
+# README.md says how; docs/performance/model.md has the figures.
 #
 #   tests/benchmark/model/run.sh [BIN [--rounds N] [--max-tokens N]]
 #

@@ -4,7 +4,7 @@
 #
 #   check.sh CMAKE BUILD_DIR CXX [FLAGS...]    FLAGS: those of the build, such as -fsanitize=address
 #
-# The first program of README.md calls the server at ATTENTION_TARGET, where that is set.
+# The first program of docs/clients.md calls the server at ATTENTION_TARGET, where that is set.
 set -euo pipefail
 
 cmake=$1 build_dir=$2 cxx=$3
