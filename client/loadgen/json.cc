@@ -132,7 +132,7 @@ Json VerifyJson(const VerifyResult& verified) {
 }
 
 Json SharedMemoryJson(const client::SharedMemoryUsage& usage) {
-  return {{"lanes", usage.num_lanes},
+  return {{"channels", usage.num_channels},
           {"mapped_bytes", usage.mapped_bytes},
           {"requests", usage.num_requests}};
 }

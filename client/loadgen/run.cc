@@ -117,7 +117,8 @@ ExitCode Run(const Options& options, const std::shared_ptr<client::Client>& clie
     if (context.is_interrupted()) return kExitInterrupted;
     return FailToReach(options, status, context.err);
   }
-  if (options.shared_memory == SharedMemory::kOn && client->shared_memory_usage().num_lanes == 0) {
+  if (options.shared_memory == SharedMemory::kOn &&
+      client->shared_memory_usage().num_channels == 0) {
     return FailToShare(options, context.err);
   }
   Report report;

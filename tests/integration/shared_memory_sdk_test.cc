@@ -26,7 +26,7 @@ client::SharedTensor InPlace(client::Client& client, const client::TensorView& v
 TEST(SharedMemorySdkTest, LargeRequestsGoByItWithTheSameBits) {
   TestServer& server = SharingServer();
   const auto client = NewClient(server.address());
-  EXPECT_EQ(client->shared_memory_usage().num_lanes, 1);
+  EXPECT_EQ(client->shared_memory_usage().num_channels, 1);
   for (const v1::DType dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_FLOAT16}) {
     const v1::AttendRequest wire =
         MakeAttendRequest({.dtype = dtype, .q_lens = {500, 12}, .kv_lens = {1500, 36}});
@@ -263,7 +263,7 @@ TEST(SharedMemoryFallBackTest, MemoryOfACallThatTimedOutIsNotUsedAgain) {
   EXPECT_TRUE(WaitUntil([&] {
     EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(expected));
     return client->shared_memory_usage().used_bytes == 0 &&
-           client->shared_memory_usage().num_lanes == 1;
+           client->shared_memory_usage().num_channels == 1;
   }));
 }
 
@@ -298,7 +298,7 @@ TEST(SharedMemoryFallBackTest, EachOfTwoServersIsSharedWith) {
   ASSERT_TRUE(made.ok()) << made.status();
   const std::shared_ptr<client::Client>& client = *made;
   ASSERT_TRUE(client->WaitUntilReady(absl::Seconds(30)).ok());
-  EXPECT_EQ(client->shared_memory_usage().num_lanes, 2);
+  EXPECT_EQ(client->shared_memory_usage().num_channels, 2);
   const v1::AttendRequest wire = LargeRequest();
   const v1::AttendResponse expected = MustAttend(a, wire);
   client::AttendRequest request = Sdk(wire);
@@ -322,7 +322,7 @@ TEST(SharedMemoryFallBackTest, AServerThatRestartsWithoutItIsSentTensors) {
   server.reset();
   server = std::make_unique<TestServer>(listen);
   for (int i = 0; i < 3; ++i) EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(expected));
-  EXPECT_TRUE(WaitUntil([&] { return client->shared_memory_usage().num_lanes == 0; }));
+  EXPECT_TRUE(WaitUntil([&] { return client->shared_memory_usage().num_channels == 0; }));
 }
 
 }  // namespace

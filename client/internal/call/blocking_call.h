@@ -6,7 +6,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/status.h>
 
-#include "client/internal/channel/targets.h"
+#include "client/internal/targets/targets.h"
 
 namespace attention::client::internal {
 

@@ -8,7 +8,7 @@
 #include "attention/v1/server_service.pb.h"
 #include "client/internal/base/status_macros.h"
 #include "client/internal/call/blocking_call.h"
-#include "client/internal/channel/callback_threads.h"
+#include "client/internal/targets/callback_threads.h"
 
 namespace attention::client::internal {
 namespace {

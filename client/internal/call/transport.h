@@ -19,10 +19,10 @@
 #include "client/internal/call/call_context.h"
 #include "client/internal/call/retry_loop.h"
 #include "client/internal/call/timer.h"
-#include "client/internal/channel/targets.h"
 #include "client/internal/convert/error_details.h"
 #include "client/internal/shared_memory/outgoing_request.h"
-#include "client/internal/shared_memory/shared_lanes.h"
+#include "client/internal/shared_memory/shared_memory_channels.h"
+#include "client/internal/targets/targets.h"
 #include "proto/codec/outgoing_message.h"
 #include "proto/codec/received_message.h"
 
@@ -44,15 +44,15 @@ class Transport : public std::enable_shared_from_this<Transport> {
         timer_(std::move(timer)),
         random_(std::move(random)),
         targets_(options_),
-        lanes_(options_.shared_memory.use == SharedMemoryOptions::Use::kOff
-                   ? nullptr
-                   : std::make_unique<SharedLanes>(options_, targets_)) {}
+        shared_memory_(options_.shared_memory.use == SharedMemoryOptions::Use::kOff
+                           ? nullptr
+                           : std::make_unique<SharedMemoryChannels>(options_, targets_)) {}
 
   const ClientOptions& options() const { return options_; }
   Timer& timer() { return *timer_; }
   Targets& targets() { return targets_; }
-  // Null when the options say so.
-  SharedLanes* lanes() { return lanes_.get(); }
+  // Null when the options turn it off.
+  SharedMemoryChannels* shared_memory() { return shared_memory_.get(); }
 
   CallSettings Settings(const CallOptions& call) {
     return ResolveSettings(options_, call, timer_->Now(), options_.default_timeout);
@@ -95,7 +95,7 @@ class Transport : public std::enable_shared_from_this<Transport> {
   const std::shared_ptr<Timer> timer_;
   const RandomSource random_;
   Targets targets_;
-  const std::unique_ptr<SharedLanes> lanes_;
+  const std::unique_ptr<SharedMemoryChannels> shared_memory_;
 };
 
 // Reads an answer: `convert(message, received)` has its tensors' bytes in `received`. INTERNAL: the

@@ -7,9 +7,9 @@
 
 #include "attention/v1/layer_service.pb.h"
 #include "client/internal/base/status_macros.h"
-#include "client/internal/channel/callback_threads.h"
 #include "client/internal/convert/convert.h"
 #include "client/internal/convert/error_details.h"
+#include "client/internal/targets/callback_threads.h"
 
 namespace attention::client::internal {
 namespace {

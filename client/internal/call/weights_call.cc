@@ -7,9 +7,9 @@
 
 #include "attention/v1/attention_service.pb.h"
 #include "client/internal/base/status_macros.h"
-#include "client/internal/channel/callback_threads.h"
 #include "client/internal/convert/convert.h"
 #include "client/internal/convert/error_details.h"
+#include "client/internal/targets/callback_threads.h"
 
 namespace attention::client::internal {
 namespace {
@@ -92,7 +92,7 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
     if (response.has_error()) return FromStreamError(response.error());
     if (response.has_response()) {
       absl::StatusOr<AttendResult> result =
-          FromWire(response.response(), received, state_->request->places().get());
+          FromWire(response.response(), received, state_->request->refs().get());
       if (!result.ok()) return std::move(result).status();
       state_->result = *std::move(result);
     }
@@ -119,8 +119,8 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
 }  // namespace
 
 absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request,
-                                                      const SharedPlaces* places) {
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage wire, ToWire(request, /*weights=*/true, places));
+                                                      const SharedTensorRefs* refs) {
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage wire, ToWire(request, /*weights=*/true, refs));
   v1::AttendStreamRequest small_fields;
   small_fields.set_request_id(kRequestId);
   codec::OutgoingMessage message(small_fields);

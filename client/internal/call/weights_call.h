@@ -12,7 +12,7 @@ namespace attention::client::internal {
 
 // The message to send, which asks for the weights.
 absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request,
-                                                      const SharedPlaces* places);
+                                                      const SharedTensorRefs* refs);
 
 // Runs the call, retrying as long as no block has come. `request` is a WeightsRequest.
 void StartWeightsCall(const std::shared_ptr<Transport>& transport, Route route,

@@ -22,7 +22,7 @@ AnswerCallback ReadingShared(std::shared_ptr<Transport> transport, const CallSet
                              Callback<Result> done) {
   return [=](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t target) {
     const auto convert = [&](const Message& message, const codec::ReceivedMessage& received) {
-      return FromWire(message, received, request->places().get());
+      return FromWire(message, received, request->refs().get());
     };
     absl::StatusOr<Result> result = answer.ok() ? ReadAnswer<Message>(*answer, convert)
                                                 : absl::StatusOr<Result>(answer.status());
@@ -65,7 +65,7 @@ GrpcConnection::Prepared GrpcConnection::PrepareShared(const CallOptions& option
                                                        Encode encode) const {
   ATTN_RETURN_IF_ERROR(CheckOptions(options));
   if (target.has_value()) {
-    auto shared = ShareRequest(transport_->lanes(), *target, request, encode);
+    auto shared = ShareRequest(transport_->shared_memory(), *target, request, encode);
     if (shared != nullptr) return shared;
   }
   return Prepare(options, encode(request, nullptr));
@@ -101,8 +101,8 @@ void GrpcConnection::Attend(const AttendRequest& request, const CallOptions& opt
   static constexpr char kMethod[] = ATTN_METHOD(AttentionService, Attend);
   const Route route = transport_->AnyTarget();
   const Prepared prepared = PrepareShared(
-      options, route(1), request, [](const AttendRequest& given, const SharedPlaces* places) {
-        return ToWire(given, /*weights=*/false, places);
+      options, route(1), request, [](const AttendRequest& given, const SharedTensorRefs* refs) {
+        return ToWire(given, /*weights=*/false, refs);
       });
   if (!prepared.ok()) return done(prepared.status());
   const CallSettings settings = transport_->Settings(options);
@@ -189,7 +189,7 @@ void GrpcConnection::Step(const StepRequest& request, const CallOptions& options
   const std::string worker = request.steps.empty() ? "" : request.steps[0].handle.worker;
   const Prepared prepared = PrepareShared(
       options, transport_->targets().TargetOf(worker), request,
-      [](const StepRequest& given, const SharedPlaces* places) { return ToWire(given, places); });
+      [](const StepRequest& given, const SharedTensorRefs* refs) { return ToWire(given, refs); });
   if (!prepared.ok()) return done(prepared.status());
   const CallSettings settings = transport_->Settings(options);
   CallOwner(
@@ -239,15 +239,15 @@ absl::StatusOr<std::unique_ptr<StepStream>> GrpcConnection::OpenStepStream(
 
 absl::Status GrpcConnection::WaitUntilReady(absl::Time deadline) {
   ATTN_RETURN_IF_ERROR(transport_->targets().WaitUntilReady(deadline));
-  if (transport_->lanes() != nullptr) transport_->lanes()->WaitUntilTried(deadline);
+  if (transport_->shared_memory() != nullptr) transport_->shared_memory()->WaitUntilTried(deadline);
   return absl::OkStatus();
 }
 
 absl::StatusOr<SharedTensor> GrpcConnection::AllocateShared(DType dtype, Shape shape) {
   const TensorView view(nullptr, dtype, shape);
-  const bool may_share = transport_->lanes() != nullptr && view.num_elements() > 0;
+  const bool may_share = transport_->shared_memory() != nullptr && view.num_elements() > 0;
   if (may_share && view.num_elements() <= transport_->options().shared_memory.max_bytes) {
-    auto slot = transport_->lanes()->AllocateForUser(view.num_bytes());
+    auto slot = transport_->shared_memory()->AllocateForUser(view.num_bytes());
     if (slot != nullptr) {
       char* data = slot->data();
       return SharedTensor(dtype, std::move(shape), data, /*is_shared=*/true, std::move(slot));
@@ -257,7 +257,8 @@ absl::StatusOr<SharedTensor> GrpcConnection::AllocateShared(DType dtype, Shape s
 }
 
 SharedMemoryUsage GrpcConnection::shared_memory_usage() const {
-  return transport_->lanes() != nullptr ? transport_->lanes()->usage() : SharedMemoryUsage();
+  return transport_->shared_memory() != nullptr ? transport_->shared_memory()->usage()
+                                                : SharedMemoryUsage();
 }
 
 }  // namespace attention::client::internal

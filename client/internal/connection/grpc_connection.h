@@ -73,7 +73,7 @@ class GrpcConnection final : public Connection {
   Prepared Prepare(const CallOptions& options,
                    absl::StatusOr<codec::OutgoingMessage> request) const;
   // The same for a request that may go to the target by shared memory, if it is known which that
-  // is; `encode` is called with the request and its places.
+  // is; `encode` is called with the request and its references.
   template <typename Request, typename Encode>
   Prepared PrepareShared(const CallOptions& options, std::optional<size_t> target,
                          const Request& request, Encode encode) const;

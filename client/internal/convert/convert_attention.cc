@@ -77,7 +77,7 @@ absl::Duration FromProto(const google::protobuf::Duration& message) {
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const std::string& field,
-                                              const SharedPlaces* places) {
+                                              const SharedTensorRefs* refs) {
   if (tensor.num_elements() < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         field, ".shape: [", absl::StrJoin(tensor.shape, ", "), "] is negative or too large"));
@@ -91,9 +91,9 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const st
   v1::Tensor header;
   header.set_dtype(ToProto(tensor.dtype));
   header.mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
-  if (places != nullptr) {
-    if (std::optional<v1::SharedMemoryRef> place = places->Of(tensor); place.has_value()) {
-      *header.mutable_shared_memory() = *std::move(place);
+  if (refs != nullptr) {
+    if (std::optional<v1::SharedMemoryRef> ref = refs->RefTo(tensor); ref.has_value()) {
+      *header.mutable_shared_memory() = *std::move(ref);
       return codec::OutgoingMessage(header);
     }
   }
@@ -102,19 +102,19 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const st
 }
 
 absl::Status AddTensor(const TensorView& tensor, const std::string& field, int field_number,
-                       const SharedPlaces* places, codec::OutgoingMessage* message) {
+                       const SharedTensorRefs* refs, codec::OutgoingMessage* message) {
   if (!tensor.is_present()) return absl::OkStatus();
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field, places));
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field, refs));
   message->Add(field_number, std::move(made));
   return absl::OkStatus();
 }
 
 absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received,
-                                const SharedPlaces* places) {
+                                const SharedTensorRefs* refs) {
   ATTN_ASSIGN_OR_RETURN(const DType dtype, FromProto(message.dtype()));
   Shape shape(message.shape().begin(), message.shape().end());
-  if (message.has_shared_memory() && places != nullptr) {
-    return places->Read(message.shared_memory(), dtype, std::move(shape));
+  if (message.has_shared_memory() && refs != nullptr) {
+    return refs->Read(message.shared_memory(), dtype, std::move(shape));
   }
   const codec::TensorBytes bytes = received.Data(message);
   const int64_t elements = NumElements(shape);
@@ -141,7 +141,7 @@ Timing FromProto(const v1::Timing& message) {
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config,
-                                              const SharedPlaces* places) {
+                                              const SharedTensorRefs* refs) {
   v1::AttentionConfig small_fields;
   if (config.softmax_scale.has_value()) small_fields.set_softmax_scale(*config.softmax_scale);
   small_fields.set_soft_cap(config.soft_cap);
@@ -151,9 +151,9 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config,
   small_fields.set_sink_tokens(config.sink_tokens);
   codec::OutgoingMessage message(small_fields);
   ATTN_RETURN_IF_ERROR(AddTensor(config.alibi_slopes, "config.alibi_slopes",
-                                 v1::AttentionConfig::kAlibiSlopesFieldNumber, places, &message));
+                                 v1::AttentionConfig::kAlibiSlopesFieldNumber, refs, &message));
   ATTN_RETURN_IF_ERROR(AddTensor(config.sink_logits, "config.sink_logits",
-                                 v1::AttentionConfig::kSinkLogitsFieldNumber, places, &message));
+                                 v1::AttentionConfig::kSinkLogitsFieldNumber, refs, &message));
   return message;
 }
 
@@ -163,7 +163,7 @@ void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message) {
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights,
-                                              const SharedPlaces* places) {
+                                              const SharedTensorRefs* refs) {
   using Wire = v1::AttendRequest;
   Wire small_fields;
   small_fields.mutable_q_lens()->Assign(request.q_lens.begin(), request.q_lens.end());
@@ -172,19 +172,19 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool
                                                        request.first_query_positions.end());
   ToProto(request.returns, small_fields.mutable_returns());
   if (weights) small_fields.mutable_returns()->set_weights(true);
-  if (places != nullptr) {
-    if (auto place = places->OfOutput(0); place.has_value()) {
-      *small_fields.mutable_output_to() = *std::move(place);
+  if (refs != nullptr) {
+    if (auto ref = refs->RefToOutput(0); ref.has_value()) {
+      *small_fields.mutable_output_to() = *std::move(ref);
     }
   }
   codec::OutgoingMessage message(small_fields);
   const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
-    return AddTensor(tensor, field, field_number, places, &message);
+    return AddTensor(tensor, field, field_number, refs, &message);
   };
   ATTN_RETURN_IF_ERROR(add(request.q, "q", Wire::kQFieldNumber));
   ATTN_RETURN_IF_ERROR(add(request.k, "k", Wire::kKFieldNumber));
   ATTN_RETURN_IF_ERROR(add(request.v, "v", Wire::kVFieldNumber));
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config, places));
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config, refs));
   message.Add(Wire::kConfigFieldNumber, std::move(config));
   ATTN_RETURN_IF_ERROR(add(request.bias, "bias", Wire::kBiasFieldNumber));
   ATTN_RETURN_IF_ERROR(add(request.mask, "mask", Wire::kMaskFieldNumber));
@@ -193,10 +193,10 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool
 
 absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
                                       const codec::ReceivedMessage& received,
-                                      const SharedPlaces* places) {
+                                      const SharedTensorRefs* refs) {
   AttendResult result;
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received, places));
+    ATTN_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received, refs));
   }
   if (message.has_lse()) {
     ATTN_ASSIGN_OR_RETURN(result.lse, FromWire(message.lse(), received));

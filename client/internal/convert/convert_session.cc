@@ -29,7 +29,7 @@ SessionHandle FromProto(const v1::SessionHandle& message) {
 
 // The step of this index in its request.
 absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t index,
-                                              const SharedPlaces* places) {
+                                              const SharedTensorRefs* refs) {
   using Wire = v1::SessionStep;
   Wire small_fields;
   internal::ToProto(step.handle, small_fields.mutable_handle());
@@ -43,16 +43,16 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t in
   small_fields.set_kv_begin(step.kv_begin);
   if (step.kv_end.has_value()) small_fields.set_kv_end(*step.kv_end);
   internal::ToProto(step.returns, small_fields.mutable_returns());
-  if (places != nullptr) {
-    if (auto place = places->OfOutput(index); place.has_value()) {
-      *small_fields.mutable_output_to() = *std::move(place);
+  if (refs != nullptr) {
+    if (auto ref = refs->RefToOutput(index); ref.has_value()) {
+      *small_fields.mutable_output_to() = *std::move(ref);
     }
   }
   codec::OutgoingMessage message(small_fields);
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, internal::ToWire(step.config, places));
+  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, internal::ToWire(step.config, refs));
   message.Add(Wire::kConfigFieldNumber, std::move(config));
   const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
-    return AddTensor(tensor, absl::StrCat("steps[", index, "].", field), field_number, places,
+    return AddTensor(tensor, absl::StrCat("steps[", index, "].", field), field_number, refs,
                      &message);
   };
   ATTN_RETURN_IF_ERROR(add(step.k, "k", Wire::kKFieldNumber));
@@ -65,13 +65,13 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t in
 
 absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
                                            const codec::ReceivedMessage& received,
-                                           const SharedPlaces* places) {
+                                           const SharedTensorRefs* refs) {
   SessionStepResult result;
   if (message.has_error()) result.status = FromStreamError(message.error());
   result.position = message.position();
   result.is_replay = message.is_replay();
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received, places));
+    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received, refs));
   }
   if (message.has_lse()) {
     ATTN_ASSIGN_OR_RETURN(result.lse, internal::FromWire(message.lse(), received));
@@ -128,10 +128,10 @@ absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message)
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
-                                              const SharedPlaces* places) {
+                                              const SharedTensorRefs* refs) {
   codec::OutgoingMessage message{v1::StepRequest()};
   for (size_t i = 0; i < request.steps.size(); ++i) {
-    ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step, ToWire(request.steps[i], i, places));
+    ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step, ToWire(request.steps[i], i, refs));
     message.Add(v1::StepRequest::kStepsFieldNumber, std::move(step));
   }
   return message;
@@ -139,11 +139,11 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
 
 absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
                                     const codec::ReceivedMessage& received,
-                                    const SharedPlaces* places) {
+                                    const SharedTensorRefs* refs) {
   StepResult result;
   result.results.reserve(static_cast<size_t>(message.results_size()));
   for (const v1::SessionStepResult& step : message.results()) {
-    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received, places));
+    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received, refs));
     result.results.push_back(std::move(converted));
   }
   result.timing = FromProto(message.timing());

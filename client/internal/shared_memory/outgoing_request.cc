@@ -63,7 +63,7 @@ size_t OutputBytes(const TensorView& q, const TensorView& v) {
   size_t bytes = 0;
   const bool overflows = elements < 0 || __builtin_mul_overflow(static_cast<size_t>(elements),
                                                                 ElementBytes(q.dtype), &bytes);
-  return overflows || bytes < SharedPlaces::kMinTensorBytes ? 0 : bytes;
+  return overflows || bytes < SharedTensorRefs::kMinTensorBytes ? 0 : bytes;
 }
 
 std::vector<size_t> OutputBytes(const AttendRequest& request) {
@@ -91,17 +91,18 @@ size_t Aligned(size_t bytes) {
 }
 
 template <typename Request>
-std::optional<Plan> MakePlan(const SharedLanes& lanes, size_t target, const Request& request) {
+std::optional<Plan> MakePlan(const SharedMemoryChannels& channels, size_t target,
+                             const Request& request) {
   Plan plan;
   bool is_valid = true;
-  const bool may_be_shared = lanes.has_memory();
+  const bool may_be_shared = channels.has_memory();
   ForEachTensor(request, [&](const TensorView& tensor) {
     const size_t bytes = tensor.num_bytes();
     is_valid = is_valid && tensor.num_elements() >= 0 && (bytes == 0 || tensor.data != nullptr) &&
                !__builtin_add_overflow(plan.total_bytes, bytes, &plan.total_bytes);
     if (!is_valid) return;
-    const bool is_large = may_be_shared && bytes >= SharedPlaces::kMinTensorBytes;
-    std::shared_ptr<SharedSlot> slot = is_large ? lanes.Find(tensor.data, bytes) : nullptr;
+    const bool is_large = may_be_shared && bytes >= SharedTensorRefs::kMinTensorBytes;
+    std::shared_ptr<SharedSlot> slot = is_large ? channels.Find(tensor.data, bytes) : nullptr;
     // Another server's memory is as good as any other.
     if (slot != nullptr && slot->region()->target() != target) slot = nullptr;
     plan.has_shared = plan.has_shared || slot != nullptr;
@@ -113,16 +114,16 @@ std::optional<Plan> MakePlan(const SharedLanes& lanes, size_t target, const Requ
 }
 
 template <typename Request>
-std::shared_ptr<const Request> Move(SharedLanes& lanes, size_t target, const Request& request,
-                                    SharedInputs* inputs) {
-  std::optional<Plan> plan = MakePlan(lanes, target, request);
+std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, size_t target,
+                                    const Request& request, SharedInputs* inputs) {
+  std::optional<Plan> plan = MakePlan(channels, target, request);
   if (!plan.has_value()) return nullptr;
   std::vector<size_t> output_bytes = OutputBytes(request);
-  const size_t total = plan->total_bytes + SharedPlaces::SlotBytes(output_bytes);
+  const size_t total = plan->total_bytes + SharedTensorRefs::SlotBytes(output_bytes);
   if (total < kMinRequestBytes && !plan->has_shared) return nullptr;
   std::shared_ptr<SharedSlot> copies;
   if (plan->copied_bytes > 0) {
-    copies = lanes.Allocate(target, plan->copied_bytes);
+    copies = channels.Allocate(target, plan->copied_bytes);
     if (copies == nullptr) return nullptr;
     inputs->slots.push_back(copies);
   }
@@ -150,12 +151,12 @@ std::shared_ptr<const Request> Move(SharedLanes& lanes, size_t target, const Req
 }  // namespace
 
 absl::StatusOr<codec::OutgoingMessage> OutgoingRequest::MessageFor(size_t target) {
-  places_ = is_sharing_ ? PlacesAt(target) : nullptr;
-  return encode_(places_.get());
+  refs_ = is_sharing_ ? RefsAt(target) : nullptr;
+  return encode_(refs_.get());
 }
 
-std::shared_ptr<const SharedPlaces> OutgoingRequest::PlacesAt(size_t target) {
-  std::vector<PlacedSlot> inputs;
+std::shared_ptr<const SharedTensorRefs> OutgoingRequest::RefsAt(size_t target) {
+  std::vector<NamedSlot> inputs;
   inputs.reserve(inputs_.slots.size());
   for (const std::shared_ptr<SharedSlot>& slot : inputs_.slots) {
     // Most lie in the region of the one before.
@@ -163,55 +164,55 @@ std::shared_ptr<const SharedPlaces> OutgoingRequest::PlacesAt(size_t target) {
       inputs.push_back({slot, inputs.back().region_id});
       continue;
     }
-    std::optional<std::string> id = SharedLanes::RegionId(target, *slot->region());
+    std::optional<std::string> id = SharedMemoryChannels::RegionId(target, *slot->region());
     if (!id.has_value()) return nullptr;
     inputs.push_back({slot, *std::move(id)});
   }
-  lanes_->CountRequest();
-  return std::make_shared<const SharedPlaces>(std::move(inputs), OutputAt(target),
-                                              inputs_.output_bytes);
+  channels_->CountRequest();
+  return std::make_shared<const SharedTensorRefs>(std::move(inputs), OutputAt(target),
+                                                  inputs_.output_bytes);
 }
 
-PlacedSlot OutgoingRequest::OutputAt(size_t target) {
-  const size_t bytes = SharedPlaces::SlotBytes(inputs_.output_bytes);
+NamedSlot OutgoingRequest::OutputAt(size_t target) {
+  const size_t bytes = SharedTensorRefs::SlotBytes(inputs_.output_bytes);
   if (bytes == 0) return {};
   if (output_ == nullptr || output_->region()->target() != target) {
-    output_ = lanes_->Allocate(target, bytes);
+    output_ = channels_->Allocate(target, bytes);
   }
   if (output_ == nullptr) return {};
-  std::optional<std::string> id = SharedLanes::RegionId(target, *output_->region());
+  std::optional<std::string> id = SharedMemoryChannels::RegionId(target, *output_->region());
   if (!id.has_value()) return {};
   return {output_, *std::move(id)};
 }
 
 void OutgoingRequest::OnOutcome(const absl::Status& outcome) {
-  if (places_ == nullptr || IsSettled(outcome)) return;
-  for (const PlacedSlot& input : places_->inputs()) input.slot->Abandon();
-  if (places_->output().slot != nullptr) places_->output().slot->Abandon();
+  if (refs_ == nullptr || IsSettled(outcome)) return;
+  for (const NamedSlot& input : refs_->inputs()) input.slot->Abandon();
+  if (refs_->output().slot != nullptr) refs_->output().slot->Abandon();
   output_ = nullptr;
 }
 
 bool OutgoingRequest::TakeBackIfLost(const absl::Status& outcome, size_t target) {
-  if (places_ == nullptr || !IsRegionLost(outcome)) return false;
-  for (const PlacedSlot& input : places_->inputs()) {
-    lanes_->OnRegionLost(target, input.region_id);
+  if (refs_ == nullptr || !IsRegionLost(outcome)) return false;
+  for (const NamedSlot& input : refs_->inputs()) {
+    channels_->OnRegionLost(target, input.region_id);
   }
   is_sharing_ = false;
-  places_ = nullptr;
+  refs_ = nullptr;
   output_ = nullptr;
   return true;
 }
 
-std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
-                                                        const AttendRequest& request,
+std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedMemoryChannels& channels,
+                                                        size_t target, const AttendRequest& request,
                                                         SharedInputs* inputs) {
-  return Move(lanes, target, request, inputs);
+  return Move(channels, target, request, inputs);
 }
 
-std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedLanes& lanes, size_t target,
+std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedMemoryChannels& channels, size_t target,
                                                       const StepRequest& request,
                                                       SharedInputs* inputs) {
-  return Move(lanes, target, request, inputs);
+  return Move(channels, target, request, inputs);
 }
 
 const absl::Status& RegionStatus(const absl::StatusOr<AttendResult>& result) {

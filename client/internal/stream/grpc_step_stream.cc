@@ -18,10 +18,10 @@
 #include "attention/client/errors.h"
 #include "attention/v1/session_service.pb.h"
 #include "client/internal/base/status_macros.h"
-#include "client/internal/channel/callback_threads.h"
 #include "client/internal/convert/convert.h"
 #include "client/internal/convert/error_details.h"
 #include "client/internal/shared_memory/outgoing_request.h"
+#include "client/internal/targets/callback_threads.h"
 
 namespace attention::client::internal {
 
@@ -29,7 +29,7 @@ namespace attention::client::internal {
 // taken before the call starts and given up when reading ends, lets StepAsync and Finish start
 // operations from outside of reactions until then. Callbacks run without the lock.
 //
-// A request whose tensors lie in shared memory is kept until it is answered: one whose places the
+// A request whose tensors lie in shared memory is kept until it is answered: one whose regions the
 // server does not know is sent again, with its tensors. Steps of the same sessions that had
 // followed it by then were refused for their position, or attended over too little, so nothing more
 // is written until all that is under way is answered, and then those are sent again too, in the
@@ -58,17 +58,18 @@ class GrpcStepStream::Reactor final
   // Sends the request, or fails it at once.
   void Send(const StepRequest& request, Callback done) {
     const uint64_t id = next_id_++;
-    constexpr auto kEncode = [](const StepRequest& given, const SharedPlaces* places) {
-      return ToWire(given, places);
+    constexpr auto kEncode = [](const StepRequest& given, const SharedTensorRefs* refs) {
+      return ToWire(given, refs);
     };
     Outstanding outstanding;
     outstanding.done = std::move(done);
-    outstanding.shared = ShareRequest(transport_->lanes(), target_, request, kEncode);
+    outstanding.shared = ShareRequest(transport_->shared_memory(), target_, request, kEncode);
     absl::StatusOr<grpc::ByteBuffer> bytes =
         Serialize(id, outstanding.shared != nullptr ? outstanding.shared->MessageFor(target_)
                                                     : ToWire(request));
     // Only where memory is shared, requests may have to be sent again.
-    if (bytes.ok() && transport_->lanes() != nullptr && transport_->lanes()->has_memory()) {
+    if (bytes.ok() && transport_->shared_memory() != nullptr &&
+        transport_->shared_memory()->has_memory()) {
       outstanding.layers = LayersOf(request);
       if (outstanding.shared == nullptr) outstanding.bytes = *bytes;
     }
@@ -269,13 +270,13 @@ class GrpcStepStream::Reactor final
     if (!request->done) {
       DeliverSession(response, *request);
     } else {
-      const SharedPlaces* places =
-          request->shared != nullptr ? request->shared->places().get() : nullptr;
+      const SharedTensorRefs* refs =
+          request->shared != nullptr ? request->shared->refs().get() : nullptr;
       absl::StatusOr<StepResult> result = response.has_error()
                                               ? FromStreamError(response.error())
-                                              : FromWire(response.response(), received, places);
+                                              : FromWire(response.response(), received, refs);
       const bool is_lost =
-          places != nullptr && request->shared->TakeBackIfLost(RegionStatus(result), target_);
+          refs != nullptr && request->shared->TakeBackIfLost(RegionStatus(result), target_);
       if (!HoldBack(response.request_id(), *request, is_lost, result)) {
         request->done(std::move(result));
       }

@@ -23,7 +23,7 @@ std::size_t Aligned(std::size_t bytes) {
 }  // namespace
 
 SharedLane::SharedLane(const std::string& path, bool copies) : copies_(copies) {
-  auto connection = client::internal::LaneConnection::Connect(path);
+  auto connection = client::internal::SharedMemorySocket::Connect(path);
   if (!connection.ok()) Fail(connection.status().ToString());
   connection_ = *std::move(connection);
   const auto answer = connection_->Create("default", kRegionBytes);

@@ -11,7 +11,7 @@
 
 #include "attention/v1/attention_service.pb.h"
 #include "attention/v1/session_service.pb.h"
-#include "client/internal/shared_memory/lane_connection.h"
+#include "client/internal/shared_memory/shared_memory_socket.h"
 #include "client/internal/shared_memory/shared_region.h"
 
 namespace attention::bench {
@@ -28,7 +28,7 @@ class SharedLane {
 
  private:
   const bool copies_;
-  std::unique_ptr<client::internal::LaneConnection> connection_;
+  std::unique_ptr<client::internal::SharedMemorySocket> connection_;
   std::shared_ptr<client::internal::SharedRegion> region_;
   std::string region_id_;
 };

@@ -16,8 +16,8 @@ namespace attention::client {
 // Memory for a tensor, to be filled by the caller and given to calls as its view(). Copies share
 // the memory, which lives until the last copy is gone and no call needs it.
 //
-// Where it is shared, requests carry its place instead of its bytes. Its contents must then stay as
-// they are until the call is over, not just until the function returns: a server that is still
+// Where it is shared, requests carry a reference instead of its bytes. Its contents must then stay
+// as they are until the call is over, not just until the function returns: a server that is still
 // reading sees what is written meanwhile. After a call that ended without the server's answer
 // (CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE) the server may be reading still: write to another.
 //
@@ -47,7 +47,7 @@ class SharedTensor {
   // The bit patterns of a float16 or bfloat16 tensor; empty for every other type.
   std::span<uint16_t> halves() const;
   TensorView view() const { return TensorView(data_, dtype_, shape_); }
-  // Whether servers can read it in place; if not, calls copy it as any other tensor.
+  // True if servers can read it in place; otherwise calls copy it as any other tensor.
   bool is_shared() const { return is_shared_; }
 
  private:
@@ -58,10 +58,10 @@ class SharedTensor {
   std::shared_ptr<void> owner_ = nullptr;
 };
 
-// How much a client shares.
+// The memory that a client shares, and its use.
 struct SharedMemoryUsage {
-  // Targets whose server maps the client's memory.
-  int num_lanes = 0;
+  // Targets whose server shares memory with this client.
+  int num_channels = 0;
   // Memory that is mapped, and of it what requests, results and tensors hold.
   int64_t mapped_bytes = 0;
   int64_t used_bytes = 0;

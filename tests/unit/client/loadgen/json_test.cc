@@ -54,7 +54,7 @@ std::vector<std::string> DocumentedKeys() {
   }
   add("/batch_size", {"mean", "p50", "max"});
   add("/verified", {"checked", "rows_checked", "mismatches", "unchecked", "examples"});
-  add("/shared_memory", {"lanes", "mapped_bytes", "requests"});
+  add("/shared_memory", {"channels", "mapped_bytes", "requests"});
   add("/self_check",
       {"cores_used", "cores", "sender_busy_share", "send_lag_us", "limited", "warnings"});
   return keys;

@@ -15,7 +15,7 @@
 
 #include "client/internal/shared_memory/extent_allocator.h"
 #include "client/internal/shared_memory/region_pool.h"
-#include "client/internal/shared_memory/shared_places.h"
+#include "client/internal/shared_memory/shared_tensor_refs.h"
 
 namespace attention::client::internal {
 namespace {
@@ -222,41 +222,42 @@ class SharedPlacesTest : public testing::Test {
   const std::shared_ptr<SharedSlot> a_ = region_->Allocate(4096);
   const std::shared_ptr<SharedSlot> b_ = region_->Allocate(4096);
   const std::shared_ptr<SharedSlot> out_ = region_->Allocate(4096);
-  const SharedPlaces places_ = SharedPlaces({{b_, "id"}, {a_, "id"}}, {out_, "out"}, {400, 0, 256});
+  const SharedTensorRefs refs_ =
+      SharedTensorRefs({{b_, "id"}, {a_, "id"}}, {out_, "out"}, {400, 0, 256});
 };
 
 TEST_F(SharedPlacesTest, ATensorThatLiesWithinASlotHasAPlace) {
-  EXPECT_EQ(places_.Of(Floats(a_->data(), 1024))->offset(), static_cast<int64_t>(a_->offset()));
-  const auto place = places_.Of(Floats(b_->data() + 64, 100));
-  ASSERT_TRUE(place.has_value());
-  EXPECT_EQ(place->offset(), static_cast<int64_t>(b_->offset() + 64));
-  EXPECT_EQ(place->region_id(), "id");
-  EXPECT_FALSE(places_.Of(Floats(b_->data() + 64, 1024)).has_value()) << "ends behind it";
-  EXPECT_FALSE(places_.Of(Floats(a_->data(), 4)).has_value()) << "too small to be worth it";
+  EXPECT_EQ(refs_.RefTo(Floats(a_->data(), 1024))->offset(), static_cast<int64_t>(a_->offset()));
+  const auto ref = refs_.RefTo(Floats(b_->data() + 64, 100));
+  ASSERT_TRUE(ref.has_value());
+  EXPECT_EQ(ref->offset(), static_cast<int64_t>(b_->offset() + 64));
+  EXPECT_EQ(ref->region_id(), "id");
+  EXPECT_FALSE(refs_.RefTo(Floats(b_->data() + 64, 1024)).has_value()) << "ends behind it";
+  EXPECT_FALSE(refs_.RefTo(Floats(a_->data(), 4)).has_value()) << "too small to be worth it";
   const std::vector<float> elsewhere(100);
-  EXPECT_FALSE(places_.Of(TensorView(elsewhere, {100})).has_value());
+  EXPECT_FALSE(refs_.RefTo(TensorView(elsewhere, {100})).has_value());
 }
 
 TEST_F(SharedPlacesTest, OutputsLieBehindEachOther) {
-  EXPECT_EQ(SharedPlaces::SlotBytes({400, 0, 256}), 448u + 256u);
-  EXPECT_EQ(places_.OfOutput(0)->offset(), static_cast<int64_t>(out_->offset()));
-  EXPECT_FALSE(places_.OfOutput(1).has_value());
-  EXPECT_EQ(places_.OfOutput(2)->offset(), static_cast<int64_t>(out_->offset() + 448));
-  EXPECT_FALSE(places_.OfOutput(3).has_value());
+  EXPECT_EQ(SharedTensorRefs::SlotBytes({400, 0, 256}), 448u + 256u);
+  EXPECT_EQ(refs_.RefToOutput(0)->offset(), static_cast<int64_t>(out_->offset()));
+  EXPECT_FALSE(refs_.RefToOutput(1).has_value());
+  EXPECT_EQ(refs_.RefToOutput(2)->offset(), static_cast<int64_t>(out_->offset() + 448));
+  EXPECT_FALSE(refs_.RefToOutput(3).has_value());
 }
 
 TEST_F(SharedPlacesTest, AResultIsReadWhereItWasAskedForAndNowhereElse) {
-  const auto result = places_.Read(*places_.OfOutput(2), DType::kFloat32, {64});
+  const auto result = refs_.Read(*refs_.RefToOutput(2), DType::kFloat32, {64});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->bytes().data(), out_->data() + 448);
-  v1::SharedMemoryRef wrong = *places_.OfOutput(2);
-  EXPECT_FALSE(places_.Read(wrong, DType::kFloat32, {65}).ok());
-  EXPECT_FALSE(places_.Read(wrong, DType::kFloat32, {-1}).ok());
+  v1::SharedMemoryRef wrong = *refs_.RefToOutput(2);
+  EXPECT_FALSE(refs_.Read(wrong, DType::kFloat32, {65}).ok());
+  EXPECT_FALSE(refs_.Read(wrong, DType::kFloat32, {-1}).ok());
   wrong.set_offset(wrong.offset() + 4);
-  EXPECT_FALSE(places_.Read(wrong, DType::kFloat32, {63}).ok());
-  wrong = *places_.OfOutput(0);
+  EXPECT_FALSE(refs_.Read(wrong, DType::kFloat32, {63}).ok());
+  wrong = *refs_.RefToOutput(0);
   wrong.set_region_id("another");
-  EXPECT_TRUE(absl::IsInternal(places_.Read(wrong, DType::kFloat32, {100}).status()));
+  EXPECT_TRUE(absl::IsInternal(refs_.Read(wrong, DType::kFloat32, {100}).status()));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "client/internal/channel/targets.h"
+#include "client/internal/targets/targets.h"
 
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/internal/channel/target_probe.h"
+#include "client/internal/targets/target_probe.h"
 
 namespace attention::client::internal {
 namespace {

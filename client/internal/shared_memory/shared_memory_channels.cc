@@ -1,4 +1,4 @@
-#include "client/internal/shared_memory/shared_lanes.h"
+#include "client/internal/shared_memory/shared_memory_channels.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -29,7 +29,7 @@ constexpr absl::Duration kUserTimeout = absl::Seconds(2);
 // A server that refuses a region is asked for half of it, down to this.
 constexpr size_t kMinRegionBytes = size_t{1} << 20;
 
-// What a target's server says of itself.
+// The answer of a target's server about itself.
 absl::StatusOr<v1::GetServerInfoResponse> ParseInfo(const grpc::Status& status,
                                                     const grpc::ByteBuffer& answer) {
   if (!status.ok()) return FromGrpcStatus(status);
@@ -41,24 +41,24 @@ absl::StatusOr<v1::GetServerInfoResponse> ParseInfo(const grpc::Status& status,
 
 }  // namespace
 
-SharedLanes::SharedLanes(const ClientOptions& options, Targets& targets)
+SharedMemoryChannels::SharedMemoryChannels(const ClientOptions& options, Targets& targets)
     : tenant_(options.tenant),
       targets_(targets),
       pool_(static_cast<size_t>(options.shared_memory.max_bytes)),
       wake_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       max_region_bytes_(std::numeric_limits<size_t>::max()),
-      lanes_(targets.size()),
+      channels_(targets.size()),
       backoff_(kMinBackoff) {}
 
-SharedLanes::~SharedLanes() {
+SharedMemoryChannels::~SharedMemoryChannels() {
   std::thread thread;
   {
     absl::MutexLock lock(&mutex_);
     is_stopping_ = true;
     thread = std::move(thread_);
     if (calling_ != nullptr) calling_->TryCancel();
-    for (const Lane& lane : lanes_) {
-      if (lane.connection != nullptr) lane.connection->Interrupt();
+    for (const Channel& channel : channels_) {
+      if (channel.socket != nullptr) channel.socket->Interrupt();
     }
   }
   if (thread.joinable()) {
@@ -68,23 +68,24 @@ SharedLanes::~SharedLanes() {
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
-std::shared_ptr<SharedSlot> SharedLanes::Allocate(size_t target, size_t bytes) {
+std::shared_ptr<SharedSlot> SharedMemoryChannels::Allocate(size_t target, size_t bytes) {
   std::shared_ptr<SharedSlot> slot = pool_.Allocate(target, bytes);
   if (slot == nullptr) Want(target, bytes);
   return slot;
 }
 
-std::shared_ptr<SharedSlot> SharedLanes::AllocateForUser(size_t bytes) {
+std::shared_ptr<SharedSlot> SharedMemoryChannels::AllocateForUser(size_t bytes) {
   std::shared_ptr<SharedSlot> slot = pool_.AllocateAnywhere(bytes);
   const absl::Time deadline = absl::Now() + kUserTimeout;
   // A wish may come too late for the round that is under way.
   for (int i = 0; i < 2 && slot == nullptr && wake_fd_ >= 0; ++i) {
     absl::ReleasableMutexLock lock(&mutex_);
     if (!is_wanted_ && absl::Now() < retry_at_) break;
-    const auto with_lane = std::find_if(
-        lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.connection != nullptr; });
-    const bool is_any = with_lane == lanes_.end();
-    Wake(is_any ? 0 : static_cast<size_t>(with_lane - lanes_.begin()), bytes);
+    const auto with_channel =
+        std::find_if(channels_.begin(), channels_.end(),
+                     [](const Channel& channel) { return channel.socket != nullptr; });
+    const bool is_any = with_channel == channels_.end();
+    Wake(is_any ? 0 : static_cast<size_t>(with_channel - channels_.begin()), bytes);
     const auto is_over = [this, before = num_rounds_]()
                              ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_rounds_ > before; };
     if (!mutex_.AwaitWithDeadline(absl::Condition(&is_over), deadline)) break;
@@ -94,24 +95,25 @@ std::shared_ptr<SharedSlot> SharedLanes::AllocateForUser(size_t bytes) {
   return slot;
 }
 
-std::optional<std::string> SharedLanes::RegionId(size_t target, const SharedRegion& region) {
+std::optional<std::string> SharedMemoryChannels::RegionId(size_t target,
+                                                          const SharedRegion& region) {
   if (region.target() != target || !region.is_usable()) return std::nullopt;
   return region.id();
 }
 
-void SharedLanes::OnRegionLost(size_t target, const std::string& region_id) {
+void SharedMemoryChannels::OnRegionLost(size_t target, const std::string& region_id) {
   const std::vector<std::shared_ptr<SharedRegion>> regions = pool_.regions();
   const bool is_known = std::any_of(regions.begin(), regions.end(), [&](const auto& region) {
     return region->target() == target && region->id() == region_id;
   });
-  if (!is_known) return;  // it is another lane already
+  if (!is_known) return;  // it is another channel already
   pool_.TakeAll(target);
   absl::MutexLock lock(&mutex_);
-  lanes_[target].is_lost = true;
+  channels_[target].is_lost = true;
   Wake(target, 0);
 }
 
-void SharedLanes::WaitUntilTried(absl::Time deadline) {
+void SharedMemoryChannels::WaitUntilTried(absl::Time deadline) {
   if (wake_fd_ < 0) return;
   absl::MutexLock lock(&mutex_);
   if (num_rounds_ == 0) Wake(0, 0);
@@ -119,9 +121,9 @@ void SharedLanes::WaitUntilTried(absl::Time deadline) {
   mutex_.AwaitWithDeadline(absl::Condition(&has_tried), deadline);
 }
 
-SharedMemoryUsage SharedLanes::usage() const {
+SharedMemoryUsage SharedMemoryChannels::usage() const {
   SharedMemoryUsage usage;
-  usage.num_lanes = static_cast<int>(num_lanes());
+  usage.num_channels = static_cast<int>(num_channels());
   usage.mapped_bytes = static_cast<int64_t>(pool_.mapped_bytes());
   for (const std::shared_ptr<SharedRegion>& region : pool_.regions()) {
     usage.used_bytes += static_cast<int64_t>(region->used_bytes());
@@ -130,28 +132,28 @@ SharedMemoryUsage SharedLanes::usage() const {
   return usage;
 }
 
-size_t SharedLanes::num_lanes() const { return OpenTargets().size(); }
+size_t SharedMemoryChannels::num_channels() const { return OpenTargets().size(); }
 
-void SharedLanes::Want(size_t target, size_t bytes) {
+void SharedMemoryChannels::Want(size_t target, size_t bytes) {
   absl::MutexLock lock(&mutex_);
-  if (is_wanted_ && bytes <= lanes_[target].wanted_bytes) return;
+  if (is_wanted_ && bytes <= channels_[target].wanted_bytes) return;
   if (!is_wanted_ && absl::Now() < retry_at_) return;
   Wake(target, bytes);
 }
 
-void SharedLanes::Wake(size_t target, size_t bytes) {
+void SharedMemoryChannels::Wake(size_t target, size_t bytes) {
   if (wake_fd_ < 0 || is_stopping_) return;
-  lanes_[target].wanted_bytes = std::max(lanes_[target].wanted_bytes, bytes);
+  channels_[target].wanted_bytes = std::max(channels_[target].wanted_bytes, bytes);
   is_wanted_ = true;
   if (!thread_.joinable()) thread_ = std::thread([this] { Serve(); });
   eventfd_write(wake_fd_, 1);
 }
 
-void SharedLanes::Serve() {
+void SharedMemoryChannels::Serve() {
   while (AwaitWork()) {
     const bool is_fulfilled = Work();
     absl::MutexLock lock(&mutex_);
-    for (Lane& lane : lanes_) lane.wanted_bytes = 0;
+    for (Channel& channel : channels_) channel.wanted_bytes = 0;
     is_wanted_ = false;
     ++num_rounds_;
     retry_at_ = is_fulfilled ? absl::InfinitePast() : absl::Now() + backoff_;
@@ -159,19 +161,19 @@ void SharedLanes::Serve() {
   }
 }
 
-bool SharedLanes::AwaitWork() {
+bool SharedMemoryChannels::AwaitWork() {
   for (;;) {
     const std::vector<size_t> open = OpenTargets();
     std::vector<pollfd> polled = {{wake_fd_, POLLIN, 0}};
-    for (const size_t target : open) polled.push_back({ConnectionOf(target)->fd(), POLLIN, 0});
+    for (const size_t target : open) polled.push_back({SocketOf(target)->fd(), POLLIN, 0});
     if (poll(polled.data(), polled.size(), -1) < 0) continue;
     eventfd_t count = 0;
     eventfd_read(wake_fd_, &count);
     for (size_t i = 0; i < open.size(); ++i) {
       absl::ReleasableMutexLock lock(&mutex_);
-      const bool is_lost = polled[i + 1].revents != 0 || lanes_[open[i]].is_lost;
+      const bool is_lost = polled[i + 1].revents != 0 || channels_[open[i]].is_lost;
       lock.Release();
-      if (is_lost) DropLane(open[i]);
+      if (is_lost) DropChannel(open[i]);
     }
     absl::MutexLock lock(&mutex_);
     if (is_stopping_) return false;
@@ -179,29 +181,29 @@ bool SharedLanes::AwaitWork() {
   }
 }
 
-void SharedLanes::DropLane(size_t target) {
+void SharedMemoryChannels::DropChannel(size_t target) {
   // What is held there stays mapped, with its lease.
   pool_.TakeAll(target);
   std::erase_if(retired_, [target](const auto& region) { return region->target() == target; });
-  Lane dropped;  // let go of without the lock
+  Channel dropped;  // let go of without the lock
   absl::MutexLock lock(&mutex_);
-  std::swap(dropped, lanes_[target]);
-  lanes_[target].wanted_bytes = dropped.wanted_bytes;
+  std::swap(dropped, channels_[target]);
+  channels_[target].wanted_bytes = dropped.wanted_bytes;
   max_region_bytes_ = std::numeric_limits<size_t>::max();
   // What comes next is most likely a server that has restarted.
   retry_at_ = absl::InfinitePast();
   backoff_ = kMinBackoff;
 }
 
-bool SharedLanes::Work() {
-  OpenLanes();
+bool SharedMemoryChannels::Work() {
+  OpenChannels();
   ReleaseRetired();
   bool has_room = true;
   for (const size_t target : OpenTargets()) {
     size_t bytes = 0;
     {
       absl::MutexLock lock(&mutex_);
-      bytes = lanes_[target].wanted_bytes;
+      bytes = channels_[target].wanted_bytes;
     }
     if (bytes == 0 && pool_.Has(target)) continue;
     has_room = MakeRoom(target, bytes) && has_room;
@@ -209,16 +211,16 @@ bool SharedLanes::Work() {
   return has_room && !OpenTargets().empty();
 }
 
-void SharedLanes::OpenLanes() {
+void SharedMemoryChannels::OpenChannels() {
   for (size_t target = 0; target < targets_.size(); ++target) {
-    if (ConnectionOf(target) == nullptr) OpenLane(target);
+    if (SocketOf(target) == nullptr) OpenChannel(target);
   }
 }
 
-void SharedLanes::OpenLane(size_t target) {
+void SharedMemoryChannels::OpenChannel(size_t target) {
   CallSettings settings;
   settings.tenant = tenant_;
-  settings.request_id = "shared-memory-lane";
+  settings.request_id = "shared-memory-channel";
   settings.deadline = absl::Now() + kInfoTimeout;
   CallContext context(settings);
   {
@@ -237,15 +239,15 @@ void SharedLanes::OpenLane(size_t target) {
   }
   const auto info = ParseInfo(status, answer);
   if (!info.ok() || info->shared_memory_socket().empty()) return;
-  auto connection = LaneConnection::Connect(info->shared_memory_socket());
-  if (!connection.ok()) return;
+  auto socket = SharedMemorySocket::Connect(info->shared_memory_socket());
+  if (!socket.ok()) return;
   absl::MutexLock lock(&mutex_);
   if (is_stopping_) return;
-  lanes_[target].connection = *std::move(connection);
-  lanes_[target].worker_epoch = info->worker_epoch();
+  channels_[target].socket = *std::move(socket);
+  channels_[target].worker_epoch = info->worker_epoch();
 }
 
-bool SharedLanes::MakeRoom(size_t target, size_t bytes) {
+bool SharedMemoryChannels::MakeRoom(size_t target, size_t bytes) {
   if (pool_.Allocate(target, bytes) != nullptr) return true;
   for (std::shared_ptr<SharedRegion>& region : pool_.TakeAbandoned(target)) {
     retired_.push_back(std::move(region));
@@ -261,16 +263,16 @@ bool SharedLanes::MakeRoom(size_t target, size_t bytes) {
   }
 }
 
-absl::Status SharedLanes::AddRegion(size_t target, size_t bytes) {
-  const std::shared_ptr<LaneConnection> connection = ConnectionOf(target);
-  if (connection == nullptr) return absl::UnavailableError("the lane is gone");
-  absl::StatusOr<LaneConnection::Region> answer = connection->Create(tenant_, bytes);
+absl::Status SharedMemoryChannels::AddRegion(size_t target, size_t bytes) {
+  const std::shared_ptr<SharedMemorySocket> socket = SocketOf(target);
+  if (socket == nullptr) return absl::UnavailableError("the channel is gone");
+  absl::StatusOr<SharedMemorySocket::Region> answer = socket->Create(tenant_, bytes);
   absl::Status status = answer.status();
   if (answer.ok()) {
     absl::StatusOr<std::shared_ptr<SharedRegion>> region = SharedRegion::Map(
-        answer->memory_fd, bytes, {target, answer->info.region_id(), connection}, pool_.counter());
+        answer->memory_fd, bytes, {target, answer->info.region_id(), socket}, pool_.counter());
     absl::MutexLock lock(&mutex_);
-    if (answer->info.worker_epoch() != lanes_[target].worker_epoch) {
+    if (answer->info.worker_epoch() != channels_[target].worker_epoch) {
       status = absl::UnavailableError("the socket is another server's, of the same name");
     } else if (region.ok()) {
       pool_.Add(*std::move(region));
@@ -280,38 +282,38 @@ absl::Status SharedLanes::AddRegion(size_t target, size_t bytes) {
   }
   // After an answer that is late, the next would be taken for another's.
   if (absl::IsUnavailable(status)) {
-    Lane dropped;
+    Channel dropped;
     absl::MutexLock lock(&mutex_);
-    std::swap(dropped, lanes_[target]);
+    std::swap(dropped, channels_[target]);
     pool_.TakeAll(target);
   }
   return status;
 }
 
-void SharedLanes::ReleaseRetired() {
+void SharedMemoryChannels::ReleaseRetired() {
   for (std::shared_ptr<SharedRegion>& region : std::exchange(retired_, {})) {
     if (!region->is_idle()) {
       retired_.push_back(std::move(region));
       continue;
     }
-    const std::shared_ptr<LaneConnection> connection = ConnectionOf(region->target());
-    // A lane that does not answer is dropped when it next should.
-    if (connection == region->lease().connection) (void)connection->Release(region->id());
+    const std::shared_ptr<SharedMemorySocket> socket = SocketOf(region->target());
+    // A channel that does not answer is dropped when it next should.
+    if (socket == region->lease().connection) (void)socket->Release(region->id());
   }
 }
 
-std::vector<size_t> SharedLanes::OpenTargets() const {
+std::vector<size_t> SharedMemoryChannels::OpenTargets() const {
   absl::MutexLock lock(&mutex_);
   std::vector<size_t> open;
-  for (size_t target = 0; target < lanes_.size(); ++target) {
-    if (lanes_[target].connection != nullptr) open.push_back(target);
+  for (size_t target = 0; target < channels_.size(); ++target) {
+    if (channels_[target].socket != nullptr) open.push_back(target);
   }
   return open;
 }
 
-std::shared_ptr<LaneConnection> SharedLanes::ConnectionOf(size_t target) const {
+std::shared_ptr<SharedMemorySocket> SharedMemoryChannels::SocketOf(size_t target) const {
   absl::MutexLock lock(&mutex_);
-  return lanes_[target].connection;
+  return channels_[target].socket;
 }
 
 }  // namespace attention::client::internal

@@ -1,6 +1,6 @@
 // The threads on which gRPC runs callbacks.
-#ifndef ATTENTION_CLIENT_INTERNAL_CHANNEL_CALLBACK_THREADS_H_
-#define ATTENTION_CLIENT_INTERNAL_CHANNEL_CALLBACK_THREADS_H_
+#ifndef ATTENTION_CLIENT_INTERNAL_TARGETS_CALLBACK_THREADS_H_
+#define ATTENTION_CLIENT_INTERNAL_TARGETS_CALLBACK_THREADS_H_
 
 namespace attention::client::internal {
 
@@ -15,4 +15,4 @@ void KeepCallbackThreads();
 
 }  // namespace attention::client::internal
 
-#endif  // ATTENTION_CLIENT_INTERNAL_CHANNEL_CALLBACK_THREADS_H_
+#endif  // ATTENTION_CLIENT_INTERNAL_TARGETS_CALLBACK_THREADS_H_

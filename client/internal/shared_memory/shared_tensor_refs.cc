@@ -1,4 +1,4 @@
-#include "client/internal/shared_memory/shared_places.h"
+#include "client/internal/shared_memory/shared_tensor_refs.h"
 
 #include <algorithm>
 #include <functional>
@@ -15,7 +15,7 @@ constexpr size_t kAlignment = ExtentAllocator::kGranularity;
 
 size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-v1::SharedMemoryRef RefTo(const std::string& region_id, size_t offset) {
+v1::SharedMemoryRef MakeRef(const std::string& region_id, size_t offset) {
   v1::SharedMemoryRef ref;
   ref.set_region_id(region_id);
   ref.set_offset(static_cast<int64_t>(offset));
@@ -24,10 +24,10 @@ v1::SharedMemoryRef RefTo(const std::string& region_id, size_t offset) {
 
 }  // namespace
 
-SharedPlaces::SharedPlaces(std::vector<PlacedSlot> inputs, PlacedSlot output,
-                           const std::vector<size_t>& output_bytes)
+SharedTensorRefs::SharedTensorRefs(std::vector<NamedSlot> inputs, NamedSlot output,
+                                   const std::vector<size_t>& output_bytes)
     : inputs_(std::move(inputs)), output_(std::move(output)) {
-  std::sort(inputs_.begin(), inputs_.end(), [](const PlacedSlot& a, const PlacedSlot& b) {
+  std::sort(inputs_.begin(), inputs_.end(), [](const NamedSlot& a, const NamedSlot& b) {
     return std::less<>()(a.slot->data(), b.slot->data());
   });
   if (output_.slot == nullptr) return;
@@ -38,46 +38,45 @@ SharedPlaces::SharedPlaces(std::vector<PlacedSlot> inputs, PlacedSlot output,
   }
 }
 
-size_t SharedPlaces::SlotBytes(const std::vector<size_t>& output_bytes) {
+size_t SharedTensorRefs::SlotBytes(const std::vector<size_t>& output_bytes) {
   size_t sum = 0;
   for (const size_t bytes : output_bytes) sum += Aligned(bytes);
   return sum;
 }
 
-std::optional<v1::SharedMemoryRef> SharedPlaces::Of(const TensorView& tensor) const {
+std::optional<v1::SharedMemoryRef> SharedTensorRefs::RefTo(const TensorView& tensor) const {
   const size_t bytes = tensor.num_bytes();
   if (bytes < kMinTensorBytes) return std::nullopt;
   const auto* data = static_cast<const char*>(tensor.data);
   const auto after = std::upper_bound(
-      inputs_.begin(), inputs_.end(), data, [](const char* begin, const PlacedSlot& placed) {
-        return std::less<>()(begin, static_cast<const char*>(placed.slot->data()));
+      inputs_.begin(), inputs_.end(), data, [](const char* begin, const NamedSlot& named) {
+        return std::less<>()(begin, static_cast<const char*>(named.slot->data()));
       });
   if (after == inputs_.begin()) return std::nullopt;
-  const PlacedSlot& placed = *std::prev(after);
-  const auto within = static_cast<size_t>(data - placed.slot->data());
-  if (within > placed.slot->size() || bytes > placed.slot->size() - within) return std::nullopt;
-  return RefTo(placed.region_id, placed.slot->offset() + within);
+  const NamedSlot& named = *std::prev(after);
+  const auto within = static_cast<size_t>(data - named.slot->data());
+  if (within > named.slot->size() || bytes > named.slot->size() - within) return std::nullopt;
+  return MakeRef(named.region_id, named.slot->offset() + within);
 }
 
-std::optional<v1::SharedMemoryRef> SharedPlaces::OfOutput(size_t index) const {
+std::optional<v1::SharedMemoryRef> SharedTensorRefs::RefToOutput(size_t index) const {
   if (index >= outputs_.size() || outputs_[index].bytes == 0) return std::nullopt;
-  return RefTo(output_.region_id, outputs_[index].offset);
+  return MakeRef(output_.region_id, outputs_[index].offset);
 }
 
-absl::StatusOr<Tensor> SharedPlaces::Read(const v1::SharedMemoryRef& place, DType dtype,
-                                          Shape shape) const {
+absl::StatusOr<Tensor> SharedTensorRefs::Read(const v1::SharedMemoryRef& ref, DType dtype,
+                                              Shape shape) const {
   const int64_t elements = NumElements(shape);
-  const auto offset = static_cast<size_t>(place.offset());
+  const auto offset = static_cast<size_t>(ref.offset());
   auto found =
       std::lower_bound(outputs_.begin(), outputs_.end(), offset,
                        [](const Output& output, size_t wanted) { return output.offset < wanted; });
-  // Those without a place stand before the next that has one.
+  // An output without a ref stands before the next that has one.
   while (found != outputs_.end() && found->offset == offset && found->bytes == 0) ++found;
-  if (found == outputs_.end() || found->offset != offset ||
-      place.region_id() != output_.region_id || elements < 0 ||
-      static_cast<size_t>(elements) * ElementBytes(dtype) != found->bytes) {
-    return absl::InternalError(absl::StrCat("the server wrote an output to offset ", place.offset(),
-                                            " of region '", place.region_id(),
+  if (found == outputs_.end() || found->offset != offset || ref.region_id() != output_.region_id ||
+      elements < 0 || static_cast<size_t>(elements) * ElementBytes(dtype) != found->bytes) {
+    return absl::InternalError(absl::StrCat("the server wrote an output to offset ", ref.offset(),
+                                            " of region '", ref.region_id(),
                                             "', which is not where it was asked to"));
   }
   const char* data = output_.slot->data() + (offset - output_.slot->offset());

@@ -1,14 +1,14 @@
-// The shared-memory lanes of a client: for each target whose server is on this host and offers one,
-// the connection, over which that server makes the client's regions.
+// The shared-memory channels of a client: for each target whose server is on this host and offers
+// one, the socket over which that server makes the client's regions.
 //
-// Calls never wait for a lane. One that finds no room, or no lane, says so (Allocate) and travels
-// as a message; a thread of this object's, which is started by the first that does, then asks the
-// targets for their lanes and for memory, and sees at once when a connection ends. What fails is
-// tried again after a second at the earliest, then less and less often.
+// Calls never wait for a channel. A call that finds no room, or no channel, travels as a message
+// (Allocate returns null). The first such call starts a thread of this object, which asks the
+// targets for their channels and for memory, and sees at once when a connection ends. A failed
+// round is repeated after a second at the earliest, then less and less often.
 //
 // Thread-safety: all methods.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_LANES_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_LANES_H_
+#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CHANNELS_H_
+#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CHANNELS_H_
 
 #include <grpcpp/client_context.h>
 
@@ -27,23 +27,24 @@
 #include "absl/time/time.h"
 #include "attention/client/options.h"
 #include "attention/client/shared_tensor.h"
-#include "client/internal/channel/targets.h"
-#include "client/internal/shared_memory/lane_connection.h"
 #include "client/internal/shared_memory/region_pool.h"
+#include "client/internal/shared_memory/shared_memory_socket.h"
+#include "client/internal/targets/targets.h"
 
 namespace attention::client::internal {
 
-class SharedLanes {
+class SharedMemoryChannels {
  public:
   // `targets` must outlive this.
-  SharedLanes(const ClientOptions& options, Targets& targets);
+  SharedMemoryChannels(const ClientOptions& options, Targets& targets);
   // Ends the leases, but for those of results that are held; waits for the thread, which is
   // interrupted.
-  ~SharedLanes();
-  SharedLanes(const SharedLanes&) = delete;
-  SharedLanes& operator=(const SharedLanes&) = delete;
+  ~SharedMemoryChannels();
+  SharedMemoryChannels(const SharedMemoryChannels&) = delete;
+  SharedMemoryChannels& operator=(const SharedMemoryChannels&) = delete;
 
-  // A slot that the target's server knows; null when there is none, which is seen to.
+  // A slot that the target's server knows; null when there is none, and then the thread asks for
+  // memory.
   std::shared_ptr<SharedSlot> Allocate(size_t target, size_t bytes);
   // A slot for a user's tensor, in the memory of a server; null when there is none. May wait for
   // that server, two seconds at most, unless it has lately been asked in vain.
@@ -51,29 +52,29 @@ class SharedLanes {
   std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const {
     return pool_.Find(data, bytes);
   }
-  // Whether memory was ever made, so that Find is worth its while.
+  // True if memory was ever made, so that Find may find something.
   bool has_memory() const { return pool_.mapped_bytes() > 0; }
 
-  // What the target's server calls the region; nullopt when it does not know it.
+  // The target's server's name for the region; nullopt when it does not know it.
   static std::optional<std::string> RegionId(size_t target, const SharedRegion& region);
   // The target's server has said that it does not know a region of this id: another server now
   // listens there, or it has ended the lease.
   void OnRegionLost(size_t target, const std::string& region_id);
 
-  // Blocks until each target's lane was tried once, or the deadline has passed.
+  // Blocks until each target's channel was tried once, or the deadline has passed.
   void WaitUntilTried(absl::Time deadline);
 
-  // For who wants to know whether the lanes are used.
+  // Counts one request that was sent by shared memory.
   void CountRequest() { num_requests_.fetch_add(1, std::memory_order_relaxed); }
   SharedMemoryUsage usage() const;
 
   const RegionPool& pool() const { return pool_; }
-  // Targets with a lane.
-  size_t num_lanes() const;
+  // Targets with a channel.
+  size_t num_channels() const;
 
  private:
-  struct Lane {
-    std::shared_ptr<LaneConnection> connection;  // null: none. The thread's to call
+  struct Channel {
+    std::shared_ptr<SharedMemorySocket> socket;  // null without one; only the thread calls it
     uint64_t worker_epoch = 0;                   // of the server that it belongs to
     size_t wanted_bytes = 0;                     // in one piece, by the next round
     bool is_lost = false;                        // to be dropped by the thread
@@ -87,31 +88,31 @@ class SharedLanes {
   void Serve();
   // Waits for a wish or the end of a connection; false when this is being destroyed.
   bool AwaitWork();
-  void DropLane(size_t target);
-  // One round: true when there are lanes and room.
+  void DropChannel(size_t target);
+  // One round: true when there are channels and room.
   bool Work();
-  void OpenLanes();
-  void OpenLane(size_t target);
+  void OpenChannels();
+  void OpenChannel(size_t target);
   // Sees to it that the target's server has a piece of so many bytes for us.
   bool MakeRoom(size_t target, size_t bytes);
-  // Asks the server for a region. Its refusal; UNAVAILABLE when the lane is gone.
+  // Asks the server for a region. Its refusal; UNAVAILABLE when the channel is gone.
   absl::Status AddRegion(size_t target, size_t bytes);
   // Gives those back of which nobody holds a slot any more.
   void ReleaseRetired();
   std::vector<size_t> OpenTargets() const;
-  std::shared_ptr<LaneConnection> ConnectionOf(size_t target) const;
+  std::shared_ptr<SharedMemorySocket> SocketOf(size_t target) const;
 
   std::atomic<int64_t> num_requests_ = 0;
   const std::string tenant_;
   Targets& targets_;
   RegionPool pool_;
-  const int wake_fd_;        // an eventfd; negative when there is none, and then there are no lanes
+  const int wake_fd_;        // an eventfd; negative when there is none; then there are no channels
   size_t max_region_bytes_;  // the largest that was not refused; the thread's
   // Full of abandoned slots, but some are held; the thread's.
   std::vector<std::shared_ptr<SharedRegion>> retired_;
 
   mutable absl::Mutex mutex_;
-  std::vector<Lane> lanes_ ABSL_GUARDED_BY(mutex_);  // by target
+  std::vector<Channel> channels_ ABSL_GUARDED_BY(mutex_);  // by target
   bool is_wanted_ ABSL_GUARDED_BY(mutex_) = false;
   int64_t num_rounds_ ABSL_GUARDED_BY(mutex_) = 0;  // completed
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
@@ -123,4 +124,4 @@ class SharedLanes {
 
 }  // namespace attention::client::internal
 
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_LANES_H_
+#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CHANNELS_H_

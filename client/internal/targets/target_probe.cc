@@ -1,4 +1,4 @@
-#include "client/internal/channel/target_probe.h"
+#include "client/internal/targets/target_probe.h"
 
 #include <fcntl.h>
 #include <netdb.h>

@@ -1,4 +1,4 @@
-#include "client/internal/shared_memory/lane_connection.h"
+#include "client/internal/shared_memory/shared_memory_socket.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -27,10 +27,10 @@ constexpr timeval kConnectTimeout{1, 0};
 
 absl::Status SystemError(const char* what) {
   return absl::UnavailableError(
-      absl::StrCat("shared-memory lane: ", what, ": ", std::strerror(errno)));
+      absl::StrCat("shared-memory channel: ", what, ": ", std::strerror(errno)));
 }
 
-absl::Status FromLaneError(const v1::LaneError& error) {
+absl::Status FromChannelError(const v1::LaneError& error) {
   absl::Status status(static_cast<absl::StatusCode>(error.code()), error.message());
   if (!error.reason().empty()) AttachReason(error.reason(), {}, &status);
   return status;
@@ -38,18 +38,19 @@ absl::Status FromLaneError(const v1::LaneError& error) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LaneConnection>> LaneConnection::Connect(const std::string& path) {
+absl::StatusOr<std::unique_ptr<SharedMemorySocket>> SharedMemorySocket::Connect(
+    const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
     return absl::UnavailableError(
-        absl::StrCat("shared-memory lane: '", path, "' is no path of a socket"));
+        absl::StrCat("shared-memory channel: '", path, "' is no path of a socket"));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   if (fd < 0) return SystemError("socket");
   const int interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  std::unique_ptr<LaneConnection> connection(new LaneConnection(fd, interrupt_fd));
+  std::unique_ptr<SharedMemorySocket> connection(new SharedMemorySocket(fd, interrupt_fd));
   if (interrupt_fd < 0) return SystemError("eventfd");
   // Bounds connecting, too.
   if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kConnectTimeout, sizeof(kConnectTimeout)) != 0) {
@@ -61,15 +62,15 @@ absl::StatusOr<std::unique_ptr<LaneConnection>> LaneConnection::Connect(const st
   return connection;
 }
 
-LaneConnection::~LaneConnection() {
+SharedMemorySocket::~SharedMemorySocket() {
   close(fd_);
   if (interrupt_fd_ >= 0) close(interrupt_fd_);
 }
 
-void LaneConnection::Interrupt() { eventfd_write(interrupt_fd_, 1); }
+void SharedMemorySocket::Interrupt() { eventfd_write(interrupt_fd_, 1); }
 
-absl::StatusOr<LaneConnection::Region> LaneConnection::Create(const std::string& tenant,
-                                                              size_t bytes) {
+absl::StatusOr<SharedMemorySocket::Region> SharedMemorySocket::Create(const std::string& tenant,
+                                                                      size_t bytes) {
   v1::LaneRequest request;
   request.mutable_create()->set_tenant(tenant);
   request.mutable_create()->set_size_bytes(static_cast<int64_t>(bytes));
@@ -80,32 +81,32 @@ absl::StatusOr<LaneConnection::Region> LaneConnection::Create(const std::string&
     return region;
   }
   if (region.memory_fd >= 0) close(region.memory_fd);
-  if (response.has_error()) return FromLaneError(response.error());
-  return absl::UnavailableError("shared-memory lane: the answer holds no memory");
+  if (response.has_error()) return FromChannelError(response.error());
+  return absl::UnavailableError("shared-memory channel: the answer holds no memory");
 }
 
-absl::Status LaneConnection::Release(const std::string& region_id) {
+absl::Status SharedMemorySocket::Release(const std::string& region_id) {
   v1::LaneRequest request;
   request.mutable_release()->set_region_id(region_id);
   int none = -1;
   ATTN_ASSIGN_OR_RETURN(const v1::LaneResponse response, Call(request, &none));
   if (none >= 0) close(none);
-  return response.has_error() ? FromLaneError(response.error()) : absl::OkStatus();
+  return response.has_error() ? FromChannelError(response.error()) : absl::OkStatus();
 }
 
-absl::Status LaneConnection::AwaitAnswer() const {
+absl::Status SharedMemorySocket::AwaitAnswer() const {
   pollfd polled[] = {{fd_, POLLIN, 0}, {interrupt_fd_, POLLIN, 0}};
   int count = -1;
   do {
     count = poll(polled, 2, kAnswerTimeoutMs);
   } while (count < 0 && errno == EINTR);
-  if (count == 0) return absl::UnavailableError("shared-memory lane: no answer in time");
-  if (polled[1].revents != 0) return absl::UnavailableError("shared-memory lane: interrupted");
+  if (count == 0) return absl::UnavailableError("shared-memory channel: no answer in time");
+  if (polled[1].revents != 0) return absl::UnavailableError("shared-memory channel: interrupted");
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::LaneResponse> LaneConnection::Call(const v1::LaneRequest& request,
-                                                      int* memory_fd) {
+absl::StatusOr<v1::LaneResponse> SharedMemorySocket::Call(const v1::LaneRequest& request,
+                                                          int* memory_fd) {
   const std::string bytes = request.SerializeAsString();
   if (send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return SystemError("send");
   ATTN_RETURN_IF_ERROR(AwaitAnswer());
@@ -126,7 +127,7 @@ absl::StatusOr<v1::LaneResponse> LaneConnection::Call(const v1::LaneRequest& req
   v1::LaneResponse response;
   if (size == 0 || !response.ParseFromArray(answer, static_cast<int>(size))) {
     if (*memory_fd >= 0) close(std::exchange(*memory_fd, -1));
-    return absl::UnavailableError("shared-memory lane: the server closed the connection");
+    return absl::UnavailableError("shared-memory channel: the server closed the connection");
   }
   return response;
 }

@@ -1,7 +1,7 @@
 // Why there is no connection to a target: gRPC knows only that there is none, so it is found out by
 // connecting once more, without gRPC.
-#ifndef ATTENTION_CLIENT_INTERNAL_CHANNEL_TARGET_PROBE_H_
-#define ATTENTION_CLIENT_INTERNAL_CHANNEL_TARGET_PROBE_H_
+#ifndef ATTENTION_CLIENT_INTERNAL_TARGETS_TARGET_PROBE_H_
+#define ATTENTION_CLIENT_INTERNAL_TARGETS_TARGET_PROBE_H_
 
 #include <string>
 
@@ -15,4 +15,4 @@ std::string DiagnoseTarget(const std::string& address, absl::Duration timeout);
 
 }  // namespace attention::client::internal
 
-#endif  // ATTENTION_CLIENT_INTERNAL_CHANNEL_TARGET_PROBE_H_
+#endif  // ATTENTION_CLIENT_INTERNAL_TARGETS_TARGET_PROBE_H_

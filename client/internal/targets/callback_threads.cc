@@ -1,4 +1,4 @@
-#include "client/internal/channel/callback_threads.h"
+#include "client/internal/targets/callback_threads.h"
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>

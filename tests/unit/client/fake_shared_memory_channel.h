@@ -1,6 +1,6 @@
-// A server's shared-memory lane whose answers the test may change, and the memory it has made.
-#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
-#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
+// A server's shared-memory channel whose answers the test may change, and the memory it has made.
+#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_SHARED_MEMORY_CHANNEL_H_
+#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_SHARED_MEMORY_CHANNEL_H_
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -25,14 +25,14 @@
 
 namespace attention::client {
 
-class FakeLane {
+class FakeSharedMemoryChannel {
  public:
   using Handler = std::function<void(const v1::LaneRequest&, int64_t size, v1::LaneResponse*)>;
 
   static constexpr uint64_t kEpoch = 77;
 
-  explicit FakeLane(const std::string& name, Handler handler = nullptr)
-      : path_(absl::StrCat(testing::TempDir(), "fake-lane-", name, "-", getpid())),
+  explicit FakeSharedMemoryChannel(const std::string& name, Handler handler = nullptr)
+      : path_(absl::StrCat(testing::TempDir(), "fake-channel-", name, "-", getpid())),
         handler_(std::move(handler)) {
     unlink(path_.c_str());
     listen_fd_ = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -44,7 +44,7 @@ class FakeLane {
     EXPECT_EQ(pipe(stop_), 0);
     thread_ = std::thread([this] { Serve(); });
   }
-  ~FakeLane() {
+  ~FakeSharedMemoryChannel() {
     EXPECT_EQ(write(stop_[1], "", 1), 1);
     thread_.join();
     for (const auto& [id, memory] : memories_) munmap(memory.data, memory.size);
@@ -63,12 +63,12 @@ class FakeLane {
     return released_;
   }
 
-  // The bytes at a place, or null when it is not in a region of this lane.
-  char* At(const v1::SharedMemoryRef& place, size_t bytes) const {
+  // The bytes that the reference names; null when it is not in a region of this channel.
+  char* At(const v1::SharedMemoryRef& ref, size_t bytes) const {
     absl::MutexLock lock(&mutex_);
-    const auto found = memories_.find(place.region_id());
+    const auto found = memories_.find(ref.region_id());
     if (found == memories_.end()) return nullptr;
-    const auto offset = static_cast<size_t>(place.offset());
+    const auto offset = static_cast<size_t>(ref.offset());
     if (offset + bytes > found->second.size) return nullptr;
     return found->second.data + offset;
   }
@@ -151,7 +151,7 @@ class FakeLane {
     response->mutable_create()->set_size_bytes(request.create().size_bytes());
     if (handler_) handler_(request, request.create().size_bytes(), response);
     if (!response->has_create()) return -1;
-    const int fd = memfd_create("fake-lane", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    const int fd = memfd_create("fake-channel", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     EXPECT_EQ(ftruncate(fd, static_cast<off_t>(size)), 0);
     EXPECT_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -176,4 +176,4 @@ class FakeLane {
 
 }  // namespace attention::client
 
-#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_LANE_H_
+#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_SHARED_MEMORY_CHANNEL_H_

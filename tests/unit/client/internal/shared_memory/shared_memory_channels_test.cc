@@ -1,6 +1,6 @@
-// What the SDK does with a lane, and when it does without: a server in this process that says what
-// the test wants.
-#include "client/internal/shared_memory/shared_lanes.h"
+// The SDK with a shared-memory channel, and without one. The server is in this process and answers
+// as each test wants.
+#include "client/internal/shared_memory/shared_memory_channels.h"
 
 #include <gmock/gmock.h>
 
@@ -11,9 +11,9 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "attention/client/errors.h"
-#include "tests/unit/client/fake_lane.h"
 #include "tests/unit/client/fake_layer.h"
 #include "tests/unit/client/fake_server.h"
+#include "tests/unit/client/fake_shared_memory_channel.h"
 
 namespace attention::client {
 namespace {
@@ -33,12 +33,12 @@ bool Eventually(const std::function<bool()>& condition) {
   return true;
 }
 
-class SharedLanesTest : public testing::Test {
+class SharedMemoryChannelsTest : public testing::Test {
  protected:
-  SharedLanesTest() {
+  SharedMemoryChannelsTest() {
     server_.on_get_server_info = [this](auto*, auto&, auto* response) {
-      response->set_shared_memory_socket(lane_->path());
-      response->set_worker_epoch(FakeLane::kEpoch);
+      response->set_shared_memory_socket(channel_->path());
+      response->set_worker_epoch(FakeSharedMemoryChannel::kEpoch);
       return grpc::Status::OK;
     };
     server_.on_attend = [this](auto*, const v1::AttendRequest& request, auto* response) {
@@ -50,9 +50,9 @@ class SharedLanesTest : public testing::Test {
     for (size_t i = 0; i < values_.size(); ++i) values_[i] = static_cast<float>(i);
   }
 
-  void StartLane(FakeLane::Handler handler = nullptr) {
+  void StartChannel(FakeSharedMemoryChannel::Handler handler = nullptr) {
     const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    lane_ = std::make_unique<FakeLane>(test->name(), std::move(handler));
+    channel_ = std::make_unique<FakeSharedMemoryChannel>(test->name(), std::move(handler));
   }
 
   std::shared_ptr<Client> Connect(ClientOptions options = {}) {
@@ -64,7 +64,7 @@ class SharedLanesTest : public testing::Test {
   // The bytes of a tensor, wherever they lie; null when that is nowhere.
   const char* BytesOf(const v1::Tensor& tensor) const {
     if (!tensor.has_shared_memory()) return tensor.data().data();
-    return lane_->At(tensor.shared_memory(), kTensorBytes);
+    return channel_->At(tensor.shared_memory(), kTensorBytes);
   }
 
   // Answers with v as the output, and remembers how the request came.
@@ -81,7 +81,7 @@ class SharedLanesTest : public testing::Test {
       output->set_data(v, kTensorBytes);
       return grpc::Status::OK;
     }
-    std::memcpy(lane_->At(request.output_to(), kTensorBytes), v, kTensorBytes);
+    std::memcpy(channel_->At(request.output_to(), kTensorBytes), v, kTensorBytes);
     *output->mutable_shared_memory() = request.output_to();
     return grpc::Status::OK;
   }
@@ -133,7 +133,7 @@ class SharedLanesTest : public testing::Test {
   }
 
   std::vector<float> values_ = std::vector<float>(kTensorBytes / sizeof(float));
-  std::unique_ptr<FakeLane> lane_;
+  std::unique_ptr<FakeSharedMemoryChannel> channel_;
   std::atomic<int> num_requests_ = 0;
   std::atomic<int> num_shared_ = 0;
   std::atomic<int> num_lost_ = 0;
@@ -141,8 +141,8 @@ class SharedLanesTest : public testing::Test {
   FakeServer server_;
 };
 
-TEST_F(SharedLanesTest, TensorsAndOutputsOfLargeRequestsLieInIt) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, TensorsAndOutputsOfLargeRequestsLieInIt) {
+  StartChannel();
   const auto client = Connect();
   ExpectEcho(client->Attend(Request()));
   ExpectEcho(client->Step(Steps()));
@@ -151,17 +151,17 @@ TEST_F(SharedLanesTest, TensorsAndOutputsOfLargeRequestsLieInIt) {
   EXPECT_EQ(client->shared_memory_usage().used_bytes, 0);
 }
 
-TEST_F(SharedLanesTest, OffMeansThatNothingIsAskedOrShared) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, OffMeansThatNothingIsAskedOrShared) {
+  StartChannel();
   const auto client = Connect({.shared_memory = {.use = SharedMemoryOptions::Use::kOff}});
   ExpectEcho(client->Attend(Request()));
   EXPECT_EQ(num_shared_, 0);
-  EXPECT_EQ(lane_->num_regions(), 0u);
+  EXPECT_EQ(channel_->num_regions(), 0u);
   EXPECT_FALSE(client->AllocateShared(DType::kFloat32, kShape)->is_shared());
 }
 
-TEST_F(SharedLanesTest, CallsDoNotWaitForTheLane) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, CallsDoNotWaitForTheChannel) {
+  StartChannel();
   const auto release = std::make_shared<absl::Notification>();  // the server may be late
   server_.on_get_server_info = [release](auto*, auto&, auto*) {
     release->WaitForNotification();
@@ -173,8 +173,8 @@ TEST_F(SharedLanesTest, CallsDoNotWaitForTheLane) {
   release->Notify();
 }
 
-TEST_F(SharedLanesTest, AClientGoesWhileItsLaneIsBeingOpened) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AClientGoesWhileItsChannelIsBeingOpened) {
+  StartChannel();
   // Shared: once the client has cancelled, nobody waits for the server to be done with them.
   const auto asked = std::make_shared<absl::Notification>();
   const auto release = std::make_shared<absl::Notification>();
@@ -190,20 +190,20 @@ TEST_F(SharedLanesTest, AClientGoesWhileItsLaneIsBeingOpened) {
   release->Notify();
 }
 
-TEST_F(SharedLanesTest, TheSocketOfAnotherServerIsLeftAlone) {
-  StartLane([](auto&, auto, auto* response) {
-    response->mutable_create()->set_worker_epoch(FakeLane::kEpoch + 1);
+TEST_F(SharedMemoryChannelsTest, TheSocketOfAnotherServerIsLeftAlone) {
+  StartChannel([](auto&, auto, auto* response) {
+    response->mutable_create()->set_worker_epoch(FakeSharedMemoryChannel::kEpoch + 1);
   });
   const auto client = Connect();
   ExpectEcho(client->Attend(Request()));
-  EXPECT_EQ(client->shared_memory_usage().num_lanes, 0);
+  EXPECT_EQ(client->shared_memory_usage().num_channels, 0);
   EXPECT_EQ(num_shared_, 0);
 }
 
-TEST_F(SharedLanesTest, AServerOfAnotherHostIsSentTensors) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AServerOfAnotherHostIsSentTensors) {
+  StartChannel();
   server_.on_get_server_info = [](auto*, auto&, auto* response) {
-    response->set_shared_memory_socket("/nowhere/lane.sock");
+    response->set_shared_memory_socket("/nowhere/channel.sock");
     return grpc::Status::OK;
   };
   const auto client = Connect();
@@ -211,8 +211,8 @@ TEST_F(SharedLanesTest, AServerOfAnotherHostIsSentTensors) {
   EXPECT_EQ(num_shared_, 0);
 }
 
-TEST_F(SharedLanesTest, ARefusedRegionIsTriedSmaller) {
-  StartLane([](auto&, int64_t size, auto* response) {
+TEST_F(SharedMemoryChannelsTest, ARefusedRegionIsTriedSmaller) {
+  StartChannel([](auto&, int64_t size, auto* response) {
     if (size <= 4 * kMegabyte) return;
     response->mutable_error()->set_code(grpc::RESOURCE_EXHAUSTED);
     response->mutable_error()->set_reason("QUOTA_EXCEEDED");
@@ -223,8 +223,8 @@ TEST_F(SharedLanesTest, ARefusedRegionIsTriedSmaller) {
   EXPECT_EQ(client->shared_memory_usage().mapped_bytes, 4 * kMegabyte);
 }
 
-TEST_F(SharedLanesTest, ALostRegionIsMadeUpForByTheTensorsAndOfferedAgain) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, ALostRegionIsMadeUpForByTheTensorsAndOfferedAgain) {
+  StartChannel();
   const auto client = Connect();
   server_.on_attend = [&](auto*, const v1::AttendRequest& request, auto* response) {
     if (is_lost_ && request.v().has_shared_memory()) {
@@ -242,11 +242,11 @@ TEST_F(SharedLanesTest, ALostRegionIsMadeUpForByTheTensorsAndOfferedAgain) {
     ExpectEcho(client->Attend(Request()));
     return num_shared_ > 0;
   }));
-  EXPECT_EQ(lane_->num_regions(), 2u);
+  EXPECT_EQ(channel_->num_regions(), 2u);
 }
 
-TEST_F(SharedLanesTest, ARegionThatAStepDoesNotFindIsMadeUpFor) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, ARegionThatAStepDoesNotFindIsMadeUpFor) {
+  StartChannel();
   const auto client = Connect();
   is_lost_ = true;
   ExpectEcho(client->Step(Steps()));
@@ -254,8 +254,8 @@ TEST_F(SharedLanesTest, ARegionThatAStepDoesNotFindIsMadeUpFor) {
   EXPECT_EQ(num_requests_, 2);
 }
 
-TEST_F(SharedLanesTest, ARegionThatAStreamDoesNotFindIsMadeUpFor) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, ARegionThatAStreamDoesNotFindIsMadeUpFor) {
+  StartChannel();
   server_.on_step_stream = [&](auto*, auto* stream) {
     v1::StepStreamRequest request;
     while (stream->Read(&request)) {
@@ -277,8 +277,8 @@ TEST_F(SharedLanesTest, ARegionThatAStreamDoesNotFindIsMadeUpFor) {
   EXPECT_TRUE((*stream)->Finish().ok());
 }
 
-TEST_F(SharedLanesTest, StepsThatHaveOvertakenALostOneAreSentAgainBehindIt) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, StepsThatHaveOvertakenALostOneAreSentAgainBehindIt) {
+  StartChannel();
   OneLayer layer;
   server_.on_step_stream = [&](auto*, auto* stream) { return layer.Serve(stream); };
   const auto client = Connect();
@@ -313,8 +313,8 @@ TEST_F(SharedLanesTest, StepsThatHaveOvertakenALostOneAreSentAgainBehindIt) {
   EXPECT_TRUE((*stream)->Finish().ok());
 }
 
-TEST_F(SharedLanesTest, AFinishingStreamStillSendsALostStepAgain) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AFinishingStreamStillSendsALostStepAgain) {
+  StartChannel();
   OneLayer layer;
   absl::Notification is_finishing;
   server_.on_step_stream = [&](auto*, auto* stream) {
@@ -337,8 +337,8 @@ TEST_F(SharedLanesTest, AFinishingStreamStillSendsALostStepAgain) {
   EXPECT_TRUE(result->results[0].status.ok()) << result->results[0].status;
 }
 
-TEST_F(SharedLanesTest, ACallWithWeightsIsMadeUpFor) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, ACallWithWeightsIsMadeUpFor) {
+  StartChannel();
   const auto client = Connect();
   server_.on_attend_stream = [&](auto*, auto* stream) {
     v1::AttendStreamRequest request;
@@ -360,20 +360,20 @@ TEST_F(SharedLanesTest, ACallWithWeightsIsMadeUpFor) {
   EXPECT_EQ(num_shared_, 0);
 }
 
-TEST_F(SharedLanesTest, AClosedConnectionIsOpenedAgain) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AClosedConnectionIsOpenedAgain) {
+  StartChannel();
   const auto client = Connect();
   ExpectEcho(client->Attend(Request()));
-  lane_->Hang();
-  EXPECT_TRUE(Eventually([&] { return client->shared_memory_usage().num_lanes == 0; }));
+  channel_->Hang();
+  EXPECT_TRUE(Eventually([&] { return client->shared_memory_usage().num_channels == 0; }));
   EXPECT_TRUE(Eventually([&] {
     ExpectEcho(client->Attend(Request()));
     return num_shared_ > 1;
   }));
 }
 
-TEST_F(SharedLanesTest, ARetrySendsTheSameTensorsAndAsksForTheOutputElsewhere) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, ARetrySendsTheSameTensorsAndAsksForTheOutputElsewhere) {
+  StartChannel();
   std::vector<v1::AttendRequest> attempts;
   server_.on_attend = [&](auto*, const v1::AttendRequest& request, auto* response) {
     attempts.push_back(request);
@@ -389,8 +389,8 @@ TEST_F(SharedLanesTest, ARetrySendsTheSameTensorsAndAsksForTheOutputElsewhere) {
   EXPECT_EQ(client->shared_memory_usage().used_bytes, static_cast<int64_t>(4 * kTensorBytes));
 }
 
-TEST_F(SharedLanesTest, ARefusalLeavesNothingBehind) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, ARefusalLeavesNothingBehind) {
+  StartChannel();
   for (const grpc::Status& refusal : {grpc::Status(grpc::INVALID_ARGUMENT, "no"),
                                       ServerError(grpc::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL"),
                                       ServerError(grpc::UNAVAILABLE, "draining", "DRAINING")}) {
@@ -401,8 +401,8 @@ TEST_F(SharedLanesTest, ARefusalLeavesNothingBehind) {
   }
 }
 
-TEST_F(SharedLanesTest, ACancelledCallsMemoryIsNotLentAgain) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, ACancelledCallsMemoryIsNotLentAgain) {
+  StartChannel();
   absl::Notification arrived, release;
   server_.on_attend = [&](auto*, const v1::AttendRequest& request, auto* response) {
     if (!arrived.HasBeenNotified()) {
@@ -425,20 +425,20 @@ TEST_F(SharedLanesTest, ACancelledCallsMemoryIsNotLentAgain) {
   EXPECT_EQ(client->shared_memory_usage().used_bytes, static_cast<int64_t>(5 * kTensorBytes));
 }
 
-TEST_F(SharedLanesTest, AFullRegionOfAbandonedMemoryIsReplaced) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AFullRegionOfAbandonedMemoryIsReplaced) {
+  StartChannel();
   server_.on_attend = [](auto*, auto&, auto*) { return grpc::Status(grpc::UNKNOWN, "gone"); };
   const auto client = Connect({.shared_memory = {.max_bytes = 2 * kMegabyte}});
   for (int i = 0; i < 8; ++i) EXPECT_FALSE(client->Attend(Request()).ok());
   EXPECT_TRUE(Eventually([&] {
     EXPECT_FALSE(client->Attend(Request()).ok());
-    return !lane_->released().empty();
+    return !channel_->released().empty();
   }));
   EXPECT_LE(client->shared_memory_usage().mapped_bytes, 2 * kMegabyte);
 }
 
-TEST_F(SharedLanesTest, AnOutputElsewhereThanAskedForIsAnError) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AnOutputElsewhereThanAskedForIsAnError) {
+  StartChannel();
   server_.on_attend = [&](auto*, const v1::AttendRequest& request, auto* response) {
     const grpc::Status status = Echo(request, response);
     response->mutable_output()->mutable_shared_memory()->set_offset(8);
@@ -447,8 +447,8 @@ TEST_F(SharedLanesTest, AnOutputElsewhereThanAskedForIsAnError) {
   EXPECT_TRUE(absl::IsInternal(Connect()->Attend(Request()).status()));
 }
 
-TEST_F(SharedLanesTest, AWrongTensorIsToldAsWithoutALane) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AWrongTensorIsToldAsWithoutAChannel) {
+  StartChannel();
   const auto client = Connect();
   AttendRequest request = Request();
   request.k.data = nullptr;
@@ -458,8 +458,8 @@ TEST_F(SharedLanesTest, AWrongTensorIsToldAsWithoutALane) {
   EXPECT_TRUE(absl::IsInvalidArgument(client->Attend(request).status()));
 }
 
-TEST_F(SharedLanesTest, AllocateSharedNeverFailsForWantOfALane) {
-  StartLane();
+TEST_F(SharedMemoryChannelsTest, AllocateSharedNeverFailsForWantOfAChannel) {
+  StartChannel();
   const auto client = Connect({.shared_memory = {.max_bytes = kMegabyte}});
   const auto shared = client->AllocateShared(DType::kBFloat16, {4, 4});
   ASSERT_TRUE(shared.ok()) << shared.status();

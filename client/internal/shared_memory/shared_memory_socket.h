@@ -1,9 +1,9 @@
-// The client's end of a server's shared-memory lane (attention/v1/shared_memory.proto): one
+// The client's end of a server's shared-memory channel (attention/v1/shared_memory.proto): one
 // connection, which is the lease of the regions that were made over it.
 //
 // Thread-safety: one caller at a time, but for Interrupt.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_LANE_CONNECTION_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_LANE_CONNECTION_H_
+#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_SOCKET_H_
+#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_SOCKET_H_
 
 #include <cstddef>
 #include <memory>
@@ -15,14 +15,14 @@
 
 namespace attention::client::internal {
 
-class LaneConnection {
+class SharedMemorySocket {
  public:
   // UNAVAILABLE when nobody answers at the path: the server is on another host, or in another view
   // of the file system.
-  static absl::StatusOr<std::unique_ptr<LaneConnection>> Connect(const std::string& path);
-  ~LaneConnection();
-  LaneConnection(const LaneConnection&) = delete;
-  LaneConnection& operator=(const LaneConnection&) = delete;
+  static absl::StatusOr<std::unique_ptr<SharedMemorySocket>> Connect(const std::string& path);
+  ~SharedMemorySocket();
+  SharedMemorySocket(const SharedMemorySocket&) = delete;
+  SharedMemorySocket& operator=(const SharedMemorySocket&) = delete;
 
   struct Region {
     v1::CreateRegionResponse info;
@@ -40,7 +40,7 @@ class LaneConnection {
   void Interrupt();
 
  private:
-  LaneConnection(int fd, int interrupt_fd) : fd_(fd), interrupt_fd_(interrupt_fd) {}
+  SharedMemorySocket(int fd, int interrupt_fd) : fd_(fd), interrupt_fd_(interrupt_fd) {}
 
   // The answer, and the descriptor that came with it, if any; the caller's, negative if none.
   absl::StatusOr<v1::LaneResponse> Call(const v1::LaneRequest& request, int* memory_fd);
@@ -52,4 +52,4 @@ class LaneConnection {
 
 }  // namespace attention::client::internal
 
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_LANE_CONNECTION_H_
+#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_SOCKET_H_

@@ -1,0 +1,66 @@
+// References to the tensors of one request in shared memory, by the names that one target's server
+// has for its regions.
+#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_TENSOR_REFS_H_
+#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_TENSOR_REFS_H_
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "attention/client/tensor.h"
+#include "attention/v1/tensor.pb.h"
+#include "client/internal/shared_memory/shared_region.h"
+
+namespace attention::client::internal {
+
+// A slot, and its region's id at the target.
+struct NamedSlot {
+  std::shared_ptr<SharedSlot> slot;
+  std::string region_id;
+};
+
+// Thread-safety: immutable once made.
+class SharedTensorRefs {
+ public:
+  // A tensor of fewer bytes travels in the message: its reference would take as many.
+  static constexpr size_t kMinTensorBytes = 256;
+
+  // `output_bytes`: of each output of the request, 0 for one that is sent back; they lie one behind
+  // the other in the slot `output`, each on a 64-byte boundary. `output` has no slot where all
+  // outputs are sent back.
+  SharedTensorRefs(std::vector<NamedSlot> inputs, NamedSlot output,
+                   const std::vector<size_t>& output_bytes);
+
+  // Bytes of the slot for these outputs.
+  static size_t SlotBytes(const std::vector<size_t>& output_bytes);
+
+  // The reference that stands for a tensor; nullopt when its bytes are to be sent.
+  std::optional<v1::SharedMemoryRef> RefTo(const TensorView& tensor) const;
+  // The reference for the output of the request, or of its step of this index; nullopt when the
+  // server is to send the output back.
+  std::optional<v1::SharedMemoryRef> RefToOutput(size_t index) const;
+
+  // The result that the server says it has written, which keeps the slot. INTERNAL: not to where it
+  // was asked to.
+  absl::StatusOr<Tensor> Read(const v1::SharedMemoryRef& ref, DType dtype, Shape shape) const;
+
+  const std::vector<NamedSlot>& inputs() const { return inputs_; }
+  const NamedSlot& output() const { return output_; }
+
+ private:
+  struct Output {
+    size_t offset;  // in the region
+    size_t bytes;
+  };
+
+  std::vector<NamedSlot> inputs_;  // by address
+  NamedSlot output_;
+  std::vector<Output> outputs_;  // by offset and by index, as they are in both orders
+};
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_TENSOR_REFS_H_
