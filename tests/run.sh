@@ -64,6 +64,8 @@ set_parallelism() {
 
 passed=0 failed=0 skipped=0
 findings=()         # lines of the closing table
+stages=()           # of the table of times
+reports=()          # ctest's
 ctest_command=(ctest) # and what it is run under
 
 record() {
@@ -76,10 +78,27 @@ record() {
   findings+=("$(printf '%-8s %s' "$verdict" "$name")")
 }
 
+# clocked NAME COMMAND...: timed, and a line in the table of times.
+clocked() {
+  local clocked_start clocked_ticks clocked_status=0
+  clocked_start=$(now_ms) clocked_ticks=$(children_ticks)
+  timed "$@" || clocked_status=$?
+  stages+=("$(printf '%8d %9d  %s' $((($(now_ms) - clocked_start) / 1000)) \
+    $((($(children_ticks) - clocked_ticks) / $(getconf CLK_TCK))) "$1")")
+  return "$clocked_status"
+}
+
+# Processor time of all children of this script that have ended.
+children_ticks() {
+  local fields
+  read -r -a fields <"/proc/$$/stat"
+  echo $((fields[15] + fields[16]))
+}
+
 # A build or an installation is no test: it counts only when it fails.
 run_step() {
   local name=$1
-  if timed "$@"; then return 0; fi
+  if clocked "$@"; then return 0; fi
   record failed "$name"
   return 1
 }
@@ -89,7 +108,7 @@ run_step() {
 run_script() {
   local name=$1 log status=0
   log=$LOG_DIR/${name//[^[:alnum:]]/-}.log
-  timed "$@" > >(tee "$log") 2>&1 || status=$?
+  clocked "$@" > >(tee "$log") 2>&1 || status=$?
   wait $! 2>/dev/null || true # tee's end: the log is complete
   if ((status == 77)) || { ((status == 0)) && tail_of "$log" | grep -q '^skipped: '; }; then
     record skipped "$name: $(grep -o '^skipped: .*' "$log" | tail -n 1 | cut -d' ' -f2-)"
@@ -109,7 +128,8 @@ run_ctest() {
   shift 2
   report=$LOG_DIR/${name//[^[:alnum:]]/-}.xml
   rm -f "$report"
-  timed "$name" "${ctest_command[@]}" --test-dir "$build_dir" --no-tests=error --output-on-failure \
+  reports+=("$report")
+  clocked "$name" "${ctest_command[@]}" --test-dir "$build_dir" --no-tests=error --output-on-failure \
     --output-junit "$report" "$@" || status=$?
   count_ctest "$name" "$report" "$status"
 }
@@ -207,6 +227,17 @@ run_container() {
   run_script container tests/container/run.sh
 }
 
+print_times() {
+  local files=() file
+  for file in build/{release,asan,tsan}/.ninja_log "${reports[@]}"; do
+    if [[ -f "$file" ]]; then files+=("$file"); fi
+  done
+  heading "Where the time went"
+  say " seconds processor"
+  say "$(printf '%s\n' "${stages[@]}")"
+  say "$(python3 tests/slowest.py "${files[@]}")"
+}
+
 print_summary() {
   heading "Results"
   say "$(printf '%s\n' "${findings[@]}")"
@@ -234,6 +265,7 @@ main() {
     run_container
     if $with_bare_quickstart; then run_script "bare quickstart" tests/container/bare_quickstart.sh; fi
   fi
+  print_times
   print_summary "$start"
   ((failed == 0))
 }

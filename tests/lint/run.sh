@@ -10,7 +10,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # Cheapest first.
 CHECKS=(lint_tests includes strings quotes sizes readme shell format proto tidy)
 
-check_lint_tests() { python3 -m unittest discover -q -s tests/lint -p 'test_*.py'; }
+check_lint_tests() {
+  python3 -m unittest discover -q -s tests/lint -p 'test_*.py' &&
+    python3 -m unittest discover -q -s tests -p 'test_*.py'
+}
 check_includes() { python3 tests/lint/check_includes.py; }
 check_strings() { python3 tests/lint/check_strings.py; }
 check_quotes() { python3 tests/lint/check_quotes.py; }
