@@ -2,7 +2,7 @@
 // run time for the instruction set. Supports every geometry of the contract.
 //
 // Beyond batch invariance the bits are also the same whether the rows of a prompt arrive together
-// or one by one (README.md).
+// or one by one (docs/design/batch-invariance.md).
 #pragma once
 
 #include <cstdint>
