@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cuda/plugin_loader.h"
+#include "kernels/cuda/plugin/plugin_loader.h"
 #include "kernels/reference/reference_backend.h"
 
 namespace attention {

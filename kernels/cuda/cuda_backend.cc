@@ -8,11 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
-#include "kernels/cuda/plan.h"
-#include "kernels/cuda/plan_cache.h"
-#include "kernels/cuda/plan_runner.h"
-#include "kernels/cuda/run_memory.h"
-#include "kernels/cuda/staging.h"
+#include "kernels/cuda/plan/plan.h"
+#include "kernels/cuda/plan/plan_cache.h"
+#include "kernels/cuda/plan/plan_runner.h"
+#include "kernels/cuda/plan/run_memory.h"
+#include "kernels/cuda/plan/staging.h"
 
 namespace attention::cuda {
 namespace {

@@ -11,8 +11,8 @@
 #include <memory>
 
 #include "kernels/api/attention_backend.h"
-#include "kernels/cuda/cuda_projections.h"
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/device/device.h"
+#include "kernels/cuda/projection/cuda_projections.h"
 
 namespace attention::cuda {
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "kernels/cuda/runtime"
+FOLDER = ROOT / "kernels/cuda/kernels"
 SKIPPED = 77
 
 # A block of compute capability 8.6, 8.9 and 12.0 may have this much (CUDA programming guide, table of
@@ -70,7 +70,7 @@ def mma_shared_bytes(kv_type, dim):
 
 
 def step_shared_bytes(kv_type, dim, is_bulk):
-    """The layout in the head of step_sizes.h."""
+    """The layout in the head of decode_sizes.h."""
     warps, places = 4 if dim <= 128 else 2, 2
     queries = 16 * (dim + 8) * 2
     place = 2 * 16 * (dim * TYPE_BYTES[kv_type] + (4 if kv_type in SCALED_TYPES else 0))
@@ -152,10 +152,10 @@ def faults(kernel, dim, threads, shared, stack, spilled, registers):
 
 def builds(architectures):
     """(source file, architecture) of each compilation."""
-    for source in sorted(FOLDER.glob("*.cu")):
-        if source.name in ("ceilings.cu", "meter.cu", "sm90_meter.cu"):
+    for source in sorted(FOLDER.glob("*/*.cu")):
+        if source.name in ("ceilings.cu", "meter.cu", "wgmma_peak.cu"):
             continue  # of what measures the device
-        if source.name.startswith("sm90_"):
+        if source.parent.name == "sm90":
             yield source, WGMMA_ARCHITECTURE
         else:
             yield from ((source, architecture) for architecture in architectures)

@@ -6,7 +6,7 @@
 #include <map>
 #include <set>
 
-#include "kernels/cuda/runtime/cublaslt_products.h"
+#include "kernels/cuda/plugin/cublaslt_products.h"
 #include "tests/support/projection_problem.h"
 
 // The library's opaque types, as the fake has them.

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "kernels/cuda/plugin_loader.h"
+#include "kernels/cuda/plugin/plugin_loader.h"
 #include "tests/support/attention_problem.h"
 #include "tests/support/backend_checks.h"
 #include "tests/support/cuda_backends.h"

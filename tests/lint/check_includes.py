@@ -27,10 +27,28 @@ ROOMS = {
     "kernels/api": ("kernels/base",),
     "kernels/reference": ("kernels/api", "kernels/base"),
     "kernels/cpu": ("kernels/api", "kernels/base"),
-    "kernels/cuda": ("kernels/api", "kernels/base"),
+    "kernels/cuda/contract": ("kernels/api", "kernels/base"),
+    "kernels/cuda/device": ("kernels/cuda/contract", "kernels/api", "kernels/base"),
+    "kernels/cuda/plan": ("kernels/cuda/device", "kernels/cuda/contract", "kernels/api",
+                          "kernels/base"),
+    "kernels/cuda/projection": ("kernels/cuda/plan", "kernels/cuda/device", "kernels/cuda/contract",
+                                "kernels/api", "kernels/base"),
+    "kernels/cuda": ("kernels/cuda/projection", "kernels/cuda/plan", "kernels/cuda/device",
+                     "kernels/cuda/contract", "kernels/api", "kernels/base"),
+    # Device code: of the API only the element types, and nothing of the host's half.
+    "kernels/cuda/kernels/intrinsics": ("kernels/api",),
+    "kernels/cuda/kernels/common": ("kernels/cuda/kernels/intrinsics", "kernels/cuda/contract"),
+    "kernels/cuda/kernels/generic": ("kernels/cuda/kernels/common",
+                                     "kernels/cuda/kernels/intrinsics", "kernels/cuda/contract"),
+    "kernels/cuda/kernels/sm90": ("kernels/cuda/kernels/common", "kernels/cuda/kernels/intrinsics",
+                                  "kernels/cuda/contract"),
+    "kernels/cuda/plugin": ("kernels/cuda", "kernels/cuda/projection", "kernels/cuda/plan",
+                            "kernels/cuda/device", "kernels/cuda/contract",
+                            "kernels/cuda/kernels/generic", "kernels/cuda/kernels/sm90",
+                            "kernels/api", "kernels/base"),
     "kernels": ("kernels/api", "kernels/base"),
     "kernels sources": ("kernels", "kernels/api", "kernels/base", "kernels/reference",
-                        "kernels/cpu", "kernels/cuda"),
+                        "kernels/cpu", "kernels/cuda/plugin"),
     "server/base": (),
     "server/domain": ("kernels/api", "kernels/base", "server/base"),
     "server/cache": ("kernels/api", "kernels/base", "server/base"),
@@ -78,7 +96,8 @@ LIBRARIES = (
      tuple(room for room in ROOMS if room not in ("kernels/base", "tests"))),
     ("OpenSSL", r"openssl/", ("server/layer", "server/rpc")),
     ("CUDA", r"(cuda|cublas|cudnn|nccl|nvrtc|cooperative_groups|cub/|thrust/|cute/)",
-     ("kernels/cuda",)),
+     ("kernels/cuda/plugin", "kernels/cuda/kernels/intrinsics", "kernels/cuda/kernels/common",
+      "kernels/cuda/kernels/generic", "kernels/cuda/kernels/sm90")),
 )
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
@@ -101,7 +120,7 @@ def room_of(path):
             if not is_direct:
                 return room + "/" + parts[length]  # a room that the table does not know
             return room + " sources" if path.endswith(".cc") else room
-        if room in ("client", "server") and not is_direct:
+        if room in ("client", "server", "kernels/cuda") and not is_direct:
             return room + "/" + parts[length]
         return room
     return None

@@ -1,7 +1,7 @@
-// Prompts that compute capability 9.0 has a kernel of its own for (kernels/cuda/sm90): 16-bit
-// types, head dims of 64, 128 and 256, more rows than are split. The kernel is executed on the host
-// (tests/simt) or on a GPU; one of another compute capability computes the same problems with the
-// generic kernel.
+// Prompts that compute capability 9.0 has a kernel of its own for (kernels/cuda/kernels/sm90):
+// 16-bit types, head dims of 64, 128 and 256, more rows than are split. The kernel is executed on
+// the host (tests/simt) or on a GPU; one of another compute capability computes the same problems
+// with the generic kernel.
 #include <gmock/gmock.h>
 
 #include <cstring>

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/cuda/page_layout.h"
+#include "kernels/cuda/contract/page_layout.h"
 #include "tests/support/attention_problem.h"
 #include "tests/support/backend_checks.h"
 #include "tests/support/cuda_backends.h"

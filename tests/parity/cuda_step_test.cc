@@ -1,6 +1,6 @@
 // Steps of at most 16 rows of a KV head, which compute capability 9.0 reads by bulk copies
-// (kernels/cuda/sm90/step_bulk_copies.h) and others 16 bytes at a time: right, and the same bits.
-// On a GPU both are its own.
+// (kernels/cuda/kernels/sm90/decode_bulk_copies.h) and others 16 bytes at a time: right, and the
+// same bits. On a GPU both are its own.
 #include <gmock/gmock.h>
 
 #include <vector>

@@ -1,6 +1,6 @@
 // The device's conversions of float8_e4m3 are those of kernels/api/dtype.h, and what tells that
 // several 16-bit elements are finite agrees with what tells it of one.
-#include "kernels/cuda/base/convert.h"
+#include "kernels/cuda/kernels/common/convert.h"
 
 #include <gmock/gmock.h>
 

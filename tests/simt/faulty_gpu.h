@@ -15,8 +15,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/device_context.h"
+#include "kernels/cuda/device/device.h"
+#include "kernels/cuda/device/device_context.h"
 
 namespace attention::simt {
 

@@ -1,4 +1,4 @@
-// The words of kernels/cuda/base/hopper.h for code that block.h executes.
+// The words of kernels/cuda/kernels/intrinsics/hopper.h for code that block.h executes.
 #pragma once
 
 #include <cstdint>

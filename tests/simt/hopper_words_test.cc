@@ -8,8 +8,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cuda/base/hopper.h"
-#include "kernels/cuda/sm90/operand.h"
+#include "kernels/cuda/kernels/intrinsics/hopper.h"
+#include "kernels/cuda/kernels/sm90/operand.h"
 
 namespace attention::cuda {
 namespace {

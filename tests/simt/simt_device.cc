@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cuda/sm80/append.h"
-#include "kernels/cuda/sm80/dispatch.h"
-#include "kernels/cuda/sm90/dispatch.h"
+#include "kernels/cuda/kernels/generic/append.h"
+#include "kernels/cuda/kernels/generic/dispatch.h"
+#include "kernels/cuda/kernels/sm90/dispatch.h"
 #include "tests/simt/block.h"
 #include "tests/simt/simt_matmuls.h"
 #include "tests/simt/simt_meter.h"

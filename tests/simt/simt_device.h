@@ -7,7 +7,7 @@
 #include <memory>
 #include <optional>
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/device/device.h"
 #include "tests/simt/stream_queues.h"
 
 namespace attention::simt {

@@ -4,8 +4,8 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/sm80/finish_rows.h"
-#include "kernels/cuda/sm80/split_rows.h"
+#include "kernels/cuda/kernels/generic/finish_rows.h"
+#include "kernels/cuda/kernels/generic/split_rows.h"
 #include "tests/simt/block.h"
 #include "tests/simt/element_table.h"
 

@@ -6,7 +6,7 @@
 #include <functional>
 #include <memory>
 
-#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/device/matmul.h"
 
 namespace attention::simt {
 

@@ -4,7 +4,7 @@
 #include <functional>
 #include <memory>
 
-#include "kernels/cuda/device_meter.h"
+#include "kernels/cuda/device/device_meter.h"
 
 namespace attention::simt {
 

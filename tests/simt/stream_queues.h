@@ -13,7 +13,7 @@
 #include <optional>
 #include <random>
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/device/device.h"
 
 namespace attention::simt {
 

@@ -1,4 +1,4 @@
-// The words of kernels/cuda/base/simt.h for code that block.h executes.
+// The words of kernels/cuda/kernels/intrinsics/simt.h for code that block.h executes.
 #pragma once
 
 #include <bit>

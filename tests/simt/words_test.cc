@@ -5,7 +5,7 @@
 #include <cstring>
 #include <random>
 
-#include "kernels/cuda/base/simt.h"
+#include "kernels/cuda/kernels/intrinsics/simt.h"
 
 namespace attention::cuda {
 namespace {

@@ -8,8 +8,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/api/tensor_view.h"
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/run_memory.h"
+#include "kernels/cuda/device/device.h"
+#include "kernels/cuda/plan/run_memory.h"
 #include "tests/benchmark/cuda/cases.h"
 
 namespace attention::bench {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/device_meter.h"
+#include "kernels/cuda/device/device.h"
+#include "kernels/cuda/device/device_meter.h"
 #include "tests/benchmark/cuda/cases.h"
 
 namespace attention::bench {

@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/device/device.h"
 #include "tests/benchmark/cuda/case_tensors.h"
 #include "tests/benchmark/cuda/row_check.h"
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cuda/run_memory.h"
+#include "kernels/cuda/plan/run_memory.h"
 #endif
 
 namespace attention::bench {

@@ -1,4 +1,4 @@
-#include "kernels/cuda/plugin_loader.h"
+#include "kernels/cuda/plugin/plugin_loader.h"
 #include "tests/benchmark/cuda/bench_main.h"
 
 namespace attention::bench {

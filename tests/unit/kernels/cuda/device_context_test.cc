@@ -1,4 +1,4 @@
-#include "kernels/cuda/device_context.h"
+#include "kernels/cuda/device/device_context.h"
 
 #include <gmock/gmock.h>
 

@@ -1,11 +1,11 @@
-#include "kernels/cuda/key_span.h"
+#include "kernels/cuda/contract/key_span.h"
 
 #include <gmock/gmock.h>
 
 #include <random>
 #include <vector>
 
-#include "kernels/cuda/plan.h"
+#include "kernels/cuda/plan/plan.h"
 
 namespace attention::cuda {
 namespace {

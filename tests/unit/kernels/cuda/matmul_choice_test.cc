@@ -1,4 +1,4 @@
-#include "kernels/cuda/matmul_choice.h"
+#include "kernels/cuda/projection/matmul_choice.h"
 
 #include <gmock/gmock.h>
 

@@ -1,4 +1,4 @@
-#include "kernels/cuda/page_layout.h"
+#include "kernels/cuda/contract/page_layout.h"
 
 #include <gmock/gmock.h>
 

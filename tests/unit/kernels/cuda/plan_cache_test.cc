@@ -1,4 +1,4 @@
-#include "kernels/cuda/plan_cache.h"
+#include "kernels/cuda/plan/plan_cache.h"
 
 #include <gmock/gmock.h>
 
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/run_memory.h"
+#include "kernels/cuda/plan/run_memory.h"
 
 namespace attention::cuda {
 namespace {

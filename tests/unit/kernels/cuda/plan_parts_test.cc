@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/plan.h"
-#include "kernels/cuda/run_memory.h"
+#include "kernels/cuda/plan/plan.h"
+#include "kernels/cuda/plan/run_memory.h"
 
 namespace attention::cuda {
 namespace {

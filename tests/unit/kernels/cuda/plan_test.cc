@@ -1,4 +1,4 @@
-#include "kernels/cuda/plan.h"
+#include "kernels/cuda/plan/plan.h"
 
 #include <gmock/gmock.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 #include <tuple>
 
-#include "kernels/cuda/run_memory.h"
+#include "kernels/cuda/plan/run_memory.h"
 
 namespace attention::cuda {
 namespace {

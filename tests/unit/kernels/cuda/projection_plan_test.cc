@@ -1,4 +1,4 @@
-#include "kernels/cuda/projection_plan.h"
+#include "kernels/cuda/projection/projection_plan.h"
 
 #include <gmock/gmock.h>
 

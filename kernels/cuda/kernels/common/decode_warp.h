@@ -1,0 +1,331 @@
+// What a warp computes of at most 16 rows of a KV head, slice by slice of 16 keys: scores, a
+// softmax of its own, and the sum of the values, on matrix instructions (m16n8k16). Queries and
+// outputs have one 16-bit type, keys and values that type, or int8 or float8_e4m3 beside bfloat16.
+//
+// Codes become bfloat16, which holds them exactly, on their way into fragments; scales go to
+// scores and weights. A word of a row of codes has four elements where a fragment wants two pairs
+// that are eight apart. Keys: the product runs over the elements, so those of the queries are taken
+// in the same order. Values: channels of a result may lie anywhere, so columns of block 4 j + i are
+// the channels 32 j + 4 n + i.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/kernels/common/decode_sizes.h"
+#include "kernels/cuda/kernels/common/online_softmax.h"
+#include "kernels/cuda/kernels/common/packed_row.h"
+
+namespace attention::cuda {
+
+// Copies::kHasExactDims: the task's head dims are the kernel's. Only then are the loads of a
+// product's steps under way together.
+template <typename StepSizesOfKernel, typename Copies>
+struct StepWarp {
+  using Sizes = StepSizesOfKernel;
+  using Place = StepPlace<Sizes>;
+  using Scores = float[2][4];
+  static constexpr DType kType = Sizes::kType;
+  static constexpr int kHeadDim = Sizes::kHeadDim;
+
+  const DeviceTask& task;
+  const WorkItem& item;
+  const char* queries;  // in shared memory
+  int lane;
+  // Kept: read from the task for each slice, they would be most of what a slice waits for.
+  float softmax_scale;
+  bool has_modifiers;
+  KeySpan<Sizes::kTileKeys> span;
+
+  float o[kHeadDim / 8][4];
+  float max[2];
+  float sum[2];  // of the lane's columns
+
+  ATTENTION_DEVICE StepWarp(const DeviceTask& block_task, const WorkItem& block_item,
+                            const char* block_queries)
+      : task(block_task),
+        item(block_item),
+        queries(block_queries),
+        lane(LaneIndex()),
+        softmax_scale(block_task.softmax_scale),
+        has_modifiers(HasModifiers(block_task)),
+        span(SpanOfItem<Sizes::kTileKeys>(block_task, block_item)) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      max[i] = MinusInfinity();
+      sum[i] = 0.0f;
+    }
+#pragma unroll
+    for (int block = 0; block < kHeadDim / 8; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[block][i] = 0.0f;
+    }
+  }
+
+  // The lane's row g or g + 8. Found out for slices that are masked or modified: kept, it would
+  // take registers that let another block run.
+  ATTENTION_DEVICE ScoreRow RowOf(int half) const {
+    const PackedRow row(task, item, Min(item.num_rows - 1, lane / 4 + 8 * half));
+    return ScoreRowAt(task, row.query, item.kv_head * task.group + row.head);
+  }
+
+  // Whether some row sees a key of the slice that begins with `key`.
+  ATTENTION_DEVICE bool IsSeen(int key) const {
+    return span.ContainsAny(key, key + Sizes::kSliceKeys);
+  }
+  // Whether a row may not see some key of it.
+  ATTENTION_DEVICE bool IsMasked(int key) const {
+    return span.IsMasked(key, key + Sizes::kSliceKeys);
+  }
+
+  ATTENTION_DEVICE void LoadQueries(int step, std::uint32_t (&a)[4]) const {
+    if constexpr (Sizes::kHasScales) {
+      // Elements 4 t to 4 t + 3 of rows g and g + 8.
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const auto* words = reinterpret_cast<const std::uint32_t*>(
+            queries + (lane / 4 + 8 * half) * Sizes::kQueryStride + step * 32 + lane % 4 * 8);
+        a[half] = words[0];
+        a[2 + half] = words[1];
+      }
+    } else {
+      LoadMatrix4(a, queries + lane % 16 * Sizes::kQueryStride + step * 32 + lane / 16 * 16);
+    }
+  }
+
+  // --- Codes ---
+
+  // Codes at bytes `first` of `low` and `second` of `high` as a pair.
+  static ATTENTION_DEVICE std::uint32_t PairOfCodes(std::uint32_t low, std::uint32_t first,
+                                                    std::uint32_t high, std::uint32_t second) {
+    if constexpr (Sizes::kKvType == DType::kFloat8E4M3) {
+      const std::uint32_t selector = first << 4 | (4 + second) << 12;
+      return Float8PairToBFloat(PermuteBytes(low, high, selector));
+    } else {
+      return PackPair<kType>(CodeToFloat(low, first), CodeToFloat(high, second));
+    }
+  }
+  // The mantissa of 2^23 takes the code plus 128: integers become floats by an addition.
+  static ATTENTION_DEVICE float CodeToFloat(std::uint32_t word, std::uint32_t byte) {
+    constexpr std::uint32_t kTwoTo23 = 0x4b000000u;
+    const std::uint32_t bits = PermuteBytes(word ^ 0x80808080u, kTwoTo23, 0x7440u | byte);
+    return FloatOf(bits) - (0x1p23f + 128.0f);
+  }
+
+  // --- Scores ---
+
+  ATTENTION_DEVICE void AddScores(Place place, int step, const std::uint32_t (&a)[4],
+                                  float (&s)[2][4]) const {
+    std::uint32_t b[4];
+    const int row = lane % 8 + lane / 16 * 8;
+    LoadMatrix4(b, place.keys() + Place::PieceAt(row, 2 * step + lane / 8 % 2));
+    Mma<kType>(s[0], a, b[0], b[1]);
+    Mma<kType>(s[1], a, b[2], b[3]);
+  }
+
+  // A piece is 16 elements, a step.
+  ATTENTION_DEVICE void AddScoresOfCodes(Place place, int step, const std::uint32_t (&a)[4],
+                                         const std::uint32_t (&next)[4], float (&s)[2][4]) const {
+    std::uint32_t b[4];
+    LoadMatrix4(b, place.keys() + Place::PieceAt(lane % 16, step + lane / 16));
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      Mma<kType>(s[block], a, PairOfCodes(b[block], 0, b[block], 1),
+                 PairOfCodes(b[block], 2, b[block], 3));
+      Mma<kType>(s[block], next, PairOfCodes(b[2 + block], 0, b[2 + block], 1),
+                 PairOfCodes(b[2 + block], 2, b[2 + block], 3));
+    }
+  }
+
+  ATTENTION_DEVICE void ComputeScores(Place place, Scores& s) const {
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[block][i] = 0.0f;
+    }
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; step += 2) {
+      if (!Copies::kHasExactDims && step * 16 >= task.head_dim_qk) break;  // what follows is zero
+      std::uint32_t a[2][4];
+      LoadQueries(step, a[0]);
+      LoadQueries(step + 1, a[1]);
+      if constexpr (Sizes::kHasScales) {
+        AddScoresOfCodes(place, step, a[0], a[1], s);
+      } else {
+        AddScores(place, step, a[0], s);
+        AddScores(place, step + 1, a[1], s);
+      }
+    }
+  }
+
+  // The key of a lane's element of a score fragment, counted from the slice's first.
+  ATTENTION_DEVICE int KeyInSlice(int block, int i) const {
+    return block * 8 + lane % 4 * 2 + (i & 1);
+  }
+
+  // From dot products to scores. `key` is the slice's first.
+  ATTENTION_DEVICE void ModifyScores(int key, Place place, Scores& s) const {
+    const auto scaled = [&](int block, int i, float dot) {
+      if constexpr (Sizes::kHasScales) dot *= place.key_scales()[KeyInSlice(block, i)];
+      return dot * softmax_scale;
+    };
+    const bool is_masked = IsMasked(key);
+    if (!is_masked && !has_modifiers) {
+#pragma unroll
+      for (int block = 0; block < 2; ++block) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[block][i] = scaled(block, i, s[block][i]);
+      }
+      return;
+    }
+    const ScoreRow rows[2] = {RowOf(0), RowOf(1)};
+    cuda::ModifyScores(
+        task, rows, is_masked, [&](int block, int i) { return key + KeyInSlice(block, i); }, scaled,
+        s);
+  }
+
+  // The scores of a slice; the maxima rise to them. The keys are not needed any more.
+  ATTENTION_DEVICE void ScoreSlice(int key, Place place, Scores& s) {
+    ComputeScores(place, s);
+    ModifyScores(key, place, s);
+    float factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      factor[half] = RaiseMaximum(s, half, kLog2E, max[half], sum[half]);
+    }
+    if (!IsAnyScaled(factor[0], factor[1])) return;
+    ScaleRow(o, 0, factor[0]);
+    ScaleRow(o, 1, factor[1]);
+  }
+
+  // --- Values ---
+
+  // Clears the rows of keys that no row sees; whether others have elements that are not finite.
+  ATTENTION_DEVICE bool ClearUnseenValues(int key, Place place) const {
+    constexpr int kPieces = Sizes::kKvRowBytes / kPieceBytes;
+    std::uint32_t is_broken = 0;
+#pragma unroll 1
+    for (int i = lane; i < Sizes::kSliceKeys * kPieces; i += 32) {
+      const int row = i / kPieces;
+      auto* words =
+          reinterpret_cast<std::uint32_t*>(place.values() + Place::PieceAt(row, i % kPieces));
+      const bool is_seen = span.Contains(key + row);
+      for (int j = 0; j < 4; ++j) {
+        if (!is_seen) words[j] = 0;
+        is_broken |= IsPairBroken<kType>(words[j]) ? 1u : 0u;
+      }
+    }
+    for (int mask = 1; mask < 32; mask *= 2) is_broken |= ShuffleXor(is_broken, mask);
+    Copies::JoinWrites();
+    SyncWarp();
+    return is_broken != 0;
+  }
+
+  // A weight of zero times a value that is not finite would be NaN: those are added by hand.
+  ATTENTION_DEVICE void MoveBrokenValues(Place place, const float (&s)[2][4]) {
+    const auto pair_of = [&](int key, int block) {
+      return *reinterpret_cast<const std::uint32_t*>(place.values() + Place::PieceAt(key, block) +
+                                                     lane % 4 * 4);
+    };
+    AddBrokenValues<kType>(FindSeenKeys(s, 0), FindSeenKeys(s, 1), pair_of, o);
+    SyncWarp();
+    auto* words = reinterpret_cast<std::uint32_t*>(place.values());
+#pragma unroll 1
+    for (int i = lane; i < Sizes::kTensorBytes / 4; i += 32) {
+      if (IsPairBroken<kType>(words[i])) words[i] = ClearedPair<kType>(words[i]);
+    }
+    Copies::JoinWrites();
+    SyncWarp();
+  }
+
+  // A weight with its value's scale. A weight of zero stays zero beside a scale that is NaN.
+  ATTENTION_DEVICE float Weight(Place place, int block, int i, float p) const {
+    if constexpr (Sizes::kHasScales) {
+      return p == 0.0f ? 0.0f : p * place.value_scales()[KeyInSlice(block, i)];
+    }
+    return p;
+  }
+
+  ATTENTION_DEVICE void AddValues(Place place, const std::uint32_t (&a)[4]) {
+#pragma unroll
+    for (int pair = 0; pair < kHeadDim / 16; ++pair) {
+      if (!Copies::kHasExactDims && pair * 16 >= task.head_dim_v) break;
+      std::uint32_t b[4];
+      LoadMatrix4Transposed(b, place.values() + Place::PieceAt(lane % 16, 2 * pair + lane / 16));
+      Mma<kType>(o[2 * pair], a, b[0], b[1]);
+      Mma<kType>(o[2 * pair + 1], a, b[2], b[3]);
+    }
+  }
+
+  ATTENTION_DEVICE void AddValuesOfCodes(Place place, const std::uint32_t (&a)[4]) {
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int four = 0; four < kHeadDim / 32; ++four) {
+      if (!Copies::kHasExactDims && four * 32 >= task.head_dim_v) break;
+      std::uint32_t words[4];  // channels 4 g to 4 g + 3 of keys 2 t, 2 t + 1, 2 t + 8, 2 t + 9
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int row = 2 * t + j % 2 + j / 2 * 8;
+        words[j] = *reinterpret_cast<const std::uint32_t*>(
+            place.values() + Place::PieceAt(row, 2 * four + g / 4) + g % 4 * 4);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const auto byte = static_cast<std::uint32_t>(i);
+        Mma<kType>(o[4 * four + i], a, PairOfCodes(words[0], byte, words[1], byte),
+                   PairOfCodes(words[2], byte, words[3], byte));
+      }
+    }
+  }
+
+  // Adds the values of a slice by its scores, which become weights.
+  ATTENTION_DEVICE void WeighSlice(int key, Place place, Scores& s) {
+    // Codes are always finite.
+    if constexpr (!Sizes::kHasScales) {
+      if (IsMasked(key) && ClearUnseenValues(key, place)) MoveBrokenValues(place, s);
+    }
+    Exponentiate(s, kLog2E, max, sum);
+    std::uint32_t a[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int block = j / 2, i = 2 * (j % 2);
+      a[j] = PackPair<kType>(Weight(place, block, i, s[block][i]),
+                             Weight(place, block, i + 1, s[block][i + 1]));
+    }
+    if constexpr (Sizes::kHasScales) {
+      AddValuesOfCodes(place, a);
+    } else {
+      AddValues(place, a);
+    }
+  }
+
+  // --- The result ---
+
+  ATTENTION_DEVICE int ChannelOf(int block, int i) const {
+    const int column = lane % 4 * 2 + i;
+    return Sizes::kHasScales ? block / 4 * 32 + column * 4 + block % 4 : block * 8 + column;
+  }
+
+  // Of the rows that the item has.
+  template <typename Parts>
+  ATTENTION_DEVICE void StoreParts(const Parts& parts, int part) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane / 4 + 8 * half;
+      const float total = SumOfLanes(sum[half]);
+      if (row >= item.num_rows) continue;
+      if (lane % 4 == 0) {
+        parts.max(part, row) = max[half];
+        parts.sum(part, row) = total;
+      }
+#pragma unroll
+      for (int block = 0; block < kHeadDim / 8; ++block) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          parts.o(part, row)[ChannelOf(block, i)] = o[block][2 * half + i];
+        }
+      }
+    }
+  }
+};
+
+}  // namespace attention::cuda

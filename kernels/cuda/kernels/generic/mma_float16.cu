@@ -1,0 +1,15 @@
+#include "kernels/cuda/kernels/common/launch.cuh"
+#include "kernels/cuda/kernels/generic/dispatch.h"
+#include "kernels/cuda/kernels/generic/launches.h"
+
+namespace attention::cuda {
+
+bool LaunchMmaFloat16(int head_dim, int tile_rows, int num_blocks, const AttendArguments& arguments,
+                      cudaStream_t stream, cudaError_t* error) {
+  return DispatchMma<DType::kFloat16, DType::kFloat16>(
+      head_dim, tile_rows, [&]<typename Kernel>(Kernel*) {
+        *error = LaunchEntry<Kernel>(num_blocks, arguments, stream);
+      });
+}
+
+}  // namespace attention::cuda
