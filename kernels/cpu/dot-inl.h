@@ -3,8 +3,8 @@
 // pairs that it reads (packed_layout.h); queries and weights are rounded to pairs too.
 //
 // Its bits: an instruction is two float32 multiply-adds, the odd element first, subnormals taken as
-// zero. So a pair whose odd product is 0 adds what the even one alone would, and what was said of
-// chains in README.md holds.
+// zero. So a pair whose odd product is 0 adds what the even one alone would, and
+// what docs/design/batch-invariance.md says of chains holds.
 #if defined(ATTENTION_CPU_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_CPU_DOT_INL_H_
 #undef ATTENTION_CPU_DOT_INL_H_

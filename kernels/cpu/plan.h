@@ -1,5 +1,6 @@
-// Cuts tasks into work items. Nothing decided here changes the bits of a result (README.md), so
-// items may follow the number of threads and the neighbours in the batch.
+// Cuts tasks into work items. Nothing decided here changes the bits of a result
+// (docs/design/batch-invariance.md), so items may follow the number of threads and the neighbours
+// in the batch.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // Drives the micro-kernels over one work item: load the rows, walk the ranges in ascending order,
-// merge, finish. See README.md for why nothing here depends on how rows are grouped.
+// merge, finish. Nothing here depends on how rows are grouped (docs/design/batch-invariance.md).
 #if defined(ATTENTION_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTENTION_CPU_TILE_INL_H_
 #undef ATTENTION_CPU_TILE_INL_H_
