@@ -8,6 +8,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import check_commits
 import check_includes
 import check_quotes
 import check_readme
@@ -185,6 +186,35 @@ class PagesTest(Tree):
         self.assertEqual(say("tools/thing.sh --fast build/x.json"), [])
         self.assert_one(say("tools/thing.sh --slow"), "knows no --slow")
         self.assert_one(say("cat tools/none.sh"), "there is no tools/none.sh")
+
+
+class CommitsTest(Tree):
+    def git(self, *words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(self.root), *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def commit(self, subject):
+        self.git("commit", "-q", "--allow-empty", "-m", subject)
+        return self.git("rev-parse", "HEAD")
+
+    def test_subjects_after_the_base(self):
+        self.git("init", "-q")
+        base = self.commit("Whatever came before")
+        self.commit("kernels/cpu: " + "x" * 64)
+        self.assertEqual(check_commits.check_history(self.root, base), [])
+        self.commit("Change something")
+        self.assert_one(check_commits.check_history(self.root, base), "Change something: expected")
+        later = self.git("rev-parse", "HEAD")
+        self.commit("kernels/cpu: " + "x" * 65)
+        self.assert_one(check_commits.check_history(self.root, later), "at most 64")
+
+    def test_no_history(self):
+        self.assertFalse(check_commits.has_history(self.root, "0" * 40))
+        self.git("init", "-q")
+        base = self.commit("docs: begin")
+        self.assertTrue(check_commits.has_history(self.root, base))
+        self.assertFalse(check_commits.has_history(self.root, "0" * 40))
 
 
 class StringsTest(Tree):
