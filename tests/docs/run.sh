@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the commands of the pages as they stand there: each block with a tag `<!-- run: SETTING -->` (which
-# tests/lint/check_readme.py demands of what has no other one), against a server of a complete build.
+# tests/lint/check_readme.py demands of what has no other one), against a server of a complete build. Its setting
+# `keys` compares docs/configuration.md with the server's flags.
 #
 #   tests/docs/run.sh [SETTING...]    only those; default all
 #
@@ -14,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../deploy/lib.sh"
 
 BUILD_DIR="$REPOSITORY_ROOT/build/release"
 PYTHON_DIR="$REPOSITORY_ROOT/build/docs-python"
-SETTINGS=(quickstart install server java preload python)
+SETTINGS=(keys quickstart install server java preload python)
 
 work=$(mktemp -d)
 server_pid=
@@ -86,6 +87,9 @@ skip_setting() {
 }
 
 # --- Settings -------------------------------------------------------------------------------------
+
+# No commands: the page of the configuration has the keys that the server has.
+run_keys() { python3 "$REPOSITORY_ROOT/tests/docs/keys.py" "$BUILD_DIR/bin/attention-server"; }
 
 # As it stands it would serve until somebody stops it, and tests/run.sh is what may have started this.
 run_quickstart() {
