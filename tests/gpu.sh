@@ -70,7 +70,7 @@ pack_build() {
   chmod +x "$folder"/bin/attention-* "$folder"/bin/tests/*
   closure_of "${libraries[@]/#/$build/}" | xargs cp -Lt "$folder/lib"
   closure_of "${programs[@]/#/$build/}" | xargs cp -Lt "$folder/system"
-  # What both have need not travel twice.
+  # Libraries that both folders have need not travel twice.
   for file in "$folder"/lib/*; do rm -f "$folder/system/$(basename "$file")"; done
   tar -czf "$pack" -C "$folder" . || return 1
   echo "$(du -m "$pack" | cut -f1) MiB; there: tests/gpu.sh $(basename "$pack")"

@@ -1,4 +1,4 @@
-"""What tests/slowest.py says of the files that ninja and ctest leave behind."""
+"""The table of tests/slowest.py, from the files that ninja and ctest leave behind."""
 
 import pathlib
 import tempfile

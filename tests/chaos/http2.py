@@ -38,7 +38,7 @@ def literal(name, value):
 
 
 def open_socket(address):
-    """Of "host:port" or "unix:path"."""
+    """A socket that is connected to "host:port" or "unix:path"."""
     if address.startswith("unix:"):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(address.removeprefix("unix:"))

@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 class Failure(Exception):
-    """What the server did and should not have done."""
+    """A deed of the server that it should not have done."""
 
 
 def require(condition, text):
@@ -125,7 +125,7 @@ class Server:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def idle_buffers_mib(self):
-        """What it says that it keeps of freed memory, for the next requests."""
+        """The freed memory that it says it keeps for the next requests."""
         found = re.search(r"idle buffers (\d+) MiB", self.log())
         return int(found[1]) if found else 0
 

@@ -35,7 +35,7 @@ def a_name_for_each_call(load):
 
 
 def require_answer(client, number):
-    """Of a call of milliseconds, in the midst of calls of the same size."""
+    """Requires an answer to a call of milliseconds, in the midst of calls of the same size."""
     try:
         raw(client, ATTEND)(LONG, timeout=ANSWER_SECONDS, metadata=[("attention-tenant", "steady")])
     except grpc.RpcError as error:

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What tests/container/run.sh and bare_quickstart.sh share. To be sourced after deploy/lib.sh.
+# Functions that tests/container/run.sh and bare_quickstart.sh share. To be sourced after deploy/lib.sh.
 
 # Read by the sourcing scripts:
 # shellcheck disable=SC2034

@@ -28,7 +28,7 @@ MAX_WGMMA_SHARED_BYTES = 227 * 1024
 REGISTER_FILE = 64 * 1024
 MAX_REGISTERS = 255
 WGMMA_ARCHITECTURE = "90a"
-# What the three warpgroups have after they traded registers (pipeline.h). If the launch gave the block fewer, a
+# Registers of the three warpgroups after they traded them (pipeline.h). If the launch gave the block fewer, a
 # warpgroup would wait for them for ever.
 TRADED_REGISTERS = 128 * (40 + 2 * 232)
 
@@ -51,7 +51,7 @@ FLOAT = re.compile(r"EntryINS0_\d+(AttendFloat|RowTotals|Probe)ILi(\d+)E")
 APPEND = re.compile(r"EntryINS0_6AppendE")
 PROJECTION = re.compile(r"EntryINS0_\d+(SplitRows|FinishRows)E")
 WGMMA = re.compile(r"EntryINS0_11AttendWgmmaILNS_5DTypeE(\d)ELi(\d+)E")
-# What ptxas says when it waits for each matrix instruction, or finds setmaxnreg without meaning.
+# The words of ptxas when it waits for each matrix instruction, or finds setmaxnreg without meaning.
 SERIALIZED = re.compile(r".*(?:wgmma\.mma_async instructions are serialized|warpgroup\.wait is injected"
                         r"|setmaxnreg.*ignored).*")
 # By DType (kernels/api/dtype.h), and those that have row scales.

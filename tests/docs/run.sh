@@ -7,7 +7,7 @@
 #
 # Only what depends on the machine is replaced: localhost:7070 by the server's address, and /usr/local by a
 # folder of this run. Blocks of one page share a folder, in which the repository's files lie under their names.
-# What cannot be had here (PyPI, Java) is skipped, and the last line says so.
+# Settings whose tools cannot be had here (PyPI, Java) are skipped, and the last line says so.
 set -euo pipefail
 
 # shellcheck source=deploy/lib.sh

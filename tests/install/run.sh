@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the quickstart builds can be installed, as a whole and by component, and works from where it was put.
+# The quickstart's build can be installed, as a whole and by component, and works from where it was put.
 #
 #   tests/install/run.sh [BUILD]    a complete build; default build/release
 #

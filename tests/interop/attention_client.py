@@ -1,4 +1,4 @@
-"""What a Python program needs beside the generated stubs: numpy arrays in and out, and the facts
+"""A Python program's needs beside the generated stubs: numpy arrays in and out, and the facts
 that come with an error. Small enough to copy."""
 
 import dataclasses

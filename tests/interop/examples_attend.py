@@ -18,7 +18,7 @@ JAVA_PLUGIN = "grpc_java_plugin"
 
 
 def numbers(seed, heads):
-    """What every client sends: [16, heads, 8]."""
+    """The tensor that every client sends: [16, heads, 8]."""
     i = np.arange(16 * heads * 8)
     return (((i * 37 + seed) % 101 - 50) / np.float32(50)).astype(np.float32).reshape(16, heads, 8)
 

@@ -29,7 +29,7 @@ MISSING = os.environ["ATTENTION_PACKAGES_MISSING"]
 
 
 def llama_cpp_tokens(path, prompts):
-    """What llama.cpp generates greedily, an end of text included; prompts and answers are ids."""
+    """The ids that llama.cpp generates greedily, an end of text included; prompts and answers are ids."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()

@@ -1,4 +1,4 @@
-"""What the tests share: the server process, clients that note which RPCs they called, problems."""
+"""Shared by the tests: the server process, clients that note which RPCs they called, problems."""
 
 import contextlib
 import dataclasses

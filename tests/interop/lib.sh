@@ -56,7 +56,7 @@ install_packages() {  # VENV
   packages_missing="PyPI: $(grep -m 1 ERROR "$log" || tail -n 1 "$log")"
 }
 
-# What the examples need: PyPI's packages in build/interop-venv, over Debian's grpcio, and the
+# Prepares what the examples need: PyPI's packages in build/interop-venv, over Debian's grpcio, and the
 # environment of run_tests.py. WORK is a folder for files of this run. Sets python and packages_missing.
 prepare_examples() {  # BIN WORK
   local venv=$repository/build/interop-venv

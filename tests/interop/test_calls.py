@@ -1,4 +1,4 @@
-"""What holds for every call: deadlines, cancellation, concurrency, overload and draining."""
+"""Rules for every call: deadlines, cancellation, concurrency, overload and draining."""
 
 import asyncio
 import concurrent.futures
@@ -158,7 +158,7 @@ class BusyServerTest(unittest.TestCase):
         harness.await_true(lambda: self.server.metric("queued_requests") == count)
 
     def dropped(self):
-        """How many requests left the queue without being computed."""
+        """The count of requests that left the queue without being computed."""
         reasons = ("deadline", "cancelled")  # a passed deadline cancels the call as well
         return sum(
             self.server.metric(f'dropped_requests_total{{reason="{reason}"}}') for reason in reasons

@@ -32,7 +32,7 @@ SAMPLE = re.compile(
 
 
 class Mistake(Exception):
-    """What is wrong with a block."""
+    """A fault of a block."""
 
 
 def region(root, path, name):

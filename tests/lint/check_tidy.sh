@@ -58,7 +58,7 @@ selected() {
   esac
 }
 
-# What a verdict on any file depends on beside the file itself.
+# Files that a verdict on any file depends on, beside the file itself.
 surroundings() {
   (cd "$ROOT" && git ls-files -co --exclude-standard -z -- .clang-tidy '*.h' | xargs -0 cat | sha256sum)
 }

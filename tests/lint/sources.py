@@ -1,4 +1,4 @@
-"""Which files the checks look at: what git tracks, and what is new and not ignored."""
+"""The files that the checks look at: those that git tracks, and new ones that it does not ignore."""
 
 import os
 import pathlib

@@ -69,7 +69,7 @@ def remember_image(sessions, weights, patches):
 
 
 def look_at_image(sessions, handle, layer, q):
-    """What q [tokens, NUM_HEADS, HEAD_DIM] sees of the whole image."""
+    """Attends with q [tokens, NUM_HEADS, HEAD_DIM] over the whole image."""
     # Without k and v the step only attends; without is_causal every patch is visible.
     step = pb.SessionStep(handle=handle, layer=layer, q=to_tensor(q))
     return from_tensor(check(sessions.Step(pb.StepRequest(steps=[step]))).results[0].output)

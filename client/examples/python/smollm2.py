@@ -105,7 +105,7 @@ class SmolLM2:
         def read(*names):
             return np.concatenate([self._weight(prefix + name) for name in names])
 
-        # What reads the same rows is one matrix: few large products are faster than many small ones.
+        # Weights that read the same rows are one matrix: few large products are faster than many small ones.
         return {
             "attn_norm": read("attn_norm"),
             "qkv": projection(read("attn_q", "attn_k", "attn_v")),

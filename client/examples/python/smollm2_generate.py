@@ -47,7 +47,7 @@ def advance(model, attention, sequences):
 
 @dataclasses.dataclass
 class Speed:
-    """What a phase took: processed tokens and seconds."""
+    """The cost of a phase: processed tokens and seconds."""
 
     tokens: int = 0
     seconds: float = 0.0

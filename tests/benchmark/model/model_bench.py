@@ -27,7 +27,7 @@ BIN = pathlib.Path(os.environ["ATTENTION_BIN"])
 
 
 def export():
-    """What the program in C++ reads: weights and token ids."""
+    """The files that the program in C++ reads: weights and token ids."""
     files = ["--model", WORK / "model.safetensors", "--prompts", WORK / "prompts.json"]
     subprocess.run([sys.executable, EXAMPLES / "smollm2_export.py", *PROMPTS, *files], check=True)
     return files

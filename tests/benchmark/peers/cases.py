@@ -5,8 +5,8 @@ import numpy as np
 # Twice the last-level cache of the largest processors seen, as in bench_case.cc.
 COLD_BYTES = 536e6
 
-# Of a row's largest element. bfloat16 keeps 8 bits: 2^-9 for the output, and about as much again for
-# weights and scores that a contender rounds on the way.
+# Largest error over a row's largest element. bfloat16 keeps 8 bits: 2^-9 for the output, and about as much
+# again for weights and scores that a contender rounds on the way.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 SLICE_ROWS = 12
@@ -33,7 +33,7 @@ def to_bfloat16(values):
 
 
 def to_float32(values):
-    """Of float32, float16, or bfloat16 kept as uint16."""
+    """Converts float32, float16, or bfloat16 kept as uint16."""
     if values.dtype == np.uint16:
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)
@@ -73,7 +73,7 @@ class Case:
 
     @property
     def work(self):
-        """What a rate counts: bytes of keys and values read once, or needed multiply-adds."""
+        """The unit of a rate: bytes of keys and values read once, or needed multiply-adds."""
         return self.kv_bytes if self.is_memory_bound else self.shape.flops
 
     def cold(self):

@@ -6,8 +6,8 @@ import statistics
 import time
 
 PAUSE_SECONDS = 0.02  # lets the threads of the last contender stop spinning
-# Of a turn's length, that its threads stood waiting for a core. More is other work's doing, and hits
-# hardest who splits the work into equal parts beforehand.
+# Share of a turn's length that its threads stood waiting for a core. More comes from other work, and hits
+# those hardest that split the work into equal parts beforehand.
 MAX_WAITING = 0.05
 ATTEMPTS = 4
 LONG_TURN_SECONDS = 2.0  # not repeated

@@ -1,4 +1,4 @@
-"""What the service is held to: each measure runs its contenders in turns and yields rows.
+"""The measures of the service: each runs its contenders in turns and yields rows.
 
 Every figure is a quotient of two that were taken beside each other; the median of the rounds' counts.
 """
@@ -100,7 +100,7 @@ def decode_efficiency_of(programs, options, batch):
 
 
 def step_latency(programs, options):
-    """What a lone session's step takes beyond its kernel, by each way to the server."""
+    """The time of a lone session's step beyond its kernel, by each way to the server."""
     context = 1024
     added, kernels = {"tcp": [], "unix": [], "shared memory": []}, []
     with programs.server() as server:
@@ -173,7 +173,7 @@ def prefill_interference(programs, options):
 
 
 def tenant_interference(programs, options):
-    """What one tenant is left with while another floods the server."""
+    """The share and latency of one tenant while another floods the server."""
     shares, ratios, details = [], [], []
     quiet = (*STEP, "--tenant=quiet")
     flood_flags = (*STEP, "--tenant=flood", "--concurrency=64", "--warmup=0", "--duration=600s")

@@ -65,7 +65,7 @@ class Programs:
             return load.report()
 
     def kernel_seconds(self, shape, seconds):
-        """What the kernels alone need for a batch, BATCH,Q_HEADS,KV_HEADS,Q_LEN,KV_LEN,HEAD_DIM, in
+        """Seconds of the kernels alone for a batch, BATCH,Q_HEADS,KV_HEADS,Q_LEN,KV_LEN,HEAD_DIM, in
         bfloat16 on all processors, or on the GPU in its own time, its cache warm."""
         path = self.path("-kernels.json")
         if self.backend == "cuda":
@@ -84,7 +84,7 @@ class Programs:
 
 
 class OtherWork:
-    """How much of the processors' time went to neither us nor our children, since it was made.
+    """The share of the processors' time that went to neither us nor our children, since it was made.
     Children count once they have ended."""
 
     def __init__(self):

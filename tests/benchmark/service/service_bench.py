@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the service makes of its kernels, and what its callers do to each other: see README.md."""
+"""The service beside its kernels, and its callers beside each other: see README.md."""
 
 import argparse
 import json
