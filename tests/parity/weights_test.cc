@@ -1,26 +1,31 @@
-// The second passes: rows of weights and column sums.
+// Rows of weights and column sums, each a second pass over the keys.
 #include <gmock/gmock.h>
 
 #include <cmath>
 #include <vector>
 
 #include "kernels/reference/reference_attention.h"
+#include "tests/parity/tested_backend.h"
 #include "tests/support/attention_problem.h"
-#include "tests/support/cpu_targets.h"
 
 namespace attention::testing {
 namespace {
 
+class WeightsTest : public BackendTest {};
+
+ATTENTION_TEST_ON_BACKEND(WeightsTest);
+
 std::vector<ProblemSpec> Specs() {
   return {
       {.q_len = 11, .kv_len = 45},
-      {.kv_dtype = DType::kBFloat16, .q_len = 30, .kv_len = 30, .is_causal = true},
+      {.kv_dtype = DType::kBFloat16, .q_len = 50, .kv_len = 50, .is_causal = true},
       {.kv_dtype = DType::kFloat16,
        .q_len = 30,
        .kv_len = 600,
        .window_left = 9,
        .window_right = 9},
       {.kv_dtype = DType::kInt8, .q_len = 7, .kv_len = 80},
+      {.kv_dtype = DType::kFloat8E4M3, .q_len = 7, .kv_len = 80},
       {.kv_dtype = DType::kFloat8E4M3, .q_len = 7, .kv_len = 80, .is_causal = true},
       {.num_q_heads = 6,
        .q_len = 9,
@@ -39,12 +44,12 @@ std::vector<ProblemSpec> Specs() {
   };
 }
 
-TEST(WeightsTest, RowsMatchTheReferenceAndSumToOne) {
+TEST_P(WeightsTest, RowsMatchTheReferenceAndSumToOne) {
   for (const ProblemSpec& spec : Specs()) {
     SCOPED_TRACE(spec.Describe());
     const AttentionProblem problem(spec);
     const auto exact = reference::ReferenceAttention(problem.StoredTask(), {.with_weights = true});
-    for (const TargetBackend& target : CpuTargets()) {
+    for (const TargetBackend& target : targets()) {
       SCOPED_TRACE(target.name);
       TaskOutput output = RunTask(*target.backend, problem.task());
       WeightsTask task{.attention = problem.task(), .q_begin = 2, .q_end = spec.q_len - 1};
@@ -71,13 +76,13 @@ TEST(WeightsTest, RowsMatchTheReferenceAndSumToOne) {
   }
 }
 
-TEST(WeightsTest, ColumnSumsMatchTheReferenceWithAndWithoutLse) {
+TEST_P(WeightsTest, ColumnSumsMatchTheReferenceWithAndWithoutLse) {
   for (const ProblemSpec& spec : Specs()) {
     SCOPED_TRACE(spec.Describe());
     const AttentionProblem problem(spec);
     const auto exact =
         reference::ReferenceAttention(problem.StoredTask(), {.with_column_sums = true});
-    for (const TargetBackend& target : CpuTargets()) {
+    for (const TargetBackend& target : targets()) {
       for (bool with_lse : {false, true}) {
         AttentionTask task = problem.task();
         TaskOutput output(task.params, task.q_len, task.kv_len);
@@ -95,32 +100,16 @@ TEST(WeightsTest, ColumnSumsMatchTheReferenceWithAndWithoutLse) {
   }
 }
 
-TEST(WeightsTest, ColumnSumsHaveTheSameBitsForAnyNumberOfThreads) {
-  const AttentionProblem problem(
-      {.num_q_heads = 6, .q_len = 150, .kv_len = 1300, .is_causal = true});
-  std::vector<std::vector<float>> results;
-  for (int threads : {1, 2, 5}) {
-    const auto backend = MakeCpu(threads);
-    AttentionTask task = problem.task();
-    TaskOutput output(task.params, task.q_len, task.kv_len);
-    output.wants_column_sums = true;
-    output.BindTo(&task);
-    RunTasks(*backend, {task});
-    results.push_back(output.column_sums);
-  }
-  EXPECT_EQ(results[0], results[1]);
-  EXPECT_EQ(results[0], results[2]);
-}
-
-TEST(WeightsTest, RowsOutsideTheTaskAreRefused) {
+TEST_P(WeightsTest, RowsOutsideTheTaskAreRefused) {
   const AttentionProblem problem({.q_len = 4});
-  const auto backend = MakeCpu(1);
   std::vector<float> weights(1);
   const WeightsTask task{
       .attention = problem.task(), .q_begin = 2, .q_end = 5, .weights = weights.data()};
-  const absl::Status status = backend->RunWeights(task);
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("rows are [2, 5)"));
+  for (const TargetBackend& target : targets()) {
+    const absl::Status status = target.backend->RunWeights(task);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << target.name;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("rows are [2, 5)"));
+  }
 }
 
 }  // namespace

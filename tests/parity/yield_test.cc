@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
-#include <cstring>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <random>
@@ -14,48 +12,17 @@
 
 #include "kernels/reference/reference_backend.h"
 #include "tests/support/attention_problem.h"
+#include "tests/support/backend_checks.h"
 #include "tests/support/cpu_targets.h"
 
 namespace attention::testing {
 namespace {
 
-// Tasks with their tensors and outputs; the same specs give the same tasks.
-class Batch {
- public:
-  explicit Batch(const std::vector<ProblemSpec>& specs, bool wants_column_sums = false) {
-    for (const ProblemSpec& spec : specs) {
-      AttentionTask task = problems_.emplace_back(spec).task();
-      TaskOutput& output = outputs_.emplace_back(task.params, task.q_len, task.kv_len);
-      output.wants_column_sums = wants_column_sums;
-      output.BindTo(&task);
-      tasks_.push_back(task);
-    }
-  }
-
-  const std::vector<AttentionTask>& tasks() const { return tasks_; }
-
-  std::unique_ptr<AttentionPlan> PlanOn(AttentionBackend& backend) const {
-    auto plan = backend.Plan(tasks_);
-    EXPECT_TRUE(plan.ok()) << plan.status();
-    return std::move(*plan);
-  }
-
-  void ExpectBitsOf(const Batch& other) const {
-    for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      SCOPED_TRACE(problems_[i].spec().Describe());
-      EXPECT_TRUE(SameBits(outputs_[i], other.outputs_[i]));
-      const std::vector<float>& sums = outputs_[i].column_sums;
-      ASSERT_EQ(sums.size(), other.outputs_[i].column_sums.size());
-      EXPECT_TRUE(sums.empty() || std::memcmp(sums.data(), other.outputs_[i].column_sums.data(),
-                                              sums.size() * sizeof(float)) == 0);
-    }
-  }
-
- private:
-  std::deque<AttentionProblem> problems_;
-  std::deque<TaskOutput> outputs_;
-  std::vector<AttentionTask> tasks_;
-};
+std::unique_ptr<AttentionPlan> PlanOn(AttentionBackend& backend, const Batch& batch) {
+  auto plan = backend.Plan(batch.tasks());
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return std::move(*plan);
+}
 
 // Everything that yields in its own way: packing before and within units, tiles of several row
 // blocks and ranges, small tasks taken whole, ranges split among threads and merged, empty rows.
@@ -119,7 +86,7 @@ TEST(YieldTest, AFlagThatStaysSetGivesTheBitsOfARunLeftAlone) {
         const Batch batch(Specs(dtype), wants_column_sums);
         SCOPED_TRACE(target.name);
         RunTasks(*target.backend, expected.tasks());
-        const auto plan = batch.PlanOn(*target.backend);
+        const auto plan = PlanOn(*target.backend, batch);
         // Row blocks and ranges alone are more than this, on two threads.
         EXPECT_GT(RunStepByStep(*target.backend, *plan), 100);
         batch.ExpectBitsOf(expected);
@@ -134,7 +101,7 @@ TEST(YieldTest, AnyNumberOfThreadsGivesTheSameBits) {
   for (int threads : {1, 2, 5}) {
     const auto backend = MakeCpu(threads);
     const Batch batch(Specs(DType::kFloat32), /*wants_column_sums=*/true);
-    const auto plan = batch.PlanOn(*backend);
+    const auto plan = PlanOn(*backend, batch);
     RunStepByStep(*backend, *plan);
     batch.ExpectBitsOf(expected);
   }
@@ -148,10 +115,10 @@ TEST(YieldTest, OtherWorkInBetweenLeavesNoTrace) {
   const AttentionProblem other({.q_len = 20, .kv_len = 900});
   const TaskOutput other_expected = RunTask(*backend, other.task());
   const Batch second(Specs(DType::kBFloat16));  // yields as well, beside the first
-  const auto second_plan = second.PlanOn(*backend);
+  const auto second_plan = PlanOn(*backend, second);
   std::vector<float> lse = other_expected.lse;
   std::vector<float> weights(std::size_t{20} * 4 * 900);
-  const auto plan = batch.PlanOn(*backend);
+  const auto plan = PlanOn(*backend, batch);
   RunStepByStep(*backend, *plan, [&](int run) {
     const std::atomic<bool> should_yield{true};
     if (run % 3 == 0) {
@@ -186,7 +153,7 @@ TEST(YieldTest, AFlagSetAtRandomTimesGivesTheSameBits) {
   });
   for (int round = 0; round < 20; ++round) {
     const Batch batch(Specs(DType::kFloat32), /*wants_column_sums=*/true);
-    const auto plan = batch.PlanOn(*backend);
+    const auto plan = PlanOn(*backend, batch);
     for (auto state = RunState::kYielded; state == RunState::kYielded;) {
       const auto answer = backend->Run(*plan, &should_yield);
       ASSERT_TRUE(answer.ok()) << answer.status();
@@ -203,7 +170,7 @@ TEST(YieldTest, AYieldedPlanEndsWithoutAFlagAndMayRunAgain) {
   const Batch expected(Specs(DType::kFloat32));
   RunTasks(*backend, expected.tasks());
   const Batch batch(Specs(DType::kFloat32));
-  const auto plan = batch.PlanOn(*backend);
+  const auto plan = PlanOn(*backend, batch);
   const std::atomic<bool> should_yield{true};
   for (int round = 0; round < 2; ++round) {
     for (int run = 0; run < 30; ++run) {
@@ -221,7 +188,7 @@ TEST(YieldTest, AYieldedPlanMayBeDestroyedAtAnyPoint) {
   const std::atomic<bool> should_yield{true};
   for (int runs : {1, 3, 10, 40, 150, 250}) {
     const Batch abandoned(Specs(DType::kFloat32), /*wants_column_sums=*/true);
-    auto plan = abandoned.PlanOn(*backend);
+    auto plan = PlanOn(*backend, abandoned);
     for (int run = 0; run < runs; ++run) ASSERT_TRUE(backend->Run(*plan, &should_yield).ok());
     plan.reset();
     const Batch batch(Specs(DType::kFloat32), /*wants_column_sums=*/true);
@@ -233,7 +200,7 @@ TEST(YieldTest, AYieldedPlanMayBeDestroyedAtAnyPoint) {
 TEST(YieldTest, AYieldedPlanMayOutliveItsBackend) {
   auto backend = MakeCpu(2);
   const Batch batch(Specs(DType::kFloat32));
-  const auto plan = batch.PlanOn(*backend);
+  const auto plan = PlanOn(*backend, batch);
   const std::atomic<bool> should_yield{true};
   EXPECT_EQ(*backend->Run(*plan, &should_yield), RunState::kYielded);
   backend.reset();
@@ -247,7 +214,7 @@ TEST(YieldTest, TheReferenceYieldsBetweenRows) {
   const Batch expected(specs, /*wants_column_sums=*/true);
   RunTasks(*backend, expected.tasks());
   const Batch batch(specs, /*wants_column_sums=*/true);
-  const auto plan = batch.PlanOn(*backend);
+  const auto plan = PlanOn(*backend, batch);
   EXPECT_EQ(RunStepByStep(*backend, *plan), (3 + 2) * 4);
   batch.ExpectBitsOf(expected);
 }

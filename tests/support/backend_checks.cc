@@ -34,16 +34,20 @@ std::vector<std::int64_t> RowsThatSee(const AttentionTask& task, std::int64_t ke
 
 DType RowTypeFor(DType kv_dtype) { return HasRowScales(kv_dtype) ? DType::kBFloat16 : kv_dtype; }
 
+void ExpectParityOf(AttentionBackend& backend, const AttentionProblem& problem,
+                    const Expectation& expected, std::int64_t page_size) {
+  SCOPED_TRACE(backend.KernelName(problem.task()));
+  const TaskOutput contiguous = RunTask(backend, problem.task());
+  EXPECT_EQ(FindMismatch(expected, contiguous), "");
+  const PagedKv paged(backend, problem, {.page_size = page_size, .seed = problem.spec().seed});
+  EXPECT_TRUE(SameBits(contiguous, RunTask(backend, paged.Task(problem))))
+      << "pages of " << page_size << " give other bits";
+}
+
 void ExpectParity(AttentionBackend& backend, const ProblemSpec& spec, std::int64_t page_size) {
   SCOPED_TRACE(spec.Describe());
   const AttentionProblem problem(spec);
-  SCOPED_TRACE(backend.KernelName(problem.task()));
-  const Expectation expected = MakeExpectation(problem);
-  const TaskOutput contiguous = RunTask(backend, problem.task());
-  EXPECT_EQ(FindMismatch(expected, contiguous), "");
-  const PagedKv paged(backend, problem, {.page_size = page_size, .seed = spec.seed});
-  EXPECT_TRUE(SameBits(contiguous, RunTask(backend, paged.Task(problem))))
-      << "pages of " << page_size << " give other bits";
+  ExpectParityOf(backend, problem, MakeExpectation(problem), page_size);
 }
 
 Batch::Batch(const std::vector<ProblemSpec>& specs, bool wants_column_sums) {
@@ -66,9 +70,14 @@ void Batch::ExpectBitsOf(const Batch& other) const {
 }
 
 AttentionTask RowsOf(const AttentionTask& task, std::int64_t begin, std::int64_t end) {
+  const auto shifted = [begin](const auto& rows) {
+    return static_cast<const char*>(rows.data) +
+           begin * rows.row_stride * static_cast<std::int64_t>(DTypeBytes(rows.dtype));
+  };
   AttentionTask part = task;
-  part.q.data = static_cast<const char*>(task.q.data) +
-                begin * task.q.row_stride * static_cast<std::int64_t>(DTypeBytes(task.q.dtype));
+  part.q.data = shifted(task.q);
+  if (task.bias.data != nullptr) part.bias.data = shifted(task.bias);
+  if (task.mask.data != nullptr) part.mask.data += begin * task.mask.row_stride;
   part.q_len = end - begin;
   part.first_query_position = task.position(begin);
   return part;
@@ -80,6 +89,18 @@ bool HoldsRows(const TaskOutput& whole, const TaskOutput& part, std::int64_t beg
                      part.o_count * DTypeBytes(part.dtype)) == 0 &&
          std::memcmp(whole.lse.data() + begin * whole.num_q_heads, part.lse.data(),
                      part.lse.size() * sizeof(float)) == 0;
+}
+
+void ExpectBitsOfRowsOneByOne(const std::vector<TargetBackend>& targets, const ProblemSpec& spec) {
+  SCOPED_TRACE(spec.Describe());
+  const AttentionProblem problem(spec);
+  for (const TargetBackend& target : targets) {
+    const TaskOutput whole = RunTask(*target.backend, problem.task());
+    for (std::int64_t row = 0; row < spec.q_len; ++row) {
+      const TaskOutput part = RunTask(*target.backend, RowsOf(problem.task(), row, row + 1));
+      ASSERT_TRUE(HoldsRows(whole, part, row)) << target.name << " row " << row;
+    }
+  }
 }
 
 void ExpectBitsOfChunks(AttentionBackend& backend, const ProblemSpec& spec,
@@ -103,14 +124,14 @@ void ExpectBitsOfBFloat16Rows(AttentionBackend& backend, const ProblemSpec& spec
   EXPECT_TRUE(SameBits(RunTask(backend, stored), RunTask(backend, problem.task())));
 }
 
-std::vector<std::int64_t> BrokenRows(const TaskOutput& output) {
+std::vector<std::int64_t> NonFiniteRows(const TaskOutput& output) {
   std::vector<std::int64_t> rows;
   for (std::size_t row = 0; row < output.lse.size(); ++row) {
-    bool is_broken = !std::isfinite(output.lse[row]);
+    bool is_finite = std::isfinite(output.lse[row]);
     for (std::int64_t i = 0; i < output.head_dim_v; ++i) {
-      is_broken |= !std::isfinite(output.o(static_cast<std::int64_t>(row) * output.head_dim_v + i));
+      is_finite &= std::isfinite(output.o(static_cast<std::int64_t>(row) * output.head_dim_v + i));
     }
-    if (is_broken) rows.push_back(static_cast<std::int64_t>(row));
+    if (!is_finite) rows.push_back(static_cast<std::int64_t>(row));
   }
   return rows;
 }
@@ -142,21 +163,21 @@ void ExpectInvisibleKeysNeverMatter(AttentionBackend& backend, const ProblemSpec
         for (int i = 0; i < spec.head_dim_v; ++i) poisoned.SetValue(key, head, i, poison);
       }
       const TaskOutput result = RunTask(backend, poisoned.task());
-      EXPECT_EQ(BrokenRows(result), seeing);
+      EXPECT_EQ(NonFiniteRows(result), seeing);
       EXPECT_TRUE(SameBitsOutside(expected, result, seeing)) << "key " << key;
     }
   }
 }
 
-void ExpectABrokenValueStaysInItsChannel(AttentionBackend& backend, const ProblemSpec& spec,
-                                         std::int64_t key) {
+void ExpectAnInfiniteValueStaysInItsChannel(AttentionBackend& backend, const ProblemSpec& spec,
+                                            std::int64_t key) {
   SCOPED_TRACE(spec.Describe());
   constexpr int kHead = 1, kChannel = 9;
   const AttentionProblem clean(spec);
-  AttentionProblem broken(spec);
-  broken.SetValue(key, kHead, kChannel, kInf);
+  AttentionProblem infinite(spec);
+  infinite.SetValue(key, kHead, kChannel, kInf);
   const TaskOutput expected = RunTask(backend, clean.task());
-  const TaskOutput result = RunTask(backend, broken.task());
+  const TaskOutput result = RunTask(backend, infinite.task());
   const int group = spec.num_q_heads / spec.num_kv_heads;
   const std::vector<std::int64_t> seeing = RowsThatSee(clean.task(), key);
   for (std::int64_t row = 0; row < spec.q_len * spec.num_q_heads; ++row) {

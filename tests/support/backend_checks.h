@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "tests/support/attention_problem.h"
+#include "tests/support/cpu_targets.h"
+#include "tests/support/tolerance.h"
 
 namespace attention::testing {
 
@@ -16,6 +18,9 @@ DType RowTypeFor(DType kv_dtype);
 // The backend's result against float64. Contiguous keys and pages of `page_size` tokens, in an
 // order drawn from the problem's seed, must agree to the bit.
 void ExpectParity(AttentionBackend& backend, const ProblemSpec& spec, std::int64_t page_size);
+// The same of a problem whose expectation is there.
+void ExpectParityOf(AttentionBackend& backend, const AttentionProblem& problem,
+                    const Expectation& expected, std::int64_t page_size);
 
 // Tasks with their tensors and outputs; the same specs give the same tasks.
 class Batch {
@@ -37,6 +42,9 @@ AttentionTask RowsOf(const AttentionTask& task, std::int64_t begin, std::int64_t
 // Whether `part` holds the bits of rows [begin, ...) of `whole`.
 bool HoldsRows(const TaskOutput& whole, const TaskOutput& part, std::int64_t begin);
 
+// Each row alone has the bits that it has among all rows of the problem.
+void ExpectBitsOfRowsOneByOne(const std::vector<TargetBackend>& targets, const ProblemSpec& spec);
+
 // A cache that grows chunk by chunk: queries [cuts[i], cuts[i + 1]) attend with the kv_len they
 // had. Each must have the bits of the whole. The problem has as many queries as keys.
 void ExpectBitsOfChunks(AttentionBackend& backend, const ProblemSpec& spec,
@@ -47,18 +55,18 @@ void ExpectBitsOfChunks(AttentionBackend& backend, const ProblemSpec& spec,
 void ExpectBitsOfBFloat16Rows(AttentionBackend& backend, const ProblemSpec& spec);
 
 // The rows (query * num_q_heads + head) with a NaN or infinity in o or lse.
-std::vector<std::int64_t> BrokenRows(const TaskOutput& output);
+std::vector<std::int64_t> NonFiniteRows(const TaskOutput& output);
 
 bool SameBitsOutside(const TaskOutput& a, const TaskOutput& b,
                      const std::vector<std::int64_t>& rows);
 
 // Keys at the end and in the middle, one at a time, are NaN or infinite in a second copy of the
-// problem. Rows that see the key must break, all others keep their bits.
+// problem. Rows that see the key are no longer finite, all others keep their bits.
 void ExpectInvisibleKeysNeverMatter(AttentionBackend& backend, const ProblemSpec& spec);
 
 // An infinite value in one channel, beside a finite key: that channel of the rows that see it is
 // infinite, everything else keeps its bits. The spec is causal, with as many queries as keys.
-void ExpectABrokenValueStaysInItsChannel(AttentionBackend& backend, const ProblemSpec& spec,
-                                         std::int64_t key);
+void ExpectAnInfiniteValueStaysInItsChannel(AttentionBackend& backend, const ProblemSpec& spec,
+                                            std::int64_t key);
 
 }  // namespace attention::testing

@@ -31,14 +31,14 @@ ProblemSpec Prompt(int dim, DType dtype = DType::kBFloat16) {
           .is_causal = true};
 }
 
-TEST(CudaPromptTest, EveryHeadDimAndType) {
+TEST(CudaPrefillTest, EveryHeadDimAndType) {
   for (int dim : kDims) {
     for (DType dtype : kTypes) ExpectParity(CudaHopper(), Prompt(dim, dtype), 64);
   }
 }
 
 // The widest windows begin in other tiles than they end in.
-TEST(CudaPromptTest, EveryVariant) {
+TEST(CudaPrefillTest, EveryVariant) {
   for (ProblemSpec spec : Variants({.num_q_heads = 2,
                           .num_kv_heads = 1,
                           .head_dim_qk = 64,
@@ -52,7 +52,7 @@ TEST(CudaPromptTest, EveryVariant) {
   }
 }
 
-TEST(CudaPromptTest, EveryVariantOfWindowsFor128And256Dims) {
+TEST(CudaPrefillTest, EveryVariantOfWindowsFor128And256Dims) {
   for (int dim : {128, 256}) {
     ProblemSpec spec = Prompt(dim, DType::kFloat16);
     spec.window_left = 70;
@@ -66,7 +66,7 @@ TEST(CudaPromptTest, EveryVariantOfWindowsFor128And256Dims) {
   }
 }
 
-TEST(CudaPromptTest, EveryGroupOfQueryHeads) {
+TEST(CudaPrefillTest, EveryGroupOfQueryHeads) {
   for (int group : {1, 3, 5, 8}) {
     ProblemSpec spec = Prompt(64);
     spec.num_kv_heads = 1;
@@ -77,7 +77,7 @@ TEST(CudaPromptTest, EveryGroupOfQueryHeads) {
   }
 }
 
-TEST(CudaPromptTest, EveryLengthAtTheEdgesOfTiles) {
+TEST(CudaPrefillTest, EveryLengthAtTheEdgesOfTiles) {
   std::uint32_t seed = 1;
   for (std::int64_t q_len : {129, 192, 193, 256, 257}) {
     for (std::int64_t kv_len : {0, 1, 16, 127, 128, 129, 257}) {
@@ -94,7 +94,7 @@ TEST(CudaPromptTest, EveryLengthAtTheEdgesOfTiles) {
 
 // Large scores: exponentials underflow and one key takes nearly all the weight. A scale that is not
 // positive is not folded into the exponent.
-TEST(CudaPromptTest, PeakedSoftmaxAndEveryScale) {
+TEST(CudaPrefillTest, PeakedSoftmaxAndEveryScale) {
   ProblemSpec spec = Prompt(128);
   spec.magnitude = 8;
   ExpectParity(CudaHopper(), spec, 64);
@@ -117,7 +117,7 @@ TEST(CudaPromptTest, PeakedSoftmaxAndEveryScale) {
   }
 }
 
-TEST(CudaPromptTest, EveryPageSize) {
+TEST(CudaPrefillTest, EveryPageSize) {
   const AttentionProblem problem(Prompt(128));
   const TaskOutput expected = RunTask(CudaHopper(), problem.task());
   for (std::int64_t page_size : {16, 48, 64, 80, 128, 256}) {
@@ -128,7 +128,7 @@ TEST(CudaPromptTest, EveryPageSize) {
   }
 }
 
-TEST(CudaPromptTest, PagesOutsideTheWindowAreNotRead) {
+TEST(CudaPrefillTest, PagesOutsideTheWindowAreNotRead) {
   const std::int64_t page_size = 48;
   ProblemSpec spec = Prompt(64);
   spec.kv_len = page_size * 12;
@@ -145,7 +145,7 @@ TEST(CudaPromptTest, PagesOutsideTheWindowAreNotRead) {
 // --- Bits ---
 
 // Chunks have more than kMaxSplitRows rows.
-TEST(CudaPromptTest, ChunksGiveTheBitsOfTheWhole) {
+TEST(CudaPrefillTest, ChunksGiveTheBitsOfTheWhole) {
   for (int dim : kDims) {
     ProblemSpec spec = Prompt(dim, kTypes[dim == 64]);
     spec.num_q_heads = 3;
@@ -177,7 +177,7 @@ std::vector<ProblemSpec> MixedPrompts() {
 }
 
 // Blocks take items as they come, so a batch also shuffles which block computes what after what.
-TEST(CudaPromptTest, ATaskAmongOthersGivesTheBitsItGivesAloneInAnyOrderOfBlocksAndWarps) {
+TEST(CudaPrefillTest, ATaskAmongOthersGivesTheBitsItGivesAloneInAnyOrderOfBlocksAndWarps) {
   const Batch alone(MixedPrompts());
   for (const AttentionTask& task : alone.tasks()) RunTasks(CudaHopper(), {task});
   for (std::uint32_t seed : {2u, 3u}) {
@@ -187,7 +187,7 @@ TEST(CudaPromptTest, ATaskAmongOthersGivesTheBitsItGivesAloneInAnyOrderOfBlocksA
   }
 }
 
-TEST(CudaPromptTest, YieldsLeaveNoTrace) {
+TEST(CudaPrefillTest, YieldsLeaveNoTrace) {
   const Batch expected(MixedPrompts()), batch(MixedPrompts());
   RunTasks(CudaHopper(), expected.tasks());
   const auto backend = MakeCudaHopper(/*seed=*/5, /*step_flops=*/2e7);
@@ -203,7 +203,7 @@ TEST(CudaPromptTest, YieldsLeaveNoTrace) {
 
 // --- What is not visible ---
 
-TEST(CudaPromptTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
+TEST(CudaPrefillTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
   std::uint32_t seed = 1;
   for (int dim : kDims) {
     ProblemSpec spec = Prompt(dim, kTypes[seed++ % 2]);
@@ -222,17 +222,17 @@ TEST(CudaPromptTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
   }
 }
 
-TEST(CudaPromptTest, ABrokenValueBreaksItsChannelOfTheRowsThatSeeIt) {
+TEST(CudaPrefillTest, AnInfiniteValueReachesItsChannelOfTheRowsThatSeeIt) {
   for (int dim : kDims) {
     ProblemSpec spec = Prompt(dim, kTypes[dim == 128]);
     spec.q_len = spec.kv_len = 140;
     for (std::int64_t key : {70, 135}) {
-      ExpectABrokenValueStaysInItsChannel(CudaHopper(), spec, key);
+      ExpectAnInfiniteValueStaysInItsChannel(CudaHopper(), spec, key);
     }
   }
 }
 
-TEST(CudaPromptTest, BytesPastTheEndOfPagesNeverMatter) {
+TEST(CudaPrefillTest, BytesPastTheEndOfPagesNeverMatter) {
   for (std::int64_t kv_len : {1, 17, 213}) {
     ProblemSpec spec = Prompt(64);
     spec.kv_len = kv_len;
@@ -242,11 +242,11 @@ TEST(CudaPromptTest, BytesPastTheEndOfPagesNeverMatter) {
     const PagedKv nans(CudaHopper(), problem, {.page_size = 64, .poison = 0xff});
     const TaskOutput result = RunTask(CudaHopper(), nans.Task(problem));
     EXPECT_TRUE(SameBits(RunTask(CudaHopper(), zeros.Task(problem)), result));
-    EXPECT_THAT(BrokenRows(result), ::testing::IsEmpty());
+    EXPECT_THAT(NonFiniteRows(result), ::testing::IsEmpty());
   }
 }
 
-TEST(CudaPromptTest, RowsWithNothingVisibleAreZeroWithLseOfMinusInfinity) {
+TEST(CudaPrefillTest, RowsWithNothingVisibleAreZeroWithLseOfMinusInfinity) {
   ProblemSpec spec = Prompt(64);
   spec.mask = Plane::kShared;
   AttentionProblem problem(spec);

@@ -38,20 +38,20 @@ void ExpectParityAndTheSameBits(const ProblemSpec& spec, std::int64_t page_size)
                        RunTask(CudaHopper(), bulk_paged.Task(problem))));
 }
 
-TEST(CudaStepTest, EveryHeadDimAndType) {
+TEST(CudaDecodeTest, EveryHeadDimAndType) {
   for (int dim : {64, 128, 256}) {
     for (DType dtype : kKvDTypes) ExpectParityAndTheSameBits(Step(dim, dtype), 64);
   }
 }
 
-TEST(CudaStepTest, EveryVariantOfEveryType) {
+TEST(CudaDecodeTest, EveryVariantOfEveryType) {
   for (DType dtype : kKvDTypes) {
     for (const ProblemSpec& spec : Variants(Step(64, dtype))) ExpectParityAndTheSameBits(spec, 48);
   }
 }
 
 // Lengths at the edges of slices, tiles, ranges, and of the 32 tiles that are looked up at once.
-TEST(CudaStepTest, EveryLength) {
+TEST(CudaDecodeTest, EveryLength) {
   for (std::int64_t kv_len : {1, 15, 16, 17, 63, 64, 65, 127, 129, 200, 2047, 2100, 5000}) {
     for (DType dtype : {DType::kBFloat16, DType::kInt8}) {
       ProblemSpec spec = Step(64, dtype);
@@ -63,7 +63,7 @@ TEST(CudaStepTest, EveryLength) {
   }
 }
 
-TEST(CudaStepTest, SinksAndAWindowFarFromThem) {
+TEST(CudaDecodeTest, SinksAndAWindowFarFromThem) {
   for (DType dtype : kKvDTypes) {
     for (std::int64_t sink_tokens : {5, 70, 900}) {
       ProblemSpec spec = Step(64, dtype);
@@ -75,7 +75,7 @@ TEST(CudaStepTest, SinksAndAWindowFarFromThem) {
   }
 }
 
-TEST(CudaStepTest, EveryNumberOfRows) {
+TEST(CudaDecodeTest, EveryNumberOfRows) {
   for (int group : {1, 3, 8, 16}) {
     for (DType dtype : kKvDTypes) {
       ProblemSpec spec = Step(128, dtype);
@@ -87,7 +87,7 @@ TEST(CudaStepTest, EveryNumberOfRows) {
   }
 }
 
-TEST(CudaStepTest, BytesPastTheEndOfPagesNeverMatter) {
+TEST(CudaDecodeTest, BytesPastTheEndOfPagesNeverMatter) {
   for (DType dtype : kKvDTypes) {
     for (std::int64_t kv_len : {1, 15, 17, 213}) {
       ProblemSpec spec = Step(128, dtype);
@@ -98,12 +98,12 @@ TEST(CudaStepTest, BytesPastTheEndOfPagesNeverMatter) {
       const PagedKv nans(CudaHopper(), problem, {.page_size = 64, .poison = 0xff});
       const TaskOutput result = RunTask(CudaHopper(), nans.Task(problem));
       EXPECT_TRUE(SameBits(RunTask(CudaHopper(), zeros.Task(problem)), result)) << kv_len;
-      EXPECT_THAT(BrokenRows(result), ::testing::IsEmpty());
+      EXPECT_THAT(NonFiniteRows(result), ::testing::IsEmpty());
     }
   }
 }
 
-TEST(CudaStepTest, WhatARowDoesNotSeeNeverMatters) {
+TEST(CudaDecodeTest, WhatARowDoesNotSeeNeverMatters) {
   for (DType dtype : kKvDTypes) {
     ProblemSpec spec = Step(64, dtype);
     spec.kv_len = 90;
@@ -117,13 +117,13 @@ TEST(CudaStepTest, WhatARowDoesNotSeeNeverMatters) {
   for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
     ProblemSpec spec = Step(64, dtype);
     spec.kv_len = 90;
-    ExpectABrokenValueStaysInItsChannel(CudaHopper(), spec, /*key=*/89);
-    ExpectABrokenValueStaysInItsChannel(CudaHopper(), spec, /*key=*/40);
+    ExpectAnInfiniteValueStaysInItsChannel(CudaHopper(), spec, /*key=*/89);
+    ExpectAnInfiniteValueStaysInItsChannel(CudaHopper(), spec, /*key=*/40);
   }
 }
 
 // A word of codes goes into fragments in another order than two pairs of bfloat16 do.
-TEST(CudaStepTest, Float8GivesTheBitsOfTheSameRowsInBFloat16) {
+TEST(CudaDecodeTest, Float8GivesTheBitsOfTheSameRowsInBFloat16) {
   for (int dim : {64, 128, 256}) {
     ProblemSpec spec = Step(dim, DType::kFloat8E4M3);
     spec.magnitude = 3;
