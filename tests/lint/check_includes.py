@@ -67,8 +67,20 @@ ROOMS = {
     "server": ANY,
     # The public headers, which are included as they are installed: "attention/client/...".
     "client/include": (),
-    "client": ("client/include", "client/internal"),
-    "client/internal": ("proto", "proto/codec", "proto/transport", "proto/safetensors", "client/include"),
+    "client": ("client/include", "client/internal/base", "client/internal/call", "client/internal/connection",
+               "client/internal/convert"),
+    "client/internal/base": ("client/include",),
+    "client/internal/targets": ("client/include",),
+    "client/internal/convert": ("proto", "proto/codec", "proto/safetensors", "client/include", "client/internal/base"),
+    "client/internal/call": ("proto", "proto/codec", "client/include", "client/internal/convert",
+                             "client/internal/targets"),
+    "client/internal/shared_memory": ("proto", "proto/codec", "client/include", "client/internal/base",
+                                      "client/internal/call", "client/internal/convert"),
+    "client/internal/stream": ("proto", "client/include", "client/internal/base", "client/internal/call",
+                               "client/internal/convert", "client/internal/shared_memory", "client/internal/targets"),
+    "client/internal/connection": ("proto", "proto/codec", "client/include", "client/internal/base",
+                                   "client/internal/call", "client/internal/convert",
+                                   "client/internal/shared_memory", "client/internal/stream"),
     "client/loadgen": ("client/include", "kernels/reference", "kernels/api", "kernels/base"),
     "client/ctl": ("client/include",),
     # The kernels: to compare a program on remote attention with the same one on local attention.
@@ -79,7 +91,8 @@ ROOMS = {
 # (what, pattern of the header, rooms or files that may include it). Tests may include anything.
 LIBRARIES = (
     ("gRPC and protobuf", r"(grpc|grpcpp|google/(protobuf(?!/util)|rpc))/|(attention|grpc/health|grpc/reflection)/v\d+/.*\.pb\.h$",
-     ("proto", "proto/codec", "proto/transport", "server/rpc", "client/internal")),
+     ("proto", "proto/codec", "proto/transport", "server/rpc",
+      *(room for room in ROOMS if room.startswith("client/internal/") and room != "client/internal/base"))),
     ("Prometheus' messages", r"io/prometheus/client/.*\.pb\.h$", ("proto", "server/observe")),
     ("protobuf's own JSON and delimited messages", r"google/protobuf/util/",
      ("proto", "server/observe", "server/rpc")),

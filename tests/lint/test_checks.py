@@ -71,7 +71,7 @@ class IncludesTest(Tree):
                                     f"{room} may include")
 
     def test_public_client_header_may_not_look_inside(self):
-        self.assert_one(self.check("client/include/attention/client/session.h", "client/internal/x.h"),
+        self.assert_one(self.check("client/include/attention/client/session.h", "client/internal/call/x.h"),
                         "client/include/attention/client/session.h:2", "not client/internal")
 
     def test_public_client_header_is_included_as_it_is_installed(self):
@@ -80,7 +80,7 @@ class IncludesTest(Tree):
                         "not client/include")
 
     def test_client_source_may_look_inside(self):
-        self.assertEqual(self.check("client/session.cc", "client/internal/x.h"), [])
+        self.assertEqual(self.check("client/session.cc", "client/internal/call/x.h"), [])
 
     def test_wiring_may_include_everything(self):
         self.assertEqual(

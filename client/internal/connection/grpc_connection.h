@@ -1,5 +1,5 @@
-// The Connection of real servers: converts, routes and retries each call over a Transport. Holds no
-// state of its own, so calls in flight outlive it.
+// The Connection of real servers: converts, routes and retries each call over a Transport. Calls in
+// flight hold all that they need, and outlive it.
 #ifndef ATTENTION_CLIENT_INTERNAL_CONNECTION_GRPC_CONNECTION_H_
 #define ATTENTION_CLIENT_INTERNAL_CONNECTION_GRPC_CONNECTION_H_
 
@@ -9,7 +9,12 @@
 #include <string>
 
 #include "attention/client/connection.h"
+#include "client/internal/call/answer.h"
+#include "client/internal/call/outgoing_request.h"
 #include "client/internal/call/transport.h"
+#include "client/internal/call/unary_call.h"
+#include "client/internal/shared_memory/shared_memory_channels.h"
+#include "proto/codec/outgoing_message.h"
 
 namespace attention::client::internal {
 
@@ -61,24 +66,17 @@ class GrpcConnection final : public Connection {
   using Prepared = absl::StatusOr<std::shared_ptr<OutgoingRequest>>;
 
   absl::StatusOr<size_t> TargetOf(const StepStreamOptions& options) const;
-  // Calls any target; or those of the route.
-  void CallAny(const CallSettings& settings, const char* method, Prepared request,
-               AnswerCallback done);
-  void CallAlong(Route route, const CallSettings& settings, const char* method, Prepared request,
-                 AnswerCallback done);
-  // Calls a session's owner.
-  void CallOwner(const std::string& worker, CallSettings settings, const char* method,
-                 Prepared request, AnswerCallback done);
+  // Calls any target, or a session's owner. `request` is the message, or what is wrong with it.
+  void CallAny(const CallOptions& options, const char* method,
+               absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
+  void CallOwner(const std::string& worker, const CallOptions& options, const char* method,
+                 absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
   // The bytes to send, or what is wrong with the options or the request.
   Prepared Prepare(const CallOptions& options,
                    absl::StatusOr<codec::OutgoingMessage> request) const;
-  // The same for a request that may go to the target by shared memory, if it is known which that
-  // is; `encode` is called with the request and its references.
-  template <typename Request, typename Encode>
-  Prepared PrepareShared(const CallOptions& options, std::optional<size_t> target,
-                         const Request& request, Encode encode) const;
 
   const std::shared_ptr<Transport> transport_;
+  const std::shared_ptr<SharedMemoryChannels> shared_memory_;  // null where the options turn it off
 };
 
 }  // namespace attention::client::internal

@@ -2,28 +2,22 @@
 // after another, so that any of them can compute it.
 #include <functional>
 #include <memory>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "attention/v1/layer_service.pb.h"
 #include "client/internal/base/status_macros.h"
-#include "client/internal/call/upload_call.h"
 #include "client/internal/connection/grpc_connection.h"
 #include "client/internal/convert/convert.h"
 #include "client/internal/convert/page_token.h"
+#include "client/internal/stream/upload_call.h"
 
 namespace attention::client::internal {
 namespace {
 
 // A name that every target and every attempt is given, so that a retry finds what the first attempt
 // made.
-std::string NewLayerId() {
-  std::random_device random;
-  return absl::StrCat("layer-", absl::Hex(random(), absl::kZeroPad8),
-                      absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8),
-                      absl::Hex(random(), absl::kZeroPad8));
-}
+std::string NewLayerId() { return absl::StrCat("layer-", NewUniqueId()); }
 
 // Calls start(target, next) for each target in turn until one fails; `done` gets the last outcome.
 template <typename Result>
@@ -85,8 +79,7 @@ void GrpcConnection::GetLayer(const std::string& layer_id, const CallOptions& op
                               Callback<LayerInfo> done) {
   v1::GetLayerRequest message;
   message.set_layer_id(layer_id);
-  CallAny(transport_->Settings(options), ATTN_METHOD(LayerService, GetLayer),
-          Prepare(options, codec::OutgoingMessage(message)),
+  CallAny(options, ATTN_METHOD(LayerService, GetLayer), codec::OutgoingMessage(message),
           Reading<v1::GetLayerResponse>(std::move(done), kLayerFromProto));
 }
 
@@ -95,8 +88,7 @@ void GrpcConnection::ListLayers(const ListLayersRequest& request, const CallOpti
   v1::ListLayersRequest message;
   message.set_page_size(request.page_size);
   message.set_page_token(request.page_token);
-  CallAny(transport_->Settings(options), ATTN_METHOD(LayerService, ListLayers),
-          Prepare(options, codec::OutgoingMessage(message)),
+  CallAny(options, ATTN_METHOD(LayerService, ListLayers), codec::OutgoingMessage(message),
           Reading<v1::ListLayersResponse>(std::move(done),
                                           [](auto& answer, const codec::ReceivedMessage&) {
                                             return FromProto(std::move(answer));
@@ -113,13 +105,13 @@ void GrpcConnection::DeleteLayer(const std::string& layer_id, const CallOptions&
       transport_->targets().size(),
       [transport = transport_, settings = transport_->Settings(options),
        prepared = *std::move(prepared)](size_t target, Callback<bool> next) {
-        transport->Unary(
-            settings, Transport::OneTarget(target), ATTN_METHOD(LayerService, DeleteLayer),
-            prepared,
-            [next = std::move(next)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
-              if (!answer.ok()) return next(answer.status());
-              next(true);
-            });
+        RunUnary(transport,
+                 {settings, Transport::OneTarget(target), ATTN_METHOD(LayerService, DeleteLayer)},
+                 prepared,
+                 [next = std::move(next)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
+                   if (!answer.ok()) return next(answer.status());
+                   next(true);
+                 });
       },
       [done = std::move(done)](const absl::StatusOr<bool>& outcome) { done(outcome.status()); });
 }
@@ -136,9 +128,9 @@ void GrpcConnection::ConvertLayer(const ConvertLayerRequest& request, const Call
       transport_->targets().size(),
       [transport = transport_, settings = transport_->Settings(options),
        prepared = *std::move(prepared)](size_t target, Callback<LayerInfo> next) {
-        transport->Unary(settings, Transport::OneTarget(target),
-                         ATTN_METHOD(LayerService, ConvertLayer), prepared,
-                         Reading<v1::ConvertLayerResponse>(std::move(next), kLayerFromProto));
+        RunUnary(transport,
+                 {settings, Transport::OneTarget(target), ATTN_METHOD(LayerService, ConvertLayer)},
+                 prepared, Reading<v1::ConvertLayerResponse>(std::move(next), kLayerFromProto));
       },
       std::move(done));
 }
@@ -149,14 +141,11 @@ void GrpcConnection::Forward(const ForwardRequest& request, const CallOptions& o
       std::move(done), [](const auto& message, const codec::ReceivedMessage& received) {
         return FromWire(message, received);
       });
-  const CallSettings settings = transport_->Settings(options);
-  Prepared prepared = Prepare(options, ToWire(request));
+  static constexpr char kMethod[] = ATTN_METHOD(LayerService, Forward);
   if (request.sessions.empty()) {
-    return CallAny(settings, ATTN_METHOD(LayerService, Forward), std::move(prepared),
-                   std::move(read));
+    return CallAny(options, kMethod, ToWire(request), std::move(read));
   }
-  CallOwner(request.sessions[0].handle.worker, settings, ATTN_METHOD(LayerService, Forward),
-            std::move(prepared), std::move(read));
+  CallOwner(request.sessions[0].handle.worker, options, kMethod, ToWire(request), std::move(read));
 }
 
 }  // namespace attention::client::internal

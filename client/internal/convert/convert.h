@@ -24,7 +24,7 @@
 #include "attention/v1/layer_service.pb.h"
 #include "attention/v1/server_service.pb.h"
 #include "attention/v1/session_service.pb.h"
-#include "client/internal/shared_memory/shared_tensor_refs.h"
+#include "client/internal/convert/tensor_refs.h"
 #include "proto/codec/outgoing_message.h"
 #include "proto/codec/received_message.h"
 
@@ -39,22 +39,22 @@ absl::Duration FromProto(const google::protobuf::Duration& message);
 
 // `field` names the tensor in errors.
 absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const std::string& field,
-                                              const SharedTensorRefs* refs = nullptr);
+                                              const TensorRefs* refs = nullptr);
 // Adds the tensor to a message as its field; what is absent stays absent on the wire.
 absl::Status AddTensor(const TensorView& tensor, const std::string& field, int field_number,
-                       const SharedTensorRefs* refs, codec::OutgoingMessage* message);
+                       const TensorRefs* refs, codec::OutgoingMessage* message);
 absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received,
-                                const SharedTensorRefs* refs = nullptr);
+                                const TensorRefs* refs = nullptr);
 Timing FromProto(const v1::Timing& message);
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config,
-                                              const SharedTensorRefs* refs = nullptr);
+                                              const TensorRefs* refs = nullptr);
 // `weights`: asks for the attention weights, too.
 absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights = false,
-                                              const SharedTensorRefs* refs = nullptr);
+                                              const TensorRefs* refs = nullptr);
 absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
                                       const codec::ReceivedMessage& received,
-                                      const SharedTensorRefs* refs = nullptr);
+                                      const TensorRefs* refs = nullptr);
 absl::StatusOr<WeightsBlock> FromWire(const v1::WeightsBlock& message,
                                       const codec::ReceivedMessage& received);
 void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message);
@@ -64,10 +64,10 @@ void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message);
 absl::StatusOr<SessionInfo> FromProto(v1::Session&& message);
 absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message);
 absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
-                                              const SharedTensorRefs* refs = nullptr);
+                                              const TensorRefs* refs = nullptr);
 absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
                                     const codec::ReceivedMessage& received,
-                                    const SharedTensorRefs* refs = nullptr);
+                                    const TensorRefs* refs = nullptr);
 
 // The messages of an upload; they hold copies of the tensors' bytes.
 absl::StatusOr<std::vector<codec::OutgoingMessage>> ToWire(const LayerOptions& options);

@@ -77,7 +77,7 @@ absl::Duration FromProto(const google::protobuf::Duration& message) {
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const std::string& field,
-                                              const SharedTensorRefs* refs) {
+                                              const TensorRefs* refs) {
   if (tensor.num_elements() < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         field, ".shape: [", absl::StrJoin(tensor.shape, ", "), "] is negative or too large"));
@@ -102,7 +102,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const st
 }
 
 absl::Status AddTensor(const TensorView& tensor, const std::string& field, int field_number,
-                       const SharedTensorRefs* refs, codec::OutgoingMessage* message) {
+                       const TensorRefs* refs, codec::OutgoingMessage* message) {
   if (!tensor.is_present()) return absl::OkStatus();
   ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field, refs));
   message->Add(field_number, std::move(made));
@@ -110,7 +110,7 @@ absl::Status AddTensor(const TensorView& tensor, const std::string& field, int f
 }
 
 absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received,
-                                const SharedTensorRefs* refs) {
+                                const TensorRefs* refs) {
   ATTN_ASSIGN_OR_RETURN(const DType dtype, FromProto(message.dtype()));
   Shape shape(message.shape().begin(), message.shape().end());
   if (message.has_shared_memory() && refs != nullptr) {
@@ -141,7 +141,7 @@ Timing FromProto(const v1::Timing& message) {
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config,
-                                              const SharedTensorRefs* refs) {
+                                              const TensorRefs* refs) {
   v1::AttentionConfig small_fields;
   if (config.softmax_scale.has_value()) small_fields.set_softmax_scale(*config.softmax_scale);
   small_fields.set_soft_cap(config.soft_cap);
@@ -163,7 +163,7 @@ void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message) {
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights,
-                                              const SharedTensorRefs* refs) {
+                                              const TensorRefs* refs) {
   using Wire = v1::AttendRequest;
   Wire small_fields;
   small_fields.mutable_q_lens()->Assign(request.q_lens.begin(), request.q_lens.end());
@@ -193,7 +193,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool
 
 absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
                                       const codec::ReceivedMessage& received,
-                                      const SharedTensorRefs* refs) {
+                                      const TensorRefs* refs) {
   AttendResult result;
   if (message.has_output()) {
     ATTN_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received, refs));

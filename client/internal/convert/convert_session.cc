@@ -29,7 +29,7 @@ SessionHandle FromProto(const v1::SessionHandle& message) {
 
 // The step of this index in its request.
 absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t index,
-                                              const SharedTensorRefs* refs) {
+                                              const TensorRefs* refs) {
   using Wire = v1::SessionStep;
   Wire small_fields;
   internal::ToProto(step.handle, small_fields.mutable_handle());
@@ -65,7 +65,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t in
 
 absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
                                            const codec::ReceivedMessage& received,
-                                           const SharedTensorRefs* refs) {
+                                           const TensorRefs* refs) {
   SessionStepResult result;
   if (message.has_error()) result.status = FromStreamError(message.error());
   result.position = message.position();
@@ -127,8 +127,7 @@ absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message)
   return result;
 }
 
-absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
-                                              const SharedTensorRefs* refs) {
+absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request, const TensorRefs* refs) {
   codec::OutgoingMessage message{v1::StepRequest()};
   for (size_t i = 0; i < request.steps.size(); ++i) {
     ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step, ToWire(request.steps[i], i, refs));
@@ -139,7 +138,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
 
 absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
                                     const codec::ReceivedMessage& received,
-                                    const SharedTensorRefs* refs) {
+                                    const TensorRefs* refs) {
   StepResult result;
   result.results.reserve(static_cast<size_t>(message.results_size()));
   for (const v1::SessionStepResult& step : message.results()) {

@@ -6,17 +6,14 @@
 namespace attention::client::internal {
 namespace {
 
-size_t Granules(size_t bytes) {
-  constexpr size_t kGranularity = ExtentAllocator::kGranularity;
-  return (std::max(bytes, size_t{1}) + kGranularity - 1) / kGranularity * kGranularity;
-}
+size_t ExtentBytes(size_t bytes) { return ExtentAllocator::RoundUp(std::max(bytes, size_t{1})); }
 
 }  // namespace
 
 ExtentAllocator::ExtentAllocator(size_t size) { Insert(0, size / kGranularity * kGranularity); }
 
 std::optional<size_t> ExtentAllocator::Allocate(size_t bytes) {
-  const size_t size = Granules(bytes);
+  const size_t size = ExtentBytes(bytes);
   if (size < bytes) return std::nullopt;  // so large that it overflowed
   const auto found = free_sizes_.lower_bound({size, 0});
   if (found == free_sizes_.end()) return std::nullopt;
@@ -28,7 +25,7 @@ std::optional<size_t> ExtentAllocator::Allocate(size_t bytes) {
 }
 
 void ExtentAllocator::Free(size_t offset, size_t bytes) {
-  size_t size = Granules(bytes);
+  size_t size = ExtentBytes(bytes);
   used_bytes_ -= size;
   const auto next = free_.lower_bound(offset);
   if (next != free_.begin()) {

@@ -20,6 +20,11 @@ class ExtentAllocator {
   // Offsets and sizes of extents are multiples of it, in bytes.
   static constexpr size_t kGranularity = 64;
 
+  // The bytes rounded up to a multiple of it.
+  static size_t RoundUp(size_t bytes) {
+    return (bytes + kGranularity - 1) / kGranularity * kGranularity;
+  }
+
   explicit ExtentAllocator(size_t size);
 
   // The offset of an extent of at least so many bytes; nullopt when there is no room. An extent of

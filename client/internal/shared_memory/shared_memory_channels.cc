@@ -12,9 +12,10 @@
 #include "absl/time/clock.h"
 #include "attention/v1/server_service.pb.h"
 #include "client/internal/base/status_macros.h"
-#include "client/internal/call/blocking_call.h"
+#include "client/internal/call/answer.h"
 #include "client/internal/call/call_context.h"
-#include "client/internal/call/transport.h"
+#include "client/internal/call/plain_call.h"
+#include "client/internal/convert/error_details.h"
 
 namespace attention::client::internal {
 namespace {
@@ -41,13 +42,14 @@ absl::StatusOr<v1::GetServerInfoResponse> ParseInfo(const grpc::Status& status,
 
 }  // namespace
 
-SharedMemoryChannels::SharedMemoryChannels(const ClientOptions& options, Targets& targets)
-    : tenant_(options.tenant),
-      targets_(targets),
-      pool_(static_cast<size_t>(options.shared_memory.max_bytes)),
+SharedMemoryChannels::SharedMemoryChannels(std::shared_ptr<Transport> transport)
+    : transport_(std::move(transport)),
+      tenant_(transport_->options().tenant),
+      targets_(transport_->targets()),
+      pool_(static_cast<size_t>(transport_->options().shared_memory.max_bytes)),
       wake_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       max_region_bytes_(std::numeric_limits<size_t>::max()),
-      channels_(targets.size()),
+      channels_(targets_.size()),
       backoff_(kMinBackoff) {}
 
 SharedMemoryChannels::~SharedMemoryChannels() {

@@ -25,18 +25,16 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "attention/client/options.h"
 #include "attention/client/shared_tensor.h"
+#include "client/internal/call/transport.h"
 #include "client/internal/shared_memory/region_pool.h"
 #include "client/internal/shared_memory/shared_memory_socket.h"
-#include "client/internal/targets/targets.h"
 
 namespace attention::client::internal {
 
 class SharedMemoryChannels {
  public:
-  // `targets` must outlive this.
-  SharedMemoryChannels(const ClientOptions& options, Targets& targets);
+  explicit SharedMemoryChannels(std::shared_ptr<Transport> transport);
   // Ends the leases, but for those of results that are held; waits for the thread, which is
   // interrupted.
   ~SharedMemoryChannels();
@@ -68,6 +66,7 @@ class SharedMemoryChannels {
   void CountRequest() { num_requests_.fetch_add(1, std::memory_order_relaxed); }
   SharedMemoryUsage usage() const;
 
+  const Transport& transport() const { return *transport_; }
   const RegionPool& pool() const { return pool_; }
   // Targets with a channel.
   size_t num_channels() const;
@@ -103,6 +102,7 @@ class SharedMemoryChannels {
   std::shared_ptr<SharedMemorySocket> SocketOf(size_t target) const;
 
   std::atomic<int64_t> num_requests_ = 0;
+  const std::shared_ptr<Transport> transport_;
   const std::string tenant_;
   Targets& targets_;
   RegionPool pool_;

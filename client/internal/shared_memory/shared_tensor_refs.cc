@@ -11,10 +11,6 @@
 namespace attention::client::internal {
 namespace {
 
-constexpr size_t kAlignment = ExtentAllocator::kGranularity;
-
-size_t Aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 v1::SharedMemoryRef MakeRef(const std::string& region_id, size_t offset) {
   v1::SharedMemoryRef ref;
   ref.set_region_id(region_id);
@@ -34,13 +30,13 @@ SharedTensorRefs::SharedTensorRefs(std::vector<NamedSlot> inputs, NamedSlot outp
   size_t offset = output_.slot->offset();
   for (const size_t bytes : output_bytes) {
     outputs_.push_back({offset, bytes});
-    offset += Aligned(bytes);
+    offset += ExtentAllocator::RoundUp(bytes);
   }
 }
 
 size_t SharedTensorRefs::SlotBytes(const std::vector<size_t>& output_bytes) {
   size_t sum = 0;
-  for (const size_t bytes : output_bytes) sum += Aligned(bytes);
+  for (const size_t bytes : output_bytes) sum += ExtentAllocator::RoundUp(bytes);
   return sum;
 }
 

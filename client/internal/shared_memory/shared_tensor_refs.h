@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "attention/client/tensor.h"
 #include "attention/v1/tensor.pb.h"
+#include "client/internal/convert/tensor_refs.h"
 #include "client/internal/shared_memory/shared_region.h"
 
 namespace attention::client::internal {
@@ -23,7 +24,7 @@ struct NamedSlot {
 };
 
 // Thread-safety: immutable once made.
-class SharedTensorRefs {
+class SharedTensorRefs final : public TensorRefs {
  public:
   // A tensor of fewer bytes travels in the message: its reference would take as many.
   static constexpr size_t kMinTensorBytes = 256;
@@ -37,15 +38,10 @@ class SharedTensorRefs {
   // Bytes of the slot for these outputs.
   static size_t SlotBytes(const std::vector<size_t>& output_bytes);
 
-  // The reference that stands for a tensor; nullopt when its bytes are to be sent.
-  std::optional<v1::SharedMemoryRef> RefTo(const TensorView& tensor) const;
-  // The reference for the output of the request, or of its step of this index; nullopt when the
-  // server is to send the output back.
-  std::optional<v1::SharedMemoryRef> RefToOutput(size_t index) const;
-
-  // The result that the server says it has written, which keeps the slot. INTERNAL: not to where it
-  // was asked to.
-  absl::StatusOr<Tensor> Read(const v1::SharedMemoryRef& ref, DType dtype, Shape shape) const;
+  std::optional<v1::SharedMemoryRef> RefTo(const TensorView& tensor) const override;
+  std::optional<v1::SharedMemoryRef> RefToOutput(size_t index) const override;
+  absl::StatusOr<Tensor> Read(const v1::SharedMemoryRef& ref, DType dtype,
+                              Shape shape) const override;
 
   const std::vector<NamedSlot>& inputs() const { return inputs_; }
   const NamedSlot& output() const { return output_; }

@@ -18,9 +18,11 @@
 #include "attention/client/errors.h"
 #include "attention/v1/session_service.pb.h"
 #include "client/internal/base/status_macros.h"
+#include "client/internal/call/answer.h"
+#include "client/internal/call/call_context.h"
 #include "client/internal/convert/convert.h"
 #include "client/internal/convert/error_details.h"
-#include "client/internal/shared_memory/outgoing_request.h"
+#include "client/internal/shared_memory/shared_memory_request.h"
 #include "client/internal/targets/callback_threads.h"
 
 namespace attention::client::internal {
@@ -38,9 +40,10 @@ class GrpcStepStream::Reactor final
     : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       public std::enable_shared_from_this<Reactor> {
  public:
-  Reactor(std::shared_ptr<Transport> transport, size_t target, const CallSettings& settings,
-          int max_outstanding)
+  Reactor(std::shared_ptr<Transport> transport, std::shared_ptr<SharedMemoryChannels> shared_memory,
+          size_t target, const CallSettings& settings, int max_outstanding)
       : transport_(std::move(transport)),
+        shared_memory_(std::move(shared_memory)),
         target_(target),
         max_outstanding_(static_cast<size_t>(max_outstanding)),
         context_(settings) {}
@@ -58,18 +61,17 @@ class GrpcStepStream::Reactor final
   // Sends the request, or fails it at once.
   void Send(const StepRequest& request, Callback done) {
     const uint64_t id = next_id_++;
-    constexpr auto kEncode = [](const StepRequest& given, const SharedTensorRefs* refs) {
+    constexpr auto kEncode = [](const StepRequest& given, const TensorRefs* refs) {
       return ToWire(given, refs);
     };
     Outstanding outstanding;
     outstanding.done = std::move(done);
-    outstanding.shared = ShareRequest(transport_->shared_memory(), target_, request, kEncode);
+    outstanding.shared = ShareRequest(shared_memory_, target_, request, kEncode);
     absl::StatusOr<grpc::ByteBuffer> bytes =
         Serialize(id, outstanding.shared != nullptr ? outstanding.shared->MessageFor(target_)
                                                     : ToWire(request));
     // Only where memory is shared, requests may have to be sent again.
-    if (bytes.ok() && transport_->shared_memory() != nullptr &&
-        transport_->shared_memory()->has_memory()) {
+    if (bytes.ok() && shared_memory_ != nullptr && shared_memory_->has_memory()) {
       outstanding.layers = LayersOf(request);
       if (outstanding.shared == nullptr) outstanding.bytes = *bytes;
     }
@@ -149,10 +151,10 @@ class GrpcStepStream::Reactor final
     void Fail(const absl::Status& status) const { done ? done(status) : session_done(status); }
 
     Callback done;
-    SessionCallback session_done;             // of a session's creation, which has no `done`
-    std::shared_ptr<OutgoingRequest> shared;  // null: its tensors travelled
-    grpc::ByteBuffer bytes;                   // what travelled, where it may have to do so again
-    std::vector<size_t> layers;               // of sessions, by hash; where that may matter
+    SessionCallback session_done;                 // of a session's creation, which has no `done`
+    std::shared_ptr<SharedMemoryRequest> shared;  // null: its tensors travelled
+    grpc::ByteBuffer bytes;      // what travelled, where it may have to do so again
+    std::vector<size_t> layers;  // of sessions, by hash; where that may matter
   };
   // A request that was answered, but may have been so because of one before it.
   struct Refused {
@@ -270,13 +272,12 @@ class GrpcStepStream::Reactor final
     if (!request->done) {
       DeliverSession(response, *request);
     } else {
-      const SharedTensorRefs* refs =
-          request->shared != nullptr ? request->shared->refs().get() : nullptr;
+      const TensorRefs* refs = request->shared != nullptr ? request->shared->refs() : nullptr;
       absl::StatusOr<StepResult> result = response.has_error()
                                               ? FromStreamError(response.error())
                                               : FromWire(response.response(), received, refs);
       const bool is_lost =
-          refs != nullptr && request->shared->TakeBackIfLost(RegionStatus(result), target_);
+          refs != nullptr && request->shared->FallBackToBytes(RegionStatus(result), target_);
       if (!HoldBack(response.request_id(), *request, is_lost, result)) {
         request->done(std::move(result));
       }
@@ -369,6 +370,7 @@ class GrpcStepStream::Reactor final
   }
 
   const std::shared_ptr<Transport> transport_;
+  const std::shared_ptr<SharedMemoryChannels> shared_memory_;
   const size_t target_;
   const size_t max_outstanding_;
   CallContext context_;
@@ -392,9 +394,11 @@ class GrpcStepStream::Reactor final
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
-GrpcStepStream::GrpcStepStream(std::shared_ptr<Transport> transport, size_t target,
+GrpcStepStream::GrpcStepStream(std::shared_ptr<Transport> transport,
+                               std::shared_ptr<SharedMemoryChannels> shared_memory, size_t target,
                                const CallSettings& settings, int max_outstanding)
-    : reactor_(std::make_shared<Reactor>(std::move(transport), target, settings, max_outstanding)) {
+    : reactor_(std::make_shared<Reactor>(std::move(transport), std::move(shared_memory), target,
+                                         settings, max_outstanding)) {
   reactor_->Start();
 }
 

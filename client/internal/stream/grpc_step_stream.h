@@ -7,8 +7,9 @@
 #include <memory>
 
 #include "attention/client/step_stream.h"
-#include "client/internal/call/call_context.h"
+#include "client/internal/call/call_settings.h"
 #include "client/internal/call/transport.h"
+#include "client/internal/shared_memory/shared_memory_channels.h"
 
 namespace attention::client::internal {
 
@@ -16,8 +17,10 @@ namespace attention::client::internal {
 // destroyed.
 class GrpcStepStream final : public StepStream {
  public:
-  GrpcStepStream(std::shared_ptr<Transport> transport, size_t target, const CallSettings& settings,
-                 int max_outstanding);
+  // `shared_memory` is null where no memory is shared.
+  GrpcStepStream(std::shared_ptr<Transport> transport,
+                 std::shared_ptr<SharedMemoryChannels> shared_memory, size_t target,
+                 const CallSettings& settings, int max_outstanding);
   ~GrpcStepStream() override;
 
   void StepAsync(const StepRequest& request, Callback done) override;

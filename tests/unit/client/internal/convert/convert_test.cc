@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "attention/client/errors.h"
-#include "client/internal/call/transport.h"
+#include "client/internal/call/answer.h"
 
 namespace attention::client::internal {
 namespace {

@@ -1,40 +1,19 @@
-#include "client/internal/shared_memory/outgoing_request.h"
+#include "client/internal/shared_memory/move_tensors.h"
 
 #include <algorithm>
 #include <cstring>
 #include <optional>
-#include <string>
+#include <utility>
 
-#include "attention/client/errors.h"
-#include "client/internal/convert/error_details.h"
+#include "client/internal/shared_memory/shared_tensor_refs.h"
 
 namespace attention::client::internal {
 namespace {
 
-// Of a request's tensors and outputs together. Below it a unix socket is as fast (measured with
-// attention-bench-transport --study lane; docs/performance/transport.md has the figures).
+// The least bytes of a request's tensors and outputs that are worth sharing. Below them a unix
+// socket is as fast (measured with attention-bench-transport --study lane;
+// docs/performance/transport.md has the figures).
 constexpr size_t kMinRequestBytes = size_t{64} << 10;
-
-// Whether the server has certainly ended its work on the request: it has answered, or said why
-// not. gRPC itself makes up the other codes, too, without knowing what the server does.
-bool IsSettled(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnauthenticated:
-    case absl::StatusCode::kUnimplemented:
-      return true;
-    default:
-      return ReasonOf(status).has_value();
-  }
-}
-
-bool IsRegionLost(const absl::Status& status) {
-  return !status.ok() && ReasonOf(status) == kRegionNotFound;
-}
 
 // Calls `visit` with each tensor that is there.
 template <typename HasTensors, typename Visit>
@@ -54,7 +33,7 @@ void ForEachTensor(Request& request, Visit visit) {
   }
 }
 
-// Of q's shape with v's last dimension; 0 when that is not known.
+// The bytes of an output, which has q's shape with v's last dimension; 0 when that is not known.
 size_t OutputBytes(const TensorView& q, const TensorView& v) {
   if (!q.is_present() || !v.is_present()) return 0;
   Shape shape = q.shape;
@@ -77,18 +56,13 @@ std::vector<size_t> OutputBytes(const StepRequest& request) {
   return bytes;
 }
 
-// What moving a request takes.
+// The copies that moving a request takes.
 struct Plan {
   std::vector<std::shared_ptr<SharedSlot>> in_place;  // by tensor; null: to be copied
   size_t copied_bytes = 0;
   size_t total_bytes = 0;
   bool has_shared = false;
 };
-
-size_t Aligned(size_t bytes) {
-  constexpr size_t kAlignment = ExtentAllocator::kGranularity;
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 template <typename Request>
 std::optional<Plan> MakePlan(const SharedMemoryChannels& channels, size_t target,
@@ -106,7 +80,7 @@ std::optional<Plan> MakePlan(const SharedMemoryChannels& channels, size_t target
     // Another server's memory is as good as any other.
     if (slot != nullptr && slot->region()->target() != target) slot = nullptr;
     plan.has_shared = plan.has_shared || slot != nullptr;
-    if (slot == nullptr) plan.copied_bytes += Aligned(bytes);
+    if (slot == nullptr) plan.copied_bytes += ExtentAllocator::RoundUp(bytes);
     plan.in_place.push_back(std::move(slot));
   });
   if (!is_valid) return std::nullopt;
@@ -139,7 +113,7 @@ std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, size_t targe
     const size_t bytes = tensor.num_bytes();
     if (bytes > 0) std::memcpy(next, tensor.data, bytes);
     tensor.data = next;
-    next += Aligned(bytes);
+    next += ExtentAllocator::RoundUp(bytes);
   });
   // Several tensors may lie in one slot.
   std::sort(inputs->slots.begin(), inputs->slots.end());
@@ -149,59 +123,6 @@ std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, size_t targe
 }
 
 }  // namespace
-
-absl::StatusOr<codec::OutgoingMessage> OutgoingRequest::MessageFor(size_t target) {
-  refs_ = is_sharing_ ? RefsAt(target) : nullptr;
-  return encode_(refs_.get());
-}
-
-std::shared_ptr<const SharedTensorRefs> OutgoingRequest::RefsAt(size_t target) {
-  std::vector<NamedSlot> inputs;
-  inputs.reserve(inputs_.slots.size());
-  for (const std::shared_ptr<SharedSlot>& slot : inputs_.slots) {
-    // Most lie in the region of the one before.
-    if (!inputs.empty() && inputs.back().slot->region() == slot->region()) {
-      inputs.push_back({slot, inputs.back().region_id});
-      continue;
-    }
-    std::optional<std::string> id = SharedMemoryChannels::RegionId(target, *slot->region());
-    if (!id.has_value()) return nullptr;
-    inputs.push_back({slot, *std::move(id)});
-  }
-  channels_->CountRequest();
-  return std::make_shared<const SharedTensorRefs>(std::move(inputs), OutputAt(target),
-                                                  inputs_.output_bytes);
-}
-
-NamedSlot OutgoingRequest::OutputAt(size_t target) {
-  const size_t bytes = SharedTensorRefs::SlotBytes(inputs_.output_bytes);
-  if (bytes == 0) return {};
-  if (output_ == nullptr || output_->region()->target() != target) {
-    output_ = channels_->Allocate(target, bytes);
-  }
-  if (output_ == nullptr) return {};
-  std::optional<std::string> id = SharedMemoryChannels::RegionId(target, *output_->region());
-  if (!id.has_value()) return {};
-  return {output_, *std::move(id)};
-}
-
-void OutgoingRequest::OnOutcome(const absl::Status& outcome) {
-  if (refs_ == nullptr || IsSettled(outcome)) return;
-  for (const NamedSlot& input : refs_->inputs()) input.slot->Abandon();
-  if (refs_->output().slot != nullptr) refs_->output().slot->Abandon();
-  output_ = nullptr;
-}
-
-bool OutgoingRequest::TakeBackIfLost(const absl::Status& outcome, size_t target) {
-  if (refs_ == nullptr || !IsRegionLost(outcome)) return false;
-  for (const NamedSlot& input : refs_->inputs()) {
-    channels_->OnRegionLost(target, input.region_id);
-  }
-  is_sharing_ = false;
-  refs_ = nullptr;
-  output_ = nullptr;
-  return true;
-}
 
 std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedMemoryChannels& channels,
                                                         size_t target, const AttendRequest& request,
@@ -213,18 +134,6 @@ std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedMemoryChannels& chan
                                                       const StepRequest& request,
                                                       SharedInputs* inputs) {
   return Move(channels, target, request, inputs);
-}
-
-const absl::Status& RegionStatus(const absl::StatusOr<AttendResult>& result) {
-  return result.status();
-}
-
-const absl::Status& RegionStatus(const absl::StatusOr<StepResult>& result) {
-  if (!result.ok()) return result.status();
-  for (const SessionStepResult& step : result->results) {
-    if (IsRegionLost(step.status)) return step.status;
-  }
-  return result.status();
 }
 
 }  // namespace attention::client::internal

@@ -1,4 +1,4 @@
-#include "client/internal/call/weights_call.h"
+#include "client/internal/stream/weights_call.h"
 
 #include <gmock/gmock.h>
 

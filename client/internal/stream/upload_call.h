@@ -1,6 +1,6 @@
 // CreateLayer: a stream of messages to one target, retried as a whole.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_UPLOAD_CALL_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_UPLOAD_CALL_H_
+#ifndef ATTENTION_CLIENT_INTERNAL_STREAM_UPLOAD_CALL_H_
+#define ATTENTION_CLIENT_INTERNAL_STREAM_UPLOAD_CALL_H_
 
 #include <memory>
 #include <vector>
@@ -17,4 +17,4 @@ void StartUpload(std::shared_ptr<Transport> transport, const CallSettings& setti
 
 }  // namespace attention::client::internal
 
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_UPLOAD_CALL_H_
+#endif  // ATTENTION_CLIENT_INTERNAL_STREAM_UPLOAD_CALL_H_

@@ -1,4 +1,4 @@
-#include "client/internal/call/retry_loop.h"
+#include "client/internal/call/retrying_call.h"
 
 #include <gmock/gmock.h>
 
@@ -21,40 +21,58 @@ const RetryPolicy kPolicy = {.max_attempts = 5,
                              .jitter = 0.5};
 constexpr double kNoJitter = 0.5;  // the random number that leaves a back-off as it is
 
-// Attempts that end as scripted, and what came of them.
-class RetryLoopTest : public testing::Test {
+// A call whose attempts end as scripted.
+class ScriptedCall final : public RetryingCall {
+ public:
+  ScriptedCall(std::shared_ptr<Timer> timer, RandomSource random, const CallSettings& settings,
+               std::deque<AttemptOutcome> script, std::vector<int>& attempts,
+               std::vector<absl::Status>& results)
+      : RetryingCall(std::move(timer), std::move(random), settings),
+        script_(std::move(script)),
+        attempts_(attempts),
+        results_(results) {}
+
+ private:
+  void StartAttempt(int attempt) override {
+    attempts_.push_back(attempt);
+    const AttemptOutcome outcome = script_.front();
+    script_.pop_front();
+    OnOutcome(outcome);
+  }
+  void OnDone(const absl::Status& status) override { results_.push_back(status); }
+
+  std::deque<AttemptOutcome> script_;
+  std::vector<int>& attempts_;
+  std::vector<absl::Status>& results_;
+};
+
+// The attempts of scripted calls, and the results.
+class RetryingCallTest : public testing::Test {
  protected:
-  ~RetryLoopTest() override { timer_->Close(); }
+  ~RetryingCallTest() override { timer_->Close(); }
 
   void Run(std::deque<AttemptOutcome> script) {
-    RunWithRetries(
-        timer_, [this] { return random_; }, settings_,
-        [this, script = std::make_shared<std::deque<AttemptOutcome>>(std::move(script))](
-            int attempt, std::function<void(AttemptOutcome)> finished) {
-          attempts_.push_back(attempt);
-          AttemptOutcome outcome = script->front();
-          script->pop_front();
-          finished(std::move(outcome));
-        },
-        [this](absl::Status status) { results_.push_back(std::move(status)); });
+    std::make_shared<ScriptedCall>(
+        timer_, [this] { return random_; }, settings_, std::move(script), attempts_, results_)
+        ->Start();
   }
 
   std::shared_ptr<FakeTimer> timer_ = std::make_shared<FakeTimer>();
   double random_ = kNoJitter;
-  RetrySettings settings_ = {.policy = kPolicy};
+  CallSettings settings_ = {.retry_policy = kPolicy};
   std::vector<int> attempts_;
   std::vector<absl::Status> results_;
 };
 
 AttemptOutcome Unavailable() { return {absl::UnavailableError("down")}; }
 
-TEST_F(RetryLoopTest, SuccessAtOnceNeedsNoTimer) {
+TEST_F(RetryingCallTest, SuccessAtOnceNeedsNoTimer) {
   Run({{absl::OkStatus()}});
   EXPECT_THAT(results_, ElementsAre(absl::OkStatus()));
   EXPECT_EQ(timer_->num_actions(), 0u);
 }
 
-TEST_F(RetryLoopTest, BackoffGrowsToItsBound) {
+TEST_F(RetryingCallTest, BackoffGrowsToItsBound) {
   Run({Unavailable(), Unavailable(), Unavailable(), Unavailable(), {absl::OkStatus()}});
   EXPECT_EQ(timer_->RunNext(), absl::Milliseconds(100));
   EXPECT_EQ(timer_->RunNext(), absl::Milliseconds(200));
@@ -64,8 +82,8 @@ TEST_F(RetryLoopTest, BackoffGrowsToItsBound) {
   EXPECT_THAT(results_, ElementsAre(absl::OkStatus()));
 }
 
-TEST_F(RetryLoopTest, GivesUpAfterTheLastAttemptWithItsStatus) {
-  settings_.policy.max_attempts = 2;
+TEST_F(RetryingCallTest, GivesUpAfterTheLastAttemptWithItsStatus) {
+  settings_.retry_policy.max_attempts = 2;
   Run({Unavailable(), {WithReason(absl::UnavailableError("draining"), kDraining)}});
   timer_->RunNext();
   ASSERT_EQ(results_.size(), 1u);
@@ -74,7 +92,7 @@ TEST_F(RetryLoopTest, GivesUpAfterTheLastAttemptWithItsStatus) {
   EXPECT_EQ(ErrorReason(results_[0]), std::string(kDraining));
 }
 
-TEST_F(RetryLoopTest, OtherCodesAreNotRetried) {
+TEST_F(RetryingCallTest, OtherCodesAreNotRetried) {
   for (int code = 1; code <= static_cast<int>(absl::StatusCode::kUnauthenticated); ++code) {
     if (code == static_cast<int>(absl::StatusCode::kUnavailable)) continue;
     results_.clear();
@@ -85,7 +103,7 @@ TEST_F(RetryLoopTest, OtherCodesAreNotRetried) {
   EXPECT_EQ(timer_->num_actions(), 0u);
 }
 
-TEST_F(RetryLoopTest, ServersDelayReplacesTheBackoff) {
+TEST_F(RetryingCallTest, ServersDelayReplacesTheBackoff) {
   random_ = 0;
   Run({{WithRetryDelay(absl::ResourceExhaustedError("full"), absl::Seconds(3))},
        {absl::OkStatus()}});
@@ -93,12 +111,12 @@ TEST_F(RetryLoopTest, ServersDelayReplacesTheBackoff) {
   EXPECT_THAT(results_, ElementsAre(absl::OkStatus()));
 }
 
-TEST_F(RetryLoopTest, AttemptsThatShowedSomethingAreNotRetried) {
+TEST_F(RetryingCallTest, AttemptsThatShowedSomethingAreNotRetried) {
   Run({{.status = absl::UnavailableError("down"), .can_retry = false}});
   EXPECT_THAT(results_, ElementsAre(absl::UnavailableError("down")));
 }
 
-TEST_F(RetryLoopTest, DoesNotWaitPastTheDeadline) {
+TEST_F(RetryingCallTest, DoesNotWaitPastTheDeadline) {
   settings_.deadline = timer_->Now() + absl::Milliseconds(250);
   Run({Unavailable(), Unavailable(), Unavailable()});
   EXPECT_EQ(timer_->RunNext(), absl::Milliseconds(100));
@@ -108,7 +126,7 @@ TEST_F(RetryLoopTest, DoesNotWaitPastTheDeadline) {
   EXPECT_EQ(timer_->num_actions(), 0u);
 }
 
-TEST_F(RetryLoopTest, CancelEndsAWaitOnce) {
+TEST_F(RetryingCallTest, CancelEndsAWaitOnce) {
   std::stop_source source;
   settings_.cancellation = source.get_token();
   Run({Unavailable(), {absl::OkStatus()}});
@@ -121,7 +139,7 @@ TEST_F(RetryLoopTest, CancelEndsAWaitOnce) {
   EXPECT_THAT(attempts_, ElementsAre(1));
 }
 
-TEST_F(RetryLoopTest, CancelledBeforeTheWaitEndsItAtOnce) {
+TEST_F(RetryingCallTest, CancelledBeforeTheWaitEndsItAtOnce) {
   std::stop_source source;
   settings_.cancellation = source.get_token();
   source.request_stop();
@@ -131,7 +149,7 @@ TEST_F(RetryLoopTest, CancelledBeforeTheWaitEndsItAtOnce) {
   EXPECT_EQ(timer_->num_actions(), 0u);
 }
 
-TEST_F(RetryLoopTest, CancelAfterTheWaitIsTheAttemptsBusiness) {
+TEST_F(RetryingCallTest, CancelAfterTheWaitIsTheAttemptsBusiness) {
   std::stop_source source;
   settings_.cancellation = source.get_token();
   Run({Unavailable(), {absl::OkStatus()}});
@@ -140,7 +158,7 @@ TEST_F(RetryLoopTest, CancelAfterTheWaitIsTheAttemptsBusiness) {
   EXPECT_THAT(results_, ElementsAre(absl::OkStatus()));
 }
 
-TEST_F(RetryLoopTest, CancelRacingTheTimerFinishesOnce) {
+TEST_F(RetryingCallTest, CancelRacingTheTimerFinishesOnce) {
   for (int round = 0; round < 200; ++round) {
     results_.clear();
     std::stop_source source;

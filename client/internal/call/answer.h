@@ -1,0 +1,48 @@
+// From the bytes of an answer to a result.
+#ifndef ATTENTION_CLIENT_INTERNAL_CALL_ANSWER_H_
+#define ATTENTION_CLIENT_INTERNAL_CALL_ANSWER_H_
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <cstddef>
+#include <functional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "attention/client/connection.h"
+#include "proto/codec/received_message.h"
+
+namespace attention::client::internal {
+
+// The bytes of an answer, or why there is none, and the target that answered.
+using AnswerCallback = std::function<void(const absl::StatusOr<grpc::ByteBuffer>&, size_t target)>;
+
+// Reads an answer: `convert(message, received)` has its tensors' bytes in `received`. INTERNAL: the
+// bytes are no message of the type.
+template <typename Message, typename Convert>
+auto ReadAnswer(const grpc::ByteBuffer& bytes, Convert convert)
+    -> decltype(convert(std::declval<Message&>(), codec::ReceivedMessage())) {
+  Message message;
+  codec::ReceivedMessage received;
+  if (absl::Status status = received.Parse(bytes, &message); !status.ok()) {
+    return absl::InternalError(
+        absl::StrCat("the server's answer is no ", message.GetTypeName(), ": ", status.message()));
+  }
+  return convert(message, received);
+}
+
+// Adapts a callback for a public result to one for the answer it is read from;
+// `convert(message, received)` makes the one of the other.
+template <typename Message, typename Result, typename Convert>
+AnswerCallback Reading(Callback<Result> done, Convert convert) {
+  return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
+    if (!answer.ok()) return done(answer.status());
+    done(ReadAnswer<Message>(*answer, convert));
+  };
+}
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_CALL_ANSWER_H_

@@ -1,0 +1,24 @@
+// The target that owns a session: known, or found by asking all targets for their names.
+#ifndef ATTENTION_CLIENT_INTERNAL_CALL_OWNER_SEARCH_H_
+#define ATTENTION_CLIENT_INTERNAL_CALL_OWNER_SEARCH_H_
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "client/internal/call/call_settings.h"
+#include "client/internal/call/transport.h"
+
+namespace attention::client::internal {
+
+// Calls `ready` with the target that is `worker`, or with its failure; asks every target for its
+// name first if that is not known. Once no target answers to the name, the first is given, whose
+// server then says what it knows of the session.
+void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& worker,
+               const CallSettings& settings, std::function<void(absl::StatusOr<size_t>)> ready);
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_CALL_OWNER_SEARCH_H_

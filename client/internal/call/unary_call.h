@@ -1,0 +1,26 @@
+// A unary call with retries.
+#ifndef ATTENTION_CLIENT_INTERNAL_CALL_UNARY_CALL_H_
+#define ATTENTION_CLIENT_INTERNAL_CALL_UNARY_CALL_H_
+
+#include <memory>
+
+#include "client/internal/call/answer.h"
+#include "client/internal/call/call_settings.h"
+#include "client/internal/call/outgoing_request.h"
+#include "client/internal/call/transport.h"
+
+namespace attention::client::internal {
+
+struct UnaryCall {
+  CallSettings settings;
+  Route route;
+  const char* method;  // ATTN_METHOD
+};
+
+// Sends the request, at each attempt anew, and calls `done` once.
+void RunUnary(std::shared_ptr<Transport> transport, UnaryCall call,
+              std::shared_ptr<OutgoingRequest> request, AnswerCallback done);
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_CALL_UNARY_CALL_H_

@@ -1,0 +1,34 @@
+// Puts the tensors of a request where the target's server can read them.
+#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_MOVE_TENSORS_H_
+#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_MOVE_TENSORS_H_
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "attention/client/attention.h"
+#include "attention/client/session_types.h"
+#include "client/internal/shared_memory/shared_memory_channels.h"
+
+namespace attention::client::internal {
+
+// The memory of a request that was moved.
+struct SharedInputs {
+  std::vector<std::shared_ptr<SharedSlot>> slots;
+  // By output, 0 where it is not known.
+  std::vector<size_t> output_bytes;
+};
+
+// The request with its tensors in memory that is shared with the target's server, copied unless
+// they lie there. Null when that does not pay (the request is small, and no tensor lies there),
+// there is no room, or a tensor is invalid: the server, or the encoder, then says what is wrong.
+std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedMemoryChannels& channels,
+                                                        size_t target, const AttendRequest& request,
+                                                        SharedInputs* inputs);
+std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedMemoryChannels& channels, size_t target,
+                                                      const StepRequest& request,
+                                                      SharedInputs* inputs);
+
+}  // namespace attention::client::internal
+
+#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_MOVE_TENSORS_H_
