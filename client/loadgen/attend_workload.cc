@@ -29,9 +29,9 @@ ShapeOptions WithoutCache(ShapeOptions shape) {
 AttendWorkload::AttendWorkload(const Options& options, const TensorPool& pool,
                                std::shared_ptr<client::Client> client)
     : shape_(WithoutCache(options.shape)), pool_(pool), client_(std::move(client)) {
-  for (int lane = 0; lane < options.in_flight_limit(); ++lane) {
-    std::seed_seq seed{options.seed, static_cast<uint64_t>(lane)};
-    lanes_.emplace_back(seed);
+  for (int user = 0; user < options.in_flight_limit(); ++user) {
+    std::seed_seq seed{options.seed, static_cast<uint64_t>(user)};
+    users_.emplace_back(seed);
   }
 }
 
@@ -39,8 +39,8 @@ void AttendWorkload::Prepare(int, const client::CallOptions&, client::StatusCall
   done(absl::OkStatus());
 }
 
-void AttendWorkload::Send(int lane, const client::CallOptions& call, AnswerCallback done) {
-  std::mt19937_64& random = lanes_[static_cast<size_t>(lane)];
+void AttendWorkload::Send(int user, const client::CallOptions& call, AnswerCallback done) {
+  std::mt19937_64& random = users_[static_cast<size_t>(user)];
   AttentionCase request = {.shape = shape_};
   request.q_offset = DrawOffset(random);
   request.k_offset = DrawOffset(random);

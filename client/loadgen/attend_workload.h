@@ -14,17 +14,17 @@ class AttendWorkload final : public Workload {
   AttendWorkload(const Options& options, const TensorPool& pool,
                  std::shared_ptr<client::Client> client);
 
-  int num_lanes() const override { return static_cast<int>(lanes_.size()); }
+  int num_users() const override { return static_cast<int>(users_.size()); }
   bool IsReady(int) const override { return true; }
-  void Prepare(int lane, const client::CallOptions& call, client::StatusCallback done) override;
-  void Send(int lane, const client::CallOptions& call, AnswerCallback done) override;
-  void Close(int lane, const client::CallOptions& call, client::StatusCallback done) override;
+  void Prepare(int user, const client::CallOptions& call, client::StatusCallback done) override;
+  void Send(int user, const client::CallOptions& call, AnswerCallback done) override;
+  void Close(int user, const client::CallOptions& call, client::StatusCallback done) override;
 
  private:
   const ShapeOptions shape_;
   const TensorPool& pool_;
   const std::shared_ptr<client::Client> client_;
-  std::vector<std::mt19937_64> lanes_;
+  std::vector<std::mt19937_64> users_;
 };
 
 }  // namespace attention::loadgen

@@ -24,7 +24,7 @@ struct RequestTimes {
   absl::Duration scheduled;
   absl::Duration sent;
   absl::Duration answered;
-  // It was late because no lane was free, or because of others that were: the server's doing (or
+  // It was late because no user was free, or because of others that were: the server's doing (or
   // the limit's), not the sender's.
   bool is_limited = false;
 };
@@ -54,7 +54,7 @@ struct Totals {
   Histogram slip;           // scheduled to sent
   Histogram send_lag;       // the same where nothing but the sender was to blame
   Histogram batch_size;     // requests in the batch
-  int64_t num_limited = 0;  // requests sent late for want of a lane
+  int64_t num_limited = 0;  // requests sent late for want of a user
   absl::Duration last_answer;
 
   int64_t num_answered() const { return num_ok + num_refused + num_errors; }

@@ -13,7 +13,7 @@ namespace attention::loadgen {
 namespace {
 
 constexpr absl::Duration kPollInterval = absl::Milliseconds(50);
-// Lanes prepared or closed at once: enough to overlap round trips, few enough that their contexts
+// Users prepared or closed at once: enough to overlap round trips, few enough that their contexts
 // do not all lie in memory.
 constexpr int kSetupInFlight = 8;
 constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
@@ -43,7 +43,7 @@ Driver::Driver(const Options& options, Workload& workload, Collector& collector,
       collector_(collector),
       verifier_(verifier),
       clock_(clock),
-      pool_(workload.num_lanes(), options.in_flight_limit(), clock) {}
+      pool_(workload.num_users(), options.in_flight_limit(), clock) {}
 
 client::CallOptions Driver::Call() const {
   client::CallOptions call;
@@ -54,8 +54,8 @@ client::CallOptions Driver::Call() const {
   return call;
 }
 
-absl::Status Driver::ForAllLanes(
-    const std::function<void(int lane, const client::StatusCallback& done)>& start,
+absl::Status Driver::ForAllUsers(
+    const std::function<void(int user, const client::StatusCallback& done)>& start,
     const std::function<bool()>& is_interrupted) {
   std::counting_semaphore<> slots(kSetupInFlight);
   absl::Mutex mutex;
@@ -71,9 +71,9 @@ absl::Status Driver::ForAllLanes(
     }
     slots.release();
   };
-  for (int lane = 0; lane < workload_.num_lanes() && !has_failed() && !is_interrupted(); ++lane) {
+  for (int user = 0; user < workload_.num_users() && !has_failed() && !is_interrupted(); ++user) {
     slots.acquire();
-    start(lane, done);
+    start(user, done);
   }
   for (int i = 0; i < kSetupInFlight; ++i) slots.acquire();
   absl::MutexLock lock(&mutex);
@@ -81,9 +81,9 @@ absl::Status Driver::ForAllLanes(
 }
 
 absl::Status Driver::Prepare(const std::function<bool()>& is_interrupted) {
-  return ForAllLanes(
-      [this](int lane, const client::StatusCallback& done) {
-        workload_.Prepare(lane, Call(), done);
+  return ForAllUsers(
+      [this](int user, const client::StatusCallback& done) {
+        workload_.Prepare(user, Call(), done);
       },
       is_interrupted);
 }
@@ -92,9 +92,9 @@ void Driver::Close() {
   client::CallOptions call;
   call.timeout = std::min(options_.timeout, kCloseTimeout);
   call.retry_policy = client::RetryPolicy::None();
-  const absl::Status ignored = ForAllLanes(
-      [this, &call](int lane, const client::StatusCallback& done) {
-        workload_.Close(lane, call, [done](const absl::Status&) { done(absl::OkStatus()); });
+  const absl::Status ignored = ForAllUsers(
+      [this, &call](int user, const client::StatusCallback& done) {
+        workload_.Close(user, call, [done](const absl::Status&) { done(absl::OkStatus()); });
       },
       [] { return false; });
 }
@@ -175,10 +175,10 @@ bool Driver::SendNow(absl::Duration& idle) {
   if (!acquired.has_value()) return false;
   const auto ticket = tickets_->TakeNow(now);
   if (!ticket.has_value()) {
-    pool_.Release(acquired->lane, now);
+    pool_.Release(acquired->user, now);
     return false;
   }
-  Send(acquired->lane, *ticket, false);
+  Send(acquired->user, *ticket, false);
   return true;
 }
 
@@ -203,40 +203,40 @@ bool Driver::SendScheduled(absl::Duration& idle) {
     return !stop_;
   }
   if (acquired->has_waited) is_behind_ = true;
-  Send(acquired->lane, *ticket, is_behind_);
+  Send(acquired->user, *ticket, is_behind_);
   return true;
 }
 
-std::optional<AcquiredLane> Driver::AcquireReady(absl::Duration deadline) {
+std::optional<AcquiredUser> Driver::AcquireReady(absl::Duration deadline) {
   bool has_waited = false;
   for (;;) {
     auto acquired = pool_.Acquire(deadline, stop_);
     if (!acquired.has_value()) return std::nullopt;
     acquired->has_waited |= has_waited;
-    if (workload_.IsReady(acquired->lane)) return acquired;
+    if (workload_.IsReady(acquired->user)) return acquired;
     has_waited = true;
     if (HasEnded()) {
-      pool_.Release(acquired->lane, clock_.Now() + kRestAfterFailure);
+      pool_.Release(acquired->user, clock_.Now() + kRestAfterFailure);
       return std::nullopt;
     }
-    PrepareLane(acquired->lane);
+    PrepareUser(acquired->user);
   }
 }
 
-void Driver::Send(int lane, const Ticket& ticket, bool is_limited) {
+void Driver::Send(int user, const Ticket& ticket, bool is_limited) {
   RequestTimes times;
   times.scheduled = ticket.scheduled;
   times.is_limited = is_limited;
   times.sent = clock_.Now();
   if (options_.mode == LoopMode::kClosed) times.scheduled = times.sent;
   workload_.Send(
-      lane, Call(),
-      [this, lane, is_recorded = ticket.is_recorded, times](absl::StatusOr<Answer> answer) {
-        OnAnswer(lane, is_recorded, times, std::move(answer));
+      user, Call(),
+      [this, user, is_recorded = ticket.is_recorded, times](absl::StatusOr<Answer> answer) {
+        OnAnswer(user, is_recorded, times, std::move(answer));
       });
 }
 
-void Driver::OnAnswer(int lane, bool is_recorded, RequestTimes times,
+void Driver::OnAnswer(int user, bool is_recorded, RequestTimes times,
                       absl::StatusOr<Answer> answer) {
   times.answered = clock_.Now();
   if (!answer.ok()) {
@@ -247,10 +247,10 @@ void Driver::OnAnswer(int lane, bool is_recorded, RequestTimes times,
     }
     // An open loop keeps its pace whatever happens.
     const bool rests = options_.mode == LoopMode::kClosed;
-    return FinishLane(lane, rests ? RestAfter(answer.status()) : absl::ZeroDuration());
+    return FinishUser(user, rests ? RestAfter(answer.status()) : absl::ZeroDuration());
   }
   collector_.AddOk(times, answer->timing, answer->work, is_recorded);
-  const auto finish = [this, lane] { FinishLane(lane, absl::ZeroDuration()); };
+  const auto finish = [this, user] { FinishUser(user, absl::ZeroDuration()); };
   if (is_recorded && verifier_.Wants()) {
     verifier_.Submit(*std::move(answer), finish);
   } else {
@@ -258,19 +258,19 @@ void Driver::OnAnswer(int lane, bool is_recorded, RequestTimes times,
   }
 }
 
-void Driver::FinishLane(int lane, absl::Duration rest) {
-  if (workload_.IsReady(lane) || HasEnded()) {
-    pool_.Release(lane, clock_.Now() + rest);
+void Driver::FinishUser(int user, absl::Duration rest) {
+  if (workload_.IsReady(user) || HasEnded()) {
+    pool_.Release(user, clock_.Now() + rest);
   } else {
-    PrepareLane(lane);
+    PrepareUser(user);
   }
 }
 
-void Driver::PrepareLane(int lane) {
-  workload_.Prepare(lane, Call(), [this, lane](const absl::Status& status) {
+void Driver::PrepareUser(int user) {
+  workload_.Prepare(user, Call(), [this, user](const absl::Status& status) {
     if (!status.ok() && !stop_) collector_.AddSetupFailure(status);
     const absl::Duration rest = status.ok() ? absl::ZeroDuration() : kRestAfterFailure;
-    pool_.Release(lane, clock_.Now() + rest);
+    pool_.Release(user, clock_.Now() + rest);
   });
 }
 

@@ -144,7 +144,7 @@ int DefaultThreads() {
   return std::clamp(cores, 1, 4);
 }
 
-// What follows from other options where the user was silent.
+// The defaults that follow from other options.
 void FillDefaults(const CLI::App& app, Options* options) {
   const auto given = [&app](const char* flag) { return app.count(flag) > 0; };
   ShapeOptions& shape = options->shape;

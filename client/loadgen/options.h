@@ -1,4 +1,4 @@
-// What the command line asks for, checked. A plain value: every room of the load generator takes it
+// The command line's options, checked. A plain value: every room of the load generator takes it
 // const. ParseOptions is the only place that reads flags.
 #pragma once
 
@@ -16,7 +16,7 @@ enum class WorkloadKind {
   kAttend,   // stateless: q, k and v travel with each request
   kPrefill,  // a session per prompt; its one Step (per layer) is the request
   kDecode,   // standing sessions, one token a Step
-  kMixed,    // all three at once, each by a third of the lanes
+  kMixed,    // all three at once, each by a third of the virtual users
 };
 enum class LoopMode {
   kClosed,  // the next request is sent when one is answered
@@ -65,7 +65,7 @@ struct Options {
   ShapeOptions shape;
   int64_t context = 1024;        // decode: tokens in a session before its first step
   int64_t decode_tokens = 1024;  // decode: steps of a session until a new one replaces it
-  int sessions = 1;              // all but attend: sessions that exist at a time; mixed: lanes
+  int sessions = 1;              // all but attend: sessions that exist at a time; mixed: users
   int layers = 1;                // all but attend
   int streams = 0;               // all but attend: streams that steps share; 0: a call each
 

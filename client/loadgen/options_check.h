@@ -9,7 +9,7 @@
 
 namespace attention::loadgen {
 
-// Whether the user wrote a flag such as "--rate".
+// True if the command line has a flag such as "--rate".
 using GivenFlags = std::function<bool(const std::string& flag)>;
 
 // INVALID_ARGUMENT names the first flag that is wrong, its value and what is expected; a flag that

@@ -41,13 +41,13 @@ void WarnOfSchedule(const Report& report, std::vector<std::string>& warnings) {
                         "and are in no percentile",
                         report.facts.num_unsent, due));
   } else if (report.totals.num_limited > 0) {
-    const int lanes = report.options.uses_sessions()
+    const int users = report.options.uses_sessions()
                           ? std::min(report.options.sessions, report.options.max_in_flight)
                           : report.options.max_in_flight;
     warnings.push_back(absl::StrFormat(
         "%d requests were sent late because %d were in flight or in preparation; their latency "
         "counts from the schedule",
-        report.totals.num_limited, lanes));
+        report.totals.num_limited, users));
   }
 }
 

@@ -82,8 +82,8 @@ bool Prepare(Driver& driver, const Workload& workload, Collector& collector,
   collector.AddSetupFailure(status);
   ExplainSetup(status, context.err);
   if (!IsRefusal(status)) return false;
-  for (int lane = 0; lane < workload.num_lanes(); ++lane) {
-    if (workload.IsReady(lane)) return true;
+  for (int user = 0; user < workload.num_users(); ++user) {
+    if (workload.IsReady(user)) return true;
   }
   return false;
 }

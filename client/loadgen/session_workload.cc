@@ -44,17 +44,17 @@ SessionWorkload::SessionWorkload(const Options& options, const TensorPool& pool,
                    ? std::make_unique<StepStreams>(client_, options.streams,
                                                    /*num_targets=*/1, std::max(options.sessions, 1))
                    : nullptr),
-      lanes_(static_cast<size_t>(options.sessions)) {
-  for (size_t i = 0; i < lanes_.size(); ++i) {
+      users_(static_cast<size_t>(options.sessions)) {
+  for (size_t i = 0; i < users_.size(); ++i) {
     std::seed_seq seed{options.seed, static_cast<uint64_t>(i)};
-    lanes_[i].random.seed(seed);
+    users_[i].random.seed(seed);
   }
 }
 
 void SessionWorkload::Prepare(int index, const client::CallOptions& call,
                               client::StatusCallback done) {
-  Lane& lane = At(index);
-  if (!lane.session.has_value()) return Create(index, call, std::move(done));
+  User& user = At(index);
+  if (!user.session.has_value()) return Create(index, call, std::move(done));
   // A session that cannot be deleted (its worker is gone, say) must not stop the next one from
   // being made; the server drops it after its TTL.
   Close(index, call, [this, index, call, done = std::move(done)](const absl::Status&) {
@@ -66,105 +66,105 @@ void SessionWorkload::Create(int index, const client::CallOptions& call,
                              client::StatusCallback done) {
   const auto home = homes_.Of(index, call);
   if (!home.ok()) return done(home.status());
-  Lane& lane = At(index);
+  User& user = At(index);
   client::SessionOptions request;
   request.geometry = {.num_layers = num_layers_,
                       .num_kv_heads = shape_.num_kv_heads,
                       .head_dim_qk = shape_.head_dim_qk,
                       .head_dim_v = shape_.head_dim_v,
                       .kv_dtype = ToClientDType(shape_.kv_dtype.value_or(shape_.dtype))};
-  (*home)->CreateSessionAsync(request, [this, &lane, call, done = std::move(done)](
+  (*home)->CreateSessionAsync(request, [this, &user, call, done = std::move(done)](
                                            absl::StatusOr<client::SessionInfo> info) {
     if (!info.ok()) return done(info.status());
-    lane.session.emplace(client_->AttachSession(*std::move(info)));
-    lane.steps = 0;
-    lane.next_layer = 0;
-    lane.k_offsets.clear();
-    lane.v_offsets.clear();
+    user.session.emplace(client_->AttachSession(*std::move(info)));
+    user.steps = 0;
+    user.next_layer = 0;
+    user.k_offsets.clear();
+    user.v_offsets.clear();
     for (int layer = 0; layer < num_layers_; ++layer) {
-      lane.k_offsets.push_back(DrawOffset(lane.random));
-      lane.v_offsets.push_back(DrawOffset(lane.random));
+      user.k_offsets.push_back(DrawOffset(user.random));
+      user.v_offsets.push_back(DrawOffset(user.random));
     }
-    AppendContext(lane, call, done);
+    AppendContext(user, call, done);
   });
 }
 
-client::LayerStep SessionWorkload::MakeAppend(const Lane& lane, int layer, int64_t rows) const {
+client::LayerStep SessionWorkload::MakeAppend(const User& user, int layer, int64_t rows) const {
   const AttentionCase row = {.shape = shape_};
-  const int64_t position = lane.session->position(layer);
+  const int64_t position = user.session->position(layer);
   const auto index = static_cast<size_t>(layer);
   client::LayerStep step;
   step.layer = layer;
-  step.k = pool_.View(lane.k_offsets[index] + position * row.k_row(),
+  step.k = pool_.View(user.k_offsets[index] + position * row.k_row(),
                       {rows, shape_.num_kv_heads, shape_.head_dim_qk});
-  step.v = pool_.View(lane.v_offsets[index] + position * row.v_row(),
+  step.v = pool_.View(user.v_offsets[index] + position * row.v_row(),
                       {rows, shape_.num_kv_heads, shape_.head_dim_v});
   return step;
 }
 
-void SessionWorkload::AppendContext(Lane& lane, const client::CallOptions& call,
+void SessionWorkload::AppendContext(User& user, const client::CallOptions& call,
                                     client::StatusCallback done) {
   int layer = 0;
-  while (layer < num_layers_ && lane.session->position(layer) >= context_) ++layer;
+  while (layer < num_layers_ && user.session->position(layer) >= context_) ++layer;
   if (layer == num_layers_) {
-    lane.is_ready = true;
+    user.is_ready = true;
     return done(absl::OkStatus());
   }
-  const int64_t left = context_ - lane.session->position(layer);
+  const int64_t left = context_ - user.session->position(layer);
   const int64_t rows = std::min(left, ContextChunkRows({.shape = shape_}));
-  auto step = lane.session->MakeStep(MakeAppend(lane, layer, rows));
+  auto step = user.session->MakeStep(MakeAppend(user, layer, rows));
   if (!step.ok()) return done(step.status());
   client_->StepAsync({.steps = {*step}}, call,
-                     [this, &lane, call, step = *step,
+                     [this, &user, call, step = *step,
                       done = std::move(done)](const absl::StatusOr<client::StepResult>& result) {
-                       const absl::Status status = Accept(*lane.session, step, result);
+                       const absl::Status status = Accept(*user.session, step, result);
                        if (!status.ok()) return done(status);
-                       AppendContext(lane, call, done);
+                       AppendContext(user, call, done);
                      });
 }
 
-void SessionWorkload::FinishStep(Lane& lane) {
-  if (++lane.next_layer < num_layers_) return;
-  lane.next_layer = 0;
-  ++lane.steps;
-  if (lane.steps == steps_per_session_) lane.is_ready = false;
+void SessionWorkload::FinishStep(User& user) {
+  if (++user.next_layer < num_layers_) return;
+  user.next_layer = 0;
+  ++user.steps;
+  if (user.steps == steps_per_session_) user.is_ready = false;
 }
 
-void SessionWorkload::SendStep(int lane, const client::SessionStep& step,
+void SessionWorkload::SendStep(int user, const client::SessionStep& step,
                                const client::CallOptions& call,
                                client::Callback<client::StepResult> done) {
   if (streams_ == nullptr) return client_->StepAsync({.steps = {step}}, call, std::move(done));
-  const auto stream = streams_->Of(lane, call);
+  const auto stream = streams_->Of(user, call);
   if (!stream.ok()) return done(stream.status());
   (*stream)->StepAsync({.steps = {step}}, std::move(done));
 }
 
 void SessionWorkload::Send(int index, const client::CallOptions& call, AnswerCallback done) {
-  Lane& lane = At(index);
-  const int layer = lane.next_layer;
+  User& user = At(index);
+  const int layer = user.next_layer;
   AttentionCase request = {.shape = shape_, .layer = layer};
-  request.shape.kv_len = lane.session->position(layer) + shape_.q_len;
-  request.q_offset = DrawOffset(lane.random);
-  request.k_offset = lane.k_offsets[static_cast<size_t>(layer)];
-  request.v_offset = lane.v_offsets[static_cast<size_t>(layer)];
+  request.shape.kv_len = user.session->position(layer) + shape_.q_len;
+  request.q_offset = DrawOffset(user.random);
+  request.k_offset = user.k_offsets[static_cast<size_t>(layer)];
+  request.v_offset = user.v_offsets[static_cast<size_t>(layer)];
 
-  client::LayerStep layer_step = MakeAppend(lane, layer, shape_.q_len);
+  client::LayerStep layer_step = MakeAppend(user, layer, shape_.q_len);
   layer_step.q =
       pool_.View(request.q_offset, {shape_.q_len, shape_.num_q_heads, shape_.head_dim_qk});
   layer_step.config = ConfigOf(shape_);
-  auto step = lane.session->MakeStep(layer_step);
+  auto step = user.session->MakeStep(layer_step);
   if (!step.ok()) return done(step.status());
   SendStep(index, *step, call,
-           [this, &lane, step = *step, request,
+           [this, &user, step = *step, request,
             done = std::move(done)](absl::StatusOr<client::StepResult> result) {
-             const absl::Status status = Accept(*lane.session, step, result);
+             const absl::Status status = Accept(*user.session, step, result);
              if (!status.ok()) {
                // What the server holds is no longer certain: begin anew with another
                // session. A refusal was not applied, so it may simply be sent again.
-               if (!absl::IsResourceExhausted(status)) lane.is_ready = false;
+               if (!absl::IsResourceExhausted(status)) user.is_ready = false;
                return done(status);
              }
-             FinishStep(lane);
+             FinishStep(user);
              done(Answer{.output = std::move(result->results.front().output),
                          .timing = result->timing,
                          .request = request,
@@ -174,11 +174,11 @@ void SessionWorkload::Send(int index, const client::CallOptions& call, AnswerCal
 
 void SessionWorkload::Close(int index, const client::CallOptions& call,
                             client::StatusCallback done) {
-  Lane& lane = At(index);
-  lane.is_ready = false;
-  if (!lane.session.has_value()) return done(absl::OkStatus());
-  const client::SessionHandle handle = lane.session->handle();
-  lane.session.reset();
+  User& user = At(index);
+  user.is_ready = false;
+  if (!user.session.has_value()) return done(absl::OkStatus());
+  const client::SessionHandle handle = user.session->handle();
+  user.session.reset();
   client_->DeleteSessionAsync(handle, call, std::move(done));
 }
 

@@ -1,8 +1,8 @@
-// --workload prefill and decode: each lane drives one session after another. A session begins with
-// a context that is appended without attending, then takes steps that append their rows and attend;
-// each step of each layer is one request. Prefill is the case without context and with one step of
-// many rows; decode has a context and many steps of one row. Sessions end with a stream that stays
-// open meanwhile, so that a load generator that is killed leaves nothing in the server.
+// --workload prefill and decode: each virtual user drives one session after another. A session
+// begins with a context that is appended without attending, then takes steps that append their rows
+// and attend; each step of each layer is one request. Prefill is the case without context and with
+// one step of many rows; decode has a context and many steps of one row. Sessions end with a stream
+// that stays open meanwhile, so that a load generator that is killed leaves nothing in the server.
 #pragma once
 
 #include <memory>
@@ -24,14 +24,14 @@ class SessionWorkload final : public Workload {
   SessionWorkload(const Options& options, const TensorPool& pool,
                   std::shared_ptr<client::Client> client);
 
-  int num_lanes() const override { return static_cast<int>(lanes_.size()); }
-  bool IsReady(int lane) const override { return At(lane).is_ready; }
-  void Prepare(int lane, const client::CallOptions& call, client::StatusCallback done) override;
-  void Send(int lane, const client::CallOptions& call, AnswerCallback done) override;
-  void Close(int lane, const client::CallOptions& call, client::StatusCallback done) override;
+  int num_users() const override { return static_cast<int>(users_.size()); }
+  bool IsReady(int user) const override { return At(user).is_ready; }
+  void Prepare(int user, const client::CallOptions& call, client::StatusCallback done) override;
+  void Send(int user, const client::CallOptions& call, AnswerCallback done) override;
+  void Close(int user, const client::CallOptions& call, client::StatusCallback done) override;
 
  private:
-  struct Lane {
+  struct User {
     std::mt19937_64 random;
     std::optional<client::Session> session;
     bool is_ready = false;
@@ -42,20 +42,20 @@ class SessionWorkload final : public Workload {
     std::vector<int64_t> v_offsets;
   };
 
-  Lane& At(int lane) { return lanes_[static_cast<size_t>(lane)]; }
-  const Lane& At(int lane) const { return lanes_[static_cast<size_t>(lane)]; }
+  User& At(int user) { return users_[static_cast<size_t>(user)]; }
+  const User& At(int user) const { return users_[static_cast<size_t>(user)]; }
 
-  void Create(int lane, const client::CallOptions& call, client::StatusCallback done);
+  void Create(int user, const client::CallOptions& call, client::StatusCallback done);
   // Appends the next chunk of the first layer whose context is not complete, and so on until all
   // are.
-  void AppendContext(Lane& lane, const client::CallOptions& call, client::StatusCallback done);
-  // Rows of layer `layer` of the lane's session from its position on.
-  client::LayerStep MakeAppend(const Lane& lane, int layer, int64_t rows) const;
-  // Sends a step as a call of its own or on the lane's stream.
-  void SendStep(int lane, const client::SessionStep& step, const client::CallOptions& call,
+  void AppendContext(User& user, const client::CallOptions& call, client::StatusCallback done);
+  // Rows of layer `layer` of the user's session from its position on.
+  client::LayerStep MakeAppend(const User& user, int layer, int64_t rows) const;
+  // Sends a step as a call of its own or on the user's stream.
+  void SendStep(int user, const client::SessionStep& step, const client::CallOptions& call,
                 client::Callback<client::StepResult> done);
   // Counts a successful step; the session has done its work after the last.
-  void FinishStep(Lane& lane);
+  void FinishStep(User& user);
 
   const ShapeOptions shape_;
   const int64_t context_;
@@ -65,7 +65,7 @@ class SessionWorkload final : public Workload {
   const std::shared_ptr<client::Client> client_;
   StepStreams homes_;                           // that sessions end with: one for each target
   const std::unique_ptr<StepStreams> streams_;  // null: calls
-  std::vector<Lane> lanes_;
+  std::vector<User> users_;
 };
 
 }  // namespace attention::loadgen

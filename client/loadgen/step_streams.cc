@@ -12,9 +12,9 @@ StepStreams::StepStreams(std::shared_ptr<client::Client> client, int num_streams
       streams_(static_cast<size_t>(num_streams)) {}
 
 absl::StatusOr<std::shared_ptr<client::StepStream>> StepStreams::Of(
-    int lane, const client::CallOptions& call) {
+    int user, const client::CallOptions& call) {
   absl::MutexLock lock(&mutex_);
-  const size_t index = static_cast<size_t>(lane) % streams_.size();
+  const size_t index = static_cast<size_t>(user) % streams_.size();
   std::shared_ptr<client::StepStream>& stream = streams_[index];
   if (stream != nullptr && stream->status().ok()) return stream;
   client::StepStreamOptions options;

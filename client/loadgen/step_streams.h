@@ -1,5 +1,5 @@
-// The open streams that the lanes of a session workload share: those that its sessions end with,
-// and with --streams those that its steps travel on. Thread-safe.
+// The open streams that the virtual users of a session workload share: those that its sessions end
+// with, and with --streams those that its steps travel on. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -19,9 +19,9 @@ class StepStreams {
   StepStreams(std::shared_ptr<client::Client> client, int num_streams, int num_targets,
               int max_outstanding);
 
-  // The stream of a lane: opened when it is first asked for, and anew when it broke. Of `call` the
-  // cancellation counts, which ends the stream.
-  absl::StatusOr<std::shared_ptr<client::StepStream>> Of(int lane, const client::CallOptions& call);
+  // The stream of a user: opened when it is first asked for, and anew when it broke. The
+  // cancellation of `call` ends the stream; its other options do not count.
+  absl::StatusOr<std::shared_ptr<client::StepStream>> Of(int user, const client::CallOptions& call);
 
  private:
   const std::shared_ptr<client::Client> client_;

@@ -1,6 +1,6 @@
 // Checks a sample of the answers against the oracle. The checks wait until the run is over, so as
 // not to take the processor from what is measured; only when the waiting answers outgrow a limit
-// are they checked meanwhile, and the lanes that brought them held back. Thread-safe.
+// are they checked meanwhile, and the virtual users that brought them held back. Thread-safe.
 #pragma once
 
 #include <cstdint>

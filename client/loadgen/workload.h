@@ -1,8 +1,8 @@
-// What a request is. A workload owns its lanes: a lane is one user, with at most one thing going on
-// at a time (a request, or its preparation), and its own random numbers and sessions.
+// Makes the requests. A workload owns its virtual users: each has at most one thing going on at a
+// time (a request, or its preparation), and its own random numbers and sessions.
 //
-// Thread-safety: different lanes may be used from different threads at once; one lane only by
-// whoever holds it (LanePool), whose lock also hands its state from thread to thread.
+// Thread-safety: different users may be driven from different threads at once; one user only by
+// the thread that holds it (UserPool), whose lock also hands its state from thread to thread.
 #pragma once
 
 #include <functional>
@@ -29,20 +29,20 @@ class Workload {
  public:
   virtual ~Workload() = default;
 
-  virtual int num_lanes() const = 0;
+  virtual int num_users() const = 0;
 
-  // Whether Send may be called: the lane has the session that its next request needs.
-  virtual bool IsReady(int lane) const = 0;
-  // Makes the lane ready: deletes a finished session, creates the next, fills its context. `done`
-  // is called exactly once, possibly before this returns; on an error the lane is not ready and
+  // True if Send may be called: the user has the session that its next request needs.
+  virtual bool IsReady(int user) const = 0;
+  // Makes the user ready: deletes a finished session, creates the next, fills its context. `done`
+  // is called exactly once, possibly before this returns; on an error the user is not ready and
   // Prepare may be tried again.
-  virtual void Prepare(int lane, const client::CallOptions& call, client::StatusCallback done) = 0;
+  virtual void Prepare(int user, const client::CallOptions& call, client::StatusCallback done) = 0;
 
-  // Sends the lane's next request. `done` is called exactly once, possibly before this returns.
-  virtual void Send(int lane, const client::CallOptions& call, AnswerCallback done) = 0;
+  // Sends the user's next request. `done` is called exactly once, possibly before this returns.
+  virtual void Send(int user, const client::CallOptions& call, AnswerCallback done) = 0;
 
-  // Gives back what the lane holds in the server.
-  virtual void Close(int lane, const client::CallOptions& call, client::StatusCallback done) = 0;
+  // Gives back what the user holds in the server.
+  virtual void Close(int user, const client::CallOptions& call, client::StatusCallback done) = 0;
 };
 
 // Elements of the largest tensor that the workload sends.

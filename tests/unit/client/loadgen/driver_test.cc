@@ -75,7 +75,7 @@ TEST_F(DriverTest, AFullFlightSlipsTheScheduleAndIsCountedFromIt) {
   options.max_in_flight = 2;
   int polls = 0;
   Run(options, [&](const DriverState& state) {
-    // The second look: by then the sender waits for a lane, at 20 ms of the schedule.
+    // The second look: by then the sender waits for a user, at 20 ms of the schedule.
     if (++polls == 2) {
       EXPECT_EQ(state.in_flight, 2);
       clock_.Advance(absl::Milliseconds(500));

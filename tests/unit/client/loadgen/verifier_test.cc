@@ -49,7 +49,7 @@ TEST_F(VerifierTest, CountsAndDescribesMismatches) {
   EXPECT_THAT(result.mismatches[0], HasSubstr("q_len=3 kv_len=5"));
 }
 
-TEST_F(VerifierTest, HoldsLanesBackOnceAnswersPileUp) {
+TEST_F(VerifierTest, HoldsUsersBackOnceAnswersPileUp) {
   constexpr int64_t kBytes = 3 * 4 * 6 * 4;
   Verifier verifier(pool_, 1, 1, /*max_pending_bytes=*/2 * kBytes);
   std::atomic<int> resumed = 0;

@@ -19,14 +19,14 @@ class WorkloadTest : public ::testing::Test {
     pool_ = std::make_unique<TensorPool>(options.shape.dtype, LargestTensor(options), 1);
     workload_ = MakeWorkload(options, *pool_, std::make_shared<client::Client>(server_));
   }
-  absl::Status Prepare(int lane) {
+  absl::Status Prepare(int user) {
     absl::Status result = absl::UnknownError("not called");
-    workload_->Prepare(lane, {}, [&result](const absl::Status& status) { result = status; });
+    workload_->Prepare(user, {}, [&result](const absl::Status& status) { result = status; });
     return result;
   }
-  absl::StatusOr<Answer> Send(int lane) {
+  absl::StatusOr<Answer> Send(int user) {
     absl::StatusOr<Answer> result = absl::UnknownError("not called");
-    workload_->Send(lane, {}, [&result](absl::StatusOr<Answer> answer) { result = answer; });
+    workload_->Send(user, {}, [&result](absl::StatusOr<Answer> answer) { result = answer; });
     return result;
   }
   bool IsCorrect(const Answer& answer) const {
@@ -38,11 +38,11 @@ class WorkloadTest : public ::testing::Test {
   std::unique_ptr<Workload> workload_;
 };
 
-TEST_F(WorkloadTest, AttendSendsFreshDataInEachRequestAndLane) {
+TEST_F(WorkloadTest, AttendSendsFreshDataInEachRequestAndUser) {
   Options options = SmallOptions();
   options.concurrency = 3;
   Start(options);
-  EXPECT_EQ(workload_->num_lanes(), 3);
+  EXPECT_EQ(workload_->num_users(), 3);
   std::set<int64_t> offsets;
   for (int i = 0; i < 12; ++i) {
     const auto answer = Send(i % 3);
@@ -166,20 +166,20 @@ TEST_F(WorkloadTest, AFailedCreationCanBeTriedAgain) {
   EXPECT_TRUE(Prepare(0).ok());
 }
 
-TEST_F(WorkloadTest, MixedDealsLanesOutToTheThreeKinds) {
+TEST_F(WorkloadTest, MixedDealsUsersOutToTheThreeKinds) {
   Options options = SmallSessionOptions(WorkloadKind::kMixed);
   options.sessions = 5;
   Start(options);
-  ASSERT_EQ(workload_->num_lanes(), 5);
-  for (int lane = 0; lane < 5; ++lane) ASSERT_TRUE(Prepare(lane).ok());
-  EXPECT_EQ(server_->num_sessions(), 3) << "lanes 1 and 4 prefill, lane 2 decodes";
-  for (const int lane : {0, 3}) {
-    const auto answer = Send(lane);
+  ASSERT_EQ(workload_->num_users(), 5);
+  for (int user = 0; user < 5; ++user) ASSERT_TRUE(Prepare(user).ok());
+  EXPECT_EQ(server_->num_sessions(), 3) << "users 1 and 4 prefill, user 2 decodes";
+  for (const int user : {0, 3}) {
+    const auto answer = Send(user);
     ASSERT_TRUE(answer.ok());
     EXPECT_EQ(answer->request.shape.kv_len, 5) << "attend";
     EXPECT_TRUE(IsCorrect(*answer));
   }
-  for (const int lane : {1, 4}) EXPECT_EQ(Send(lane)->request.shape.kv_len, 3) << "prefill";
+  for (const int user : {1, 4}) EXPECT_EQ(Send(user)->request.shape.kv_len, 3) << "prefill";
   const auto decoded = Send(2);
   ASSERT_TRUE(decoded.ok());
   EXPECT_EQ(decoded->request.shape.q_len, 1);
@@ -187,14 +187,14 @@ TEST_F(WorkloadTest, MixedDealsLanesOutToTheThreeKinds) {
   EXPECT_TRUE(IsCorrect(*decoded));
 }
 
-TEST_F(WorkloadTest, StepsGoOnTheStreamsThatLanesShare) {
+TEST_F(WorkloadTest, StepsGoOnTheStreamsThatUsersShare) {
   Options options = SmallSessionOptions(WorkloadKind::kDecode);
   options.sessions = 3;
   options.streams = 2;
   Start(options);
-  for (int lane = 0; lane < 3; ++lane) {
-    ASSERT_TRUE(Prepare(lane).ok());
-    const auto answer = Send(lane);
+  for (int user = 0; user < 3; ++user) {
+    ASSERT_TRUE(Prepare(user).ok());
+    const auto answer = Send(user);
     ASSERT_TRUE(answer.ok()) << answer.status();
     EXPECT_TRUE(IsCorrect(*answer));
   }
@@ -207,7 +207,7 @@ TEST_F(WorkloadTest, SessionsEndWithOneStreamOfTheirTarget) {
   options.sessions = 5;
   options.targets = {"fake:1", "fake:2"};
   Start(options);
-  for (int lane = 0; lane < 5; ++lane) ASSERT_TRUE(Prepare(lane).ok());
+  for (int user = 0; user < 5; ++user) ASSERT_TRUE(Prepare(user).ok());
   EXPECT_EQ(server_->stream_targets(), (std::vector<int>{0, 1}));
   EXPECT_EQ(server_->num_created_on_streams(), 5);
 }

@@ -1,4 +1,4 @@
-#include "client/loadgen/lane_pool.h"
+#include "client/loadgen/user_pool.h"
 
 #include <algorithm>
 
@@ -10,11 +10,11 @@ constexpr absl::Duration kCheckInterval = absl::Milliseconds(10);
 
 }  // namespace
 
-LanePool::LanePool(int num_lanes, int limit, Clock& clock) : limit_(limit), clock_(clock) {
-  for (int lane = 0; lane < num_lanes; ++lane) idle_.emplace(absl::ZeroDuration(), lane);
+UserPool::UserPool(int num_users, int limit, Clock& clock) : limit_(limit), clock_(clock) {
+  for (int user = 0; user < num_users; ++user) idle_.emplace(absl::ZeroDuration(), user);
 }
 
-std::optional<AcquiredLane> LanePool::Acquire(absl::Duration deadline,
+std::optional<AcquiredUser> UserPool::Acquire(absl::Duration deadline,
                                               const std::atomic<bool>& stop) {
   bool has_waited = false;
   absl::Duration rested_at;
@@ -27,7 +27,7 @@ std::optional<AcquiredLane> LanePool::Acquire(absl::Duration deadline,
       const bool is_available = !idle_.empty() && in_use_ < limit_;
       rested_at = is_available ? idle_.top().first : absl::InfiniteDuration();
       if (is_available && rested_at <= clock_.Now()) {
-        const AcquiredLane acquired{idle_.top().second, has_waited};
+        const AcquiredUser acquired{idle_.top().second, has_waited};
         idle_.pop();
         ++in_use_;
         return acquired;
@@ -35,27 +35,27 @@ std::optional<AcquiredLane> LanePool::Acquire(absl::Duration deadline,
     }
     const absl::Duration now = clock_.Now();
     if (now >= deadline || stop.load(std::memory_order_relaxed)) return std::nullopt;
-    // Lanes are idle, but rest: only time helps.
+    // Users are idle, but rest: only time helps.
     if (rested_at < absl::InfiniteDuration()) {
       clock_.SleepUntil(std::min({rested_at, deadline, now + kCheckInterval}), stop);
     }
   }
 }
 
-void LanePool::Release(int lane, absl::Duration not_before) {
+void UserPool::Release(int user, absl::Duration not_before) {
   absl::MutexLock lock(&mutex_);
-  idle_.emplace(not_before, lane);
+  idle_.emplace(not_before, user);
   --in_use_;
   // Under the lock: the pool may be destroyed as soon as WaitUntilIdle has seen the last release.
   released_.Signal();
 }
 
-int LanePool::in_use() const {
+int UserPool::in_use() const {
   absl::MutexLock lock(&mutex_);
   return in_use_;
 }
 
-bool LanePool::WaitUntilIdle(absl::Duration timeout) const {
+bool UserPool::WaitUntilIdle(absl::Duration timeout) const {
   absl::MutexLock lock(&mutex_);
   const auto is_idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return in_use_ == 0; };
   return mutex_.AwaitWithTimeout(absl::Condition(&is_idle), timeout);
