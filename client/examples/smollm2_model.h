@@ -59,7 +59,7 @@ class SmolLm2 {
   std::span<const uint8_t> vocabulary_bytes_;
   std::span<const int64_t> vocabulary_ends_;
   std::unique_ptr<Products> products_;
-  // Of the pass: each row's hidden state, normalised state, and rotary cosines and sines.
+  // Scratch of a pass: each row's hidden state, normalised state, and rotary cosines and sines.
   std::vector<float> x_, h_, cosines_, sines_;
   std::vector<float> qkv_, q_, k_, v_, attended_, gate_up_, added_;
 };

@@ -1,4 +1,4 @@
-// What `PROGRAM --version` does in the examples.
+// `PROGRAM --version` of the examples.
 #pragma once
 
 #include <cstdio>

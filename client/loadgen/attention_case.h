@@ -25,7 +25,7 @@ struct AttentionCase {
   int64_t v_row() const { return int64_t{shape.num_kv_heads} * shape.head_dim_v; }
 };
 
-// What an answered request was worth.
+// The work that an answered request took.
 struct Work {
   int64_t tokens = 0;  // queries
   double flops = 0;    // as EstimateWork counts: only visible pairs

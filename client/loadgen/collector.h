@@ -60,7 +60,7 @@ struct Totals {
   int64_t num_answered() const { return num_ok + num_refused + num_errors; }
 };
 
-// What came in since the last look, warm-up included; failures since the warm-up.
+// The answers since the last look, warm-up included; failures since the warm-up.
 struct Interval {
   int64_t num_ok = 0;
   Histogram latency;

@@ -1,4 +1,4 @@
-// What the load generator runs on: a figure without its machine says little.
+// The machine of the load generator: a figure without its machine says little.
 #pragma once
 
 #include <string>

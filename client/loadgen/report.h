@@ -49,7 +49,7 @@ Rates RatesOf(const Report& report);
 
 ExitCode ExitCodeOf(const Report& report);
 
-// What a reader must know before believing the figures; empty when there is nothing.
+// Facts that a reader must know before believing the figures.
 std::vector<std::string> WarningsOf(const Report& report);
 
 std::string FormatTable(const Report& report);

@@ -52,8 +52,8 @@ ExitCode FailToShare(const Options& options, std::ostream& err) {
   return kExitUnreachable;
 }
 
-// Whether the file can be written, found out before the run rather than after it. What it holds is
-// left alone.
+// True if the file can be written: known before the run rather than after it. Its contents are left
+// alone.
 bool CanWrite(const std::string& path, std::ostream& err) {
   const bool exists = access(path.c_str(), F_OK) == 0;
   const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);

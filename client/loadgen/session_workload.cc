@@ -159,7 +159,7 @@ void SessionWorkload::Send(int index, const client::CallOptions& call, AnswerCal
             done = std::move(done)](absl::StatusOr<client::StepResult> result) {
              const absl::Status status = Accept(*user.session, step, result);
              if (!status.ok()) {
-               // What the server holds is no longer certain: begin anew with another
+               // The session's state in the server is no longer certain: begin anew with another
                // session. A refusal was not applied, so it may simply be sent again.
                if (!absl::IsResourceExhausted(status)) user.is_ready = false;
                return done(status);

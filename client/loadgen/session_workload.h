@@ -37,7 +37,7 @@ class SessionWorkload final : public Workload {
     bool is_ready = false;
     int64_t steps = 0;  // completed in every layer
     int next_layer = 0;
-    // Of each layer, in the pool. [num_layers]
+    // By layer, in the pool. [num_layers]
     std::vector<int64_t> k_offsets;
     std::vector<int64_t> v_offsets;
   };

@@ -1,4 +1,4 @@
-// Who may send when: hands out the right to send one request, until the run's time or its number of
+// Hands out the right to send one request, at its time, until the run's time or its number of
 // requests is used up. Thread-safe.
 #pragma once
 

@@ -15,7 +15,7 @@ namespace attention::client::internal {
 struct CallSettings {
   std::string tenant = {};
   std::string request_id = {};
-  // Of all attempts together; absl::InfiniteFuture() for none.
+  // The deadline of all attempts together; absl::InfiniteFuture() for none.
   absl::Time deadline = absl::InfiniteFuture();
   std::stop_token cancellation = {};
   RetryPolicy retry_policy = {};

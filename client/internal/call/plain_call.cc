@@ -12,7 +12,7 @@
 namespace attention::client::internal {
 namespace {
 
-// What gRPC uses until the call has ended.
+// The objects that gRPC uses until the call has ended.
 struct PendingCall {
   explicit PendingCall(const CallSettings& settings) : context(settings) {}
 

@@ -54,7 +54,7 @@ class RetryingUnaryCall final : public RetryingCall {
   const char* const method_;
   const std::shared_ptr<OutgoingRequest> request_;
   const AnswerCallback done_;
-  // Of the last attempt.
+  // The last attempt's.
   grpc::ByteBuffer answer_;
   size_t target_ = 0;
 };

@@ -36,7 +36,7 @@ class RegionPool {
   // `max_region_bytes` at most. RESOURCE_EXHAUSTED at a bound.
   absl::StatusOr<size_t> NextSize(
       size_t bytes, size_t max_region_bytes = std::numeric_limits<size_t>::max()) const;
-  // What counts the region that is made for it.
+  // The sum of all regions that are mapped; to be given to a region that is made for this.
   const std::shared_ptr<std::atomic<size_t>>& counter() const { return mapped_bytes_; }
   void Add(std::shared_ptr<SharedRegion> region);
 

@@ -184,7 +184,7 @@ bool SharedMemoryChannels::AwaitWork() {
 }
 
 void SharedMemoryChannels::DropChannel(size_t target) {
-  // What is held there stays mapped, with its lease.
+  // Slots that are held there stay mapped, with their lease.
   pool_.TakeAll(target);
   std::erase_if(retired_, [target](const auto& region) { return region->target() == target; });
   Channel dropped;  // let go of without the lock
@@ -192,7 +192,7 @@ void SharedMemoryChannels::DropChannel(size_t target) {
   std::swap(dropped, channels_[target]);
   channels_[target].wanted_bytes = dropped.wanted_bytes;
   max_region_bytes_ = std::numeric_limits<size_t>::max();
-  // What comes next is most likely a server that has restarted.
+  // The next server there has most likely restarted.
   retry_at_ = absl::InfinitePast();
   backoff_ = kMinBackoff;
 }

@@ -25,7 +25,7 @@
 namespace attention::client::internal {
 namespace {
 
-// What gRPC takes for the port when there is none.
+// The port that gRPC takes when there is none.
 constexpr char kDefaultPort[] = "443";
 
 struct HostPort {
@@ -68,7 +68,7 @@ class Socket {
     return error;
   }
 
-  // What is answered first, up to a few bytes; empty when nothing is.
+  // The first bytes of the answer; empty when there is none.
   std::string Ask(const std::string& bytes, absl::Time deadline) const {
     constexpr size_t kEnough = 9;
     (void)send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -151,46 +151,46 @@ bool IsTls(const std::string& answer) {
 }
 
 // Where the server listens, resolved.
-struct Place {
+struct SocketAddress {
   std::string name;
   int family;
   const sockaddr* address;
   socklen_t size;
 };
 
-std::string DiagnoseServer(const Place& place, absl::Time deadline) {
+std::string DiagnoseServer(const SocketAddress& server, absl::Time deadline) {
   std::string answer;
   {
-    const Socket socket(place.family, SOCK_STREAM);
-    const int error = socket.Connect(place.address, place.size, deadline);
-    if (error == ECONNREFUSED) return absl::StrCat("connection refused by ", place.name);
-    if (error == ETIMEDOUT) return absl::StrCat("no answer from ", place.name);
+    const Socket socket(server.family, SOCK_STREAM);
+    const int error = socket.Connect(server.address, server.size, deadline);
+    if (error == ECONNREFUSED) return absl::StrCat("connection refused by ", server.name);
+    if (error == ETIMEDOUT) return absl::StrCat("no answer from ", server.name);
     if (error == EPROTOTYPE) {
-      return absl::StrCat(place.name, " is a socket of another kind, expected the one for gRPC");
+      return absl::StrCat(server.name, " is a socket of another kind, expected the one for gRPC");
     }
-    if (error != 0) return absl::StrCat("cannot connect to ", place.name, ": ", strerror(error));
+    if (error != 0) return absl::StrCat("cannot connect to ", server.name, ": ", strerror(error));
     answer = socket.Ask(Http2Hello(), deadline);
   }
   constexpr char kSettings = 4;
   if (answer.size() >= 9 && answer[3] == kSettings) {
-    return absl::StrCat(place.name, " answers, but was not ready in time");
+    return absl::StrCat(server.name, " answers, but was not ready in time");
   }
   if (absl::StartsWith(answer, "HTTP/1")) {
-    return absl::StrCat(place.name,
+    return absl::StrCat(server.name,
                         " speaks HTTP/1, expected the port for gRPC (is it the admin port?)");
   }
   const bool was_silent = answer.empty();
   if (was_silent) {
-    const Socket socket(place.family, SOCK_STREAM);
-    if (socket.Connect(place.address, place.size, deadline) == 0) {
+    const Socket socket(server.family, SOCK_STREAM);
+    if (socket.Connect(server.address, server.size, deadline) == 0) {
       answer = socket.Ask(TlsHello(), deadline);
     }
   }
   if (IsTls(answer)) {
-    return absl::StrCat(place.name, " speaks TLS, expected a server without it");
+    return absl::StrCat(server.name, " speaks TLS, expected a server without it");
   }
-  return absl::StrCat(place.name, was_silent ? " takes connections and does not answer"
-                                             : " answers something else than HTTP/2");
+  return absl::StrCat(server.name, was_silent ? " takes connections and does not answer"
+                                              : " answers something else than HTTP/2");
 }
 
 std::string DiagnoseSocket(absl::string_view path, absl::Time deadline) {

@@ -1,4 +1,4 @@
-// What the stateless calls take and give: the words of attention/v1/attention_config.proto and
+// Requests and results of the stateless calls: the words of attention/v1/attention_config.proto and
 // attention_service.proto as plain structs. The .proto files hold the full meaning; the comments
 // here repeat what a caller needs. Structs are values without locks of their own; every member has
 // an initialiser, so that designated initialisers may name any of them without a compiler's
@@ -15,7 +15,7 @@
 
 namespace attention::client {
 
-// What to compute; the shapes of q, k and v carry the rest: equal counts of query and KV heads are
+// The computation; the shapes of q, k and v carry the rest: equal counts of query and KV heads are
 // multi-head attention, one KV head is multi-query, in between is grouped-query, where query head h
 // reads KV head h / (num_q_heads / num_kv_heads). Query i of a sequence stands at
 // position(i) = first_query_position + i among its keys.
@@ -39,7 +39,7 @@ struct AttentionConfig {
   TensorView sink_logits = {};
 };
 
-// What comes back beside the output.
+// Results that come back beside the output.
 struct ReturnOptions {
   // The natural log of each row's softmax denominator.
   bool lse = false;

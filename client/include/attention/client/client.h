@@ -139,7 +139,7 @@ class Client {
   void CreateLayerAsync(const LayerOptions& request, const CallOptions& options,
                         Callback<Layer> done);
 
-  // Of an existing layer, one that the server preloads for instance. NOT_FOUND: reason
+  // Finds an existing layer, one that the server preloads for instance. NOT_FOUND: reason
   // kLayerNotFound.
   absl::StatusOr<Layer> GetLayer(const std::string& layer_id, const CallOptions& options = {});
   Future<Layer> GetLayerFuture(const std::string& layer_id, const CallOptions& options = {});
@@ -172,7 +172,7 @@ class Client {
   Future<ServerInfo> GetServerInfoFuture(const CallOptions& options = {});
   void GetServerInfoAsync(const CallOptions& options, Callback<ServerInfo> done);
 
-  // Whether a computation is supported, by which kernel, and its arithmetic.
+  // Tells if a computation is supported, by which kernel, and its arithmetic.
   absl::StatusOr<ExplainResult> Explain(const ExplainRequest& request,
                                         const CallOptions& options = {});
   Future<ExplainResult> ExplainFuture(const ExplainRequest& request,

@@ -15,7 +15,7 @@
 
 namespace attention::client {
 
-// What ErrorReason returns; attention/v1/errors.proto says when each occurs.
+// The values of ErrorReason; attention/v1/errors.proto says when each occurs.
 inline constexpr std::string_view kQueueFull = "QUEUE_FULL";
 inline constexpr std::string_view kQuotaExceeded = "QUOTA_EXCEEDED";
 inline constexpr std::string_view kKvExhausted = "KV_EXHAUSTED";

@@ -1,4 +1,4 @@
-// What the layer calls take and give: the words of attention/v1/layer_service.proto as plain
+// Requests and results of the layer calls: the words of attention/v1/layer_service.proto as plain
 // structs. See layer.h for the object that drives a layer.
 #ifndef ATTENTION_CLIENT_LAYER_TYPES_H_
 #define ATTENTION_CLIENT_LAYER_TYPES_H_
@@ -69,7 +69,7 @@ struct LayerWeights {
   TensorView b_o = {};
 };
 
-// What CreateLayer takes. The tensors need to live only until the function returns.
+// The request of CreateLayer. The tensors need to live only until the function returns.
 struct LayerOptions {
   // 1 to 128 of A-Z a-z 0-9 . _ - and /; empty: one is picked.
   std::string layer_id = {};
@@ -83,9 +83,9 @@ struct LayerInfo {
   // Defaults filled in; its tensors are not.
   LayerConfig config = {};
   DType dtype = DType::kFloat32;
-  // Of the weights in the server's memory.
+  // The size of the weights in the server's memory.
   int64_t weight_bytes = 0;
-  // Of the bytes of the uploaded tensors, w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o. 32 bytes.
+  // A hash of the bytes of the uploaded tensors, w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o. 32 bytes.
   std::string sha256 = {};
   absl::Time create_time = {};
 };
@@ -132,7 +132,7 @@ struct ForwardRequest {
   std::vector<int64_t> context_lens = {};
   // One a sequence, or empty.
   std::vector<LayerSession> sessions = {};
-  // Of each sequence's first row, for rotary embedding; empty: 0.
+  // The position of each sequence's first row, for rotary embedding; empty: 0.
   std::vector<int64_t> first_positions = {};
   // kBool, one for each row that keys are made of: 1 is visible. An axis of 1 is shared. Optional.
   TensorView padding_mask = {};

@@ -27,7 +27,7 @@ struct SharedMemoryOptions {
     kOff,
   };
   Use use = Use::kAutomatic;
-  // Of all memory that is shared, in bytes, results that are still held included. Each server makes
+  // A bound on all memory that is shared, results that are still held included. Each server makes
   // it as it is needed, 32 MiB at first, and it stays until the client and the results are gone.
   // The server has limits of its own, for each client and each user of the system. 1 MiB to 2^40.
   int64_t max_bytes = int64_t{256} << 20;
@@ -80,7 +80,7 @@ struct StepStreamOptions {
   std::string worker = {};
   // Without a worker: which of ClientOptions::targets the stream goes to.
   int target = 0;
-  // Of the stream as a whole; without timeout and deadline it has none. Streams are not retried.
+  // The options of the stream as a whole; it has no timeout by default. Streams are not retried.
   CallOptions call = {};
   // Requests accepted and not yet answered; one more fails with RESOURCE_EXHAUSTED.
   int max_outstanding = 1024;

@@ -1,4 +1,5 @@
-// What the server is and what it would do: the words of attention/v1/server_service.proto.
+// A server's description of itself and of what it would do: the words of
+// attention/v1/server_service.proto.
 #ifndef ATTENTION_CLIENT_SERVER_INFO_H_
 #define ATTENTION_CLIENT_SERVER_INFO_H_
 
@@ -46,7 +47,7 @@ struct Limits {
   int64_t max_response_bytes = 0;
 };
 
-// What is free, and what the client's tenant has in use.
+// Room that is free, and room that the client's tenant uses.
 struct Capacity {
   int64_t kv_free_bytes = 0;
   int64_t num_sessions = 0;

@@ -1,6 +1,6 @@
-// What the session calls take and give: the words of attention/v1/session_service.proto as plain
-// structs. A session is a set of per-layer key/value caches that lives in one worker; see session.h
-// for the object that drives one.
+// Requests and results of the session calls: the words of attention/v1/session_service.proto as
+// plain structs. A session is a set of per-layer key/value caches that lives in one worker; see
+// session.h for the object that drives one.
 #ifndef ATTENTION_CLIENT_SESSION_TYPES_H_
 #define ATTENTION_CLIENT_SESSION_TYPES_H_
 
@@ -36,22 +36,22 @@ struct SessionGeometry {
   int head_dim_qk = 0;
   // 1 to 256.
   int head_dim_v = 0;
-  // What the cache stores: kFloat32, kFloat16, kBFloat16, kInt8 or kFloat8E4M3. Rows of another
+  // The cache's type: kFloat32, kFloat16, kBFloat16, kInt8 or kFloat8E4M3. Rows of another
   // dtype are rounded to nearest when appended; the last two take a byte an element and keep a
   // scale for each token and head (SessionGeometry in session_service.proto says how near they
   // are).
   DType kv_dtype = DType::kFloat32;
 };
 
-// What CreateSession takes.
+// The request of CreateSession.
 struct SessionOptions {
   SessionGeometry geometry = {};
   // Idle time after which the session is dropped. Default and maximum are the server's.
   std::optional<absl::Duration> ttl = {};
   // Refuses now, rather than later, when the pool could not hold so many tokens.
   int64_t expected_tokens = 0;
-  // Of your own choice, among the tenant's sessions on a server; at most 128 bytes of UTF-8. A
-  // session that has the name already is what the call returns: so a program that has restarted
+  // A name of your choice, unique among the tenant's sessions on a server; at most 128 bytes of
+  // UTF-8. The call returns the session that has the name already: so a program that has restarted
   // finds its session again. ALREADY_EXISTS: that session has another geometry. Empty: the SDK
   // makes one up for each call, so that retries of the call make one session.
   std::string name = {};
@@ -122,7 +122,7 @@ struct StepRequest {
 };
 
 struct SessionStepResult {
-  // Of this step alone; the steps of a request fail independently.
+  // The outcome of this step alone; the steps of a request fail independently.
   absl::Status status = {};
   // [q_len, num_q_heads, head_dim_v] in q's dtype; absent when the step only appends or failed.
   Tensor output = {};

@@ -74,7 +74,7 @@ class Tensor {
       : dtype_(dtype), shape_(std::move(shape)), owner_(std::move(owner)), bytes_(bytes) {}
   Tensor(const Tensor&) = default;
   Tensor& operator=(const Tensor&) = default;
-  // What is moved from becomes absent.
+  // A tensor that is moved from becomes absent.
   Tensor(Tensor&& other) noexcept { *this = std::move(other); }
   Tensor& operator=(Tensor&& other) noexcept;
   ~Tensor() = default;

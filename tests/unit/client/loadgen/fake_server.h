@@ -49,7 +49,7 @@ class FakeServer final : public client::Connection {
   void Release();
   void ReleaseHeld();
 
-  // What CreateSession answers from now on.
+  // The answer of CreateSession from now on.
   void SetCreateStatus(absl::Status status);
   // The same from the next but `count` on.
   void SetCreateStatusAfter(int count, absl::Status status);

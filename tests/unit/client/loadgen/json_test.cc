@@ -24,7 +24,7 @@ Report FullReport() {
   return report;
 }
 
-// What scripts may rely on.
+// The keys that scripts may rely on.
 std::vector<std::string> DocumentedKeys() {
   std::vector<std::string> keys = {"/schema_version", "/started", "/recorded_seconds",
                                    "/interrupted", "/exit_code"};

@@ -57,7 +57,7 @@ TEST(OracleTest, AcceptsCorrectAnswersOfEveryType) {
   }
 }
 
-// What the cache's type loses is not the server's fault, and what it does not lose is.
+// The server may lose what the cache's type cannot hold, and nothing else.
 TEST(OracleTest, ExpectsWhatTheSessionsCacheHolds) {
   for (const DType kv_dtype : {DType::kFloat16, DType::kInt8, DType::kFloat8E4M3}) {
     Options options = WithDType(DType::kFloat32);

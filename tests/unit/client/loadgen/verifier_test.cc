@@ -11,7 +11,7 @@ using ::testing::HasSubstr;
 
 bool Never(int64_t) { return false; }
 
-// Of the right shape, but zero everywhere, which is wrong.
+// An answer of the right shape, but zero everywhere, which is wrong.
 Answer WrongAnswer() {
   Answer answer;
   answer.request.shape = SmallOptions().shape;

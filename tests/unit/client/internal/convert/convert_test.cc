@@ -29,7 +29,7 @@ grpc::ByteBuffer InSlices(const std::string& bytes, size_t slice_bytes) {
   return {slices.data(), slices.size()};
 }
 
-// What the server would get.
+// The message as the server would get it.
 template <typename Message>
 absl::StatusOr<Message> Sent(absl::StatusOr<codec::OutgoingMessage> outgoing) {
   if (!outgoing.ok()) return outgoing.status();
@@ -41,7 +41,7 @@ absl::StatusOr<Message> Sent(absl::StatusOr<codec::OutgoingMessage> outgoing) {
   return message;
 }
 
-// What the caller gets for an answer.
+// The result that the caller gets for an answer.
 template <typename Message>
 auto Received(const Message& answer) {
   return ReadAnswer<Message>(

@@ -80,7 +80,7 @@ TEST(ExtentAllocatorTest, ExtentsNeverOverlapWhateverTheOrder) {
   EXPECT_EQ(extents.Allocate(kSize), 0u);
 }
 
-// What a server's descriptor could be.
+// Memory as a server may make it.
 int MakeMemory(size_t bytes, int seals) {
   const int fd = memfd_create("shared_region_test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   EXPECT_EQ(ftruncate(fd, static_cast<off_t>(bytes)), 0);
