@@ -1,7 +1,6 @@
 // Where attention-smollm2 computes attention and keeps the KV cache: in an attention-server, or, to
 // compare with, in its own process.
-#ifndef ATTENTION_CLIENT_EXAMPLES_SMOLLM2_ATTENTION_H_
-#define ATTENTION_CLIENT_EXAMPLES_SMOLLM2_ATTENTION_H_
+#pragma once
 
 #include <cstdint>
 #include <memory>
@@ -54,5 +53,3 @@ absl::StatusOr<std::unique_ptr<ModelAttention>> MakeLocalAttention(const Attenti
                                                                    int num_sequences);
 
 }  // namespace attention::examples
-
-#endif  // ATTENTION_CLIENT_EXAMPLES_SMOLLM2_ATTENTION_H_

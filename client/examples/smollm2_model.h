@@ -1,7 +1,6 @@
 // SmolLM2-135M in float32, all of it but attention; projections through oneDNN. The weights are
 // what client/examples/python/smollm2_export.py wrote.
-#ifndef ATTENTION_CLIENT_EXAMPLES_SMOLLM2_MODEL_H_
-#define ATTENTION_CLIENT_EXAMPLES_SMOLLM2_MODEL_H_
+#pragma once
 
 #include <cstdint>
 #include <memory>
@@ -65,5 +64,3 @@ class SmolLm2 {
 };
 
 }  // namespace attention::examples
-
-#endif  // ATTENTION_CLIENT_EXAMPLES_SMOLLM2_MODEL_H_

@@ -1,6 +1,5 @@
 // Reads a .safetensors file: eight bytes of length, a JSON header, the tensors.
-#ifndef ATTENTION_CLIENT_EXAMPLES_SMOLLM2_SAFETENSORS_H_
-#define ATTENTION_CLIENT_EXAMPLES_SMOLLM2_SAFETENSORS_H_
+#pragma once
 
 #include <cstddef>
 #include <map>
@@ -45,5 +44,3 @@ class Safetensors {
 };
 
 }  // namespace attention::examples
-
-#endif  // ATTENTION_CLIENT_EXAMPLES_SMOLLM2_SAFETENSORS_H_

@@ -190,7 +190,7 @@ std::string ToString(SharedMemory shared_memory) {
 
 std::optional<absl::Duration> ParseDurationText(const std::string& text) {
   // Behind a sign, digits and a point there is one unit, which ParseDuration knows or refuses.
-  const std::size_t unit = text.find_first_not_of("+-.0123456789");
+  const size_t unit = text.find_first_not_of("+-.0123456789");
   const bool has_one_unit =
       unit == std::string::npos || text.find_first_of(".0123456789", unit) == std::string::npos;
   absl::Duration duration;

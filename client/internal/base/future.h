@@ -1,6 +1,5 @@
 // From callback to future.
-#ifndef ATTENTION_CLIENT_INTERNAL_BASE_FUTURE_H_
-#define ATTENTION_CLIENT_INTERNAL_BASE_FUTURE_H_
+#pragma once
 
 #include <future>
 #include <memory>
@@ -28,5 +27,3 @@ inline CallOptions Waiting(CallOptions options) {
 }
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_BASE_FUTURE_H_

@@ -1,7 +1,6 @@
 // Conversions between float32 and the two 16-bit types, on bit patterns. Written out because the
 // compiler's own _Float16 needs hardware or runtime support that not every target of the SDK has.
-#ifndef ATTENTION_CLIENT_INTERNAL_BASE_HALF_H_
-#define ATTENTION_CLIENT_INTERNAL_BASE_HALF_H_
+#pragma once
 
 #include <bit>
 #include <cmath>
@@ -48,5 +47,3 @@ inline uint16_t ToFloat16(float value) {
 }
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_BASE_HALF_H_

@@ -1,6 +1,5 @@
 // Passing errors on.
-#ifndef ATTENTION_CLIENT_INTERNAL_BASE_STATUS_MACROS_H_
-#define ATTENTION_CLIENT_INTERNAL_BASE_STATUS_MACROS_H_
+#pragma once
 
 #include <utility>
 
@@ -22,5 +21,3 @@
   target = *std::move(result)
 #define ATTN_CONCAT(a, b) ATTN_CONCAT_IMPL(a, b)
 #define ATTN_CONCAT_IMPL(a, b) a##b
-
-#endif  // ATTENTION_CLIENT_INTERNAL_BASE_STATUS_MACROS_H_

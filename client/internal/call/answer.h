@@ -1,6 +1,5 @@
 // From the bytes of an answer to a result.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_ANSWER_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_ANSWER_H_
+#pragma once
 
 #include <grpcpp/support/byte_buffer.h>
 
@@ -44,5 +43,3 @@ AnswerCallback Reading(Callback<Result> done, Convert convert) {
 }
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_ANSWER_H_

@@ -1,6 +1,5 @@
 // An attempt's deadline, metadata and cancellation, as gRPC takes them.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_CALL_CONTEXT_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_CALL_CONTEXT_H_
+#pragma once
 
 #include <grpcpp/client_context.h>
 
@@ -28,5 +27,3 @@ class CallContext {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_CALL_CONTEXT_H_

@@ -1,6 +1,5 @@
 // The options of one call, all its attempts together.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_CALL_SETTINGS_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_CALL_SETTINGS_H_
+#pragma once
 
 #include <stop_token>
 #include <string>
@@ -31,5 +30,3 @@ CallSettings ResolveSettings(const ClientOptions& client, const CallOptions& cal
 std::string NewUniqueId();
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_CALL_SETTINGS_H_

@@ -1,6 +1,5 @@
 // Real time: the system's clock, and actions on gRPC's own threads, so that the SDK starts none.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_GRPC_TIMER_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_GRPC_TIMER_H_
+#pragma once
 
 #include <functional>
 
@@ -16,5 +15,3 @@ class GrpcTimer final : public Timer {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_GRPC_TIMER_H_

@@ -1,6 +1,5 @@
 // A request as the attempts of a call send it.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_OUTGOING_REQUEST_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_OUTGOING_REQUEST_H_
+#pragma once
 
 #include <grpcpp/support/byte_buffer.h>
 
@@ -36,5 +35,3 @@ class FixedRequest final : public OutgoingRequest {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_OUTGOING_REQUEST_H_

@@ -1,6 +1,5 @@
 // The target that owns a session: known, or found by asking all targets for their names.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_OWNER_SEARCH_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_OWNER_SEARCH_H_
+#pragma once
 
 #include <cstddef>
 #include <functional>
@@ -20,5 +19,3 @@ void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& w
                const CallSettings& settings, std::function<void(absl::StatusOr<size_t>)> ready);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_OWNER_SEARCH_H_

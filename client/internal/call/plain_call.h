@@ -1,6 +1,5 @@
 // One attempt of a unary call: bytes to one endpoint, and its answer. Knows no retries.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_PLAIN_CALL_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_PLAIN_CALL_H_
+#pragma once
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/byte_buffer.h>
@@ -27,5 +26,3 @@ void CallOnce(Endpoint& endpoint, const CallSettings& settings, const char* meth
               grpc::ByteBuffer request, bool may_block, PlainCallback done);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_PLAIN_CALL_H_

@@ -1,7 +1,6 @@
 // A call that is tried again where that may help: the one place where that is decided. Knows
 // neither gRPC nor messages: time is a Timer, chance is a function, the attempts are a subclass's.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_RETRYING_CALL_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_RETRYING_CALL_H_
+#pragma once
 
 #include <atomic>
 #include <functional>
@@ -70,5 +69,3 @@ class RetryingCall : public std::enable_shared_from_this<RetryingCall> {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_RETRYING_CALL_H_

@@ -1,6 +1,5 @@
 // Time, as the retry loop sees it; tests give it a fake.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_TIMER_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_TIMER_H_
+#pragma once
 
 #include <functional>
 
@@ -17,5 +16,3 @@ class Timer {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_TIMER_H_

@@ -1,6 +1,5 @@
 // Targets, timer, chance and options: what calls in flight share and keep alive.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_TRANSPORT_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_TRANSPORT_H_
+#pragma once
 
 #include <grpcpp/support/byte_buffer.h>
 
@@ -58,5 +57,3 @@ class Transport {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_TRANSPORT_H_

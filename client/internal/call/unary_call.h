@@ -1,6 +1,5 @@
 // A unary call with retries.
-#ifndef ATTENTION_CLIENT_INTERNAL_CALL_UNARY_CALL_H_
-#define ATTENTION_CLIENT_INTERNAL_CALL_UNARY_CALL_H_
+#pragma once
 
 #include <memory>
 
@@ -22,5 +21,3 @@ void RunUnary(std::shared_ptr<Transport> transport, UnaryCall call,
               std::shared_ptr<OutgoingRequest> request, AnswerCallback done);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CALL_UNARY_CALL_H_

@@ -1,7 +1,6 @@
 // The Connection of real servers: converts, routes and retries each call over a Transport. Calls in
 // flight hold all that they need, and outlive it.
-#ifndef ATTENTION_CLIENT_INTERNAL_CONNECTION_GRPC_CONNECTION_H_
-#define ATTENTION_CLIENT_INTERNAL_CONNECTION_GRPC_CONNECTION_H_
+#pragma once
 
 #include <cstddef>
 #include <memory>
@@ -80,5 +79,3 @@ class GrpcConnection final : public Connection {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CONNECTION_GRPC_CONNECTION_H_

@@ -7,8 +7,7 @@
 // With `refs`, a tensor that has a reference is sent as that, and a result that the server wrote to
 // one is not copied.
 // Messages without tensors go through ToProto and FromProto.
-#ifndef ATTENTION_CLIENT_INTERNAL_CONVERT_CONVERT_H_
-#define ATTENTION_CLIENT_INTERNAL_CONVERT_CONVERT_H_
+#pragma once
 
 #include <string>
 #include <vector>
@@ -82,5 +81,3 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const ExplainRequest& request);
 absl::StatusOr<ExplainResult> FromProto(v1::ExplainResponse&& message);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CONVERT_CONVERT_H_

@@ -1,8 +1,7 @@
 // Between the wire's errors and absl::Status. The details travel as payloads under their standard
 // type URLs, serialised as google.rpc messages, so that a program which links googleapis can read
 // them too.
-#ifndef ATTENTION_CLIENT_INTERNAL_CONVERT_ERROR_DETAILS_H_
-#define ATTENTION_CLIENT_INTERNAL_CONVERT_ERROR_DETAILS_H_
+#pragma once
 
 #include <map>
 #include <optional>
@@ -39,5 +38,3 @@ void AttachRetryDelay(absl::Duration delay, absl::Status* status);
 absl::Status Annotate(const absl::Status& status, const std::string& note);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CONVERT_ERROR_DETAILS_H_

@@ -1,7 +1,6 @@
 // Listing over several targets, one after the other: the page token carries which one it is of.
 // With one target it is the server's own token.
-#ifndef ATTENTION_CLIENT_INTERNAL_CONVERT_PAGE_TOKEN_H_
-#define ATTENTION_CLIENT_INTERNAL_CONVERT_PAGE_TOKEN_H_
+#pragma once
 
 #include <cstddef>
 #include <string>
@@ -24,5 +23,3 @@ absl::StatusOr<PageToken> ParsePageToken(const std::string& text, size_t num_tar
 std::string NextPageToken(const PageToken& answered, size_t num_targets);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CONVERT_PAGE_TOKEN_H_

@@ -1,6 +1,5 @@
 // A .safetensors file in the SDK's words.
-#ifndef ATTENTION_CLIENT_INTERNAL_CONVERT_SAFETENSORS_READER_H_
-#define ATTENTION_CLIENT_INTERNAL_CONVERT_SAFETENSORS_READER_H_
+#pragma once
 
 #include <memory>
 #include <string>
@@ -26,5 +25,3 @@ class SafetensorsReader {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CONVERT_SAFETENSORS_READER_H_

@@ -1,6 +1,5 @@
 // References that stand for the tensors of one request in its messages.
-#ifndef ATTENTION_CLIENT_INTERNAL_CONVERT_TENSOR_REFS_H_
-#define ATTENTION_CLIENT_INTERNAL_CONVERT_TENSOR_REFS_H_
+#pragma once
 
 #include <cstddef>
 #include <optional>
@@ -28,5 +27,3 @@ class TensorRefs {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_CONVERT_TENSOR_REFS_H_

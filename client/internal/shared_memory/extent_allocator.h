@@ -4,8 +4,7 @@
 // rounding up, of which a region, being small, has little to lose. Knows no memory.
 //
 // Thread-safety: none.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_EXTENT_ALLOCATOR_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_EXTENT_ALLOCATOR_H_
+#pragma once
 
 #include <cstddef>
 #include <map>
@@ -45,5 +44,3 @@ class ExtentAllocator {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_EXTENT_ALLOCATOR_H_

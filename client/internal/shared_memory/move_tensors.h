@@ -1,6 +1,5 @@
 // Puts the tensors of a request where the target's server can read them.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_MOVE_TENSORS_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_MOVE_TENSORS_H_
+#pragma once
 
 #include <cstddef>
 #include <memory>
@@ -30,5 +29,3 @@ std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedMemoryChannels& chan
                                                       SharedInputs* inputs);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_MOVE_TENSORS_H_

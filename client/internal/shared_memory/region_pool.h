@@ -2,8 +2,7 @@
 // for requests to that.
 //
 // Thread-safety: all methods.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_REGION_POOL_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_REGION_POOL_H_
+#pragma once
 
 #include <atomic>
 #include <cstddef>
@@ -64,5 +63,3 @@ class RegionPool {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_REGION_POOL_H_

@@ -1,7 +1,6 @@
 // A unary call by shared memory: runs the call with retries, and once more, with the tensors in the
 // message, if the server does not know the memory.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CALL_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CALL_H_
+#pragma once
 
 #include <cstddef>
 #include <memory>
@@ -66,5 +65,3 @@ void RunShared(std::shared_ptr<Transport> transport, UnaryCall call,
 }
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CALL_H_

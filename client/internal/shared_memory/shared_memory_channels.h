@@ -7,8 +7,7 @@
 // round is repeated after a second at the earliest, then less and less often.
 //
 // Thread-safety: all methods.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CHANNELS_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CHANNELS_H_
+#pragma once
 
 #include <grpcpp/client_context.h>
 
@@ -123,5 +122,3 @@ class SharedMemoryChannels {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_CHANNELS_H_

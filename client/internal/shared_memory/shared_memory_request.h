@@ -4,8 +4,7 @@
 // The tensors are one lease: they stay as they are until the call is over and, when an attempt
 // ended without the server's word, for good (SharedRegion). An attempt that follows such a one
 // gets another slot for the output, as the earlier may still be writing.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_REQUEST_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_REQUEST_H_
+#pragma once
 
 #include <grpcpp/support/byte_buffer.h>
 
@@ -81,5 +80,3 @@ const absl::Status& RegionStatus(const absl::StatusOr<AttendResult>& result);
 const absl::Status& RegionStatus(const absl::StatusOr<StepResult>& result);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_REQUEST_H_

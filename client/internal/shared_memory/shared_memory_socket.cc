@@ -18,7 +18,7 @@
 namespace attention::client::internal {
 namespace {
 
-constexpr std::size_t kMaxPacketBytes = 4096;
+constexpr size_t kMaxPacketBytes = 4096;
 
 // The server answers in the time that it takes to find the memory's pages, or not at all when it
 // has as many connections as it wants.

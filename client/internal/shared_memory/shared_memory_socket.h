@@ -2,8 +2,7 @@
 // connection, which is the lease of the regions that were made over it.
 //
 // Thread-safety: one caller at a time, but for Interrupt.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_SOCKET_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_SOCKET_H_
+#pragma once
 
 #include <cstddef>
 #include <memory>
@@ -51,5 +50,3 @@ class SharedMemorySocket {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_MEMORY_SOCKET_H_

@@ -13,8 +13,7 @@
 // So a region holds its lease: results and tensors there keep it beyond the client.
 //
 // Thread-safety: all methods.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_REGION_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_REGION_H_
+#pragma once
 
 #include <atomic>
 #include <cstddef>
@@ -117,5 +116,3 @@ class SharedSlot {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_REGION_H_

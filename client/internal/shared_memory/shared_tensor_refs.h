@@ -1,7 +1,6 @@
 // References to the tensors of one request in shared memory, by the names that one target's server
 // has for its regions.
-#ifndef ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_TENSOR_REFS_H_
-#define ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_TENSOR_REFS_H_
+#pragma once
 
 #include <cstddef>
 #include <memory>
@@ -58,5 +57,3 @@ class SharedTensorRefs final : public TensorRefs {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_SHARED_MEMORY_SHARED_TENSOR_REFS_H_

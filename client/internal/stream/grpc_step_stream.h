@@ -1,6 +1,5 @@
 // StepStream over SessionService.StepStream.
-#ifndef ATTENTION_CLIENT_INTERNAL_STREAM_GRPC_STEP_STREAM_H_
-#define ATTENTION_CLIENT_INTERNAL_STREAM_GRPC_STEP_STREAM_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -36,5 +35,3 @@ class GrpcStepStream final : public StepStream {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_STREAM_GRPC_STEP_STREAM_H_

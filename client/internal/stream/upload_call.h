@@ -1,6 +1,5 @@
 // CreateLayer: a stream of messages to one target, retried as a whole.
-#ifndef ATTENTION_CLIENT_INTERNAL_STREAM_UPLOAD_CALL_H_
-#define ATTENTION_CLIENT_INTERNAL_STREAM_UPLOAD_CALL_H_
+#pragma once
 
 #include <memory>
 #include <vector>
@@ -16,5 +15,3 @@ void StartUpload(std::shared_ptr<Transport> transport, const CallSettings& setti
                  Callback<LayerInfo> done);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_STREAM_UPLOAD_CALL_H_

@@ -1,6 +1,5 @@
 // One AttendWithWeights over AttendStream: a single request on a stream of its own.
-#ifndef ATTENTION_CLIENT_INTERNAL_STREAM_WEIGHTS_CALL_H_
-#define ATTENTION_CLIENT_INTERNAL_STREAM_WEIGHTS_CALL_H_
+#pragma once
 
 #include <memory>
 
@@ -23,5 +22,3 @@ void StartWeightsCall(std::shared_ptr<Transport> transport, Route route,
                       Callback<AttendResult> done);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_STREAM_WEIGHTS_CALL_H_

@@ -1,6 +1,5 @@
 // The threads on which gRPC runs callbacks.
-#ifndef ATTENTION_CLIENT_INTERNAL_TARGETS_CALLBACK_THREADS_H_
-#define ATTENTION_CLIENT_INTERNAL_TARGETS_CALLBACK_THREADS_H_
+#pragma once
 
 namespace attention::client::internal {
 
@@ -14,5 +13,3 @@ namespace attention::client::internal {
 void KeepCallbackThreads();
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_TARGETS_CALLBACK_THREADS_H_

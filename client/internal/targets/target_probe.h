@@ -1,7 +1,6 @@
 // Why there is no connection to a target: gRPC knows only that there is none, so it is found out by
 // connecting once more, without gRPC.
-#ifndef ATTENTION_CLIENT_INTERNAL_TARGETS_TARGET_PROBE_H_
-#define ATTENTION_CLIENT_INTERNAL_TARGETS_TARGET_PROBE_H_
+#pragma once
 
 #include <string>
 
@@ -14,5 +13,3 @@ namespace attention::client::internal {
 std::string DiagnoseTarget(const std::string& address, absl::Duration timeout);
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_TARGETS_TARGET_PROBE_H_

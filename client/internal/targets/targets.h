@@ -1,7 +1,6 @@
 // The servers a client knows: channels to each, whose turn it is, and which of them is
 // which worker. Thread-safe.
-#ifndef ATTENTION_CLIENT_INTERNAL_TARGETS_TARGETS_H_
-#define ATTENTION_CLIENT_INTERNAL_TARGETS_TARGETS_H_
+#pragma once
 
 #include <grpcpp/channel.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -64,5 +63,3 @@ class Targets {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_CLIENT_INTERNAL_TARGETS_TARGETS_H_

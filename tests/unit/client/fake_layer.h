@@ -1,6 +1,5 @@
 // A layer's cache behind a step stream, whose shared memory the test may take away.
-#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_LAYER_H_
-#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_LAYER_H_
+#pragma once
 
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/sync_stream.h>
@@ -54,5 +53,3 @@ class OneLayer {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_LAYER_H_

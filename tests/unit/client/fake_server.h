@@ -1,7 +1,6 @@
 // A gRPC server in this process whose answers are functions the test sets before it calls. What is
 // not set answers UNIMPLEMENTED.
-#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_SERVER_H_
-#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_SERVER_H_
+#pragma once
 
 #include <grpcpp/grpcpp.h>
 
@@ -173,5 +172,3 @@ inline std::string MetadataValue(const grpc::ServerContext& context, const std::
 }
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_SERVER_H_

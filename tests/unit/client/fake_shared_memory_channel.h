@@ -1,6 +1,5 @@
 // A server's shared-memory channel whose answers the test may change, and the memory it has made.
-#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_SHARED_MEMORY_CHANNEL_H_
-#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_SHARED_MEMORY_CHANNEL_H_
+#pragma once
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -175,5 +174,3 @@ class FakeSharedMemoryChannel {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_SHARED_MEMORY_CHANNEL_H_

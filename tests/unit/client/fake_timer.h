@@ -1,6 +1,5 @@
 // Time that stands still until the test moves it.
-#ifndef ATTENTION_TESTS_UNIT_CLIENT_FAKE_TIMER_H_
-#define ATTENTION_TESTS_UNIT_CLIENT_FAKE_TIMER_H_
+#pragma once
 
 #include <functional>
 #include <map>
@@ -68,5 +67,3 @@ class FakeTimer final : public Timer {
 };
 
 }  // namespace attention::client::internal
-
-#endif  // ATTENTION_TESTS_UNIT_CLIENT_FAKE_TIMER_H_

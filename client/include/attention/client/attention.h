@@ -3,8 +3,7 @@
 // here repeat what a caller needs. Structs are values without locks of their own; every member has
 // an initialiser, so that designated initialisers may name any of them without a compiler's
 // warning.
-#ifndef ATTENTION_CLIENT_ATTENTION_H_
-#define ATTENTION_CLIENT_ATTENTION_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -121,5 +120,3 @@ struct WeightsBlock {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_ATTENTION_H_

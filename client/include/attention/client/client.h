@@ -18,8 +18,7 @@
 //   RESOURCE_EXHAUSTED  reason kQueueFull, after the retries; or the message is too large
 //   DEADLINE_EXCEEDED, CANCELLED
 //   UNAVAILABLE         no server reached, or reason kDraining, after the retries
-#ifndef ATTENTION_CLIENT_CLIENT_H_
-#define ATTENTION_CLIENT_CLIENT_H_
+#pragma once
 
 #include <future>
 #include <memory>
@@ -185,5 +184,3 @@ class Client {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_CLIENT_H_

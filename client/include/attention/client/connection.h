@@ -4,8 +4,7 @@
 //
 // Implementations are thread-safe, call each callback exactly once, and have read the request's
 // tensors when the method returns. Callbacks may run before the method returns.
-#ifndef ATTENTION_CLIENT_CONNECTION_H_
-#define ATTENTION_CLIENT_CONNECTION_H_
+#pragma once
 
 #include <functional>
 #include <memory>
@@ -82,5 +81,3 @@ class Connection {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_CONNECTION_H_

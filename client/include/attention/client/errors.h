@@ -1,8 +1,7 @@
 // Reading errors. Every function of the SDK reports failure as absl::Status with the canonical code
 // and message that the server sent; the reason, its metadata and the server's retry delay travel as
 // payloads of that status and are read with the functions below. Pure functions, thread-safe.
-#ifndef ATTENTION_CLIENT_ERRORS_H_
-#define ATTENTION_CLIENT_ERRORS_H_
+#pragma once
 
 #include <cstdint>
 #include <map>
@@ -53,5 +52,3 @@ absl::Status WithReason(absl::Status status, std::string_view reason,
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_ERRORS_H_

@@ -5,8 +5,7 @@
 //
 // Thread-safe: a Layer never changes. It may be destroyed at any time; the server keeps the layer
 // until Delete.
-#ifndef ATTENTION_CLIENT_LAYER_H_
-#define ATTENTION_CLIENT_LAYER_H_
+#pragma once
 
 #include <future>
 #include <memory>
@@ -45,5 +44,3 @@ class Layer {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_LAYER_H_

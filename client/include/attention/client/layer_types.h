@@ -1,7 +1,6 @@
 // Requests and results of the layer calls: the words of attention/v1/layer_service.proto as plain
 // structs. See layer.h for the object that drives a layer.
-#ifndef ATTENTION_CLIENT_LAYER_TYPES_H_
-#define ATTENTION_CLIENT_LAYER_TYPES_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -147,5 +146,3 @@ struct ForwardResult {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_LAYER_TYPES_H_

@@ -1,8 +1,7 @@
 // Joining partial results: attention over disjoint parts of the keys, each with its log-sum-exp,
 // becomes attention over their union. Parts come from SessionStep::kv_begin and kv_end, or from
 // sessions that hold stripes of one sequence. Pure, thread-safe.
-#ifndef ATTENTION_CLIENT_MERGE_H_
-#define ATTENTION_CLIENT_MERGE_H_
+#pragma once
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -33,5 +32,3 @@ struct MergedPartials {
 absl::StatusOr<MergedPartials> MergePartials(absl::Span<const Partial> partials);
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_MERGE_H_

@@ -1,6 +1,5 @@
 // Options of a client and of a single call. What a call sets wins over what its client sets.
-#ifndef ATTENTION_CLIENT_OPTIONS_H_
-#define ATTENTION_CLIENT_OPTIONS_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -87,5 +86,3 @@ struct StepStreamOptions {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_OPTIONS_H_

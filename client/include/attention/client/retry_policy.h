@@ -4,8 +4,7 @@
 // (google.rpc.RetryInfo). Nothing else is: the other codes either will not change or may not be
 // asked twice. Every call of this API is safe to retry. The defaults go on for four seconds, within
 // the call's deadline: a server that restarts in two is not noticed.
-#ifndef ATTENTION_CLIENT_RETRY_POLICY_H_
-#define ATTENTION_CLIENT_RETRY_POLICY_H_
+#pragma once
 
 #include "absl/time/time.h"
 
@@ -28,5 +27,3 @@ struct RetryPolicy {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_RETRY_POLICY_H_

@@ -1,6 +1,5 @@
 // Weights from .safetensors files.
-#ifndef ATTENTION_CLIENT_SAFETENSORS_H_
-#define ATTENTION_CLIENT_SAFETENSORS_H_
+#pragma once
 
 #include <memory>
 #include <string>
@@ -45,5 +44,3 @@ class Safetensors {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_SAFETENSORS_H_

@@ -1,7 +1,6 @@
 // A server's description of itself and of what it would do: the words of
 // attention/v1/server_service.proto.
-#ifndef ATTENTION_CLIENT_SERVER_INFO_H_
-#define ATTENTION_CLIENT_SERVER_INFO_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -104,5 +103,3 @@ struct ExplainResult {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_SERVER_INFO_H_

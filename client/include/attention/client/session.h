@@ -7,8 +7,7 @@
 //
 // Movable; thread-compatible: one thread at a time. Destroying a Session neither blocks nor deletes
 // anything in the server, where the session lives on until Delete() or until its TTL has passed.
-#ifndef ATTENTION_CLIENT_SESSION_H_
-#define ATTENTION_CLIENT_SESSION_H_
+#pragma once
 
 #include <cstdint>
 #include <memory>
@@ -108,5 +107,3 @@ class Session {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_SESSION_H_

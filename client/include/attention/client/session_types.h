@@ -1,8 +1,7 @@
 // Requests and results of the session calls: the words of attention/v1/session_service.proto as
 // plain structs. A session is a set of per-layer key/value caches that lives in one worker; see
 // session.h for the object that drives one.
-#ifndef ATTENTION_CLIENT_SESSION_TYPES_H_
-#define ATTENTION_CLIENT_SESSION_TYPES_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -143,5 +142,3 @@ struct StepResult {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_SESSION_TYPES_H_

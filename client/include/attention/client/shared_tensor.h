@@ -1,6 +1,5 @@
 // Tensors that a server on this host reads where they were written.
-#ifndef ATTENTION_CLIENT_SHARED_TENSOR_H_
-#define ATTENTION_CLIENT_SHARED_TENSOR_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -70,5 +69,3 @@ struct SharedMemoryUsage {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_SHARED_TENSOR_H_

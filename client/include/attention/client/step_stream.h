@@ -10,8 +10,7 @@
 //
 // Callbacks run on the library's threads, without locks held, and must not block; they may call
 // into the stream.
-#ifndef ATTENTION_CLIENT_STEP_STREAM_H_
-#define ATTENTION_CLIENT_STEP_STREAM_H_
+#pragma once
 
 #include <functional>
 #include <future>
@@ -60,5 +59,3 @@ class StepStream {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_STEP_STREAM_H_

@@ -1,8 +1,7 @@
 // Tensors as the SDK takes and gives them: TensorView looks at the caller's memory, Tensor owns a
 // result. Both are dense, row-major and little-endian. Values may be copied and read from any
 // thread; neither type synchronises writers.
-#ifndef ATTENTION_CLIENT_TENSOR_H_
-#define ATTENTION_CLIENT_TENSOR_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -104,5 +103,3 @@ class Tensor {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_TENSOR_H_

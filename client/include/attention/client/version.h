@@ -1,6 +1,5 @@
 // The SDK's version.
-#ifndef ATTENTION_CLIENT_VERSION_H_
-#define ATTENTION_CLIENT_VERSION_H_
+#pragma once
 
 #include <string_view>
 
@@ -10,5 +9,3 @@ namespace attention::client {
 std::string_view Version();
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_VERSION_H_

@@ -7,8 +7,7 @@
 //   attention::client::Client client(connection);
 //
 // Needs gmock, which the library itself does not.
-#ifndef ATTENTION_CLIENT_MOCKS_MOCK_CONNECTION_H_
-#define ATTENTION_CLIENT_MOCKS_MOCK_CONNECTION_H_
+#pragma once
 
 #include <gmock/gmock.h>
 
@@ -68,5 +67,3 @@ class MockStepStream : public StepStream {
 };
 
 }  // namespace attention::client
-
-#endif  // ATTENTION_CLIENT_MOCKS_MOCK_CONNECTION_H_
