@@ -312,53 +312,6 @@ void FakeServer::GetServerInfo(const client::CallOptions&,
 
 absl::Status FakeServer::WaitUntilReady(absl::Time) { return ready_status; }
 
-void FakeServer::AttendWithWeights(const client::AttendRequest&, const client::CallOptions&,
-                                   client::WeightsCallback,
-                                   client::Callback<client::AttendResult> done) {
-  done(absl::UnimplementedError("fake"));
-}
-void FakeServer::GetSession(const client::SessionHandle&, const client::CallOptions&,
-                            client::Callback<client::SessionInfo> done) {
-  done(absl::UnimplementedError("fake"));
-}
-void FakeServer::ListSessions(const client::ListSessionsRequest&, const client::CallOptions&,
-                              client::Callback<client::ListSessionsResult> done) {
-  done(absl::UnimplementedError("fake"));
-}
-void FakeServer::CreateLayer(const client::LayerOptions&, const client::CallOptions&,
-                             client::Callback<client::LayerInfo> done) {
-  done(absl::UnimplementedError("CreateLayer"));
-}
-
-void FakeServer::GetLayer(const std::string&, const client::CallOptions&,
-                          client::Callback<client::LayerInfo> done) {
-  done(absl::UnimplementedError("GetLayer"));
-}
-
-void FakeServer::ListLayers(const client::ListLayersRequest&, const client::CallOptions&,
-                            client::Callback<client::ListLayersResult> done) {
-  done(absl::UnimplementedError("ListLayers"));
-}
-
-void FakeServer::DeleteLayer(const std::string&, const client::CallOptions&,
-                             client::StatusCallback done) {
-  done(absl::UnimplementedError("DeleteLayer"));
-}
-
-void FakeServer::ConvertLayer(const client::ConvertLayerRequest&, const client::CallOptions&,
-                              client::Callback<client::LayerInfo> done) {
-  done(absl::UnimplementedError("ConvertLayer"));
-}
-
-void FakeServer::Forward(const client::ForwardRequest&, const client::CallOptions&,
-                         client::Callback<client::ForwardResult> done) {
-  done(absl::UnimplementedError("Forward"));
-}
-
-void FakeServer::Explain(const client::ExplainRequest&, const client::CallOptions&,
-                         client::Callback<client::ExplainResult> done) {
-  done(absl::UnimplementedError("fake"));
-}
 absl::StatusOr<std::unique_ptr<client::StepStream>> FakeServer::OpenStepStream(
     const client::StepStreamOptions& options) {
   ++num_streams_;

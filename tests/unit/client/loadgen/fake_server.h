@@ -13,7 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "attention/client/connection.h"
+#include "attention/client/mocks/mock_connection.h"
 #include "client/loadgen/clock.h"
 
 namespace attention::loadgen {
@@ -31,7 +31,8 @@ class FakeClock final : public Clock {
   absl::Duration now_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1000);
 };
 
-class FakeServer final : public client::Connection {
+// The calls that the load generator does not make are those of the mock, which expects none.
+class FakeServer final : public client::MockConnection {
  public:
   // Called with the number (from 0) of each Attend or attending Step before it is answered; what is
   // not OK becomes the answer.
@@ -82,29 +83,6 @@ class FakeServer final : public client::Connection {
 
   absl::StatusOr<std::unique_ptr<client::StepStream>> OpenStepStream(
       const client::StepStreamOptions&) override;
-
-  // Not used by the load generator.
-  void AttendWithWeights(const client::AttendRequest&, const client::CallOptions&,
-                         client::WeightsCallback,
-                         client::Callback<client::AttendResult> done) override;
-  void GetSession(const client::SessionHandle&, const client::CallOptions&,
-                  client::Callback<client::SessionInfo> done) override;
-  void ListSessions(const client::ListSessionsRequest&, const client::CallOptions&,
-                    client::Callback<client::ListSessionsResult> done) override;
-  void CreateLayer(const client::LayerOptions&, const client::CallOptions&,
-                   client::Callback<client::LayerInfo> done) override;
-  void GetLayer(const std::string&, const client::CallOptions&,
-                client::Callback<client::LayerInfo> done) override;
-  void ListLayers(const client::ListLayersRequest&, const client::CallOptions&,
-                  client::Callback<client::ListLayersResult> done) override;
-  void DeleteLayer(const std::string&, const client::CallOptions&,
-                   client::StatusCallback done) override;
-  void ConvertLayer(const client::ConvertLayerRequest&, const client::CallOptions&,
-                    client::Callback<client::LayerInfo> done) override;
-  void Forward(const client::ForwardRequest&, const client::CallOptions&,
-               client::Callback<client::ForwardResult> done) override;
-  void Explain(const client::ExplainRequest&, const client::CallOptions&,
-               client::Callback<client::ExplainResult> done) override;
 
  private:
   class FakeStream;
