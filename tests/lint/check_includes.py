@@ -76,7 +76,7 @@ ROOMS = {
                              "client/internal/targets"),
     "client/internal/shared_memory": ("proto", "proto/codec", "client/include", "client/internal/base",
                                       "client/internal/call", "client/internal/convert"),
-    "client/internal/stream": ("proto", "client/include", "client/internal/base", "client/internal/call",
+    "client/internal/stream": ("proto", "proto/codec", "client/include", "client/internal/base", "client/internal/call",
                                "client/internal/convert", "client/internal/shared_memory", "client/internal/targets"),
     "client/internal/connection": ("proto", "proto/codec", "client/include", "client/internal/base",
                                    "client/internal/call", "client/internal/convert",

@@ -17,7 +17,7 @@ namespace attention::client::internal {
 class GrpcStepStream final : public StepStream {
  public:
   // `shared_memory` is null where no memory is shared.
-  GrpcStepStream(std::shared_ptr<Transport> transport,
+  GrpcStepStream(const std::shared_ptr<Transport>& transport,
                  std::shared_ptr<SharedMemoryChannels> shared_memory, size_t target,
                  const CallSettings& settings, int max_outstanding);
   ~GrpcStepStream() override;
