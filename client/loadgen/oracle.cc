@@ -8,26 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/reference/dtype_epsilon.h"
 #include "kernels/reference/reference_attention.h"
 
 namespace attention::loadgen {
 namespace {
-
-// Distance from 1 to the next number of the type.
-double Epsilon(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return 0x1p-23;
-    case DType::kFloat16:
-      return 0x1p-10;
-    case DType::kBFloat16:
-      return 0x1p-7;
-    case DType::kInt8:
-    case DType::kFloat8E4M3:
-      break;  // no output has them
-  }
-  return 0;
-}
 
 absl::Status CheckForm(const AttentionCase& request, const client::Tensor& output) {
   const ShapeOptions& shape = request.shape;
@@ -118,7 +103,7 @@ std::vector<uint8_t> CacheOf(const reference::ReferencePage& page, const uint8_t
 double RelativeTolerance(DType dtype, int64_t head_dim_qk, int64_t kv_len) {
   const double roundings =
       16 + std::sqrt(static_cast<double>(head_dim_qk)) + std::sqrt(static_cast<double>(kv_len));
-  return 2 * Epsilon(dtype) + roundings * Epsilon(DType::kFloat32);
+  return 2 * DTypeEpsilon(dtype) + roundings * DTypeEpsilon(DType::kFloat32);
 }
 
 std::vector<int64_t> RowsToCheck(const AttentionCase& request) {

@@ -74,7 +74,7 @@ ROOMS = {
     "client/internal/convert": ("proto", "proto/codec", "proto/safetensors", "client/include", "client/internal/base"),
     "client/internal/call": ("proto", "proto/codec", "client/include", "client/internal/convert",
                              "client/internal/targets"),
-    "client/internal/shared_memory": ("proto", "proto/codec", "client/include", "client/internal/base",
+    "client/internal/shared_memory": ("proto", "proto/codec", "proto/transport", "client/include", "client/internal/base",
                                       "client/internal/call", "client/internal/convert"),
     "client/internal/stream": ("proto", "proto/codec", "client/include", "client/internal/base", "client/internal/call",
                                "client/internal/convert", "client/internal/shared_memory", "client/internal/targets"),

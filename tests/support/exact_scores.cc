@@ -41,7 +41,7 @@ void ExpectOutputs(const TaskOutput& output, const reference::ReferenceResult& e
                    DType weight_dtype) {
   double largest = 0;
   for (double o : exact.o) largest = std::max(largest, std::abs(o));
-  const double tolerance = (2 * EpsilonOf(weight_dtype) + 2e-5) * std::max(largest, 1.0);
+  const double tolerance = (2 * DTypeEpsilon(weight_dtype) + 2e-5) * std::max(largest, 1.0);
   for (std::int64_t i = 0; i < output.o_count; ++i) {
     if (!IsNear(output.o(i), exact.o[i], tolerance, "o", i)) break;
   }
@@ -49,8 +49,8 @@ void ExpectOutputs(const TaskOutput& output, const reference::ReferenceResult& e
     const double lse = exact.lse[row];
     if (std::isinf(lse)) {
       ASSERT_EQ(output.lse[row], lse) << "lse " << row;
-    } else if (!IsNear(output.lse[row], lse, 2 * EpsilonOf(DType::kFloat32) * std::abs(lse) + 1e-4,
-                       "lse", row)) {
+    } else if (!IsNear(output.lse[row], lse,
+                       2 * DTypeEpsilon(DType::kFloat32) * std::abs(lse) + 1e-4, "lse", row)) {
       break;
     }
   }

@@ -185,7 +185,7 @@ LayerExpectation ExpectForward(const LayerCase& layer, const LayerSequence& sequ
   // A small tensor may be computed almost exactly by luck: no less than two roundings of its
   // largest.
   error = std::max(error, 0x1p-22 * largest);
-  expected.tolerance = 2 * error + EpsilonOf(dtype) * largest;
+  expected.tolerance = 2 * error + DTypeEpsilon(dtype) * largest;
   return expected;
 }
 

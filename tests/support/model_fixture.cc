@@ -87,7 +87,7 @@ std::string ModelFixture::FindMismatch(int layer, const v1::AttendResponse& resp
   const std::string prefix = "layer" + std::to_string(layer) + ".";
   const v1::Tensor output = Read(prefix + "output");
   const v1::Tensor lse = Read(prefix + "lse");
-  const double epsilon = EpsilonOf(FromWire(Read(prefix + "q").dtype()));
+  const double epsilon = DTypeEpsilon(FromWire(Read(prefix + "q").dtype()));
   const std::string error =
       Compare("output", response.output(), output,
               epsilon * Largest(output) + 0x1p-18 * Largest(Read(prefix + "v")));

@@ -54,7 +54,7 @@ inline double ToleranceOf(const Matrix& x, const Matrix& w, const Matrix& b, DTy
       exact->push_back(sum);
     }
   }
-  return 2 * plain_error + EpsilonOf(y_dtype) * largest;
+  return 2 * plain_error + DTypeEpsilon(y_dtype) * largest;
 }
 
 inline ProjectionPart PartOf(const Matrix& w, const Matrix* b = nullptr) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kernels/base/check.h"
+#include "proto/transport/packet.h"
 
 namespace attention::testing {
 
@@ -65,18 +66,8 @@ void LaneConnection::Send(const std::string& packet, const std::vector<int>& fds
 
 v1::LaneResponse LaneConnection::Receive() {
   char answer[4096];
-  iovec buffer{answer, sizeof(answer)};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &buffer;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  const ssize_t size = recvmsg(fd_, &message, MSG_CMSG_CLOEXEC);
   if (received_fd_ >= 0) close(std::exchange(received_fd_, -1));
-  if (const cmsghdr* header = CMSG_FIRSTHDR(&message); size > 0 && header != nullptr) {
-    std::memcpy(&received_fd_, CMSG_DATA(header), sizeof(int));
-  }
+  const ssize_t size = transport::ReceivePacket(fd_, answer, &received_fd_, 0);
   v1::LaneResponse response;
   EXPECT_TRUE(size <= 0 || response.ParseFromArray(answer, static_cast<int>(size)));
   return response;

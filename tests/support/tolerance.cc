@@ -101,21 +101,6 @@ bool IsClose(double actual, double expected, double tolerance) {
 
 }  // namespace
 
-double EpsilonOf(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return 0x1p-23;
-    case DType::kFloat16:
-      return 0x1p-10;
-    case DType::kBFloat16:
-      return 0x1p-7;
-    case DType::kInt8:
-    case DType::kFloat8E4M3:
-      break;  // no output has them
-  }
-  return 0;
-}
-
 Expectation MakeExpectation(const AttentionProblem& problem) {
   const AttentionTask task = problem.StoredTask();
   const AttentionParams& params = task.params;
@@ -143,8 +128,8 @@ Expectation MakeExpectation(const AttentionProblem& problem) {
     // What one rounding of a score does to the weight of its value.
     o_error = std::max(o_error, 0x1p-24 * largest_score * LargestValue(task));
   }
-  expected.o_tolerance = 2 * o_error + EpsilonOf(params.dtype) * o_max;
-  expected.lse_tolerance = 2 * lse_error + EpsilonOf(DType::kFloat32) * lse_max;
+  expected.o_tolerance = 2 * o_error + DTypeEpsilon(params.dtype) * o_max;
+  expected.lse_tolerance = 2 * lse_error + DTypeEpsilon(DType::kFloat32) * lse_max;
   return expected;
 }
 

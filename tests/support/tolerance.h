@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/reference/dtype_epsilon.h"
 #include "kernels/reference/reference_attention.h"
 #include "tests/support/attention_problem.h"
 
@@ -29,9 +30,6 @@ struct Expectation {
   double o_tolerance = 0;
   double lse_tolerance = 0;
 };
-
-// The epsilon of the type: the distance from 1 to the next number.
-double EpsilonOf(DType dtype);
 
 Expectation MakeExpectation(const AttentionProblem& problem);
 

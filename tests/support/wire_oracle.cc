@@ -224,7 +224,7 @@ std::string CompareSequence(const v1::AttendRequest& request, const v1::AttendRe
       reference::ReferenceAttention(task, {.with_column_sums = request.returns().column_sums()});
   const std::int64_t heads = params.num_q_heads;
   const std::int64_t width = heads * params.head_dim_v;
-  const double o_bound = EpsilonOf(params.dtype) * LargestMagnitude(exact.o) +
+  const double o_bound = DTypeEpsilon(params.dtype) * LargestMagnitude(exact.o) +
                          kFloat32Slack * LargestMagnitude(request.v());
   std::string error = CompareRows("output", response.output(), layout.QRow(i), width,
                                   Padded(exact.o, layout, layout.max_q_len, width, 0), o_bound);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "client/internal/base/status_macros.h"
 #include "client/internal/convert/convert.h"
+#include "proto/codec/dtypes.h"
 
 namespace attention::client::internal {
 namespace {
@@ -25,42 +26,16 @@ std::shared_ptr<char> NewResultMemory(size_t num_bytes) {
 
 }  // namespace
 
+// The SDK has one more dtype than the server computes in, that of masks.
 v1::DType ToProto(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return v1::DTYPE_FLOAT32;
-    case DType::kFloat16:
-      return v1::DTYPE_FLOAT16;
-    case DType::kBFloat16:
-      return v1::DTYPE_BFLOAT16;
-    case DType::kBool:
-      return v1::DTYPE_BOOL;
-    case DType::kInt8:
-      return v1::DTYPE_INT8;
-    case DType::kFloat8E4M3:
-      return v1::DTYPE_FLOAT8_E4M3;
-  }
-  return v1::DTYPE_UNSPECIFIED;
+  return dtype == DType::kBool ? v1::DTYPE_BOOL : codec::DTypeToWire(dtype);
 }
 
 absl::StatusOr<DType> FromProto(v1::DType dtype) {
-  switch (dtype) {
-    case v1::DTYPE_FLOAT32:
-      return DType::kFloat32;
-    case v1::DTYPE_FLOAT16:
-      return DType::kFloat16;
-    case v1::DTYPE_BFLOAT16:
-      return DType::kBFloat16;
-    case v1::DTYPE_BOOL:
-      return DType::kBool;
-    case v1::DTYPE_INT8:
-      return DType::kInt8;
-    case v1::DTYPE_FLOAT8_E4M3:
-      return DType::kFloat8E4M3;
-    default:
-      return absl::InternalError(
-          absl::StrCat("the server sent a dtype unknown here: ", static_cast<int>(dtype)));
-  }
+  if (dtype == v1::DTYPE_BOOL) return DType::kBool;
+  if (const auto known = codec::DTypeFromWire<DType>(dtype); known.has_value()) return *known;
+  return absl::InternalError(
+      absl::StrCat("the server sent a dtype unknown here: ", static_cast<int>(dtype)));
 }
 
 void ToProto(absl::Duration duration, google::protobuf::Duration* message) {

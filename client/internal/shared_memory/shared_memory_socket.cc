@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/internal/base/status_macros.h"
 #include "client/internal/convert/error_details.h"
+#include "proto/transport/packet.h"
 
 namespace attention::client::internal {
 namespace {
@@ -111,19 +112,8 @@ absl::StatusOr<v1::LaneResponse> SharedMemorySocket::Call(const v1::LaneRequest&
   if (send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return SystemError("send");
   ATTN_RETURN_IF_ERROR(AwaitAnswer());
   char answer[kMaxPacketBytes];
-  iovec buffer{answer, sizeof(answer)};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &buffer;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
-  const ssize_t size = recvmsg(fd_, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  const ssize_t size = transport::ReceivePacket(fd_, answer, memory_fd, MSG_DONTWAIT);
   if (size < 0) return SystemError("receive");
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-    std::memcpy(memory_fd, CMSG_DATA(header), sizeof(int));
-  }
   v1::LaneResponse response;
   if (size == 0 || !response.ParseFromArray(answer, static_cast<int>(size))) {
     if (*memory_fd >= 0) close(std::exchange(*memory_fd, -1));

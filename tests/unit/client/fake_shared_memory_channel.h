@@ -21,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "attention/v1/shared_memory.pb.h"
 #include "attention/v1/tensor.pb.h"
+#include "proto/transport/packet.h"
 
 namespace attention::client {
 
@@ -119,28 +120,9 @@ class FakeSharedMemoryChannel {
       released_.push_back(request.release().region_id());
       response.mutable_release();
     }
-    const std::string answer = response.SerializeAsString();
-    const bool is_sent = Send(connection, answer, fd);
+    const bool is_sent = transport::SendPacket(connection, response.SerializeAsString(), fd, 0) > 0;
     if (fd >= 0) close(fd);
     return is_sent;
-  }
-
-  static bool Send(int connection, std::string answer, int fd) {
-    iovec buffer{answer.data(), answer.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr message{};
-    message.msg_iov = &buffer;
-    message.msg_iovlen = 1;
-    if (fd >= 0) {
-      message.msg_control = control;
-      message.msg_controllen = sizeof(control);
-      cmsghdr* header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(sizeof(int));
-      std::memcpy(CMSG_DATA(header), &fd, sizeof(int));
-    }
-    return sendmsg(connection, &message, MSG_NOSIGNAL) > 0;
   }
 
   // The memory's descriptor; negative when the test refuses it.
