@@ -40,8 +40,8 @@ class Cache:
         end = self._length + len(k)
         while end > self._data.shape[2]:
             self._data = np.concatenate([self._data, np.empty_like(self._data)], axis=2)
-        for plane, rows in zip(self._data, (k, v)):
-            plane[:, self._length : end] = rows.transpose(1, 0, 2)
+        for cache, rows in zip(self._data, (k, v)):
+            cache[:, self._length : end] = rows.transpose(1, 0, 2)
         self._length = end
 
     def keys_and_values(self):
