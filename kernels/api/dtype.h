@@ -13,7 +13,7 @@ enum class DType : std::uint8_t {
   kFloat32,
   kFloat16,   // IEEE 754 binary16
   kBFloat16,  // the upper half of a binary32
-  // Of caches only: rows of 8-bit codes with a scale each (quantized_row.h).
+  // For caches only: rows of 8-bit values with a scale each (quantized_row.h).
   kInt8,
   kFloat8E4M3,  // OCP FP8 E4M3: 4 bits of exponent, 3 of mantissa, no infinities
 };

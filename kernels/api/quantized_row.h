@@ -1,9 +1,9 @@
 // How a cache of int8 or float8_e4m3 stores a row (one token of one KV head, of keys or of values):
-// a code of 8 bits for each element, and one float32 scale, x = scale * value of the code.
+// a quantized value of 8 bits for each element, and one float32 scale, x = scale * that value.
 //
 //   int8         integers to 127; scale = max|x| / 127. Each element errs by at most max|x| / 254.
 //   float8_e4m3  floats to 448; scale is the least power of two with max|x| <= 448 scale, so that
-//                scaling is exact and only the code is rounded. An element errs by at most |x| /
+//                scaling is exact and only the value is rounded. An element errs by at most |x| /
 //                17, or scale / 1024 (less than max|x| / 2^17) where that is more.
 //
 // So int8 is nearer where the elements of a row are of one order, float8_e4m3 where a few exceed
@@ -29,7 +29,7 @@ inline constexpr float kLeastRowMax = 0x1p-100f;
 
 struct RowScale {
   float scale;       // NaN for a row that is not finite: all of it reads as NaN
-  float reciprocal;  // what elements are multiplied by before they are rounded; 0: all codes are 0
+  float reciprocal;  // what elements are multiplied by before they are rounded; 0: they become 0
 
   // `max` is the largest magnitude of the row, or not finite if an element is not. `dtype` has row
   // scales.
@@ -43,7 +43,7 @@ struct RowScale {
   }
 };
 
-// The code of an element, rounded to nearest, ties to even.
+// The quantized value of an element, rounded to nearest, ties to even.
 inline std::uint8_t QuantizedElement(DType dtype, float x, const RowScale& scale) {
   if (scale.reciprocal == 0.0f) return 0;
   const float scaled = x * scale.reciprocal;
@@ -51,11 +51,11 @@ inline std::uint8_t QuantizedElement(DType dtype, float x, const RowScale& scale
   return static_cast<std::uint8_t>(static_cast<std::int8_t>(std::nearbyint(scaled)));
 }
 
-// The element that a code stands for.
-inline float DequantizedElement(DType dtype, std::uint8_t code, float scale) {
+// The element that a quantized value stands for.
+inline float DequantizedElement(DType dtype, std::uint8_t quantized, float scale) {
   const float value = dtype == DType::kFloat8E4M3
-                          ? Float8E4M3ToFloat(code)
-                          : static_cast<float>(static_cast<std::int8_t>(code));
+                          ? Float8E4M3ToFloat(quantized)
+                          : static_cast<float>(static_cast<std::int8_t>(quantized));
   return value * scale;
 }
 

@@ -43,7 +43,7 @@ inline MutableRowsView DenseRows(void* data, DType dtype, std::int64_t heads,
 }
 
 // Additive bias of one sequence: [num_q_heads, q_len, kv_len], strides in elements. A stride of 0
-// shares what lies there along its axis: one plane among the heads, one row among the queries, one
+// shares what lies there along its axis: all of it among the heads, a row among the queries, one
 // element among the keys; key_stride is 0 or 1. data may be null: none.
 struct BiasView {
   const void* data = nullptr;

@@ -13,7 +13,7 @@ namespace {
 
 using dnnl::memory;
 
-// 1 and 4 for decoding, 16 for what batches decode, the others for prompts: a call of fewer rows
+// 1 and 4 for decoding, 16 for what batches decode, the others for prefill: a call of fewer rows
 // costs about as much as one of 16 where oneDNN packs the weights on each call.
 constexpr std::int64_t kCandidateRows[] = {1, 4, 16, 64, 256};
 // The size that must be among those kept, if it is invariant at all.

@@ -86,7 +86,7 @@ HWY_INLINE void NarrowRow(const float* HWY_RESTRICT from, int count, DType dtype
   for (; i < count; ++i) StoreElement(out, dtype, i, from[i]);
 }
 
-// Codes of float8_e4m3 of numbers to 448.
+// Numbers to 448 as bytes of float8_e4m3.
 HWY_INLINE hn::Vec<hn::RebindToSigned<F32>> Float8Bits(Vec x) {
   const F32 d;
   const U32 u;

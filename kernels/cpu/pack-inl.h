@@ -225,12 +225,12 @@ inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int
   }
 }
 
-// The codes of scaled elements.
-HWY_INLINE void StoreCodes(Vec scaled, std::int8_t* HWY_RESTRICT out) {
+// Rounds scaled elements to their type and stores them.
+HWY_INLINE void StoreQuantized(Vec scaled, std::int8_t* HWY_RESTRICT out) {
   const hn::Rebind<std::int8_t, F32> narrow;
   hn::StoreU(hn::DemoteTo(narrow, hn::NearestInt(scaled)), narrow, out);
 }
-HWY_INLINE void StoreCodes(Vec scaled, std::uint8_t* HWY_RESTRICT out) {
+HWY_INLINE void StoreQuantized(Vec scaled, std::uint8_t* HWY_RESTRICT out) {
   const hn::Rebind<std::uint8_t, F32> narrow;
   hn::StoreU(hn::DemoteTo(narrow, Float8Bits(scaled)), narrow, out);
 }
@@ -260,7 +260,7 @@ inline float QuantizeRow(RowsCursor& rows, std::int64_t row, int head, DType dty
   }
   const Vec reciprocal = hn::Set(d, scale.reciprocal);
   for (int i = 0; i < dim; i += kLanes) {
-    StoreCodes(hn::Mul(hn::Load(d, wide + i), reciprocal), out + i);
+    StoreQuantized(hn::Mul(hn::Load(d, wide + i), reciprocal), out + i);
   }
   return scale.scale;
 }

@@ -54,9 +54,9 @@ std::vector<PackedLayout> LayoutsOf(std::span<const KvAppendTask> appends) {
   return layouts;
 }
 
-const WorkUnit* NextUnit(const CpuPlan& plan, const Lane& lane) {
-  return lane.next < static_cast<std::int64_t>(plan.units.size()) ? &plan.units[lane.next]
-                                                                  : nullptr;
+const WorkUnit* NextUnit(const CpuPlan& plan, const ThreadState& thread) {
+  return thread.next < static_cast<std::int64_t>(plan.units.size()) ? &plan.units[thread.next]
+                                                                    : nullptr;
 }
 
 NextItem FirstItem(const CpuPlan& plan, const WorkUnit* unit) {
@@ -72,8 +72,8 @@ float* Floats(const HugePageBuffer& buffer) { return reinterpret_cast<float*>(bu
 // Whether nothing of a phase of `count` indices is left to claim or to finish.
 bool IsFinished(const Workspace& workspace, std::int64_t count) {
   return workspace.num_claimed.load(std::memory_order_relaxed) >= count &&
-         std::all_of(workspace.lanes.begin(), workspace.lanes.end(),
-                     [](const Lane& lane) { return lane.claimed < 0; });
+         std::all_of(workspace.threads.begin(), workspace.threads.end(),
+                     [](const ThreadState& thread) { return thread.claimed < 0; });
 }
 
 }  // namespace
@@ -103,10 +103,11 @@ absl::Status PlanRunner::Begin(CpuPlan& plan) {
   bool has_memory = workspace.arena.Reserve(plan.arena_bytes) &&
                     workspace.partials.Reserve(partial_bytes) &&
                     workspace.totals.Reserve(totals_bytes);
-  for (Lane& lane : workspace.lanes) {
-    has_memory = has_memory && (!plan.has_packing_units || lane.unit_arena.Reserve(kHugePageBytes));
+  for (ThreadState& thread : workspace.threads) {
+    has_memory =
+        has_memory && (!plan.has_packing_units || thread.unit_arena.Reserve(kHugePageBytes));
     if (plan.column_items.empty()) continue;
-    lane.column_sums.resize(static_cast<std::size_t>(plan.max_column_group) * kRangeTokens);
+    thread.column_sums.resize(static_cast<std::size_t>(plan.max_column_group) * kRangeTokens);
   }
   if (!has_memory) {
     plan.workspace.reset();
@@ -134,23 +135,23 @@ bool PlanRunner::RunPhaseOf(CpuPlan& plan, std::int64_t count, YieldSignal& yiel
                             const Step& step) {
   if (count == 0) return true;
   Workspace& workspace = *plan.workspace;
-  const auto run_lane = [&](std::int64_t index, int) {
-    Lane& lane = workspace.lanes[index];
+  const auto run_thread = [&](std::int64_t index, int) {
+    ThreadState& thread = workspace.threads[index];
     while (!yield.IsSet()) {
-      if (lane.claimed < 0) {
+      if (thread.claimed < 0) {
         const std::int64_t claimed = workspace.num_claimed.fetch_add(1, std::memory_order_relaxed);
         if (claimed >= count) return;
-        lane.claimed = claimed;
+        thread.claimed = claimed;
       }
-      if (!step(lane.claimed, lane)) return;
-      lane.claimed = lane.is_next_claimed ? lane.next : -1;
-      lane.is_begun = lane.is_next_claimed = false;
+      if (!step(thread.claimed, thread)) return;
+      thread.claimed = thread.is_next_claimed ? thread.next : -1;
+      thread.is_begun = thread.is_next_claimed = false;
     }
   };
   if (IsSerial(plan)) {
-    run_lane(0, 0);
+    run_thread(0, 0);
   } else {
-    pool_.ParallelFor(pool_.num_threads(), run_lane);
+    pool_.ParallelFor(pool_.num_threads(), run_thread);
   }
   return IsFinished(workspace, count);
 }
@@ -158,7 +159,7 @@ bool PlanRunner::RunPhaseOf(CpuPlan& plan, std::int64_t count, YieldSignal& yiel
 bool PlanRunner::Pack(CpuPlan& plan, YieldSignal& yield) {
   const std::vector<PackedLayout> layouts = LayoutsOf(plan.appends);
   return RunPhaseOf(plan, static_cast<std::int64_t>(plan.packs.size()), yield,
-                    [&](std::int64_t index, Lane&) {
+                    [&](std::int64_t index, ThreadState&) {
                       const PackItem& item = plan.packs[index];
                       kernels_.pack(plan.appends[item.append], layouts[item.append], item.kv_head,
                                     item.token_begin, item.token_end, /*is_prefetched=*/false);
@@ -167,62 +168,63 @@ bool PlanRunner::Pack(CpuPlan& plan, YieldSignal& yield) {
                     });
 }
 
-// Claims early what the lane will compute after the unit, to prefetch it. The last units are held
+// Claims early what the thread will compute after the unit, to prefetch it. The last units are held
 // back from no thread, and the answer is a guess.
-void PlanRunner::BeginUnit(const CpuPlan& plan, std::int64_t unit, Lane& lane) const {
+void PlanRunner::BeginUnit(const CpuPlan& plan, std::int64_t unit, ThreadState& thread) const {
   std::atomic<std::int64_t>& num_claimed = plan.workspace->num_claimed;
   const auto num_units = static_cast<std::int64_t>(plan.units.size());
-  lane.is_begun = true;
-  lane.next = num_claimed.load(std::memory_order_relaxed);
-  if (lane.next + pool_.num_threads() <= num_units) {
+  thread.is_begun = true;
+  thread.next = num_claimed.load(std::memory_order_relaxed);
+  if (thread.next + pool_.num_threads() <= num_units) {
     // A thread that sleeps before this line finds that the others have gone on without it.
-    lane.next = num_claimed.fetch_add(1, std::memory_order_relaxed);
-    lane.is_next_claimed = lane.next < num_units;
+    thread.next = num_claimed.fetch_add(1, std::memory_order_relaxed);
+    thread.is_next_claimed = thread.next < num_units;
   } else {
-    lane.is_next_claimed = false;
+    thread.is_next_claimed = false;
   }
-  lane.item = plan.units[unit].item_begin;
-  lane.packed_heads = 0;
-  lane.packed_tokens = 0;
+  thread.item = plan.units[unit].item_begin;
+  thread.packed_heads = 0;
+  thread.packed_tokens = 0;
 }
 
-bool PlanRunner::PackUnit(const CpuPlan& plan, const WorkUnit& unit, void* const* pages, Lane& lane,
-                          YieldSignal& yield) const {
+bool PlanRunner::PackUnit(const CpuPlan& plan, const WorkUnit& unit, void* const* pages,
+                          ThreadState& thread, YieldSignal& yield) const {
   const WorkItem& item = plan.items[unit.item_begin];
   const PlannedTask& planned = plan.tasks[item.task];
   KvAppendTask append = plan.appends[unit.append];
   append.destination.pages = pages;
   const int first_head = unit.is_whole_task ? 0 : item.kv_head;
   const int num_heads = unit.is_whole_task ? planned.task.params.num_kv_heads : 1;
-  for (; lane.packed_heads < num_heads; ++lane.packed_heads, lane.packed_tokens = 0) {
-    while (lane.packed_tokens < append.num_tokens) {
+  for (; thread.packed_heads < num_heads; ++thread.packed_heads, thread.packed_tokens = 0) {
+    while (thread.packed_tokens < append.num_tokens) {
       if (yield.IsSet()) return false;
-      const std::int64_t end = PackEnd(append, lane.packed_tokens);
+      const std::int64_t end = PackEnd(append, thread.packed_tokens);
       // The unit before listed the rows, but for those of a thread's first.
-      kernels_.pack(append, planned.layout, first_head + lane.packed_heads, lane.packed_tokens, end,
+      kernels_.pack(append, planned.layout, first_head + thread.packed_heads, thread.packed_tokens,
+                    end,
                     /*is_prefetched=*/true);
-      lane.packed_tokens = end;
+      thread.packed_tokens = end;
       yield.CountUnit();
     }
   }
   return true;
 }
 
-bool PlanRunner::AttendUnit(const CpuPlan& plan, Lane& lane, YieldSignal& yield) const {
-  const WorkUnit& unit = plan.units[lane.claimed];
-  const WorkUnit* next = NextUnit(plan, lane);
+bool PlanRunner::AttendUnit(const CpuPlan& plan, ThreadState& thread, YieldSignal& yield) const {
+  const WorkUnit& unit = plan.units[thread.claimed];
+  const WorkUnit* next = NextUnit(plan, thread);
   PlannedTask planned = plan.tasks[plan.items[unit.item_begin].task];
   void* page = nullptr;
   if (unit.append >= 0) {
     // A single head lies at the place that it would have in a page of all heads.
     const std::size_t offset =
         unit.is_whole_task ? 0 : plan.items[unit.item_begin].kv_head * planned.layout.head_bytes;
-    page =
-        reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(lane.unit_arena.data()) - offset);
+    page = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(thread.unit_arena.data()) -
+                                   offset);
     planned.pages = &page;
-    if (!PackUnit(plan, unit, &page, lane, yield)) return false;
+    if (!PackUnit(plan, unit, &page, thread, yield)) return false;
   }
-  AheadList& ahead = lane.scratch->ahead;
+  AheadList& ahead = thread.scratch->ahead;
   if (unit.is_whole_task) {
     ListOutputs(planned.task, &ahead);
     if (next != nullptr && next->append >= 0) {
@@ -231,15 +233,15 @@ bool PlanRunner::AttendUnit(const CpuPlan& plan, Lane& lane, YieldSignal& yield)
     }
   }
   float* partials = Floats(plan.workspace->partials);
-  for (; lane.item < unit.item_end; ++lane.item) {
-    const bool is_last = lane.item + 1 == unit.item_end;
+  for (; thread.item < unit.item_end; ++thread.item) {
+    const bool is_last = thread.item + 1 == unit.item_end;
     NextItem following{.is_listed = true};
     if (!unit.is_whole_task) {
       following = is_last ? FirstItem(plan, next)
-                          : NextItem{.task = &planned, .item = &plan.items[lane.item + 1]};
+                          : NextItem{.task = &planned, .item = &plan.items[thread.item + 1]};
     }
-    if (!KernelsOf(planned).attend(planned, plan.items[lane.item], following, yield, *lane.scratch,
-                                   partials)) {
+    if (!KernelsOf(planned).attend(planned, plan.items[thread.item], following, yield,
+                                   *thread.scratch, partials)) {
       return false;
     }
   }
@@ -248,30 +250,30 @@ bool PlanRunner::AttendUnit(const CpuPlan& plan, Lane& lane, YieldSignal& yield)
 
 bool PlanRunner::Attend(CpuPlan& plan, YieldSignal& yield) {
   return RunPhaseOf(plan, static_cast<std::int64_t>(plan.units.size()), yield,
-                    [&](std::int64_t index, Lane& lane) {
-                      if (!lane.is_begun) BeginUnit(plan, index, lane);
-                      return AttendUnit(plan, lane, yield);
+                    [&](std::int64_t index, ThreadState& thread) {
+                      if (!thread.is_begun) BeginUnit(plan, index, thread);
+                      return AttendUnit(plan, thread, yield);
                     });
 }
 
 bool PlanRunner::Merge(CpuPlan& plan, YieldSignal& yield) {
   return RunPhaseOf(plan, static_cast<std::int64_t>(plan.merges.size()), yield,
-                    [&](std::int64_t index, Lane& lane) {
+                    [&](std::int64_t index, ThreadState& thread) {
                       const MergeItem& merge = plan.merges[index];
                       const PlannedTask& planned = plan.tasks[merge.tile.task];
                       return KernelsOf(planned).merge(planned, merge.tile, merge.row_block, yield,
-                                                      *lane.scratch,
+                                                      *thread.scratch,
                                                       Floats(plan.workspace->partials));
                     });
 }
 
 bool PlanRunner::SumColumns(CpuPlan& plan, YieldSignal& yield) {
   return RunPhaseOf(plan, static_cast<std::int64_t>(plan.column_items.size()), yield,
-                    [&](std::int64_t index, Lane& lane) {
+                    [&](std::int64_t index, ThreadState& thread) {
                       const WorkItem& item = plan.column_items[index];
                       const PlannedTask& planned = plan.tasks[item.task];
-                      return KernelsOf(planned).column_sums(planned, item, yield, *lane.scratch,
-                                                            lane.column_sums.data());
+                      return KernelsOf(planned).column_sums(planned, item, yield, *thread.scratch,
+                                                            thread.column_sums.data());
                     });
 }
 
@@ -300,7 +302,7 @@ absl::StatusOr<RunState> PlanRunner::Run(CpuPlan& plan, const std::atomic<bool>*
   while (workspace.phase != RunPhase::kDone) {
     if (!RunPresentPhase(plan, yield)) {
       double flops = 0;
-      for (const Lane& lane : workspace.lanes) flops += lane.scratch->flops;
+      for (const ThreadState& thread : workspace.threads) flops += thread.scratch->flops;
       plan.flops_done = std::min(flops, plan.flops);
       return RunState::kYielded;
     }
@@ -316,12 +318,12 @@ absl::Status PlanRunner::RunWeights(CpuPlan& plan, std::int64_t q_begin, float* 
   if (absl::Status status = Begin(plan); !status.ok()) return status;
   YieldSignal never(nullptr);
   Pack(plan, never);
-  std::vector<Lane>& lanes = plan.workspace->lanes;
+  std::vector<ThreadState>& threads = plan.workspace->threads;
   pool_.ParallelFor(
       static_cast<std::int64_t>(plan.items.size()), [&](std::int64_t index, int thread) {
         const WorkItem& item = plan.items[index];
         const PlannedTask& planned = plan.tasks[item.task];
-        KernelsOf(planned).weights(planned, item, *lanes[thread].scratch, q_begin, weights);
+        KernelsOf(planned).weights(planned, item, *threads[thread].scratch, q_begin, weights);
       });
   plan.workspace.reset();
   return absl::OkStatus();

@@ -38,7 +38,7 @@ class PlanRunner {
   // Gives the plan a workspace.
   absl::Status Begin(CpuPlan& plan);
 
-  // Claims indices of the present phase, or goes on with the one it has: step(index, lane) says
+  // Claims indices of the present phase, or goes on with the one it has: step(index, thread) says
   // whether it is done. Returns whether the phase is.
   template <typename Step>
   bool RunPhaseOf(CpuPlan& plan, std::int64_t count, YieldSignal& yield, const Step& step);
@@ -48,10 +48,10 @@ class PlanRunner {
   bool Merge(CpuPlan& plan, YieldSignal& yield);
   bool SumColumns(CpuPlan& plan, YieldSignal& yield);
 
-  void BeginUnit(const CpuPlan& plan, std::int64_t unit, Lane& lane) const;
-  bool PackUnit(const CpuPlan& plan, const WorkUnit& unit, void* const* pages, Lane& lane,
+  void BeginUnit(const CpuPlan& plan, std::int64_t unit, ThreadState& thread) const;
+  bool PackUnit(const CpuPlan& plan, const WorkUnit& unit, void* const* pages, ThreadState& thread,
                 YieldSignal& yield) const;
-  bool AttendUnit(const CpuPlan& plan, Lane& lane, YieldSignal& yield) const;
+  bool AttendUnit(const CpuPlan& plan, ThreadState& thread, YieldSignal& yield) const;
 
   const KernelTable& kernels_;
   const bool uses_dot_;

@@ -144,7 +144,7 @@ struct Int8Kv {
 
 // Exponent and mantissa of an element, put where float16 has them, are 2^-8 of its value; also
 // those of subnormals, at no extra cost: the instructions for float16 take no detour for them, as
-// multiplications of float32 may. No row holds the codes of NaN, which become finite numbers here,
+// multiplications of float32 may. No row holds the bytes of NaN, which become finite numbers here,
 // so that bytes that were never written do no harm.
 struct Float8Kv {
   using Element = std::uint8_t;

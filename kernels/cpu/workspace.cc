@@ -8,11 +8,11 @@ namespace attention::cpu {
 void Workspace::Reset() {
   phase = RunPhase::kPack;
   num_claimed.store(0, std::memory_order_relaxed);
-  for (Lane& lane : lanes) {
-    lane.claimed = -1;
-    lane.is_begun = lane.is_next_claimed = false;
-    lane.scratch->progress = {};
-    lane.scratch->flops = 0;
+  for (ThreadState& thread : threads) {
+    thread.claimed = -1;
+    thread.is_begun = thread.is_next_claimed = false;
+    thread.scratch->progress = {};
+    thread.scratch->flops = 0;
   }
 }
 
@@ -33,7 +33,7 @@ WorkspaceLease WorkspacePool::Take(std::size_t arena_bytes) {
   }
   if (taken == nullptr) {
     taken = std::make_unique<Workspace>();
-    taken->lanes.resize(num_lanes_);
+    taken->threads.resize(num_threads_);
   }
   taken->Reset();
   return WorkspaceLease(taken.release(), ReturnWorkspace{shared_from_this()});

@@ -14,14 +14,14 @@
 
 namespace attention::cpu {
 
-// A thread's share of a run. A run that goes on has as many lanes as before, but any thread may
+// A thread's share of a run. A run that goes on has as many threads as before, but any thread may
 // take any of them.
-struct Lane {
+struct ThreadState {
   std::unique_ptr<TileScratch> scratch = std::make_unique<TileScratch>();
   std::vector<double> column_sums;
   HugePageBuffer unit_arena;  // keys and values that a unit packs
 
-  // What the lane has claimed of the present phase and not finished; negative: nothing.
+  // What the thread has claimed of the present phase and not finished; negative: nothing.
   std::int64_t claimed = -1;
   // Of a claimed unit, once begun: the one that it will take up then, its next item, and what it
   // has packed.
@@ -39,7 +39,7 @@ struct Workspace {
   HugePageBuffer arena;  // packed keys and values of contiguous tasks
   HugePageBuffer partials;
   HugePageBuffer totals;
-  std::vector<Lane> lanes;
+  std::vector<ThreadState> threads;
 
   RunPhase phase = RunPhase::kPack;
   alignas(64) std::atomic<std::int64_t> num_claimed{0};  // of the present phase
@@ -60,7 +60,7 @@ using WorkspaceLease = std::unique_ptr<Workspace, ReturnWorkspace>;
 // their backend. Thread-safe.
 class WorkspacePool : public std::enable_shared_from_this<WorkspacePool> {
  public:
-  explicit WorkspacePool(int num_lanes) : num_lanes_(num_lanes) {}
+  explicit WorkspacePool(int num_threads) : num_threads_(num_threads) {}
 
   // The smallest one with an arena of that size, or the largest there is, or a new one.
   WorkspaceLease Take(std::size_t arena_bytes);
@@ -68,7 +68,7 @@ class WorkspacePool : public std::enable_shared_from_this<WorkspacePool> {
  private:
   friend struct ReturnWorkspace;
 
-  const int num_lanes_;
+  const int num_threads_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Workspace>> free_;
 };

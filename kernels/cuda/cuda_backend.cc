@@ -18,7 +18,7 @@ namespace attention::cuda {
 namespace {
 
 // Where the parts of an append's upload lie.
-struct AppendPlaces {
+struct AppendOffsets {
   std::size_t k, v, pages;
 };
 
@@ -61,7 +61,7 @@ class CudaBackend final : public AttentionBackend {
 
   absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
       std::span<const AttentionTask> tasks) override {
-    auto plan = plans_.Plan(tasks, {.step_flops = options_.step_flops,
+    auto plan = plans_.Plan(tasks, {.launch_flops = options_.launch_flops,
                                     .has_wgmma = has_wgmma(),
                                     .part_bytes = options_.part_bytes});
     if (!plan.ok()) return plan.status();
@@ -183,8 +183,8 @@ absl::Status CudaBackend::AppendKv(std::span<const KvAppendTask> tasks) {
 // follow.
 absl::Status CudaBackend::BeginAppends(std::span<const KvAppendTask> tasks,
                                        const std::vector<AppendItem>& items, RunMemory& memory) {
-  Places upload;
-  std::vector<AppendPlaces> places;
+  BufferLayout upload;
+  std::vector<AppendOffsets> offsets;
   for (const KvAppendTask& task : tasks) {
     const std::int64_t rows = task.num_tokens * task.geometry.num_kv_heads;
     const std::size_t k_bytes =
@@ -194,7 +194,7 @@ absl::Status CudaBackend::BeginAppends(std::span<const KvAppendTask> tasks,
     const std::int64_t page_size = task.destination.page_size;
     const std::int64_t num_pages =
         (task.position % page_size + task.num_tokens + page_size - 1) / page_size;
-    places.push_back(
+    offsets.push_back(
         {upload.Add(k_bytes), upload.Add(v_bytes), upload.Add(num_pages * sizeof(void*))});
   }
   const std::size_t appends_at = upload.Add(tasks.size() * sizeof(DeviceAppend));
@@ -211,17 +211,17 @@ absl::Status CudaBackend::BeginAppends(std::span<const KvAppendTask> tasks,
     if (task.num_tokens == 0) continue;
     const int heads = task.geometry.num_kv_heads;
     GatherPieces(task.k, task.k_pieces, task.num_tokens, heads, task.geometry.head_dim_qk,
-                 host + places[i].k);
+                 host + offsets[i].k);
     GatherPieces(task.v, task.v_pieces, task.num_tokens, heads, task.geometry.head_dim_v,
-                 host + places[i].v);
+                 host + offsets[i].v);
     const std::int64_t page_size = task.destination.page_size;
     const std::int64_t first = task.position / page_size;
     const std::int64_t last = (task.position + task.num_tokens - 1) / page_size;
-    std::memcpy(host + places[i].pages, task.destination.pages + first,
+    std::memcpy(host + offsets[i].pages, task.destination.pages + first,
                 (last - first + 1) * sizeof(void*));
-    appends[i].k = device + places[i].k;
-    appends[i].v = device + places[i].v;
-    appends[i].pages = reinterpret_cast<char* const*>(device + places[i].pages);
+    appends[i].k = device + offsets[i].k;
+    appends[i].v = device + offsets[i].v;
+    appends[i].pages = reinterpret_cast<char* const*>(device + offsets[i].pages);
   }
   std::memcpy(host + items_at, items.data(), items.size() * sizeof(AppendItem));
   memory.is_in_flight = true;

@@ -146,9 +146,9 @@ std::int64_t ReferencePage::ValueScaleIndex(std::int64_t token, int head) const 
 
 float ReferencePage::Load(const void* page, std::int64_t element, std::int64_t scale) const {
   if (!HasRowScales(geometry.dtype)) return LoadElement(page, geometry.dtype, element);
-  const auto* codes = static_cast<const std::uint8_t*>(page);
-  return DequantizedElement(geometry.dtype, codes[element],
-                            LoadElement(codes + element_bytes(), DType::kFloat32, scale));
+  const auto* quantized = static_cast<const std::uint8_t*>(page);
+  return DequantizedElement(geometry.dtype, quantized[element],
+                            LoadElement(quantized + element_bytes(), DType::kFloat32, scale));
 }
 
 void ReferencePage::StoreRow(void* page, std::int64_t element, std::int64_t scale, const void* row,
@@ -166,12 +166,12 @@ void ReferencePage::StoreRow(void* page, std::int64_t element, std::int64_t scal
     poison += 0 * x;
   }
   const RowScale row_scale = RowScale::Of(geometry.dtype, max + poison);
-  auto* codes = static_cast<std::uint8_t*>(page);
+  auto* quantized = static_cast<std::uint8_t*>(page);
   for (int i = 0; i < dim; ++i) {
-    codes[element + i] =
+    quantized[element + i] =
         QuantizedElement(geometry.dtype, LoadElement(row, row_dtype, i), row_scale);
   }
-  StoreElement(codes + element_bytes(), DType::kFloat32, scale, row_scale.scale);
+  StoreElement(quantized + element_bytes(), DType::kFloat32, scale, row_scale.scale);
 }
 
 ReferenceResult BeginReference(const AttentionTask& task, const ReferenceOptions& options) {

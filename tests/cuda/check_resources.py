@@ -33,7 +33,7 @@ WGMMA_ARCHITECTURE = "90a"
 TRADED_REGISTERS = 128 * (40 + 2 * 232)
 
 # Blocks that should share a multiprocessor, by registers: what hides one's copies behind the other's work.
-WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendStep": {64: 4, 128: 3, 256: 3},
+WANTED_BLOCKS = {"AttendMma": {64: 2, 128: 2, 256: 1}, "AttendDecode": {64: 4, 128: 3, 256: 3},
                  "AttendFloat": {64: 2, 128: 2, 256: 2}, "Probe": {64: 2, 128: 2, 256: 2},
                  "RowTotals": {64: 2, 128: 2, 256: 2}, "Append": {0: 4},
                  "SplitRows": {0: 4}, "FinishRows": {0: 4}, "AttendWgmma": {64: 1, 128: 1, 256: 1}}
@@ -44,9 +44,9 @@ ALLOWED_STACK = {"FinishRows": 64}
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
-# Entry<AttendMma<type, kv type, head dim>>, Entry<AttendStep<StepSizes<the same>, copies>>, ...
+# Entry<AttendMma<type, kv type, head dim>>, Entry<AttendDecode<DecodeSizes<the same>, copies>>, ...
 MMA = re.compile(r"EntryINS0_9AttendMmaILNS_5DTypeE(\d)ELS3_(\d)ELi(\d+)E")
-STEP = re.compile(r"EntryINS0_10AttendStepINS0_9StepSizesILNS_5DTypeE(\d)ELS\d_(\d)ELi(\d+)EEENS0_\d+Step(Bulk)?CopiesE")
+DECODE = re.compile(r"EntryINS0_12AttendDecodeINS0_11DecodeSizesILNS_5DTypeE(\d)ELS\d_(\d)ELi(\d+)EEENS0_\d+Decode(Bulk)?CopiesE")
 FLOAT = re.compile(r"EntryINS0_\d+(AttendFloat|RowTotals|Probe)ILi(\d+)E")
 APPEND = re.compile(r"EntryINS0_6AppendE")
 PROJECTION = re.compile(r"EntryINS0_\d+(SplitRows|FinishRows)E")
@@ -69,14 +69,14 @@ def mma_shared_bytes(kv_type, dim):
     return max(queries + 2 * stage + converted, result)
 
 
-def step_shared_bytes(kv_type, dim, is_bulk):
+def decode_shared_bytes(kv_type, dim, is_bulk):
     """The layout in the head of decode_sizes.h."""
-    warps, places = 4 if dim <= 128 else 2, 2
+    warps, stages = 4 if dim <= 128 else 2, 2
     queries = 16 * (dim + 8) * 2
-    place = 2 * 16 * (dim * TYPE_BYTES[kv_type] + (4 if kv_type in SCALED_TYPES else 0))
-    barriers = warps * places * 8 if is_bulk else 0
+    buffer = 2 * 16 * (dim * TYPE_BYTES[kv_type] + (4 if kv_type in SCALED_TYPES else 0))
+    barriers = warps * stages * 8 if is_bulk else 0
     result = (warps * 16 * (dim + 8 + 2) + 1) * 4
-    return max(queries + warps * places * place + barriers, result)
+    return max(queries + warps * stages * buffer + barriers, result)
 
 
 def wgmma_shared_bytes(dim):
@@ -92,9 +92,9 @@ def describe(name):
     if match := MMA.search(name):
         dim = int(match[3])
         return "AttendMma", dim, 128, mma_shared_bytes(match[2], dim)
-    if match := STEP.search(name):
+    if match := DECODE.search(name):
         dim = int(match[3])
-        return "AttendStep", dim, 128 if dim <= 128 else 64, step_shared_bytes(match[2], dim, bool(match[4]))
+        return "AttendDecode", dim, 128 if dim <= 128 else 64, decode_shared_bytes(match[2], dim, bool(match[4]))
     if match := FLOAT.search(name):
         dim = int(match[2])
         tiles = 2 * 32 * (dim + 4)
@@ -170,7 +170,7 @@ def main():
     architectures = parser.parse_args().architectures.split(",")
     count = 0
     is_good = True
-    print(f"{'kernel':<12} {'dim':>4} {'threads':>7} {'arch':>6} {'registers':>9} {'stack':>5} {'spills':>6} "
+    print(f"{'kernel':<13} {'dim':>4} {'threads':>7} {'arch':>6} {'registers':>9} {'stack':>5} {'spills':>6} "
           f"{'shared':>7}  file")
     with tempfile.TemporaryDirectory() as folder:
         for source, architecture in builds(architectures):
@@ -186,7 +186,7 @@ def main():
                     continue
                 kernel, dim, threads, shared = described
                 count += 1
-                print(f"{kernel:<12} {dim:>4} {threads:>7} {'sm_' + architecture:>6} {registers:>9} "
+                print(f"{kernel:<13} {dim:>4} {threads:>7} {'sm_' + architecture:>6} {registers:>9} "
                       f"{stack:>5} {spilled:>6} {shared:>7}  {source.name}")
                 for fault in faults(kernel, dim, threads, shared, stack, spilled, registers):
                     print(f"FAILED: {kernel} dim {dim} on sm_{architecture}: {fault}")

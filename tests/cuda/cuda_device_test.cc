@@ -20,8 +20,8 @@
 
 namespace attention::testing {
 
-std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t, double step_flops) {
-  auto backend = cuda::LoadCudaBackend({.has_managed_memory = true, .step_flops = step_flops});
+std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t, double launch_flops) {
+  auto backend = cuda::LoadCudaBackend({.has_managed_memory = true, .launch_flops = launch_flops});
   if (!backend.ok()) {
     std::printf("skipped: %s\n", std::string(backend.status().message()).c_str());
     std::exit(77);
@@ -30,9 +30,9 @@ std::unique_ptr<AttentionBackend> MakeCuda(std::uint32_t, double step_flops) {
 }
 
 std::unique_ptr<AttentionBackend> MakeCudaOverlapping(std::size_t part_bytes, int,
-                                                      double step_flops) {
+                                                      double launch_flops) {
   auto backend = cuda::LoadCudaBackend(
-      {.has_managed_memory = true, .step_flops = step_flops, .part_bytes = part_bytes});
+      {.has_managed_memory = true, .launch_flops = launch_flops, .part_bytes = part_bytes});
   EXPECT_TRUE(backend.ok()) << backend.status();
   return std::move(*backend);
 }
@@ -42,8 +42,8 @@ AttentionBackend& Cuda() {
   return *backend;
 }
 
-std::unique_ptr<AttentionBackend> MakeCudaHopper(std::uint32_t seed, double step_flops) {
-  return MakeCuda(seed, step_flops);
+std::unique_ptr<AttentionBackend> MakeCudaHopper(std::uint32_t seed, double launch_flops) {
+  return MakeCuda(seed, launch_flops);
 }
 
 AttentionBackend& CudaHopper() { return Cuda(); }
@@ -53,7 +53,7 @@ namespace {
 constexpr DType kKvDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt8,
                                DType::kFloat8E4M3};
 
-// A prompt, a step and a step split over ranges, for each type and compiled head dim. The prompt
+// Prefill, decode, and decode split over ranges, for each type and compiled head dim. Prefill
 // has enough rows for the kernel of Hopper.
 std::vector<ProblemSpec> Shapes() {
   std::vector<ProblemSpec> specs;

@@ -75,11 +75,11 @@ TEST(ConversionTest, EverySixteenBitValueReachesAFloat32Output) {
   }
 }
 
-// A value of all codes but those of NaN: with 448 among them its scale is 1.
+// A value of all bytes but those of NaN: with 448 among them its scale is 1.
 TEST(ConversionTest, EveryFloat8ValueReachesAFloat32Output) {
   std::vector<float> values;
-  for (int code = 0; code < 256; ++code) {
-    if (code % 128 != 127) values.push_back(Float8E4M3ToFloat(static_cast<std::uint8_t>(code)));
+  for (int byte = 0; byte < 256; ++byte) {
+    if (byte % 128 != 127) values.push_back(Float8E4M3ToFloat(static_cast<std::uint8_t>(byte)));
   }
   for (const Target& target : Targets()) {
     const auto out = PassThrough(*target.backend, values.data(), static_cast<int>(values.size()),

@@ -1,4 +1,4 @@
-// Steps of at most 16 rows of a KV head, which compute capability 9.0 reads by bulk copies
+// Decoding of at most 16 rows of a KV head, which compute capability 9.0 reads by bulk copies
 // (kernels/cuda/kernels/sm90/decode_bulk_copies.h) and others 16 bytes at a time: right, and the
 // same bits. On a GPU both are its own.
 #include <gmock/gmock.h>
@@ -16,7 +16,7 @@ namespace {
 
 constexpr DType kKvDTypes[] = {DType::kFloat16, DType::kBFloat16, DType::kInt8, DType::kFloat8E4M3};
 
-ProblemSpec Step(int dim, DType kv_dtype) {
+ProblemSpec Decode(int dim, DType kv_dtype) {
   return {.num_q_heads = 8,
           .num_kv_heads = 2,
           .head_dim_qk = dim,
@@ -40,13 +40,14 @@ void ExpectParityAndTheSameBits(const ProblemSpec& spec, std::int64_t page_size)
 
 TEST(CudaDecodeTest, EveryHeadDimAndType) {
   for (int dim : {64, 128, 256}) {
-    for (DType dtype : kKvDTypes) ExpectParityAndTheSameBits(Step(dim, dtype), 64);
+    for (DType dtype : kKvDTypes) ExpectParityAndTheSameBits(Decode(dim, dtype), 64);
   }
 }
 
 TEST(CudaDecodeTest, EveryVariantOfEveryType) {
   for (DType dtype : kKvDTypes) {
-    for (const ProblemSpec& spec : Variants(Step(64, dtype))) ExpectParityAndTheSameBits(spec, 48);
+    for (const ProblemSpec& spec : Variants(Decode(64, dtype)))
+      ExpectParityAndTheSameBits(spec, 48);
   }
 }
 
@@ -54,7 +55,7 @@ TEST(CudaDecodeTest, EveryVariantOfEveryType) {
 TEST(CudaDecodeTest, EveryLength) {
   for (std::int64_t kv_len : {1, 15, 16, 17, 63, 64, 65, 127, 129, 200, 2047, 2100, 5000}) {
     for (DType dtype : {DType::kBFloat16, DType::kInt8}) {
-      ProblemSpec spec = Step(64, dtype);
+      ProblemSpec spec = Decode(64, dtype);
       spec.num_q_heads = spec.num_kv_heads = 1;
       spec.q_len = 1;
       spec.kv_len = kv_len;
@@ -66,7 +67,7 @@ TEST(CudaDecodeTest, EveryLength) {
 TEST(CudaDecodeTest, SinksAndAWindowFarFromThem) {
   for (DType dtype : kKvDTypes) {
     for (std::int64_t sink_tokens : {5, 70, 900}) {
-      ProblemSpec spec = Step(64, dtype);
+      ProblemSpec spec = Decode(64, dtype);
       spec.kv_len = 3000;
       spec.window_left = 150;
       spec.sink_tokens = sink_tokens;
@@ -78,7 +79,7 @@ TEST(CudaDecodeTest, SinksAndAWindowFarFromThem) {
 TEST(CudaDecodeTest, EveryNumberOfRows) {
   for (int group : {1, 3, 8, 16}) {
     for (DType dtype : kKvDTypes) {
-      ProblemSpec spec = Step(128, dtype);
+      ProblemSpec spec = Decode(128, dtype);
       spec.num_kv_heads = 1;
       spec.num_q_heads = group;
       spec.q_len = 16 / group;
@@ -90,7 +91,7 @@ TEST(CudaDecodeTest, EveryNumberOfRows) {
 TEST(CudaDecodeTest, BytesPastTheEndOfPagesNeverMatter) {
   for (DType dtype : kKvDTypes) {
     for (std::int64_t kv_len : {1, 15, 17, 213}) {
-      ProblemSpec spec = Step(128, dtype);
+      ProblemSpec spec = Decode(128, dtype);
       spec.kv_len = kv_len;
       spec.is_causal = false;
       const AttentionProblem problem(spec);
@@ -105,27 +106,27 @@ TEST(CudaDecodeTest, BytesPastTheEndOfPagesNeverMatter) {
 
 TEST(CudaDecodeTest, WhatARowDoesNotSeeNeverMatters) {
   for (DType dtype : kKvDTypes) {
-    ProblemSpec spec = Step(64, dtype);
+    ProblemSpec spec = Decode(64, dtype);
     spec.kv_len = 90;
     ExpectInvisibleKeysNeverMatter(CudaHopper(), spec);
     spec.window_left = 20;
     spec.sink_tokens = 3;
     ExpectInvisibleKeysNeverMatter(CudaHopper(), spec);
-    spec.mask = Plane::kShared;
+    spec.mask = BiasOrMask::kShared;
     ExpectInvisibleKeysNeverMatter(CudaHopper(), spec);
   }
   for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
-    ProblemSpec spec = Step(64, dtype);
+    ProblemSpec spec = Decode(64, dtype);
     spec.kv_len = 90;
     ExpectAnInfiniteValueStaysInItsChannel(CudaHopper(), spec, /*key=*/89);
     ExpectAnInfiniteValueStaysInItsChannel(CudaHopper(), spec, /*key=*/40);
   }
 }
 
-// A word of codes goes into fragments in another order than two pairs of bfloat16 do.
+// A word of quantized values goes into fragments in another order than two pairs of bfloat16 do.
 TEST(CudaDecodeTest, Float8GivesTheBitsOfTheSameRowsInBFloat16) {
   for (int dim : {64, 128, 256}) {
-    ProblemSpec spec = Step(dim, DType::kFloat8E4M3);
+    ProblemSpec spec = Decode(dim, DType::kFloat8E4M3);
     spec.magnitude = 3;
     ExpectBitsOfBFloat16Rows(CudaHopper(), spec);
   }

@@ -1,4 +1,4 @@
-// Prompts that compute capability 9.0 has a kernel of its own for (kernels/cuda/kernels/sm90):
+// Prefill that compute capability 9.0 has a kernel of its own for (kernels/cuda/kernels/sm90):
 // 16-bit types, head dims of 64, 128 and 256, more rows than are split. The kernel is executed on
 // the host (tests/simt) or on a GPU; one of another compute capability computes the same problems
 // with the generic kernel.
@@ -19,7 +19,7 @@ namespace {
 constexpr DType kTypes[] = {DType::kBFloat16, DType::kFloat16};
 constexpr int kDims[] = {64, 128, 256};
 
-ProblemSpec Prompt(int dim, DType dtype = DType::kBFloat16) {
+ProblemSpec Prefill(int dim, DType dtype = DType::kBFloat16) {
   return {.num_q_heads = 4,
           .num_kv_heads = 2,
           .head_dim_qk = dim,
@@ -33,7 +33,7 @@ ProblemSpec Prompt(int dim, DType dtype = DType::kBFloat16) {
 
 TEST(CudaPrefillTest, EveryHeadDimAndType) {
   for (int dim : kDims) {
-    for (DType dtype : kTypes) ExpectParity(CudaHopper(), Prompt(dim, dtype), 64);
+    for (DType dtype : kTypes) ExpectParity(CudaHopper(), Prefill(dim, dtype), 64);
   }
 }
 
@@ -54,7 +54,7 @@ TEST(CudaPrefillTest, EveryVariant) {
 
 TEST(CudaPrefillTest, EveryVariantOfWindowsFor128And256Dims) {
   for (int dim : {128, 256}) {
-    ProblemSpec spec = Prompt(dim, DType::kFloat16);
+    ProblemSpec spec = Prefill(dim, DType::kFloat16);
     spec.window_left = 70;
     spec.sink_tokens = 5;
     spec.has_sink_logits = true;
@@ -68,7 +68,7 @@ TEST(CudaPrefillTest, EveryVariantOfWindowsFor128And256Dims) {
 
 TEST(CudaPrefillTest, EveryGroupOfQueryHeads) {
   for (int group : {1, 3, 5, 8}) {
-    ProblemSpec spec = Prompt(64);
+    ProblemSpec spec = Prefill(64);
     spec.num_kv_heads = 1;
     spec.num_q_heads = group;
     spec.q_len = 300 / group;
@@ -81,7 +81,7 @@ TEST(CudaPrefillTest, EveryLengthAtTheEdgesOfTiles) {
   std::uint32_t seed = 1;
   for (std::int64_t q_len : {129, 192, 193, 256, 257}) {
     for (std::int64_t kv_len : {0, 1, 16, 127, 128, 129, 257}) {
-      ProblemSpec spec = Prompt(64, kTypes[seed % 2]);
+      ProblemSpec spec = Prefill(64, kTypes[seed % 2]);
       spec.num_q_heads = spec.num_kv_heads = 1;
       spec.q_len = q_len;
       spec.kv_len = kv_len;
@@ -95,10 +95,10 @@ TEST(CudaPrefillTest, EveryLengthAtTheEdgesOfTiles) {
 // Large scores: exponentials underflow and one key takes nearly all the weight. A scale that is not
 // positive is not folded into the exponent.
 TEST(CudaPrefillTest, PeakedSoftmaxAndEveryScale) {
-  ProblemSpec spec = Prompt(128);
+  ProblemSpec spec = Prefill(128);
   spec.magnitude = 8;
   ExpectParity(CudaHopper(), spec, 64);
-  const AttentionProblem problem(Prompt(64));
+  const AttentionProblem problem(Prefill(64));
   for (float scale : {0.0f, -0.3f, 2.0f}) {
     AttentionTask task = problem.task();
     task.params.softmax_scale = scale;
@@ -118,7 +118,7 @@ TEST(CudaPrefillTest, PeakedSoftmaxAndEveryScale) {
 }
 
 TEST(CudaPrefillTest, EveryPageSize) {
-  const AttentionProblem problem(Prompt(128));
+  const AttentionProblem problem(Prefill(128));
   const TaskOutput expected = RunTask(CudaHopper(), problem.task());
   for (std::int64_t page_size : {16, 48, 64, 80, 128, 256}) {
     const PagedKv paged(CudaHopper(), problem,
@@ -130,7 +130,7 @@ TEST(CudaPrefillTest, EveryPageSize) {
 
 TEST(CudaPrefillTest, PagesOutsideTheWindowAreNotRead) {
   const std::int64_t page_size = 48;
-  ProblemSpec spec = Prompt(64);
+  ProblemSpec spec = Prefill(64);
   spec.kv_len = page_size * 12;
   spec.window_left = 60;
   spec.sink_tokens = 10;
@@ -147,7 +147,7 @@ TEST(CudaPrefillTest, PagesOutsideTheWindowAreNotRead) {
 // Chunks have more than kMaxSplitRows rows.
 TEST(CudaPrefillTest, ChunksGiveTheBitsOfTheWhole) {
   for (int dim : kDims) {
-    ProblemSpec spec = Prompt(dim, kTypes[dim == 64]);
+    ProblemSpec spec = Prefill(dim, kTypes[dim == 64]);
     spec.num_q_heads = 3;
     spec.num_kv_heads = 1;
     spec.q_len = spec.kv_len = 250;
@@ -159,10 +159,10 @@ TEST(CudaPrefillTest, ChunksGiveTheBitsOfTheWhole) {
   }
 }
 
-std::vector<ProblemSpec> MixedPrompts() {
+std::vector<ProblemSpec> MixedPrefills() {
   std::vector<ProblemSpec> specs;
   for (int i = 0; i < 10; ++i) {
-    ProblemSpec spec = Prompt(kDims[i % 3], kTypes[i / 3 % 2]);
+    ProblemSpec spec = Prefill(kDims[i % 3], kTypes[i / 3 % 2]);
     spec.num_kv_heads = 1 + i % 2;
     spec.num_q_heads = spec.num_kv_heads * (1 + i % 4);
     spec.q_len = 130 + i * 37 % 100;
@@ -178,19 +178,19 @@ std::vector<ProblemSpec> MixedPrompts() {
 
 // Blocks take items as they come, so a batch also shuffles which block computes what after what.
 TEST(CudaPrefillTest, ATaskAmongOthersGivesTheBitsItGivesAloneInAnyOrderOfBlocksAndWarps) {
-  const Batch alone(MixedPrompts());
+  const Batch alone(MixedPrefills());
   for (const AttentionTask& task : alone.tasks()) RunTasks(CudaHopper(), {task});
   for (std::uint32_t seed : {2u, 3u}) {
-    const Batch together(MixedPrompts());
+    const Batch together(MixedPrefills());
     RunTasks(*MakeCudaHopper(seed), together.tasks());
     together.ExpectBitsOf(alone);
   }
 }
 
 TEST(CudaPrefillTest, YieldsLeaveNoTrace) {
-  const Batch expected(MixedPrompts()), batch(MixedPrompts());
+  const Batch expected(MixedPrefills()), batch(MixedPrefills());
   RunTasks(CudaHopper(), expected.tasks());
-  const auto backend = MakeCudaHopper(/*seed=*/5, /*step_flops=*/2e7);
+  const auto backend = MakeCudaHopper(/*seed=*/5, /*launch_flops=*/2e7);
   auto plan = backend->Plan(batch.tasks());
   ASSERT_TRUE(plan.ok()) << plan.status();
   const std::atomic<bool> should_yield{true};
@@ -206,7 +206,7 @@ TEST(CudaPrefillTest, YieldsLeaveNoTrace) {
 TEST(CudaPrefillTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
   std::uint32_t seed = 1;
   for (int dim : kDims) {
-    ProblemSpec spec = Prompt(dim, kTypes[seed++ % 2]);
+    ProblemSpec spec = Prefill(dim, kTypes[seed++ % 2]);
     spec.num_q_heads = 2;
     spec.num_kv_heads = 1;
     spec.q_len = 70;
@@ -216,7 +216,7 @@ TEST(CudaPrefillTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
     spec.window_left = 5;
     spec.sink_tokens = 3;
     ExpectInvisibleKeysNeverMatter(CudaHopper(), spec);
-    spec.mask = Plane::kShared;
+    spec.mask = BiasOrMask::kShared;
     spec.is_causal = false;
     ExpectInvisibleKeysNeverMatter(CudaHopper(), spec);
   }
@@ -224,7 +224,7 @@ TEST(CudaPrefillTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
 
 TEST(CudaPrefillTest, AnInfiniteValueReachesItsChannelOfTheRowsThatSeeIt) {
   for (int dim : kDims) {
-    ProblemSpec spec = Prompt(dim, kTypes[dim == 128]);
+    ProblemSpec spec = Prefill(dim, kTypes[dim == 128]);
     spec.q_len = spec.kv_len = 140;
     for (std::int64_t key : {70, 135}) {
       ExpectAnInfiniteValueStaysInItsChannel(CudaHopper(), spec, key);
@@ -234,7 +234,7 @@ TEST(CudaPrefillTest, AnInfiniteValueReachesItsChannelOfTheRowsThatSeeIt) {
 
 TEST(CudaPrefillTest, BytesPastTheEndOfPagesNeverMatter) {
   for (std::int64_t kv_len : {1, 17, 213}) {
-    ProblemSpec spec = Prompt(64);
+    ProblemSpec spec = Prefill(64);
     spec.kv_len = kv_len;
     spec.is_causal = false;
     const AttentionProblem problem(spec);
@@ -247,8 +247,8 @@ TEST(CudaPrefillTest, BytesPastTheEndOfPagesNeverMatter) {
 }
 
 TEST(CudaPrefillTest, RowsWithNothingVisibleAreZeroWithLseOfMinusInfinity) {
-  ProblemSpec spec = Prompt(64);
-  spec.mask = Plane::kShared;
+  ProblemSpec spec = Prefill(64);
+  spec.mask = BiasOrMask::kShared;
   AttentionProblem problem(spec);
   for (std::int64_t row : {0, 4, 69}) {
     std::fill_n(problem.mask().begin() + row * spec.kv_len, spec.kv_len, std::uint8_t{0});

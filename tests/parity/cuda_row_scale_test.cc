@@ -1,6 +1,6 @@
 // Caches of types with row scales on the CUDA backend, its kernels executed on the host
-// (tests/simt) or on a GPU: pages hold the documented codes, and kernels read every code as what it
-// is.
+// (tests/simt) or on a GPU: pages hold the documented bytes, and kernels read each as the value
+// that it is.
 #include <gmock/gmock.h>
 
 #include <cstring>
@@ -18,7 +18,7 @@ namespace {
 
 PageReader ReaderOfCuda(const KvGeometry& geometry, std::int64_t page_size) {
   const cuda::PageLayout layout = cuda::MakePageLayout(geometry, page_size);
-  return {.code =
+  return {.quantized =
               [layout](const StoredRow& row, int dim) {
                 const char* head = row.page + row.head * layout.head_bytes;
                 const int piece = dim / cuda::kPieceBytes;
@@ -38,18 +38,18 @@ PageReader ReaderOfCuda(const KvGeometry& geometry, std::int64_t page_size) {
               }};
 }
 
-TEST(CudaRowScaleTest, PagesHoldTheDocumentedCodes) {
+TEST(CudaRowScaleTest, PagesHoldTheDocumentedValues) {
   for (DType dtype : {DType::kInt8, DType::kFloat8E4M3}) {
-    ExpectDocumentedCodes(Cuda(), dtype, ReaderOfCuda);
+    ExpectDocumentedValues(Cuda(), dtype, ReaderOfCuda);
   }
 }
 
-// A value of all codes but those of NaN, under the only key: its weight is 1, and its scale, too,
+// A value of all bytes but those of NaN, under the only key: its weight is 1, and its scale, too,
 // as 448 is among them.
-TEST(CudaRowScaleTest, EveryCodeReachesTheOutputOfEveryKernel) {
+TEST(CudaRowScaleTest, EveryValueReachesTheOutputOfEveryKernel) {
   std::vector<float> value;
-  for (int code = 0; code < 256; ++code) {
-    if (code % 128 != 127) value.push_back(Float8E4M3ToFloat(static_cast<std::uint8_t>(code)));
+  for (int byte = 0; byte < 256; ++byte) {
+    if (byte % 128 != 127) value.push_back(Float8E4M3ToFloat(static_cast<std::uint8_t>(byte)));
   }
   const auto dim = static_cast<int>(value.size());
   const float k = 1;

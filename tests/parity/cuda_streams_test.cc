@@ -26,14 +26,18 @@ std::vector<ProblemSpec> Specs() {
        .q_len = 200,
        .kv_len = 200,
        .is_causal = true,
-       .mask = Plane::kShared},
+       .mask = BiasOrMask::kShared},
       {.num_q_heads = 4,
        .num_kv_heads = 1,
        .dtype = DType::kFloat16,
        .kv_dtype = DType::kFloat16,
        .q_len = 1,
        .kv_len = 700},
-      {.q_len = 3, .kv_len = 60, .window_left = 20, .has_alibi = true, .bias = Plane::kPerHead},
+      {.q_len = 3,
+       .kv_len = 60,
+       .window_left = 20,
+       .has_alibi = true,
+       .bias = BiasOrMask::kPerHead},
       {.num_q_heads = 4,
        .num_kv_heads = 2,
        .head_dim_qk = 64,
@@ -48,8 +52,8 @@ std::vector<ProblemSpec> Specs() {
 class CudaStreamsTest : public ::testing::TestWithParam<int> {
  protected:
   // Of parts of at least so many bytes.
-  std::unique_ptr<AttentionBackend> Backend(std::size_t part_bytes, double step_flops = 2e11) {
-    return MakeCudaOverlapping(part_bytes, GetParam(), step_flops);
+  std::unique_ptr<AttentionBackend> Backend(std::size_t part_bytes, double launch_flops = 2e11) {
+    return MakeCudaOverlapping(part_bytes, GetParam(), launch_flops);
   }
 };
 
@@ -81,7 +85,7 @@ TEST_P(CudaStreamsTest, ARunThatYieldsLetsOthersThroughAndGoesOn) {
   const std::atomic<bool> yields{true};
   const Batch expected(Specs(), true);
   RunTasks(Cuda(), expected.tasks());
-  const auto backend = Backend(10'000, /*step_flops=*/5e5);
+  const auto backend = Backend(10'000, /*launch_flops=*/5e5);
   const Batch slow(Specs(), true);
   auto plan = backend->Plan(slow.tasks());
   ASSERT_TRUE(plan.ok()) << plan.status();
@@ -103,7 +107,7 @@ TEST_P(CudaStreamsTest, APlanThatIsGivenUpOnItsWayHarmsNobody) {
   const std::atomic<bool> yields{true};
   const Batch expected(Specs());
   RunTasks(Cuda(), expected.tasks());
-  const auto backend = Backend(1, /*step_flops=*/5e5);
+  const auto backend = Backend(1, /*launch_flops=*/5e5);
   for (int num_slices : {1, 2, 5}) {
     {
       const Batch given_up(Specs());

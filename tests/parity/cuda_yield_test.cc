@@ -19,7 +19,7 @@ TEST(CudaYieldTest, YieldsLeaveNoTrace) {
   specs.push_back({.q_len = 0, .kv_len = 5});
   const Batch expected(specs, /*wants_column_sums=*/true), batch(specs, true);
   RunTasks(Cuda(), expected.tasks());
-  const auto backend = MakeCuda(/*seed=*/5, /*step_flops=*/2e4);
+  const auto backend = MakeCuda(/*seed=*/5, /*launch_flops=*/2e4);
   auto plan = backend->Plan(batch.tasks());
   ASSERT_TRUE(plan.ok()) << plan.status();
   const AttentionProblem other({.q_len = 20, .kv_len = 200});

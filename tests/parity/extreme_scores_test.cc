@@ -91,7 +91,7 @@ TEST_P(ExtremeScoresTest, AFiniteBiasOfTheTypesMinimumMasksNothingByItself) {
                             .head_dim_v = 1,
                             .q_len = 1,
                             .kv_len = 4,
-                            .bias = Plane::kShared});
+                            .bias = BiasOrMask::kShared});
   AttentionTask task = problem.task();
   const std::vector<float> bias = {-kMost, -kMost, -kMost, -kMost};
   task.bias.data = bias.data();

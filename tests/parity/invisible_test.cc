@@ -49,7 +49,7 @@ TEST_P(InvisibleTest, ValuesAndKeysThatARowDoesNotSeeNeverMatter) {
       {.q_len = 70, .kv_len = 70, .window_left = 5, .window_right = 5},
       {.q_len = 60, .kv_len = 60, .is_causal = true, .window_left = 5, .sink_tokens = 3},
       {.num_q_heads = 2, .q_len = 13, .kv_len = tested().ranges_kv_len, .is_causal = true},
-      {.q_len = 30, .kv_len = 70, .mask = Plane::kShared},
+      {.q_len = 30, .kv_len = 70, .mask = BiasOrMask::kShared},
       {.q_len = 30, .kv_len = 70, .is_causal = true, .soft_cap = 5, .has_alibi = true},
       {.head_dim_v = 130, .q_len = 30, .kv_len = 70, .is_causal = true},
   };
@@ -96,7 +96,7 @@ TEST_P(InvisibleTest, RowsWithNothingVisibleAreZeroWithLseOfMinusInfinity) {
                               .kv_dtype = dtype,
                               .q_len = 9,
                               .kv_len = 40,
-                              .mask = Plane::kShared});
+                              .mask = BiasOrMask::kShared});
     for (std::int64_t row : {0, 4, 8}) {
       std::fill_n(problem.mask().begin() + row * 40, 40, std::uint8_t{0});
     }
@@ -113,7 +113,7 @@ TEST_P(InvisibleTest, RowsWithNothingVisibleAreZeroWithLseOfMinusInfinity) {
 
 TEST_P(InvisibleTest, ASinkLogitAloneGivesZeroAndItselfAsLse) {
   AttentionProblem problem(
-      {.q_len = 3, .kv_len = 20, .has_sink_logits = true, .mask = Plane::kShared});
+      {.q_len = 3, .kv_len = 20, .has_sink_logits = true, .mask = BiasOrMask::kShared});
   std::fill(problem.mask().begin(), problem.mask().end(), std::uint8_t{0});
   for (const TargetBackend& target : targets()) {
     const TaskOutput result = RunTask(*target.backend, problem.task());

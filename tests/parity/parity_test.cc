@@ -197,7 +197,7 @@ TEST_P(ParityTest, MisalignedPointers) {
     for (DType bias_dtype : kDTypes) {
       ExpectParity({.dtype = RowTypeFor(dtype),
                     .kv_dtype = dtype,
-                    .bias = Plane::kPerHead,
+                    .bias = BiasOrMask::kPerHead,
                     .bias_dtype = bias_dtype,
                     .is_misaligned = true});
     }

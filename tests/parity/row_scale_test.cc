@@ -1,5 +1,5 @@
-// Caches of types with row scales: every instruction set and the reference write the codes that are
-// documented, and read them as what they are.
+// Caches of types with row scales: every instruction set and the reference write the values that
+// are documented, and read them as what they are.
 #include <gmock/gmock.h>
 
 #include <cstring>
@@ -33,7 +33,7 @@ PageReader ReaderOfCpu(const KvGeometry& geometry, std::int64_t page_size) {
     return row.page + (row.is_value ? layout.value_offset(row.head, index)
                                     : layout.key_offset(row.head, index));
   };
-  return {.code =
+  return {.quantized =
               [layout, block](const StoredRow& row, int dim) {
                 const int token = row.token % cpu::kBlockTokens;
                 const std::size_t element =
@@ -49,7 +49,7 @@ PageReader ReaderOfCpu(const KvGeometry& geometry, std::int64_t page_size) {
 
 PageReader ReaderOfReference(const KvGeometry& geometry, std::int64_t page_size) {
   const reference::ReferencePage layout{geometry, page_size};
-  return {.code =
+  return {.quantized =
               [layout](const StoredRow& row, int dim) {
                 return static_cast<std::uint8_t>(
                     row.page[row.is_value ? layout.ValueIndex(row.token, row.head, dim)
@@ -66,18 +66,18 @@ PageReader ReaderOfReference(const KvGeometry& geometry, std::int64_t page_size)
               }};
 }
 
-TEST(RowScaleTest, EveryInstructionSetWritesTheDocumentedCodes) {
+TEST(RowScaleTest, EveryInstructionSetWritesTheDocumentedValues) {
   for (DType dtype : kScaledDTypes) {
     for (const TargetBackend& target : CpuTargets()) {
       SCOPED_TRACE(target.name);
-      ExpectDocumentedCodes(*target.backend, dtype, ReaderOfCpu);
+      ExpectDocumentedValues(*target.backend, dtype, ReaderOfCpu);
     }
   }
 }
 
-TEST(RowScaleTest, TheReferenceWritesTheDocumentedCodes) {
+TEST(RowScaleTest, TheReferenceWritesTheDocumentedValues) {
   for (DType dtype : kScaledDTypes) {
-    ExpectDocumentedCodes(*reference::MakeReferenceBackend(), dtype, ReaderOfReference);
+    ExpectDocumentedValues(*reference::MakeReferenceBackend(), dtype, ReaderOfReference);
   }
 }
 

@@ -20,8 +20,8 @@ std::vector<ProblemSpec> MixedSpecs(const TestedBackend& tested, int count) {
     spec.soft_cap = i % 8 == 7 ? 10.0f : 0.0f;
     spec.has_alibi = i % 9 == 8;
     spec.has_sink_logits = i % 10 == 9;
-    spec.bias = i % 11 == 3 ? Plane::kPerHead : Plane::kNone;
-    spec.mask = i % 7 == 3 ? Plane::kShared : Plane::kNone;
+    spec.bias = i % 11 == 3 ? BiasOrMask::kPerHead : BiasOrMask::kNone;
+    spec.mask = i % 7 == 3 ? BiasOrMask::kShared : BiasOrMask::kNone;
     spec.seed = static_cast<std::uint32_t>(i + 1);
     specs.push_back(spec);
   }

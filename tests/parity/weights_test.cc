@@ -37,8 +37,8 @@ std::vector<ProblemSpec> Specs() {
        .soft_cap = 4,
        .has_alibi = true,
        .has_sink_logits = true,
-       .bias = Plane::kPerHead,
-       .mask = Plane::kShared},
+       .bias = BiasOrMask::kPerHead,
+       .mask = BiasOrMask::kShared},
       // Queries before the first key see nothing.
       {.q_len = 20, .kv_len = 10, .is_causal = true},
   };

@@ -111,8 +111,8 @@ class SimtDevice final : public Device {
     } else if (id.family == KernelFamily::kAttendWgmma) {
       is_known = id.dtype == DType::kFloat16 ? DispatchWgmma<DType::kFloat16>(id.head_dim, run)
                                              : DispatchWgmma<DType::kBFloat16>(id.head_dim, run);
-    } else if (id.family == KernelFamily::kAttendStepBulk) {
-      is_known = DispatchStepBulk(id.dtype, id.kv_dtype, id.head_dim, run);
+    } else if (id.family == KernelFamily::kAttendDecodeBulk) {
+      is_known = DispatchDecodeBulk(id.dtype, id.kv_dtype, id.head_dim, run);
     } else if (id.kv_dtype == DType::kInt8) {
       is_known = DispatchMma<DType::kBFloat16, DType::kInt8>(id.head_dim, id.tile_rows, run);
     } else if (id.kv_dtype == DType::kFloat8E4M3) {

@@ -46,18 +46,18 @@ std::vector<float> RoundedCopy(std::vector<float> values, int dim, DType first, 
   return values;
 }
 
-const char* NameOf(Plane plane) {
+const char* NameOf(BiasOrMask kind) {
   constexpr const char* kNames[] = {"none", "shared",    "per head",
                                     "keys", "per query", "one a head"};
-  return kNames[static_cast<int>(plane)];
+  return kNames[static_cast<int>(kind)];
 }
 
 // Dense; the strides of axes of 1 are 0.
-struct PlaneLayout {
-  PlaneLayout(const ProblemSpec& spec, Plane plane) {
-    const bool has_heads = plane == Plane::kPerHead || plane == Plane::kHeads;
-    const bool has_rows = plane != Plane::kKeys && plane != Plane::kHeads;
-    const bool has_keys = plane != Plane::kQueries && plane != Plane::kHeads;
+struct BiasOrMaskLayout {
+  BiasOrMaskLayout(const ProblemSpec& spec, BiasOrMask kind) {
+    const bool has_heads = kind == BiasOrMask::kPerHead || kind == BiasOrMask::kHeads;
+    const bool has_rows = kind != BiasOrMask::kKeys && kind != BiasOrMask::kHeads;
+    const bool has_keys = kind != BiasOrMask::kQueries && kind != BiasOrMask::kHeads;
     const std::int64_t keys = has_keys ? spec.kv_len : 1;
     const std::int64_t rows = has_rows ? spec.q_len : 1;
     elements = (has_heads ? spec.num_q_heads : 1) * rows * keys;
@@ -89,8 +89,8 @@ std::string ProblemSpec::Describe() const {
   if (soft_cap > 0) out << " soft_cap " << soft_cap;
   if (has_alibi) out << " alibi";
   if (has_sink_logits) out << " sink_logits";
-  if (bias != Plane::kNone) out << " bias " << NameOf(bias) << " " << DTypeName(bias_dtype);
-  if (mask != Plane::kNone) out << " mask " << NameOf(mask);
+  if (bias != BiasOrMask::kNone) out << " bias " << NameOf(bias) << " " << DTypeName(bias_dtype);
+  if (mask != BiasOrMask::kNone) out << " mask " << NameOf(mask);
   if (is_misaligned) out << " misaligned";
   out << " seed " << seed;
   return out.str();
@@ -175,14 +175,14 @@ AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
     sink_logits_ = RandomNormal(random, spec.num_q_heads, 1.0f);
     task_.sink_logits = sink_logits_.data();
   }
-  if (spec.bias != Plane::kNone) {
-    const PlaneLayout layout(spec, spec.bias);
+  if (spec.bias != BiasOrMask::kNone) {
+    const BiasOrMaskLayout layout(spec, spec.bias);
     Store(&bias_, spec.bias_dtype, RandomNormal(random, layout.elements, 1.0f));
     task_.bias = {bias_.data(), spec.bias_dtype, layout.head_stride, layout.row_stride,
                   layout.key_stride};
   }
-  if (spec.mask != Plane::kNone) {
-    const PlaneLayout layout(spec, spec.mask);
+  if (spec.mask != BiasOrMask::kNone) {
+    const BiasOrMaskLayout layout(spec, spec.mask);
     mask_.resize(layout.elements);
     for (std::uint8_t& byte : mask_) byte = random() % 3 == 0 ? 0 : 1 + random() % 255;
     task_.mask = {mask_.data(), layout.head_stride, layout.row_stride, layout.key_stride};

@@ -13,7 +13,7 @@
 namespace attention::testing {
 
 // The shape of a bias or mask: [1, q, kv], [heads, q, kv], [1, 1, kv], [1, q, 1] or [heads, 1, 1].
-enum class Plane { kNone, kShared, kPerHead, kKeys, kQueries, kHeads };
+enum class BiasOrMask { kNone, kShared, kPerHead, kKeys, kQueries, kHeads };
 
 struct ProblemSpec {
   int num_q_heads = 4;
@@ -35,9 +35,9 @@ struct ProblemSpec {
   float soft_cap = 0;
   bool has_alibi = false;
   bool has_sink_logits = false;
-  Plane bias = Plane::kNone;
+  BiasOrMask bias = BiasOrMask::kNone;
   DType bias_dtype = DType::kFloat32;
-  Plane mask = Plane::kNone;
+  BiasOrMask mask = BiasOrMask::kNone;
   bool is_misaligned = false;  // data pointers one byte past an aligned address
   float magnitude = 1;         // standard deviation of q and k
   std::uint32_t seed = 1;

@@ -27,12 +27,12 @@ std::vector<ProblemSpec> Variants(const ProblemSpec& base) {
   add([](ProblemSpec& s) { s.soft_cap = 30.0f, s.is_causal = true, s.magnitude = 3; });
   add([](ProblemSpec& s) { s.has_alibi = true, s.is_causal = true; });
   add([](ProblemSpec& s) { s.has_alibi = true; });
-  for (Plane plane : {Plane::kShared, Plane::kPerHead}) {
+  for (BiasOrMask kind : {BiasOrMask::kShared, BiasOrMask::kPerHead}) {
     for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-      add([&](ProblemSpec& s) { s.bias = plane, s.bias_dtype = dtype; });
+      add([&](ProblemSpec& s) { s.bias = kind, s.bias_dtype = dtype; });
     }
-    add([&](ProblemSpec& s) { s.mask = plane; });
-    add([&](ProblemSpec& s) { s.mask = plane, s.is_causal = true, s.window_left = 30; });
+    add([&](ProblemSpec& s) { s.mask = kind; });
+    add([&](ProblemSpec& s) { s.mask = kind, s.is_causal = true, s.window_left = 30; });
   }
   add([](ProblemSpec& s) { s.kv_begin = 11; });
   add([](ProblemSpec& s) { s.kv_begin = 17, s.is_causal = true; });
@@ -42,12 +42,12 @@ std::vector<ProblemSpec> Variants(const ProblemSpec& base) {
   add([](ProblemSpec& s) { s.first_query_position = -4, s.is_causal = true; });
   add([](ProblemSpec& s) { s.first_query_position = 1000, s.window_left = 30; });
   add([](ProblemSpec& s) {
-    s.soft_cap = 5, s.has_alibi = true, s.bias = Plane::kPerHead, s.mask = Plane::kShared;
+    s.soft_cap = 5, s.has_alibi = true, s.bias = BiasOrMask::kPerHead, s.mask = BiasOrMask::kShared;
     s.has_sink_logits = true, s.is_causal = true, s.window_left = 25, s.sink_tokens = 4;
   });
-  for (Plane plane : {Plane::kKeys, Plane::kQueries, Plane::kHeads}) {
-    add([&](ProblemSpec& s) { s.bias = plane, s.bias_dtype = DType::kBFloat16; });
-    add([&](ProblemSpec& s) { s.mask = plane; });
+  for (BiasOrMask kind : {BiasOrMask::kKeys, BiasOrMask::kQueries, BiasOrMask::kHeads}) {
+    add([&](ProblemSpec& s) { s.bias = kind, s.bias_dtype = DType::kBFloat16; });
+    add([&](ProblemSpec& s) { s.mask = kind; });
   }
   return variants;
 }

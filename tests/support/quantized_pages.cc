@@ -23,9 +23,9 @@ constexpr int kFirst = 5;  // position of the first token
 
 // The middle between two neighbours of float8_e4m3, or right beside it.
 float NearlyTied(std::mt19937& random) {
-  const auto code = static_cast<std::uint8_t>(random() % 0x7e);
-  const float low = Float8E4M3ToFloat(code);
-  const float high = Float8E4M3ToFloat(static_cast<std::uint8_t>(code + 1));
+  const auto byte = static_cast<std::uint8_t>(random() % 0x7e);
+  const float low = Float8E4M3ToFloat(byte);
+  const float high = Float8E4M3ToFloat(static_cast<std::uint8_t>(byte + 1));
   const float middle = (low + high) / 2;
   const float values[] = {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f), high};
   const float value = values[random() % 4];
@@ -46,7 +46,7 @@ void FillHardRow(int index, std::mt19937& random, int dim, float* row) {
     case 1:
       one *= 300;
       break;
-    case 2:  // ties of the codes, at one scale or another
+    case 2:  // ties of the values, at one scale or another
     case 3:
       for (int i = 0; i < dim; ++i) row[i] = NearlyTied(random);
       one = 448;
@@ -100,16 +100,16 @@ void ExpectRow(const PageReader& reader, DType dtype, const StoredRow& stored,
   ASSERT_TRUE(actual == scale.scale || (std::isnan(actual) && std::isnan(scale.scale)))
       << "scale is " << actual << ", expected " << scale.scale;
   for (std::size_t i = 0; i < row.size(); ++i) {
-    ASSERT_EQ(reader.code(stored, static_cast<int>(i)), QuantizedElement(dtype, row[i], scale))
+    ASSERT_EQ(reader.quantized(stored, static_cast<int>(i)), QuantizedElement(dtype, row[i], scale))
         << "of " << row[i] << " in a row to " << max;
   }
 }
 
 }  // namespace
 
-void ExpectDocumentedCodes(AttentionBackend& backend, DType dtype,
-                           const std::function<PageReader(const KvGeometry& geometry,
-                                                          std::int64_t page_size)>& reader_of) {
+void ExpectDocumentedValues(AttentionBackend& backend, DType dtype,
+                            const std::function<PageReader(const KvGeometry& geometry,
+                                                           std::int64_t page_size)>& reader_of) {
   const KvGeometry geometry{kHeads, kDims[0], kDims[1], dtype};
   const PageReader reader = reader_of(geometry, kPageSize);
   const std::size_t page_bytes = backend.PageLayout(geometry, kPageSize).page_bytes;

@@ -1,4 +1,4 @@
-// What a backend's pages hold of rows with scales (kernels/api/quantized_row.h), code by code.
+// Compares rows with scales in a backend's pages, value by value (kernels/api/quantized_row.h).
 #pragma once
 
 #include <cstdint>
@@ -18,13 +18,13 @@ struct StoredRow {
 
 // How a backend lays out its pages.
 struct PageReader {
-  std::function<std::uint8_t(const StoredRow& row, int dim)> code;
+  std::function<std::uint8_t(const StoredRow& row, int dim)> quantized;
   std::function<float(const StoredRow& row)> scale;
 };
 
-// Appends rows that are hard to quantise, in every type that rows may have, and expects the codes
+// Appends rows that are hard to quantise, in every type that rows may have, and expects the values
 // and scales of quantized_row.h in the pages, whose memory the host can read.
-void ExpectDocumentedCodes(
+void ExpectDocumentedValues(
     AttentionBackend& backend, DType dtype,
     const std::function<PageReader(const KvGeometry& geometry, std::int64_t page_size)>& reader_of);
 

@@ -78,20 +78,20 @@ AttentionParams ParamsOf(const v1::AttendRequest& request) {
 
 // Where sequence `index` begins in a bias or mask, in elements, and how far apart its heads, rows
 // and keys are: nowhere along an axis of 1.
-struct PlaneOffsets {
+struct BiasOrMaskOffsets {
   std::int64_t begin = 0;
   std::int64_t head_stride = 0;
   std::int64_t row_stride = 0;
   std::int64_t key_stride = 0;
 };
 
-PlaneOffsets OffsetsOf(const v1::Tensor& plane, std::int64_t index) {
-  const int rank = plane.shape_size();
-  const std::int64_t rows = plane.shape(rank - 2);
-  const std::int64_t keys = plane.shape(rank - 1);
+BiasOrMaskOffsets OffsetsOf(const v1::Tensor& tensor, std::int64_t index) {
+  const int rank = tensor.shape_size();
+  const std::int64_t rows = tensor.shape(rank - 2);
+  const std::int64_t keys = tensor.shape(rank - 1);
   const std::int64_t area = rows * keys;
-  const std::int64_t heads = rank >= 3 ? plane.shape(rank - 3) : 1;
-  const std::int64_t batch = rank == 4 ? plane.shape(0) : 1;
+  const std::int64_t heads = rank >= 3 ? tensor.shape(rank - 3) : 1;
+  const std::int64_t batch = rank == 4 ? tensor.shape(0) : 1;
   return {batch == 1 ? 0 : index * heads * area, heads == 1 ? 0 : area, rows == 1 ? 0 : keys,
           keys == 1 ? 0 : 1};
 }
@@ -125,14 +125,14 @@ AttentionTask TaskAt(const v1::AttendRequest& request, const Layout& layout, std
     task.sink_logits = reinterpret_cast<const float*>(config.sink_logits().data().data());
   }
   if (request.has_bias()) {
-    const PlaneOffsets at = OffsetsOf(request.bias(), index);
+    const BiasOrMaskOffsets at = OffsetsOf(request.bias(), index);
     const DType dtype = FromWire(request.bias().dtype());
     task.bias = {
         request.bias().data().data() + at.begin * static_cast<std::int64_t>(DTypeBytes(dtype)),
         dtype, at.head_stride, at.row_stride, at.key_stride};
   }
   if (request.has_mask()) {
-    const PlaneOffsets at = OffsetsOf(request.mask(), index);
+    const BiasOrMaskOffsets at = OffsetsOf(request.mask(), index);
     task.mask = {reinterpret_cast<const std::uint8_t*>(request.mask().data().data()) + at.begin,
                  at.head_stride, at.row_stride, at.key_stride};
   }

@@ -126,8 +126,8 @@ v1::Tensor Quantized(const v1::Tensor& tensor, DType dtype) {
     }
     const RowScale scale = RowScale::Of(dtype, max);
     for (std::int64_t i = row; i < row + dim; ++i) {
-      const std::uint8_t code = QuantizedElement(dtype, ElementAt(tensor, i), scale);
-      SetElement(&stored, i, DequantizedElement(dtype, code, scale.scale));
+      const std::uint8_t quantized = QuantizedElement(dtype, ElementAt(tensor, i), scale);
+      SetElement(&stored, i, DequantizedElement(dtype, quantized, scale.scale));
     }
   }
   return stored;

@@ -10,7 +10,7 @@
 namespace attention::cuda {
 
 // Of a bias or mask, in elements.
-struct PlaneStrides {
+struct BiasOrMaskStrides {
   std::int64_t head = 0;
   int row = 0;  // at most kv_len
   int key = 0;  // 0 or 1
@@ -57,9 +57,9 @@ struct DeviceTask {
   const float* sink_logits = nullptr;   // [num_q_heads], may be null
   // [num_q_heads or 1, q_len or 1, kv_len or 1], may be null; the stride of an axis of 1 is 0.
   const void* bias = nullptr;
-  PlaneStrides bias_strides;
+  BiasOrMaskStrides bias_strides;
   const std::uint8_t* mask = nullptr;  // as bias
-  PlaneStrides mask_strides;
+  BiasOrMaskStrides mask_strides;
 
   float* column_sums = nullptr;  // [kv_len, num_q_heads], may be null
   float* weights = nullptr;      // [q_end - q_begin, num_q_heads, kv_len], may be null

@@ -20,10 +20,10 @@ std::string KernelIdName(const KernelId& id) {
       return absl::StrCat("wgmma/", std::string(DTypeName(id.dtype)), "/dim", id.head_dim);
     case KernelFamily::kAttendMma:
       return TypedName("mma/", id);
-    case KernelFamily::kAttendStep:
-      return TypedName("step/", id);
-    case KernelFamily::kAttendStepBulk:
-      return TypedName("step-bulk/", id);
+    case KernelFamily::kAttendDecode:
+      return TypedName("decode/", id);
+    case KernelFamily::kAttendDecodeBulk:
+      return TypedName("decode-bulk/", id);
     case KernelFamily::kAttendFloat:
       return absl::StrCat("float/dim", id.head_dim);
     case KernelFamily::kRowTotals:

@@ -12,17 +12,17 @@ enum class KernelFamily {
   kAppend,
   kAttendWgmma,
   kAttendMma,
-  kAttendStep,
-  kAttendStepBulk,  // the same by bulk copies
+  kAttendDecode,
+  kAttendDecodeBulk,  // the same by bulk copies
   kAttendFloat,
   kRowTotals,
   kProbe
 };
 
-// What is compiled: kAttendMma, kAttendStep and kAttendStepBulk for head dims 64, 128 and 256 and
-// types (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16, float8_e4m3), with
-// tiles of 64, 16 and 16 rows; kAttendWgmma for the head dims, tiles of 128 rows, and the first two
-// of these types; kAttendFloat, kRowTotals and kProbe for the head dims.
+// What is compiled: kAttendMma, kAttendDecode and kAttendDecodeBulk for head dims 64, 128 and 256
+// and types (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16, float8_e4m3),
+// with tiles of 64, 16 and 16 rows; kAttendWgmma for the head dims, tiles of 128 rows, and the
+// first two of these types; kAttendFloat, kRowTotals and kProbe for the head dims.
 struct KernelId {
   KernelFamily family = KernelFamily::kAppend;
   // Of queries and outputs; not of kAppend, kAttendFloat, kRowTotals, kProbe, as the next one.
@@ -37,7 +37,7 @@ struct KernelId {
 // Each block takes items until none is left.
 inline bool IsPersistent(const KernelId& id) { return id.family == KernelFamily::kAttendWgmma; }
 
-// "step/bfloat16/int8/dim128", "wgmma/bfloat16/dim128", "float/dim64", ...
+// "decode/bfloat16/int8/dim128", "wgmma/bfloat16/dim128", "float/dim64", ...
 std::string KernelIdName(const KernelId& id);
 
 }  // namespace attention::cuda

@@ -51,7 +51,7 @@ struct KeySpan {
   int window_begin, end;         // and [window_begin, end)
   int common_begin, common_end;  // every row sees [common_begin, common_end)
   int key_begin, key_end;        // of the item
-  bool has_planes;               // a mask or bias may hide any key
+  bool has_bias_or_mask;         // a mask or bias may hide any key
 
   // A tile at or past end_tile() is none.
   ATTENTION_HOST_DEVICE int first_tile() const {
@@ -85,7 +85,7 @@ struct KeySpan {
   // Whether a row may not see some key of the tile, or of [first, last).
   ATTENTION_HOST_DEVICE bool IsMasked(int tile) const { return IsMasked(tile, tile + kTile); }
   ATTENTION_HOST_DEVICE bool IsMasked(int first, int last) const {
-    return has_planes || first < common_begin || last > common_end;
+    return has_bias_or_mask || first < common_begin || last > common_end;
   }
 
  private:
@@ -109,7 +109,7 @@ ATTENTION_HOST_DEVICE KeySpan<kTile> SpanOf(const DeviceTask& task, std::int64_t
   span.common_end = first.end;
   span.key_begin = key_begin;
   span.key_end = key_end;
-  span.has_planes = task.mask != nullptr || task.bias != nullptr;
+  span.has_bias_or_mask = task.mask != nullptr || task.bias != nullptr;
   return span;
 }
 

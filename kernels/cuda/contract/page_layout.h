@@ -39,7 +39,7 @@ inline constexpr int kLineBytes = 128;
 inline constexpr int kSwizzleTokens = 8;
 inline constexpr int kSwizzleBytes = kSwizzleTokens * kLineBytes;  // a line of 8 tokens
 
-// The place of 16 bytes of a token's row, swizzled.
+// The offset of 16 bytes of a token's row, swizzled.
 template <typename Token>
 ATTENTION_HOST_DEVICE constexpr Token SwizzledPieceOffset(int row_bytes, Token token, int piece) {
   const auto row = static_cast<int>(token & (kSwizzleTokens - 1));
@@ -60,7 +60,7 @@ struct PageLayout {
   std::int64_t head_bytes = 0;
   std::int64_t page_bytes = 0;
 
-  // From the start of a head, the place of 16 bytes of a token's key or value.
+  // From the start of a head, the offset of 16 bytes of a token's key or value.
   ATTENTION_HOST_DEVICE std::int64_t key_piece(std::int64_t token, int piece) const {
     return has_swizzled_keys ? SwizzledPieceOffset(key_row_bytes, token, piece)
                              : token * key_row_bytes + piece * kPieceBytes;

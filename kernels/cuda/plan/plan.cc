@@ -118,8 +118,8 @@ class Planner {
     BeginPart(plan_.tasks.size() - 1, query, upload, results);
   }
 
-  // Kernel by kernel, the dearest first, so that the last blocks of a launch are short; the heads
-  // of a tile side by side.
+  // Kernel by kernel, the most expensive first, so that the last blocks of a launch are short; the
+  // heads of a tile side by side.
   void MakeItems() {
     std::size_t num_items = 0;
     for (const Unit& unit : units_) {
@@ -163,10 +163,10 @@ class Planner {
     if (task.sink_logits != nullptr) planned.sinks = upload_.Add(heads_bytes);
     if (task.bias.data != nullptr) {
       planned.bias =
-          upload_.Add(PlanesOf(task, task.bias).elements() * DTypeBytes(task.bias.dtype));
+          upload_.Add(DenseBiasOrMaskOf(task, task.bias).elements() * DTypeBytes(task.bias.dtype));
     }
     if (task.mask.data != nullptr) {
-      planned.mask = upload_.Add(PlanesOf(task, task.mask).elements());
+      planned.mask = upload_.Add(DenseBiasOrMaskOf(task, task.mask).elements());
     }
     planned.pages = upload_.Add(NumPages(task) * sizeof(void*));
     planned.page_size = task.kv_pages.page_size;
@@ -328,7 +328,7 @@ class Planner {
     AddProbes(task, static_cast<int>(plan_.tasks.size()) - 1, 0, task.q_len, true);
   }
 
-  // Launches of one kernel each, none with more than step_flops unless a single item has.
+  // Launches of one kernel each, none with more than launch_flops unless a single item has.
   void AddSteps(const PlanPart& part, const PlanPart& next) {
     if (part.append_items < next.append_items) {
       plan_.steps.push_back({{KernelFamily::kAppend},
@@ -339,7 +339,7 @@ class Planner {
       const double flops = costs_[i] * flops_per_cost_;
       LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
       if (last == nullptr || last->kernel != KernelOf(i) ||
-          last->flops + flops > options_.step_flops) {
+          last->flops + flops > options_.launch_flops) {
         plan_.steps.push_back({KernelOf(i), static_cast<std::int64_t>(i), 0, 0});
         last = &plan_.steps.back();
         if (IsPersistent(last->kernel)) last->num_taken = plan_.num_counters++;
@@ -386,7 +386,7 @@ class Planner {
   CudaPlan& plan_;
   const PlanOptions options_;
   std::vector<Unit> units_;
-  Places upload_, scratch_, results_;
+  BufferLayout upload_, scratch_, results_;
   std::vector<double> costs_;  // of plan_.items
   double flops_per_cost_ = 0;
   std::int64_t num_partials_ = 0;

@@ -22,7 +22,7 @@ namespace attention::cuda {
 // Every task's keys are fewer: device code counts them in 31 bits.
 inline constexpr std::int64_t kMaxKvLen = std::int64_t{1} << 30;
 
-// Tasks of more rows (q_len * group) than this are prompts: their tiles are plenty, and each reads
+// Tasks of more rows (q_len * group) than this are prefill: their tiles are plenty, and each reads
 // all its keys in one go. Tasks of fewer rows are split over ranges of keys.
 inline constexpr std::int64_t kMaxSplitRows = 128;
 
@@ -31,15 +31,15 @@ inline constexpr std::int64_t kMinRangeKeys = 128;
 // About how many ranges a task is split into at the most.
 inline constexpr std::int64_t kWantedRanges = 16;
 
-inline constexpr std::size_t kNowhere = static_cast<std::size_t>(-1);
+inline constexpr std::size_t kNoOffset = static_cast<std::size_t>(-1);
 
-// Hands out places in a buffer whose size is being found out. Places are multiples of 256 bytes.
-class Places {
+// Hands out offsets in a buffer whose size is being found out, multiples of 256 bytes.
+class BufferLayout {
  public:
   std::size_t Add(std::size_t bytes) {
-    const std::size_t place = size_;
+    const std::size_t offset = size_;
     size_ += (bytes + 255) / 256 * 256;
-    return place;
+    return offset;
   }
   std::size_t size() const { return size_; }
 
@@ -47,7 +47,7 @@ class Places {
   std::size_t size_ = 0;
 };
 
-// A task with the places of its tensors; kNowhere: it has no such tensor.
+// A task with the offsets of its tensors; kNoOffset: it has no such tensor.
 struct PlannedTask {
   AttentionTask task;
   KernelId kernel;
@@ -55,17 +55,17 @@ struct PlannedTask {
   std::int64_t range_keys = 0;  // of a split task
 
   // In the upload.
-  std::size_t q = kNowhere, pages = kNowhere, alibi = kNowhere, sinks = kNowhere;
-  std::size_t bias = kNowhere, mask = kNowhere;
+  std::size_t q = kNoOffset, pages = kNoOffset, alibi = kNoOffset, sinks = kNoOffset;
+  std::size_t bias = kNoOffset, mask = kNoOffset;
   // Of contiguous keys and values: rows [kv_begin, kv_end) in the upload, and in the scratch the
   // page that they are written to, whose first token is kv_origin.
-  std::size_t k = kNowhere, v = kNowhere, arena = kNowhere;
+  std::size_t k = kNoOffset, v = kNoOffset, arena = kNoOffset;
   // In the scratch, of tasks with a second pass: DeviceTask::totals.
-  std::size_t totals = kNowhere;
+  std::size_t totals = kNoOffset;
   std::int64_t kv_begin = 0, kv_end = 0, kv_origin = 0;
   std::int64_t page_size = 0;
   // In the results.
-  std::size_t o = kNowhere, lse = kNowhere, column_sums = kNowhere, weights = kNowhere;
+  std::size_t o = kNoOffset, lse = kNoOffset, column_sums = kNoOffset, weights = kNoOffset;
   std::int64_t weights_q_begin = 0, weights_q_end = 0;
 
   bool is_contiguous() const { return task.kv_pages.pages == nullptr; }
@@ -137,7 +137,7 @@ struct CudaPlan : AttentionPlan, PlanShape {
 
 struct PlanOptions {
   // Bounds a launch: a run that yields stops between two.
-  double step_flops = 0;
+  double launch_flops = 0;
   // Whether the device has the instructions of compute capability 9.0.
   bool has_wgmma = false;
   // Of a part, at least, if another one follows.
@@ -155,16 +155,16 @@ std::size_t QueryRowBytes(const AttentionTask& task);
 std::size_t OutputRowBytes(const AttentionTask& task);
 
 // A bias or mask as it travels, dense; a shared axis has one element.
-struct TravellingPlanes {
+struct DenseBiasOrMask {
   std::int64_t heads, rows, keys;
 
   std::int64_t elements() const { return heads * rows * keys; }
-  PlaneStrides strides() const {
+  BiasOrMaskStrides strides() const {
     return {heads > 1 ? rows * keys : 0, rows > 1 ? static_cast<int>(keys) : 0, keys > 1 ? 1 : 0};
   }
 };
 template <typename View>
-TravellingPlanes PlanesOf(const AttentionTask& task, const View& view) {
+DenseBiasOrMask DenseBiasOrMaskOf(const AttentionTask& task, const View& view) {
   return {view.head_stride != 0 ? task.params.num_q_heads : 1,
           view.row_stride != 0 ? task.q_len : 1, view.key_stride != 0 ? task.kv_len : 1};
 }

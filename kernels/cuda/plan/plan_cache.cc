@@ -22,8 +22,8 @@ bool AreRowsAlike(const Rows& a, const Rows& b) {
   return IsAlikeIn(a.data, b.data) && a.dtype == b.dtype;
 }
 
-template <typename Plane>
-bool ArePlanesAlike(const Plane& a, const Plane& b) {
+template <typename View>
+bool AreBiasesOrMasksAlike(const View& a, const View& b) {
   return IsAlikeIn(a.data, b.data) && (a.head_stride == 0) == (b.head_stride == 0) &&
          (a.row_stride == 0) == (b.row_stride == 0) && a.key_stride == b.key_stride;
 }
@@ -37,8 +37,8 @@ bool IsAlike(const AttentionTask& a, const AttentionTask& b) {
          AreRowsAlike(a.v, b.v) && IsAlikeIn(a.kv_pages.pages, b.kv_pages.pages) &&
          a.kv_pages.page_size == b.kv_pages.page_size && IsAlikeIn(a.lse, b.lse) &&
          IsAlikeIn(a.column_sums, b.column_sums) && IsAlikeIn(a.alibi_slopes, b.alibi_slopes) &&
-         IsAlikeIn(a.sink_logits, b.sink_logits) && ArePlanesAlike(a.bias, b.bias) &&
-         a.bias.dtype == b.bias.dtype && ArePlanesAlike(a.mask, b.mask);
+         IsAlikeIn(a.sink_logits, b.sink_logits) && AreBiasesOrMasksAlike(a.bias, b.bias) &&
+         a.bias.dtype == b.bias.dtype && AreBiasesOrMasksAlike(a.mask, b.mask);
 }
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> PlanCache::Plan(std::span<const AttentionTask> tasks,

@@ -105,13 +105,13 @@ absl::Status PlanRunner::CopyUpload(const CudaPlan& plan, std::size_t begin, std
                                              memory.host_upload.data() + from, to - from);
   };
   for (const DirectCopy& rows : direct) {
-    absl::Status status = copy_gathered(begin, rows.place);
+    absl::Status status = copy_gathered(begin, rows.offset);
     if (status.ok()) {
       status =
-          device_.CopyToDevice(stream, memory.upload.data() + rows.place, rows.host, rows.bytes);
+          device_.CopyToDevice(stream, memory.upload.data() + rows.offset, rows.host, rows.bytes);
     }
     if (!status.ok()) return status;
-    begin = rows.place + rows.bytes;
+    begin = rows.offset + rows.bytes;
   }
   return copy_gathered(begin, end);
 }
@@ -178,9 +178,9 @@ absl::Status PlanRunner::Download(const CudaPlan& plan, std::size_t part) {
     }
   };
   for (const DirectCopy& rows : DirectResults(plan, part, direct_bytes_, device_)) {
-    copy(memory.host_results.data() + begin, begin, rows.place);
-    copy(rows.host, rows.place, rows.place + rows.bytes);
-    begin = rows.place + rows.bytes;
+    copy(memory.host_results.data() + begin, begin, rows.offset);
+    copy(rows.host, rows.offset, rows.offset + rows.bytes);
+    begin = rows.offset + rows.bytes;
   }
   copy(memory.host_results.data() + begin, begin, end);
   return status.ok() ? device_.Record(*events.downloaded, stream) : status;

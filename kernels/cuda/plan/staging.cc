@@ -9,18 +9,18 @@ namespace attention::cuda {
 namespace {
 
 template <typename T>
-T* At(char* base, std::size_t place) {
-  return place == kNowhere ? nullptr : reinterpret_cast<T*>(base + place);
+T* At(char* base, std::size_t offset) {
+  return offset == kNoOffset ? nullptr : reinterpret_cast<T*>(base + offset);
 }
 
 template <typename View>
-void GatherPlanes(const View& view, std::size_t element, const AttentionTask& task, char* to) {
-  const TravellingPlanes planes = PlanesOf(task, view);
-  const std::size_t row_bytes = planes.keys * element;
+void GatherBiasOrMask(const View& view, std::size_t element, const AttentionTask& task, char* to) {
+  const DenseBiasOrMask dense = DenseBiasOrMaskOf(task, view);
+  const std::size_t row_bytes = dense.keys * element;
   if (row_bytes == 0) return;
   const auto* from = reinterpret_cast<const char*>(view.data);
-  for (std::int64_t head = 0; head < planes.heads; ++head) {
-    for (std::int64_t row = 0; row < planes.rows; ++row) {
+  for (std::int64_t head = 0; head < dense.heads; ++head) {
+    for (std::int64_t row = 0; row < dense.rows; ++row) {
       const std::int64_t index = head * view.head_stride + row * view.row_stride;
       std::memcpy(to, from + index * static_cast<std::int64_t>(element), row_bytes);
       to += row_bytes;
@@ -31,7 +31,7 @@ void GatherPlanes(const View& view, std::size_t element, const AttentionTask& ta
 void FillPages(const PlannedTask& planned, RunMemory& memory) {
   void** pages = At<void*>(memory.host_upload.data(), planned.pages);
   if (planned.is_contiguous()) {
-    *pages = planned.arena == kNowhere ? nullptr : memory.scratch.data() + planned.arena;
+    *pages = planned.arena == kNoOffset ? nullptr : memory.scratch.data() + planned.arena;
     return;
   }
   const PagedKvView& kv = planned.task.kv_pages;
@@ -68,13 +68,13 @@ struct TravellingRows {
   const RowsView& rows;
   std::int64_t begin, count;
   int heads, dim, padded_dim;
-  std::size_t place;
+  std::size_t offset;
 };
 
 // Gathers them, or leaves them to a copy of their own.
 void AddRows(const TravellingRows& travelling, std::size_t direct_bytes, RunMemory& memory,
              std::vector<DirectCopy>& direct) {
-  const auto& [rows, begin, count, heads, dim, padded_dim, place] = travelling;
+  const auto& [rows, begin, count, heads, dim, padded_dim, offset] = travelling;
   const auto element = static_cast<std::int64_t>(DTypeBytes(rows.dtype));
   const auto bytes = static_cast<std::size_t>(count * heads * dim * element);
   const bool is_dense = dim == padded_dim && rows.head_stride == dim &&
@@ -82,16 +82,16 @@ void AddRows(const TravellingRows& travelling, std::size_t direct_bytes, RunMemo
   if (is_dense && bytes >= direct_bytes && memory.device->IsPinned(rows.data)) {
     auto* from =
         static_cast<char*>(const_cast<void*>(rows.data)) + begin * rows.row_stride * element;
-    direct.push_back({place, from, bytes});
+    direct.push_back({offset, from, bytes});
     return;
   }
-  GatherRows(rows, begin, count, heads, dim, padded_dim, memory.host_upload.data() + place);
+  GatherRows(rows, begin, count, heads, dim, padded_dim, memory.host_upload.data() + offset);
 }
 
 // Keys and values that do not lie in pages.
 void AddContiguous(const PlannedTask& planned, std::size_t direct_bytes, RunMemory& memory,
                    std::vector<DirectCopy>& direct) {
-  if (planned.k == kNowhere) return;
+  if (planned.k == kNoOffset) return;
   const AttentionParams& params = planned.task.params;
   const std::int64_t tokens = planned.kv_end - planned.kv_begin;
   AddRows({planned.task.k, planned.kv_begin, tokens, params.num_kv_heads, params.head_dim_qk,
@@ -106,7 +106,7 @@ void AddContiguous(const PlannedTask& planned, std::size_t direct_bytes, RunMemo
 DirectCopy DirectOutput(const PlannedTask& planned, const PartOfTask& queries,
                         std::size_t direct_bytes, const Device& device) {
   const AttentionTask& task = planned.task;
-  if (planned.o == kNowhere) return {};
+  if (planned.o == kNoOffset) return {};
   const std::int64_t dim = task.params.head_dim_v, heads = task.params.num_q_heads;
   const std::size_t row_bytes = OutputRowBytes(task);
   const std::size_t bytes = (queries.end - queries.begin) * row_bytes;
@@ -122,15 +122,15 @@ void FillTensors(const PlannedTask& planned, RunMemory& memory) {
   const AttentionParams& params = task.params;
   char* base = memory.host_upload.data();
   const std::size_t heads_bytes = params.num_q_heads * sizeof(float);
-  if (planned.alibi != kNowhere) {
+  if (planned.alibi != kNoOffset) {
     std::memcpy(base + planned.alibi, task.alibi_slopes, heads_bytes);
   }
-  if (planned.sinks != kNowhere) std::memcpy(base + planned.sinks, task.sink_logits, heads_bytes);
-  if (planned.bias != kNowhere) {
-    GatherPlanes(task.bias, DTypeBytes(task.bias.dtype), task, base + planned.bias);
+  if (planned.sinks != kNoOffset) std::memcpy(base + planned.sinks, task.sink_logits, heads_bytes);
+  if (planned.bias != kNoOffset) {
+    GatherBiasOrMask(task.bias, DTypeBytes(task.bias.dtype), task, base + planned.bias);
   }
-  if (planned.mask != kNowhere) {
-    GatherPlanes(task.mask, 1, task, base + planned.mask);
+  if (planned.mask != kNoOffset) {
+    GatherBiasOrMask(task.mask, 1, task, base + planned.mask);
   }
 }
 
@@ -202,10 +202,10 @@ void DeliverOutput(const PlannedTask& planned, std::int64_t begin, std::int64_t 
 void DeliverSums(const PlannedTask& planned, const char* base) {
   const AttentionTask& task = planned.task;
   const std::size_t heads_bytes = task.params.num_q_heads * sizeof(float);
-  if (planned.lse != kNowhere) {
+  if (planned.lse != kNoOffset) {
     std::memcpy(task.lse, base + planned.lse, task.q_len * heads_bytes);
   }
-  if (planned.column_sums != kNowhere && task.kv_len > 0) {
+  if (planned.column_sums != kNoOffset && task.kv_len > 0) {
     std::memcpy(task.column_sums, base + planned.column_sums, task.kv_len * heads_bytes);
   } else if (task.column_sums != nullptr) {
     std::fill_n(task.column_sums, task.kv_len * task.params.num_q_heads, 0.0f);
@@ -272,9 +272,9 @@ void FillTables(const CudaPlan& plan, RunMemory& memory) {
   for (const PlannedTask& planned : plan.tasks) {
     tasks.push_back({});
     appends.push_back({});
-    if (planned.q == kNowhere) continue;  // nothing to compute
+    if (planned.q == kNoOffset) continue;  // nothing to compute
     tasks.back() = BindTask(planned, memory);
-    if (planned.k != kNowhere) appends.back() = BindAppend(planned, memory);
+    if (planned.k != kNoOffset) appends.back() = BindAppend(planned, memory);
   }
   CopyTable(tasks, base + plan.device_tasks);
   CopyTable(plan.items, base + plan.device_items);
@@ -289,7 +289,7 @@ std::vector<DirectCopy> FillPart(const CudaPlan& plan, std::size_t part, std::si
                                  RunMemory& memory) {
   std::vector<DirectCopy> direct;
   ForEachTask(plan, part, [&](const PlannedTask& planned, const PartOfTask& queries) {
-    if (planned.q == kNowhere) return;
+    if (planned.q == kNoOffset) return;
     const AttentionTask& task = planned.task;
     if (queries.is_first) {
       FillPages(planned, memory);
@@ -320,7 +320,7 @@ void DeliverPart(const CudaPlan& plan, std::size_t part, std::size_t direct_byte
   const char* base = memory.host_results.data();
   ForEachTask(plan, part, [&](const PlannedTask& planned, const PartOfTask& queries) {
     const bool is_direct = DirectOutput(planned, queries, direct_bytes, *memory.device).bytes > 0;
-    if (planned.o != kNowhere && !is_direct) {
+    if (planned.o != kNoOffset && !is_direct) {
       DeliverOutput(planned, queries.begin, queries.end, base + planned.o);
     }
     if (queries.is_last) DeliverSums(planned, base);

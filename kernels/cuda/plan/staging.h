@@ -9,15 +9,15 @@
 
 namespace attention::cuda {
 
-// Rows that go straight between where a caller holds them and their place in the device's buffer.
+// Rows that go straight between where a caller holds them and their offset in the device's buffer.
 struct DirectCopy {
-  std::size_t place = 0;
+  std::size_t offset = 0;
   char* host = nullptr;
   std::size_t bytes = 0;
 };
 
 // Fills the upload of a plan: its tables, with device addresses in `memory`, and the tensors of a
-// part. Of these it leaves out, and returns in the order of their places, rows that are
+// part. Of these it leaves out, and returns in the order of their offsets, rows that are
 // `direct_bytes` or more, lie as they travel, and in memory from which copies go straight.
 void FillTables(const CudaPlan& plan, RunMemory& memory);
 std::vector<DirectCopy> FillPart(const CudaPlan& plan, std::size_t part, std::size_t direct_bytes,

@@ -7,7 +7,7 @@
 namespace attention::cuda {
 namespace {
 
-constexpr int kStepRows = 16;
+constexpr int kDecodeRows = 16;
 
 DType QueryTypeOf(const AttentionTask& task) {
   return task.q.data != nullptr ? task.q.dtype : task.params.dtype;
@@ -31,7 +31,7 @@ bool HasCompiledDims(const AttentionParams& params) {
   return params.head_dim_v == dim && (dim == 64 || dim == 128 || dim == 256);
 }
 
-// Prompts that the instructions of a warpgroup serve: one 16-bit type throughout, rows that fill
+// Prefill that the instructions of a warpgroup serve: one 16-bit type throughout, rows that fill
 // lines of 128 bytes (page_layout.h), and as many as the kernel counts.
 bool SuitsWgmma(const AttentionTask& task) {
   const AttentionParams& params = task.params;
@@ -60,10 +60,10 @@ KernelId ChooseKernel(const AttentionTask& task, bool has_wgmma) {
   }
   id.dtype = QueryTypeOf(task);
   id.kv_dtype = params.kv_dtype;
-  if (task.q_len * params.group_size() <= kStepRows) {
+  if (task.q_len * params.group_size() <= kDecodeRows) {
     const bool is_bulk = has_wgmma && HasCompiledDims(params);
-    id.family = is_bulk ? KernelFamily::kAttendStepBulk : KernelFamily::kAttendStep;
-    id.tile_rows = kStepRows;
+    id.family = is_bulk ? KernelFamily::kAttendDecodeBulk : KernelFamily::kAttendDecode;
+    id.tile_rows = kDecodeRows;
   } else if (has_wgmma && SuitsWgmma(task)) {
     id.family = KernelFamily::kAttendWgmma;
     id.tile_rows = 128;
@@ -100,8 +100,8 @@ DeviceTask DescribeTask(const AttentionTask& task) {
   device.o_dtype = OutputTypeOf(task);
   device.kv_dtype = params.kv_dtype;
   device.bias_dtype = task.bias.dtype;
-  device.bias_strides = PlanesOf(task, task.bias).strides();
-  device.mask_strides = PlanesOf(task, task.mask).strides();
+  device.bias_strides = DenseBiasOrMaskOf(task, task.bias).strides();
+  device.mask_strides = DenseBiasOrMaskOf(task, task.mask).strides();
   return device;
 }
 

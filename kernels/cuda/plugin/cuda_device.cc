@@ -163,9 +163,9 @@ class CudaDevice final : public Device {
       if (id.family == KernelFamily::kAttendWgmma) {
         return LaunchWgmma(id.dtype, id.head_dim, num_blocks, arguments, compute(), error);
       }
-      if (id.family == KernelFamily::kAttendStepBulk) {
-        return LaunchStepBulk(id.dtype, id.kv_dtype, id.head_dim, num_blocks, arguments, compute(),
-                              error);
+      if (id.family == KernelFamily::kAttendDecodeBulk) {
+        return LaunchDecodeBulk(id.dtype, id.kv_dtype, id.head_dim, num_blocks, arguments,
+                                compute(), error);
       }
       const auto launch = id.kv_dtype == DType::kInt8         ? LaunchMmaInt8
                           : id.kv_dtype == DType::kFloat8E4M3 ? LaunchMmaFloat8

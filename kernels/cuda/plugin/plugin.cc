@@ -46,7 +46,7 @@ absl::Status Make(PluginRequest* request) {
   if (!packing_device.ok()) return packing_device.status();
   CudaBackendOptions options;
   options.packing_device = *std::move(packing_device);
-  if (request->step_flops > 0) options.step_flops = request->step_flops;
+  if (request->launch_flops > 0) options.launch_flops = request->launch_flops;
   if (request->part_bytes > 0) options.part_bytes = request->part_bytes;
   request->backend = MakeCudaBackend(std::move(*device), options).release();
   return absl::OkStatus();

@@ -31,7 +31,7 @@ struct PluginRequest {
   int device = 0;                 // ordinal
   // KV pages in managed memory, which the host can read too: for tests.
   bool has_managed_memory = false;
-  double step_flops = 0;       // of CudaBackendOptions; 0: the default
+  double launch_flops = 0;     // of CudaBackendOptions; 0: the default
   std::size_t part_bytes = 0;  // the same
 
   AttentionBackend* backend = nullptr;        // result of make, owned by the caller

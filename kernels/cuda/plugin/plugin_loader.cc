@@ -68,7 +68,7 @@ absl::Status Call(const char* function, PluginRequest* request) {
 absl::StatusOr<std::unique_ptr<AttentionBackend>> LoadCudaBackend(const PluginOptions& options) {
   PluginRequest request{.device = options.device,
                         .has_managed_memory = options.has_managed_memory,
-                        .step_flops = options.step_flops,
+                        .launch_flops = options.launch_flops,
                         .part_bytes = options.part_bytes};
   if (absl::Status status = Call(kPluginMake, &request); !status.ok()) return status;
   return std::unique_ptr<AttentionBackend>(request.backend);

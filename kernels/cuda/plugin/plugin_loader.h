@@ -16,7 +16,7 @@ namespace attention::cuda {
 struct PluginOptions {
   int device = 0;                   // ordinal
   bool has_managed_memory = false;  // pages that the host can read, for tests
-  double step_flops = 0;            // of CudaBackendOptions; 0: the default
+  double launch_flops = 0;          // of CudaBackendOptions; 0: the default
   std::size_t part_bytes = 0;       // the same
 };
 
@@ -34,7 +34,7 @@ struct CudaDeviceDescription {
 // context on any device.
 absl::StatusOr<std::vector<CudaDeviceDescription>> DescribeCudaDevices();
 
-// The device without a backend, for benchmarks, or the same errors. `step_flops` has no meaning.
+// The device without a backend, for benchmarks, or the same errors. `launch_flops` has no meaning.
 absl::StatusOr<std::shared_ptr<Device>> OpenCudaDevice(const PluginOptions& options);
 
 }  // namespace attention::cuda

@@ -93,13 +93,13 @@ void FillUpload(const ProjectionRound& round, RunMemory& memory) {
       GatherPiece(pass, piece, host + pass.x);
     }
   }
-  for (const auto& [rotary, place] : round.frequencies) {
-    std::memcpy(host + place, rotary->frequencies().data(),
+  for (const auto& [rotary, offset] : round.frequencies) {
+    std::memcpy(host + offset, rotary->frequencies().data(),
                 rotary->frequencies().size() * sizeof(double));
   }
-  for (const auto& [items, place] : {std::pair{&round.split_items, round.device_split_items},
-                                     {&round.finish_items, round.device_finish_items}}) {
-    if (!items->empty()) std::memcpy(host + place, items->data(), items->size() * sizeof(RowItem));
+  for (const auto& [items, offset] : {std::pair{&round.split_items, round.device_split_items},
+                                      {&round.finish_items, round.device_finish_items}}) {
+    if (!items->empty()) std::memcpy(host + offset, items->data(), items->size() * sizeof(RowItem));
   }
 }
 

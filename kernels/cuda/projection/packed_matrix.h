@@ -34,7 +34,7 @@ class PackedMatrix final : public PackedProjection {
     std::int64_t padded_in() const;
     std::int64_t padded_out() const;
     std::size_t row_bytes() const;     // of the weights
-    std::size_t weight_bytes() const;  // the places of all three are multiples of 256 bytes
+    std::size_t weight_bytes() const;  // the offsets of all three are multiples of 256 bytes
     std::size_t bias_bytes() const;
     std::size_t bytes() const;
   };

@@ -83,16 +83,16 @@ class Planner {
 
   void Close() {
     if (!round_.passes.empty()) {
-      Place(round_);
+      LayOut(round_);
       rounds_.push_back(std::move(round_));
     }
     round_ = {};
     used_ = 0;
   }
 
-  static void Place(ProjectionRound& round);
-  static void PlacePass(ProjectionPass& pass, ProjectionRound& round, Places& upload,
-                        Places& scratch, Places& results);
+  static void LayOut(ProjectionRound& round);
+  static void LayOutPass(ProjectionPass& pass, ProjectionRound& round, BufferLayout& upload,
+                         BufferLayout& scratch, BufferLayout& results);
 
   const std::size_t max_bytes_;
   std::vector<ProjectionRound> rounds_;
@@ -100,8 +100,8 @@ class Planner {
   std::size_t used_ = 0;
 };
 
-void Planner::PlacePass(ProjectionPass& pass, ProjectionRound& round, Places& upload,
-                        Places& scratch, Places& results) {
+void Planner::LayOutPass(ProjectionPass& pass, ProjectionRound& round, BufferLayout& upload,
+                         BufferLayout& scratch, BufferLayout& results) {
   const PackedMatrix::Shape& shape = pass.matrix->shape();
   const std::int64_t block_rows = RowsOfBlocks(pass.matrix->blocks(), pass.operand_rows());
   pass.product = scratch.Add(block_rows * shape.padded_out() * sizeof(float));
@@ -130,9 +130,9 @@ void Planner::PlacePass(ProjectionPass& pass, ProjectionRound& round, Places& up
   }
 }
 
-void Planner::Place(ProjectionRound& round) {
-  Places upload, scratch, results;
-  for (ProjectionPass& pass : round.passes) PlacePass(pass, round, upload, scratch, results);
+void Planner::LayOut(ProjectionRound& round) {
+  BufferLayout upload, scratch, results;
+  for (ProjectionPass& pass : round.passes) LayOutPass(pass, round, upload, scratch, results);
   round.device_splits = upload.Add(round.num_splits * sizeof(DeviceSplit));
   round.device_split_items = upload.Add(round.split_items.size() * sizeof(RowItem));
   round.device_finishes = upload.Add(round.num_finishes * sizeof(DeviceFinish));

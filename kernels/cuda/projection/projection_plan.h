@@ -27,8 +27,8 @@ struct PassPiece {
   std::int64_t first = 0;
   std::int64_t count = 0;
   std::int64_t row = 0;
-  std::size_t y = kNowhere;            // in the results: [count, out_features]
-  std::size_t frequencies = kNowhere;  // in the upload
+  std::size_t y = kNoOffset;            // in the results: [count, out_features]
+  std::size_t frequencies = kNoOffset;  // in the upload
 };
 
 // Rows of one type through one projection.
@@ -46,9 +46,9 @@ struct ProjectionPass {
   }
   std::int64_t operand_rows() const { return num_parts * num_rows; }
 
-  std::size_t x = kNowhere;                            // in the upload
-  std::size_t operand = kNowhere, unscale = kNowhere;  // in the scratch; not of a direct one
-  std::size_t product = kNowhere;                      // in the scratch
+  std::size_t x = kNoOffset;                             // in the upload
+  std::size_t operand = kNoOffset, unscale = kNoOffset;  // in the scratch; not of a direct one
+  std::size_t product = kNoOffset;                       // in the scratch
 };
 
 struct ProjectionRound {

@@ -10,7 +10,7 @@ std::string Tokens(std::int64_t tokens) {
 }
 
 // 64 query and 8 KV heads, as the large Llama models have.
-Part Prompt(std::int64_t tokens, int head_dim, bool is_causal) {
+Part Prefill(std::int64_t tokens, int head_dim, bool is_causal) {
   return {.num_q_heads = 64,
           .num_kv_heads = 8,
           .q_len = tokens,
@@ -19,14 +19,14 @@ Part Prompt(std::int64_t tokens, int head_dim, bool is_causal) {
           .is_causal = is_causal};
 }
 
-Group PromptGroup(std::int64_t tokens, int head_dim, bool is_causal) {
+Group PrefillGroup(std::int64_t tokens, int head_dim, bool is_causal) {
   return {{.name = "prefill d" + std::to_string(head_dim) + (is_causal ? " causal " : " full ") +
                    Tokens(tokens),
-           .parts = {Prompt(tokens, head_dim, is_causal)}}};
+           .parts = {Prefill(tokens, head_dim, is_causal)}}};
 }
 
 Group WindowGroup(std::int64_t tokens, int head_dim) {
-  Part part = Prompt(tokens, head_dim, true);
+  Part part = Prefill(tokens, head_dim, true);
   part.window_left = 1023;
   return {{.name = "prefill d" + std::to_string(head_dim) + " window 1k " + Tokens(tokens),
            .parts = {part}}};
@@ -108,13 +108,13 @@ Work WorkOf(const Case& bench_case) {
 std::vector<Group> AllGroups() {
   std::vector<Group> groups;
   for (const int k : {2, 4, 8, 16, 32}) {
-    groups.push_back(PromptGroup(1024 * k, 128, /*is_causal=*/true));
-    groups.push_back(PromptGroup(1024 * k, 128, /*is_causal=*/false));
+    groups.push_back(PrefillGroup(1024 * k, 128, /*is_causal=*/true));
+    groups.push_back(PrefillGroup(1024 * k, 128, /*is_causal=*/false));
   }
   for (const int head_dim : {64, 256}) {
     for (const int k : {2, 8, 32}) {
-      groups.push_back(PromptGroup(1024 * k, head_dim, /*is_causal=*/true));
-      groups.push_back(PromptGroup(1024 * k, head_dim, /*is_causal=*/false));
+      groups.push_back(PrefillGroup(1024 * k, head_dim, /*is_causal=*/true));
+      groups.push_back(PrefillGroup(1024 * k, head_dim, /*is_causal=*/false));
     }
   }
   for (const int k : {4, 16, 32}) groups.push_back(WindowGroup(1024 * k, 128));
@@ -138,10 +138,10 @@ std::vector<Group> AllGroups() {
 }
 
 std::vector<Group> SmallGroups() {
-  Part prompt = {.num_q_heads = 4, .num_kv_heads = 2, .q_len = 150, .kv_len = 150, .head_dim = 64};
-  Part window = prompt;
+  Part prefill = {.num_q_heads = 4, .num_kv_heads = 2, .q_len = 150, .kv_len = 150, .head_dim = 64};
+  Part window = prefill;
   window.window_left = 40;
-  Part full = prompt;
+  Part full = prefill;
   full.is_causal = false;
   Part steps = {
       .batch_size = 3, .num_q_heads = 4, .num_kv_heads = 2, .kv_len = 300, .head_dim = 64};
@@ -149,7 +149,7 @@ std::vector<Group> SmallGroups() {
   small.kv_dtype = DType::kInt8;
   Part shared = steps;
   shared.shared_len = 128;
-  Group mixed = MixedGroup(prompt, steps);
+  Group mixed = MixedGroup(prefill, steps);
   mixed.push_back({.name = "steps int8", .parts = {small}, .beside = {mixed.back().name}});
   return {{{.name = "full", .parts = {full}}},
           {{.name = "window", .parts = {window}}},

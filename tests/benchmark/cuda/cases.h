@@ -47,7 +47,7 @@ struct Work {
 };
 Work WorkOf(const Case& bench_case);
 
-// Prompts, decoding, windows, a mixed batch and shared prefixes.
+// Prefill, decoding, windows, a mixed batch and shared prefixes.
 std::vector<Group> AllGroups();
 
 // The kinds of AllGroups in sizes of which a host that plays the device computes all in seconds.

@@ -27,7 +27,7 @@ class Contender {
   virtual absl::Status Launch() = 0;
   // Computes once more and waits, so that ReadRow gives the result of that.
   virtual absl::Status Compute() = 0;
-  virtual absl::Status ReadRow(const RowPlace& place, std::vector<float>* row) = 0;
+  virtual absl::Status ReadRow(const RowRef& ref, std::vector<float>* row) = 0;
 };
 
 // The kernels, over pages of the server's default size. What Launch launches is all that a step

@@ -34,7 +34,7 @@ Bench MakeBench(std::shared_ptr<cuda::Device> device,
   return bench;
 }
 
-Group OneSmallPrompt() { return SmallGroups().front(); }
+Group OneSmallPrefill() { return SmallGroups().front(); }
 
 CaseResult MeasureOne(const Bench& bench, const Group& group) {
   auto results = MeasureGroup(bench, group);
@@ -147,7 +147,7 @@ TEST(CudaBenchTest, AMixedBatchIsHeldAgainstTheSumOfItsParts) {
 
 TEST(CudaBenchTest, AWrongKernelGetsNoFigure) {
   const auto broken = std::make_shared<BrokenDevice>(*OpenBenchDevice(0));
-  const CaseResult result = MeasureOne(MakeBench(broken), OneSmallPrompt());
+  const CaseResult result = MeasureOne(MakeBench(broken), OneSmallPrefill());
   EXPECT_EQ(result.ours().verdict, Verdict::kWrong);
   EXPECT_EQ(result.ours().seconds, 0);
   EXPECT_THAT(RowLine(result), StartsWith("row|FAILED|full|wrong|- TFLOP/s"));
@@ -156,7 +156,7 @@ TEST(CudaBenchTest, AWrongKernelGetsNoFigure) {
 TEST(CudaBenchTest, PeersTakeTurnsWithTheKernelsOnTheSameTensors) {
   peer_factor = 1;
   const AttentionBenchPeer peers[] = {kReferencePeer, kRefusingPeer};
-  const CaseResult result = MeasureOne(MakeBench(*OpenBenchDevice(0), peers), OneSmallPrompt());
+  const CaseResult result = MeasureOne(MakeBench(*OpenBenchDevice(0), peers), OneSmallPrefill());
   ASSERT_EQ(result.outcomes.size(), 3);
   EXPECT_EQ(result.outcomes[1].verdict, Verdict::kRight) << result.outcomes[1].error;
   EXPECT_EQ(result.outcomes[1].text, "float64");
@@ -171,7 +171,7 @@ TEST(CudaBenchTest, PeersTakeTurnsWithTheKernelsOnTheSameTensors) {
 TEST(CudaBenchTest, AWrongPeerGetsNoFigure) {
   peer_factor = 1.05f;
   const AttentionBenchPeer peers[] = {kReferencePeer};
-  const CaseResult result = MeasureOne(MakeBench(*OpenBenchDevice(0), peers), OneSmallPrompt());
+  const CaseResult result = MeasureOne(MakeBench(*OpenBenchDevice(0), peers), OneSmallPrefill());
   peer_factor = 1;
   EXPECT_EQ(result.outcomes[1].verdict, Verdict::kWrong);
   EXPECT_EQ(result.best_peer(), nullptr);
@@ -190,22 +190,22 @@ TEST(CudaBenchTest, PeersAreNotAskedForCachesOfAnotherType) {
 // A row whose newest key is left out is what a mask that is off by one gives.
 TEST(CudaBenchTest, RowsShowAMaskThatIsOffByOne) {
   const auto device = *OpenBenchDevice(0);
-  const Case bench_case = OneSmallPrompt().front();
+  const Case bench_case = OneSmallPrefill().front();
   const auto tensors = MakeCaseTensors(bench_case, *device);
   ASSERT_TRUE(tensors.ok());
   const auto rows = ExpectRows(*tensors, 12);
   const PartTensors& part = *tensors->front();
   const auto read = [&](std::int64_t left_out) {
-    return [&, left_out](const RowPlace& place, std::vector<float>* row) {
+    return [&, left_out](const RowRef& ref, std::vector<float>* row) {
       AttentionTask task = part.part().Task();
       task.q = DenseRows(static_cast<const void*>(part.Query(0)), DType::kBFloat16, 4, 64);
       task.k = part.Keys(0, 0);
       task.v = part.Values(0, 0);
       task.kv_len -= left_out;
       auto result = reference::BeginReference(task);
-      reference::AddReferenceRow(task, place.query, place.head, &result);
+      reference::AddReferenceRow(task, ref.query, ref.head, &result);
       for (std::size_t i = 0; i < row->size(); ++i) {
-        (*row)[i] = static_cast<float>(result.o[(place.query * 4 + place.head) * 64 + i]);
+        (*row)[i] = static_cast<float>(result.o[(ref.query * 4 + ref.head) * 64 + i]);
       }
       return absl::OkStatus();
     };
@@ -215,8 +215,8 @@ TEST(CudaBenchTest, RowsShowAMaskThatIsOffByOne) {
 }
 
 TEST(CudaBenchTest, ANotANumberIsNeverRight) {
-  const std::vector<ExpectedRow> rows = {{.place = {}, .exact = {1.0}, .bound = {0.1}}};
-  const auto worst = WorstError(rows, [](const RowPlace&, std::vector<float>* row) {
+  const std::vector<ExpectedRow> rows = {{.ref = {}, .exact = {1.0}, .bound = {0.1}}};
+  const auto worst = WorstError(rows, [](const RowRef&, std::vector<float>* row) {
     row->assign(1, NAN);
     return absl::OkStatus();
   });

@@ -18,7 +18,7 @@ class _FlashAttention:
     name = _NAME
 
     def prepare(self, case):
-        return Prepared(case, f"{flash.__name__}, prompts by flash_attn_func, steps by flash_attn_with_kvcache",
+        return Prepared(case, f"{flash.__name__}, prefill by flash_attn_func, decode by flash_attn_with_kvcache",
                         self._call)
 
     @staticmethod

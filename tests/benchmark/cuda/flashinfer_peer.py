@@ -1,4 +1,4 @@
-"""FlashInfer: prompts contiguous, steps over pages of 64 tokens, planned beforehand. It compiles its kernels when
+"""FlashInfer: prefill contiguous, decode over pages of 64 tokens, planned beforehand. It compiles its kernels when
 they are first asked for, for which it needs nvcc and ninja."""
 
 import flashinfer
@@ -22,10 +22,10 @@ class _FlashInfer:
                         self._call)
 
     def _call(self, tensors):
-        return self._steps(tensors) if tensors.part.q_len == 1 else self._prompts(tensors)
+        return self._decode(tensors) if tensors.part.q_len == 1 else self._prefill(tensors)
 
     @staticmethod
-    def _prompts(tensors):
+    def _prefill(tensors):
         part = tensors.part
 
         def call():
@@ -37,7 +37,7 @@ class _FlashInfer:
         return call
 
     @staticmethod
-    def _steps(tensors):
+    def _decode(tensors):
         part = tensors.part
         if part.kv_len % _PAGE != 0:
             raise ValueError(f"kv_len is {part.kv_len}, expected a multiple of {_PAGE}")

@@ -57,8 +57,8 @@ absl::StatusOr<double> TakeTurn(const Bench& bench, Contender& contender, int re
 
 // Whether the contender's last result is right, into its outcome.
 absl::Status Check(const Entrants& entrants, Contender& contender, Outcome* outcome) {
-  auto error = WorstError(entrants.expected, [&](const RowPlace& place, std::vector<float>* row) {
-    return contender.ReadRow(place, row);
+  auto error = WorstError(entrants.expected, [&](const RowRef& ref, std::vector<float>* row) {
+    return contender.ReadRow(ref, row);
   });
   if (!error.ok()) return error.status();
   outcome->error = std::max(outcome->error, *error);

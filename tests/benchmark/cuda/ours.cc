@@ -57,14 +57,13 @@ class Ours final : public Contender {
     return status;
   }
 
-  absl::Status ReadRow(const RowPlace& place, std::vector<float>* row) override {
-    const Part& part = tensors_[place.part]->part();
+  absl::Status ReadRow(const RowRef& ref, std::vector<float>* row) override {
+    const Part& part = tensors_[ref.part]->part();
     const std::int64_t index =
-        ((place.sequence * part.q_len + place.query) * part.num_q_heads + place.head) *
-        part.head_dim;
+        ((ref.sequence * part.q_len + ref.query) * part.num_q_heads + ref.head) * part.head_dim;
     for (std::size_t i = 0; i < row->size(); ++i) {
-      (*row)[i] = LoadElement(outputs_[place.part].data(), part.dtype,
-                              index + static_cast<std::int64_t>(i));
+      (*row)[i] =
+          LoadElement(outputs_[ref.part].data(), part.dtype, index + static_cast<std::int64_t>(i));
     }
     return absl::OkStatus();
   }

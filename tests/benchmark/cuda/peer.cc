@@ -53,12 +53,12 @@ class Peer final : public Contender {
     return status.ok() ? waited : status;
   }
 
-  absl::Status ReadRow(const RowPlace& place, std::vector<float>* row) override {
-    const PartTensors& tensors = *tensors_[place.part];
+  absl::Status ReadRow(const RowRef& ref, std::vector<float>* row) override {
+    const PartTensors& tensors = *tensors_[ref.part];
     const Part& part = tensors.part();
     const auto row_bytes = static_cast<std::int64_t>(row->size() * DTypeBytes(part.dtype));
     const std::int64_t index =
-        (place.sequence * part.q_len + place.query) * part.num_q_heads + place.head;
+        (ref.sequence * part.q_len + ref.query) * part.num_q_heads + ref.head;
     std::vector<char> bytes(row_bytes);
     absl::Status status = device_.CopyToHost(cuda::Stream::kCompute, bytes.data(),
                                              tensors.device_o() + index * row_bytes, row_bytes);

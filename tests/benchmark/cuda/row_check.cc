@@ -15,15 +15,15 @@ double RoundoffOf(DType dtype) {
 }
 
 // One head of one query, with float32 keys and values.
-AttentionTask RowTask(const PartTensors& tensors, const RowPlace& place, const float* keys,
+AttentionTask RowTask(const PartTensors& tensors, const RowRef& ref, const float* keys,
                       const float* values) {
   const Part& part = tensors.part();
   AttentionTask task = part.Task();
   task.params.num_q_heads = task.params.num_kv_heads = 1;
-  task.first_query_position = task.position(place.query);
+  task.first_query_position = task.position(ref.query);
   task.q_len = 1;
-  const char* row = tensors.Query(place.sequence, place.query) +
-                    place.head * part.head_dim * DTypeBytes(part.dtype);
+  const char* row =
+      tensors.Query(ref.sequence, ref.query) + ref.head * part.head_dim * DTypeBytes(part.dtype);
   task.q = DenseRows(static_cast<const void*>(row), part.dtype, 1, part.head_dim);
   task.k = DenseRows(static_cast<const void*>(keys), DType::kFloat32, 1, part.head_dim);
   task.v = DenseRows(static_cast<const void*>(values), DType::kFloat32, 1, part.head_dim);
@@ -31,16 +31,16 @@ AttentionTask RowTask(const PartTensors& tensors, const RowPlace& place, const f
   return task;
 }
 
-ExpectedRow ExpectRow(const PartTensors& tensors, const RowPlace& place) {
+ExpectedRow ExpectRow(const PartTensors& tensors, const RowRef& ref) {
   const Part& part = tensors.part();
-  const int kv_head = place.head / (part.num_q_heads / part.num_kv_heads);
-  const std::vector<float> keys = tensors.StoredKeys(place.sequence, kv_head);
-  const std::vector<float> values = tensors.StoredValues(place.sequence, kv_head);
-  const AttentionTask task = RowTask(tensors, place, keys.data(), values.data());
+  const int kv_head = ref.head / (part.num_q_heads / part.num_kv_heads);
+  const std::vector<float> keys = tensors.StoredKeys(ref.sequence, kv_head);
+  const std::vector<float> values = tensors.StoredValues(ref.sequence, kv_head);
+  const AttentionTask task = RowTask(tensors, ref, keys.data(), values.data());
   const reference::ReferenceResult result =
       reference::ReferenceAttention(task, {.with_weights = true});
   const double roundoff = RoundoffOf(part.dtype);
-  ExpectedRow row{.place = place, .exact = result.o, .bound = {}};
+  ExpectedRow row{.ref = ref, .exact = result.o, .bound = {}};
   for (int channel = 0; channel < part.head_dim; ++channel) {
     double squares = 0, magnitudes = 0;
     for (std::int64_t key = 0; key < part.kv_len; ++key) {
@@ -65,17 +65,17 @@ std::vector<ExpectedRow> ExpectRows(const CaseTensors& tensors, int rows_per_par
       return std::uniform_int_distribution<std::int64_t>(0, count - 1)(random);
     };
     for (int i = 0; i < rows_per_part; ++i) {
-      RowPlace place{.part = static_cast<int>(index)};
+      RowRef ref{.part = static_cast<int>(index)};
       if (i == 1) {
-        place.sequence = part.batch_size - 1;
-        place.query = part.q_len - 1;
-        place.head = part.num_q_heads - 1;
+        ref.sequence = part.batch_size - 1;
+        ref.query = part.q_len - 1;
+        ref.head = part.num_q_heads - 1;
       } else if (i > 1) {
-        place.sequence = static_cast<int>(draw(part.batch_size));
-        place.query = draw(part.q_len);
-        place.head = static_cast<int>(draw(part.num_q_heads));
+        ref.sequence = static_cast<int>(draw(part.batch_size));
+        ref.query = draw(part.q_len);
+        ref.head = static_cast<int>(draw(part.num_q_heads));
       }
-      rows.push_back(ExpectRow(*tensors[index], place));
+      rows.push_back(ExpectRow(*tensors[index], ref));
     }
   }
   return rows;
@@ -85,7 +85,7 @@ absl::StatusOr<double> WorstError(const std::vector<ExpectedRow>& expected, cons
   double worst = 0;
   for (const ExpectedRow& row : expected) {
     std::vector<float> actual(row.exact.size());
-    if (absl::Status status = read(row.place, &actual); !status.ok()) return status;
+    if (absl::Status status = read(row.ref, &actual); !status.ok()) return status;
     for (std::size_t i = 0; i < actual.size(); ++i) {
       const double error = std::fabs(actual[i] - row.exact[i]) / row.bound[i];
       worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max(worst, error);

@@ -17,7 +17,7 @@
 
 namespace attention::bench {
 
-struct RowPlace {
+struct RowRef {
   int part = 0;
   int sequence = 0;
   std::int64_t query = 0;
@@ -25,7 +25,7 @@ struct RowPlace {
 };
 
 struct ExpectedRow {
-  RowPlace place;
+  RowRef ref;
   std::vector<double> exact;  // [head_dim]
   std::vector<double> bound;
 };
@@ -34,7 +34,7 @@ struct ExpectedRow {
 std::vector<ExpectedRow> ExpectRows(const CaseTensors& tensors, int rows_per_part);
 
 // Reads a row of a result, head_dim values.
-using ReadRow = std::function<absl::Status(const RowPlace& place, std::vector<float>* row)>;
+using ReadRow = std::function<absl::Status(const RowRef& ref, std::vector<float>* row)>;
 
 // The largest error of the rows in bounds: at most 1 is right. Infinite when there is a NaN.
 absl::StatusOr<double> WorstError(const std::vector<ExpectedRow>& expected, const ReadRow& read);

@@ -14,11 +14,11 @@
 
 namespace attention::cuda {
 
-template <typename StepSizesOfKernel, template <typename> class CopiesOf>
-struct AttendStep {
-  using Sizes = StepSizesOfKernel;
+template <typename DecodeSizesOfKernel, template <typename> class CopiesOf>
+struct AttendDecode {
+  using Sizes = DecodeSizesOfKernel;
   using Copies = CopiesOf<Sizes>;
-  using Place = StepPlace<Sizes>;
+  using Buffer = StageBuffer<Sizes>;
   using Parts = TileParts<Sizes::kWarps, Sizes::kTileRows, Sizes::kHeadDim>;
   using Arguments = AttendArguments;
   static constexpr int kThreads = Sizes::kThreads;
@@ -29,13 +29,13 @@ struct AttendStep {
   const WorkItem& item;
   char* shared;
   int warp, lane;
-  StepWarp<Sizes, Copies> rows;
+  DecodeWarp<Sizes, Copies> rows;
   TileSequence<Sizes::kTileKeys> tiles;
   Copies copies;
-  StepSource source;  // lane i: of tile i of the 32 that are sent next
+  DecodeSource source;  // lane i: of tile i of the 32 that are sent next
 
-  ATTENTION_DEVICE AttendStep(const DeviceTask& block_task, const WorkItem& block_item,
-                              char* block_shared)
+  ATTENTION_DEVICE AttendDecode(const DeviceTask& block_task, const WorkItem& block_item,
+                                char* block_shared)
       : task(block_task),
         item(block_item),
         shared(block_shared),
@@ -45,8 +45,8 @@ struct AttendStep {
         tiles(rows.span.tiles()),
         copies(block_shared + Sizes::kWordsAt, ThreadIndex() / 32) {}
 
-  ATTENTION_DEVICE Place PlaceOf(int stage) const {
-    return {shared + Sizes::kQueryBytes + (warp * Sizes::kStages + stage) * Sizes::kPlaceBytes};
+  ATTENTION_DEVICE Buffer BufferOf(int stage) const {
+    return {shared + Sizes::kQueryBytes + (warp * Sizes::kStages + stage) * Sizes::kBufferBytes};
   }
   // The first key of the warp's slice of a tile.
   ATTENTION_DEVICE int KeyOf(int index) const { return tiles[index] + warp * Sizes::kSliceKeys; }
@@ -76,7 +76,7 @@ struct AttendStep {
     if (index % 32 == 0) FindSources(index);
     const bool is_wanted = index < tiles.count && rows.IsSeen(KeyOf(index));
     const int stage = index % Sizes::kStages;
-    copies.Send(task, source, index % 32, is_wanted, PlaceOf(stage), stage);
+    copies.Send(task, source, index % 32, is_wanted, BufferOf(stage), stage);
   }
 
   ATTENTION_DEVICE void ComputeSlices() {
@@ -91,9 +91,9 @@ struct AttendStep {
       if (!rows.IsSeen(key)) continue;
       copies.Wait(stage);
       float s[2][4];
-      rows.ScoreSlice(key, PlaceOf(stage), s);
-      rows.WeighSlice(key, PlaceOf(stage), s);
-      SyncWarp();  // before the place is filled again
+      rows.ScoreSlice(key, BufferOf(stage), s);
+      rows.WeighSlice(key, BufferOf(stage), s);
+      SyncWarp();  // before the buffer is filled again
     }
     WaitCopies<0>();
     SyncThreads();
@@ -102,7 +102,7 @@ struct AttendStep {
   static ATTENTION_DEVICE void Run(const AttendArguments& arguments, char* shared) {
     const WorkItem& item = arguments.items[BlockIndex()];
     const DeviceTask& task = arguments.tasks[item.task];
-    AttendStep block(task, item, shared);
+    AttendDecode block(task, item, shared);
     block.ComputeSlices();
     const Parts parts{reinterpret_cast<float*>(shared)};
     block.rows.StoreParts(parts, block.warp);

@@ -1,8 +1,8 @@
-// Sizes of AttendStep, and how it lays out shared memory; README.md derives them.
+// Sizes of AttendDecode, and how it lays out shared memory; README.md derives them.
 //
-//   queries [16][D + 8] | of each warp kStages places | what the copies need (decode_copies.h)
+//   queries [16][D + 8] | of each warp kStages buffers | what the copies need (decode_copies.h)
 //
-//   a place, of a slice of keys: keys [16][D] | values [16][D]
+//   a buffer, of a slice of keys: keys [16][D] | values [16][D]
 //     | with row scales: scales of keys [16], of values [16]
 //
 // Rows of queries are 16 bytes apart, so that a piece of eight of them lies in different banks.
@@ -14,7 +14,7 @@
 namespace attention::cuda {
 
 template <DType kElementType, DType kStoredType, int kHeadDimension>
-struct StepSizes {
+struct DecodeSizes {
   static constexpr DType kType = kElementType;
   static constexpr DType kKvType = kStoredType;
   static constexpr int kHeadDim = kHeadDimension;
@@ -25,7 +25,7 @@ struct StepSizes {
   static constexpr int kWarps = kHeadDim <= 128 ? 4 : 2;
   static constexpr int kTileKeys = kWarps * kSliceKeys;
   static constexpr int kThreads = 32 * kWarps;
-  // One is computed with while another comes. A third place lets two blocks share a multiprocessor
+  // One is computed with while another comes. A third buffer lets two blocks share a multiprocessor
   // where two let three: 3 to 28 % slower (H200, 8 to 64 sequences).
   static constexpr int kStages = 2;
 
@@ -35,18 +35,18 @@ struct StepSizes {
   static constexpr int kKvRowBytes = static_cast<int>(DTypeBytes(kKvType)) * kHeadDim;
   static constexpr int kTensorBytes = kSliceKeys * kKvRowBytes;
   static constexpr int kScaleBytes = kHasScales ? kSliceKeys * 4 : 0;
-  static constexpr int kPlaceBytes = 2 * (kTensorBytes + kScaleBytes);
-  static constexpr int kWordsAt = kQueryBytes + kWarps * kStages * kPlaceBytes;
+  static constexpr int kBufferBytes = 2 * (kTensorBytes + kScaleBytes);
+  static constexpr int kWordsAt = kQueryBytes + kWarps * kStages * kBufferBytes;
 };
 
 // Where 16 tokens of an item's head lie, all in one page; null where no row sees any.
-struct StepSource {
+struct DecodeSource {
   const char* head = nullptr;
   int token = 0;  // the first one, within the page
 };
 
 template <typename Sizes>
-struct StepPlace {
+struct StageBuffer {
   char* memory;
 
   ATTENTION_DEVICE char* keys() const { return memory; }

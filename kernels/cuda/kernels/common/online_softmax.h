@@ -171,8 +171,8 @@ ATTENTION_DEVICE SeenKeys<8 * kBlocks> FindSeenKeys(const float (&s)[kBlocks][4]
 
 // Adds those elements of pairs that are not finite to the sums of the rows that see their keys.
 template <DType kType, typename PairOf>
-ATTENTION_DEVICE void AddBrokenPairs(std::uint32_t first, std::uint32_t second,
-                                     const PairOf& pair_of, float (&sums)[4]) {
+ATTENTION_DEVICE void AddNonFinitePairs(std::uint32_t first, std::uint32_t second,
+                                        const PairOf& pair_of, float (&sums)[4]) {
 #pragma unroll 1
   for (int key = 0; key < 32; ++key) {
     const std::uint32_t is_seen[2] = {first >> key & 1u, second >> key & 1u};
@@ -181,7 +181,7 @@ ATTENTION_DEVICE void AddBrokenPairs(std::uint32_t first, std::uint32_t second,
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const std::uint32_t element = (pair >> (16 * i)) & 0xffffu;
-      if (!IsPairBroken<kType>(element)) continue;
+      if (!IsPairNonFinite<kType>(element)) continue;
       const float value = kType == DType::kBFloat16
                               ? BFloatToFloat(static_cast<std::uint16_t>(element))
                               : HalfToFloat(static_cast<std::uint16_t>(element));
@@ -194,14 +194,15 @@ ATTENTION_DEVICE void AddBrokenPairs(std::uint32_t first, std::uint32_t second,
 // Adds the values that are not finite, of the keys that a row sees. `pair_of(key, block)` gives the
 // lane's two elements of a block of channels.
 template <DType kType, int kBlocks, int kKeys, typename PairOf>
-ATTENTION_DEVICE void AddBrokenValues(const SeenKeys<kKeys>& first, const SeenKeys<kKeys>& second,
-                                      const PairOf& pair_of, float (&o)[kBlocks][4]) {
+ATTENTION_DEVICE void AddNonFiniteValues(const SeenKeys<kKeys>& first,
+                                         const SeenKeys<kKeys>& second, const PairOf& pair_of,
+                                         float (&o)[kBlocks][4]) {
 #pragma unroll 1
   for (int block = 0; block < kBlocks; ++block) {
     float sums[4] = {o[0][0], o[0][1], o[0][2], o[0][3]};
 #pragma unroll
     for (int word = 0; word < SeenKeys<kKeys>::kWords; ++word) {
-      AddBrokenPairs<kType>(
+      AddNonFinitePairs<kType>(
           first.words[word], second.words[word],
           [&](int key) { return pair_of(32 * word + key, block); }, sums);
     }

@@ -25,7 +25,8 @@ ATTENTION_DEVICE ScoreRow ScoreRowAt(const DeviceTask& task, std::int64_t query,
   return {query, head, KeysAt(task, task.first_query_position + query)};
 }
 
-ATTENTION_DEVICE std::int64_t IndexIn(const PlaneStrides& strides, const ScoreRow& row, int key) {
+ATTENTION_DEVICE std::int64_t IndexIn(const BiasOrMaskStrides& strides, const ScoreRow& row,
+                                      int key) {
   return row.head * strides.head + row.query * strides.row + key * strides.key;
 }
 

@@ -46,10 +46,10 @@ struct Append {
   };
 
   // Of a row whose largest magnitude is `max`.
-  static ATTENTION_DEVICE Scale ScaleOf(DType dtype, float max, bool is_broken) {
+  static ATTENTION_DEVICE Scale ScaleOf(DType dtype, float max, bool has_non_finite) {
     constexpr float kInt8Max = 127.0f;
     constexpr float kLeastMax = 0x1p-100f;
-    if (is_broken) return {FloatOf(0x7fc00000u), 0.0f};
+    if (has_non_finite) return {FloatOf(0x7fc00000u), 0.0f};
     if (max < kLeastMax) return {0.0f, 0.0f};
     if (dtype == DType::kInt8) return {max / kInt8Max, kInt8Max / max};
     const std::uint32_t exponent = ((BitsOf(max) + 0x1fffffu) >> 23) - 8;
@@ -59,28 +59,28 @@ struct Append {
   static ATTENTION_DEVICE void StoreQuantized(const Row& row, DType dtype, int lane,
                                               const float (&values)[kLaneElements]) {
     float max = 0.0f;
-    std::uint32_t is_broken = 0;
+    std::uint32_t has_non_finite = 0;
     for (float value : values) {
       const std::uint32_t magnitude = BitsOf(value) & 0x7fffffffu;
-      is_broken |= magnitude >= 0x7f800000u ? 1u : 0u;
+      has_non_finite |= magnitude >= 0x7f800000u ? 1u : 0u;
       max = Max(max, FloatOf(magnitude));
     }
     for (int mask = 1; mask < 32; mask *= 2) {
       max = Max(max, ShuffleXor(max, mask));
-      is_broken |= ShuffleXor(is_broken, mask);
+      has_non_finite |= ShuffleXor(has_non_finite, mask);
     }
-    const Scale scale = ScaleOf(dtype, max, is_broken != 0);
+    const Scale scale = ScaleOf(dtype, max, has_non_finite != 0);
     if (lane == 0) row.scale() = scale.scale;
     const int padded = PadDim(row.dim);
     for (int i = 0; i < kLaneElements; ++i) {
       const int dim = lane + 32 * i;
       if (dim >= padded) break;
       const float scaled = values[i] * scale.reciprocal;
-      int code = 0;
+      int quantized = 0;
       if (scale.reciprocal != 0.0f) {
-        code = dtype == DType::kInt8 ? RoundToInt(scaled) : FloatToFloat8(scaled);
+        quantized = dtype == DType::kInt8 ? RoundToInt(scaled) : FloatToFloat8(scaled);
       }
-      row.piece(dim / kPieceBytes)[dim % kPieceBytes] = static_cast<char>(code);
+      row.piece(dim / kPieceBytes)[dim % kPieceBytes] = static_cast<char>(quantized);
     }
   }
 

@@ -1,6 +1,6 @@
-// Attention on matrix instructions of 16-bit types (m16n8k16): prompts whose queries and outputs
+// Attention on matrix instructions of 16-bit types (m16n8k16): prefill whose queries and outputs
 // have one 16-bit type, over a cache of that type, or of int8 or float8_e4m3 beside bfloat16; and
-// steps of more rows than AttendStep takes.
+// steps of more rows than AttendDecode takes.
 //
 // A block computes a tile of rows of one KV head over the keys of one item, with the online softmax
 // of FlashAttention-2 (Dao 2023). Keys and values come tile by tile through asynchronous copies,
@@ -64,7 +64,7 @@ struct AttendMma {
 
   // --- Shared memory ---
 
-  // The place of 16 bytes of a row; `piece` counts them.
+  // The offset of 16 bytes of a row; `piece` counts them.
   static ATTENTION_DEVICE int Swizzled(int row, int piece, int row_bytes) {
     return row * row_bytes + ((piece ^ (row & 7 & (row_bytes / 16 - 1))) * 16);
   }
@@ -176,8 +176,8 @@ struct AttendMma {
     }
   }
 
-  // Two codes, the first at 0 or 2, of the four in a word, as a pair.
-  static ATTENTION_DEVICE std::uint32_t PairOfCodes(std::uint32_t word, int first) {
+  // Two quantized values, the first at 0 or 2, of the four in a word, as a pair.
+  static ATTENTION_DEVICE std::uint32_t PairOfQuantized(std::uint32_t word, int first) {
     if constexpr (kKvType == DType::kFloat8E4M3) {
       return Float8PairToBFloat(PermuteBytes(word, 0, first == 0 ? 0x1404 : 0x3424));
     } else {
@@ -188,7 +188,7 @@ struct AttendMma {
     }
   }
 
-  // Codes as bfloat16, which holds their values exactly; the scales are applied to scores and
+  // Quantized values as bfloat16, which holds them exactly; the scales are applied to scores and
   // weights.
   ATTENTION_DEVICE void ConvertTensor(const char* from, char* to) const {
     constexpr int kPieces = kKvRowBytes / 16;
@@ -203,8 +203,8 @@ struct AttendMma {
             reinterpret_cast<std::uint32_t*>(to + Swizzled(row, 2 * piece + half, kRowBytes));
         for (int j = 0; j < 2; ++j) {
           const std::uint32_t word = in[2 * half + j];
-          out[2 * j] = PairOfCodes(word, 0);
-          out[2 * j + 1] = PairOfCodes(word, 2);
+          out[2 * j] = PairOfQuantized(word, 0);
+          out[2 * j + 1] = PairOfQuantized(word, 2);
         }
       }
     }
@@ -252,27 +252,27 @@ struct AttendMma {
 
   // --- Values ---
 
-  ATTENTION_DEVICE bool HasBrokenValues(int stage) const {
-    bool is_broken = false;
+  ATTENTION_DEVICE bool HasNonFiniteValues(int stage) const {
+    bool has_non_finite = false;
     const auto* words = reinterpret_cast<const std::uint32_t*>(values(stage));
     for (int i = ThreadIndex(); i < kTensorBytes / 4; i += kThreads) {
-      is_broken |= IsPairBroken<kType>(words[i]);
+      has_non_finite |= IsPairNonFinite<kType>(words[i]);
     }
-    return is_broken;
+    return has_non_finite;
   }
 
-  ATTENTION_DEVICE void AddBrokenValues(int stage, const float (&s)[kTileKeys / 8][4]) {
+  ATTENTION_DEVICE void AddNonFiniteValues(int stage, const float (&s)[kTileKeys / 8][4]) {
     const auto pair_of = [&](int key, int block) {
       return *reinterpret_cast<const std::uint32_t*>(
           values(stage) + Swizzled(key, block, kRowBytes) + lane % 4 * 4);
     };
-    cuda::AddBrokenValues<kType>(FindSeenKeys(s, 0), FindSeenKeys(s, 1), pair_of, o);
+    cuda::AddNonFiniteValues<kType>(FindSeenKeys(s, 0), FindSeenKeys(s, 1), pair_of, o);
   }
 
-  ATTENTION_DEVICE void ClearBrokenValues(int stage) const {
+  ATTENTION_DEVICE void ClearNonFiniteValues(int stage) const {
     auto* words = reinterpret_cast<std::uint32_t*>(values(stage));
     for (int i = ThreadIndex(); i < kTensorBytes / 4; i += kThreads) {
-      if (IsPairBroken<kType>(words[i])) words[i] = ClearedPair<kType>(words[i]);
+      if (IsPairNonFinite<kType>(words[i])) words[i] = ClearedPair<kType>(words[i]);
     }
   }
 
@@ -315,8 +315,9 @@ struct AttendMma {
       SyncThreads();
     }
     const bool is_masked = span.IsMasked(tile);
-    // A weight of zero times a value that is not finite would be NaN. Codes are always finite.
-    const bool is_broken = !kHasScales && is_masked && SyncThreadsOr(HasBrokenValues(stage));
+    // A weight of zero times a value that is not finite would be NaN. Quantized values are finite.
+    const bool has_non_finite =
+        !kHasScales && is_masked && SyncThreadsOr(HasNonFiniteValues(stage));
     float s[kTileKeys / 8][4];
     if (IsActive()) {
       ComputeScores(stage, s);
@@ -330,12 +331,12 @@ struct AttendMma {
         ScaleRow(o, 0, factor[0]);
         ScaleRow(o, 1, factor[1]);
       }
-      if (is_broken) AddBrokenValues(stage, s);
+      if (has_non_finite) AddNonFiniteValues(stage, s);
       Exponentiate(s, kLog2E, max, sum);
     }
-    if (is_broken) {
+    if (has_non_finite) {
       SyncThreads();
-      ClearBrokenValues(stage);
+      ClearNonFiniteValues(stage);
       SyncThreads();
     }
     if (IsActive()) AddValues(stage, s);

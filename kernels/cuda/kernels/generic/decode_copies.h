@@ -1,5 +1,5 @@
-// How AttendStep brings slices into shared memory: 16 bytes at a time. Head dims of every size that
-// the kernel's holds; what is beyond them becomes zero.
+// How AttendDecode brings slices into shared memory: 16 bytes at a time. Head dims of every size
+// that the kernel's holds; what is beyond them becomes zero.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,12 @@
 namespace attention::cuda {
 
 template <typename Sizes>
-struct StepCopies {
-  using Place = StepPlace<Sizes>;
+struct DecodeCopies {
+  using Buffer = StageBuffer<Sizes>;
   static constexpr bool kHasExactDims = false;
   static constexpr int kWordBytes = 0;
 
-  ATTENTION_DEVICE StepCopies(char* /*words*/, int /*warp*/) {}
+  ATTENTION_DEVICE DecodeCopies(char* /*words*/, int /*warp*/) {}
 
   ATTENTION_DEVICE static void SendTensor(const char* from, int row_bytes, bool is_swizzled,
                                           char* to) {
@@ -27,12 +27,12 @@ struct StepCopies {
       const bool is_wanted = piece * kPieceBytes < row_bytes;
       const int offset = is_swizzled ? SwizzledPieceOffset(row_bytes, row, piece)
                                      : row * row_bytes + piece * kPieceBytes;
-      CopyAsync16(to + Place::PieceAt(row, piece), is_wanted ? from + offset : from, is_wanted);
+      CopyAsync16(to + Buffer::PieceAt(row, piece), is_wanted ? from + offset : from, is_wanted);
     }
   }
 
   ATTENTION_DEVICE static void SendSlice(const PageLayout& layout, const char* head, int token,
-                                         Place to) {
+                                         Buffer to) {
     SendTensor(head + static_cast<std::int64_t>(token) * layout.key_row_bytes, layout.key_row_bytes,
                layout.has_swizzled_keys, to.keys());
     SendTensor(
@@ -51,8 +51,8 @@ struct StepCopies {
 
   // `owner` is the lane whose `source` it is. Called for every slice, in order, also for those of
   // which no row sees a key.
-  ATTENTION_DEVICE void Send(const DeviceTask& task, const StepSource& source, int owner,
-                             bool is_wanted, Place to, int /*stage*/) const {
+  ATTENTION_DEVICE void Send(const DeviceTask& task, const DecodeSource& source, int owner,
+                             bool is_wanted, Buffer to, int /*stage*/) const {
     if (is_wanted) {
       const char* head = ShuffleFrom(source.head, owner);
       const std::uint32_t token = ShuffleFrom(static_cast<std::uint32_t>(source.token), owner);
@@ -67,7 +67,7 @@ struct StepCopies {
     SyncWarp();
   }
 
-  // After lanes have written into a place, before another slice is sent there.
+  // After lanes have written into a buffer, before another slice is sent there.
   static ATTENTION_DEVICE void JoinWrites() {}
 };
 

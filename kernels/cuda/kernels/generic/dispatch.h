@@ -16,9 +16,9 @@ namespace attention::cuda {
 template <DType kType, DType kKvType, typename Launch>
 bool DispatchMma(int head_dim, int tile_rows, const Launch& launch) {
   const auto with_dim = [&]<int kDim>(std::integral_constant<int, kDim>) {
-    using Step = AttendStep<StepSizes<kType, kKvType, kDim>, StepCopies>;
-    if (tile_rows == Step::Sizes::kTileRows) {
-      launch(static_cast<Step*>(nullptr));
+    using Decode = AttendDecode<DecodeSizes<kType, kKvType, kDim>, DecodeCopies>;
+    if (tile_rows == Decode::Sizes::kTileRows) {
+      launch(static_cast<Decode*>(nullptr));
     } else {
       launch(static_cast<AttendMma<kType, kKvType, kDim>*>(nullptr));
     }

@@ -1,6 +1,6 @@
-// The words of device code that compute capability 9.0 has beside those of simt.h: mbarriers, bulk
-// copies, matrix instructions of a warpgroup, named barriers, registers that warpgroups hand to
-// each other. Section names are the PTX ISA's.
+// The primitives of device code that compute capability 9.0 has beside those of simt.h: mbarriers,
+// bulk copies, matrix instructions of a warpgroup, named barriers, registers that warpgroups hand
+// to each other. Section names are the PTX ISA's.
 //
 // An mbarrier counts arrivals and bytes in phases, which alternate between parity 0 and 1; a new
 // one is in phase 0. WaitForBarrier(barrier, p) returns once the phase of parity p is over, so on a

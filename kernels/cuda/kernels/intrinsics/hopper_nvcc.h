@@ -1,4 +1,4 @@
-// The words of hopper.h as instructions of sm_90a.
+// The primitives of hopper.h as instructions of sm_90a.
 #pragma once
 
 #include "kernels/cuda/kernels/intrinsics/simt_nvcc.h"

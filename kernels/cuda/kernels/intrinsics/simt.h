@@ -1,6 +1,6 @@
-// The words in which device code is written: threads, barriers, shuffles, asynchronous copies and
+// The primitives of device code: threads, barriers, shuffles, asynchronous copies and
 // matrix fragments. Under nvcc they are the instructions. Elsewhere ATTENTION_SIMT_HEADER names a
-// header that defines the same words, so that a machine without a GPU executes the same code.
+// header that defines the same ones, so that a machine without a GPU executes the same code.
 //
 // Fragments are those of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with
 // floating point type"). With g = lane / 4 and t = lane % 4 a lane holds, each 32-bit word a pair

@@ -1,4 +1,4 @@
-// The words of simt.h as instructions of sm_80 and newer.
+// The primitives of simt.h as instructions of sm_80 and newer.
 #pragma once
 
 #include <cuda_bf16.h>

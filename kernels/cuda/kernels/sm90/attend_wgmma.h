@@ -1,10 +1,10 @@
-// Prompts on compute capability 9.0: queries, outputs and cache of one 16-bit type, head dims of
+// Prefill on compute capability 9.0: queries, outputs and cache of one 16-bit type, head dims of
 // 64, 128 or 256, on the matrix instructions of warpgroups. README.md has the derivation and the
 // picture.
 //
-// A block is persistent: it takes items, the dearest first, until none is left. An item is a tile
-// of 128 rows of one KV head over all its keys. Two warpgroups compute 64 rows each; the third one
-// loads (load_warps.h). The two take turns at the matrix units (FlashAttention-3, Shah et al.
+// A block is persistent: it takes items, the most expensive first, until none is left. An item is a
+// tile of 128 rows of one KV head over all its keys. Two warpgroups compute 64 rows each; the third
+// one loads (load_warps.h). The two take turns at the matrix units (FlashAttention-3, Shah et al.
 // 2024): while one multiplies, the other computes its softmax. Within a warpgroup the scores of a
 // tile are multiplied together with the values of the tile before, whose product is waited for only
 // after the softmax. Weights stay in registers, rounded to the type.
@@ -38,7 +38,7 @@ struct Consumer {
   const AttendArguments& arguments;
   Pipes pipes;
   int group;  // 0 or 1
-  Ring<Pipes::kItemPlaces> items;
+  Ring<Pipes::kItemStages> items;
   Ring<Sizes::kStages> key_ring, value_ring;
 
   // Of the item.
@@ -141,7 +141,7 @@ struct Consumer {
 
   ATTENTION_DEVICE void MultiplyKeys() {
     const std::uint64_t q = Operand::KMajor(Computed(SharedAddress(pipes.queries(group))));
-    const std::uint64_t k = Operand::KMajor(SharedAddress(pipes.keys(key_ring.place)));
+    const std::uint64_t k = Operand::KMajor(SharedAddress(pipes.keys(key_ring.stage)));
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
       const int offset = Operand::KMajorStep(step);
@@ -151,7 +151,7 @@ struct Consumer {
 
   ATTENTION_DEVICE void MultiplyValues() {
     constexpr int kCount = Min(kHeadDim / 8, 16);  // blocks of one instruction
-    const std::uint32_t tile = SharedAddress(pipes.values(value_ring.place));
+    const std::uint32_t tile = SharedAddress(pipes.values(value_ring.stage));
     const std::uint64_t low = Operand::MnMajor(tile, 0);
 #pragma unroll
     for (int step = 0; step < kKeySteps; ++step) {
@@ -165,20 +165,20 @@ struct Consumer {
   }
 
   ATTENTION_DEVICE void WaitForKeys() const {
-    WaitForBarrier(&pipes.words().key_full[key_ring.place], key_ring.parity);
+    WaitForBarrier(&pipes.words().key_full[key_ring.stage], key_ring.parity);
   }
   // What bulk copies brought is seen by who waited for them, what the checkers cleared by who
   // waited for these.
   ATTENTION_DEVICE void WaitForValues(const Ring<Sizes::kStages>& ring) const {
-    WaitForBarrier(&pipes.words().value_full[ring.place], ring.parity);
-    WaitForBarrier(&pipes.words().value_clean[ring.place], ring.parity);
+    WaitForBarrier(&pipes.words().value_full[ring.stage], ring.parity);
+    WaitForBarrier(&pipes.words().value_clean[ring.stage], ring.parity);
   }
   ATTENTION_DEVICE void ReleaseKeys() {
-    Pipes::ArriveOncePerWarp(&pipes.words().key_empty[key_ring.place]);
+    Pipes::ArriveOncePerWarp(&pipes.words().key_empty[key_ring.stage]);
     key_ring.Advance();
   }
   ATTENTION_DEVICE void ReleaseValues() {
-    Pipes::ArriveOncePerWarp(&pipes.words().value_empty[value_ring.place]);
+    Pipes::ArriveOncePerWarp(&pipes.words().value_empty[value_ring.stage]);
     value_ring.Advance();
   }
 
@@ -216,24 +216,24 @@ struct Consumer {
   }
 
   // Whether the tile that `ring` names has values that the checkers cleared though a row sees them.
-  ATTENTION_DEVICE bool HasBrokenValues(const Ring<Sizes::kStages>& ring) const {
+  ATTENTION_DEVICE bool HasNonFiniteValues(const Ring<Sizes::kStages>& ring) const {
     WaitForValues(ring);
-    std::uint32_t is_broken = 0;
+    std::uint32_t has_non_finite = 0;
 #pragma unroll
     for (int checker = 0; checker < Sizes::kCheckers; ++checker) {
-      is_broken |= pipes.words().is_broken[ring.place][checker];
+      has_non_finite |= pipes.words().has_non_finite[ring.stage][checker];
     }
-    return is_broken != 0;
+    return has_non_finite != 0;
   }
 
-  ATTENTION_DEVICE void AddBroken(int tile, const SeenKeys<Sizes::kTileKeys> (&seen)[2]) {
+  ATTENTION_DEVICE void AddNonFinite(int tile, const SeenKeys<Sizes::kTileKeys> (&seen)[2]) {
     const auto pair_of = [&](int key, int block) {
       int token = 0;
       const char* head = PageOf(*task, item->kv_head, tile + key, &token);
       return *reinterpret_cast<const std::uint32_t*>(head + task->layout.value_piece(token, block) +
                                                      LaneIndex() % 4 * 4);
     };
-    AddBrokenValues<kType>(seen[0], seen[1], pair_of, o);
+    AddNonFiniteValues<kType>(seen[0], seen[1], pair_of, o);
   }
 
   ATTENTION_DEVICE void PackWeights() {
@@ -257,7 +257,7 @@ struct Consumer {
     if constexpr (!kIsFirst) ring.Advance();
     // A weight of zero times a value that is not finite would be NaN, so these are added by hand.
     // Whether there are any is known when the values have come: until then, who sees which key.
-    // (Waiting for them here took a seventh of a prompt of 2k.)
+    // (Waiting for them here took a seventh of prefill of 2k.)
     SeenKeys<Sizes::kTileKeys> seen[2] = {};
     if (is_masked) {
       seen[0] = FindSeenKeys(s, 0);
@@ -284,7 +284,7 @@ struct Consumer {
         ScaleRow(o, 1, factor[1]);
       }
     }
-    if (is_masked && HasBrokenValues(ring)) AddBroken(tile, seen);
+    if (is_masked && HasNonFiniteValues(ring)) AddNonFinite(tile, seen);
     PackWeights();
   }
 

@@ -5,9 +5,9 @@
 
 namespace attention::cuda {
 
-bool LaunchStepBulk(DType dtype, DType kv_dtype, int head_dim, int num_blocks,
-                    const AttendArguments& arguments, cudaStream_t stream, cudaError_t* error) {
-  return DispatchStepBulk(dtype, kv_dtype, head_dim, [&]<typename Kernel>(Kernel*) {
+bool LaunchDecodeBulk(DType dtype, DType kv_dtype, int head_dim, int num_blocks,
+                      const AttendArguments& arguments, cudaStream_t stream, cudaError_t* error) {
+  return DispatchDecodeBulk(dtype, kv_dtype, head_dim, [&]<typename Kernel>(Kernel*) {
     *error = LaunchEntry<Kernel>(num_blocks, arguments, stream);
   });
 }

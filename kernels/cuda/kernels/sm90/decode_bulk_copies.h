@@ -1,8 +1,8 @@
 // As generic/decode_copies.h, by bulk copies: a slice of keys, one of values, and their scales are
-// dense in a page. Head dims of the kernel's size alone, so that rows of pages and places are
+// dense in a page. Head dims of the kernel's size alone, so that rows of pages and buffers are
 // alike.
 //
-// The copies into a place end in its mbarrier, which nobody but the warp uses.
+// The copies into a buffer end in its mbarrier, which nobody but the warp uses.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +14,16 @@
 namespace attention::cuda {
 
 template <typename Sizes>
-struct StepBulkCopies {
-  using Place = StepPlace<Sizes>;
+struct DecodeBulkCopies {
+  using Buffer = StageBuffer<Sizes>;
   static constexpr bool kHasExactDims = true;
   static constexpr int kWordBytes =
       Sizes::kWarps * Sizes::kStages * static_cast<int>(sizeof(std::uint64_t));
 
   std::uint64_t* full;
-  std::uint32_t parities = 0;  // bit i: of place i
+  std::uint32_t parities = 0;  // bit i: of buffer i
 
-  ATTENTION_DEVICE StepBulkCopies(char* words, int warp)
+  ATTENTION_DEVICE DecodeBulkCopies(char* words, int warp)
       : full(reinterpret_cast<std::uint64_t*>(words) + warp * Sizes::kStages) {
     if (LaneIndex() == 0) {
       for (int i = 0; i < Sizes::kStages; ++i) InitBarrier(full + i, 1);
@@ -32,12 +32,12 @@ struct StepBulkCopies {
     SyncWarp();
   }
 
-  ATTENTION_DEVICE void Send(const DeviceTask& task, const StepSource& source, int owner,
-                             bool is_wanted, Place to, int stage) const {
+  ATTENTION_DEVICE void Send(const DeviceTask& task, const DecodeSource& source, int owner,
+                             bool is_wanted, Buffer to, int stage) const {
     if (!is_wanted || LaneIndex() != owner) return;
     const PageLayout& layout = task.layout;
     std::uint64_t* barrier = full + stage;
-    ArriveExpectingBytes(barrier, Sizes::kPlaceBytes);
+    ArriveExpectingBytes(barrier, Sizes::kBufferBytes);
     const std::int64_t row = static_cast<std::int64_t>(source.token) * Sizes::kKvRowBytes;
     CopyBulk(to.keys(), source.head + row, Sizes::kTensorBytes, barrier);
     CopyBulk(to.values(), source.head + layout.value_offset + row, Sizes::kTensorBytes, barrier);

@@ -8,16 +8,19 @@
 namespace attention::cuda {
 
 template <DType kType, DType kKvType, typename Launch>
-bool DispatchStepBulk(int head_dim, const Launch& launch) {
+bool DispatchDecodeBulk(int head_dim, const Launch& launch) {
   switch (head_dim) {
     case 64:
-      launch(static_cast<AttendStep<StepSizes<kType, kKvType, 64>, StepBulkCopies>*>(nullptr));
+      launch(
+          static_cast<AttendDecode<DecodeSizes<kType, kKvType, 64>, DecodeBulkCopies>*>(nullptr));
       return true;
     case 128:
-      launch(static_cast<AttendStep<StepSizes<kType, kKvType, 128>, StepBulkCopies>*>(nullptr));
+      launch(
+          static_cast<AttendDecode<DecodeSizes<kType, kKvType, 128>, DecodeBulkCopies>*>(nullptr));
       return true;
     case 256:
-      launch(static_cast<AttendStep<StepSizes<kType, kKvType, 256>, StepBulkCopies>*>(nullptr));
+      launch(
+          static_cast<AttendDecode<DecodeSizes<kType, kKvType, 256>, DecodeBulkCopies>*>(nullptr));
       return true;
     default:
       return false;
@@ -25,19 +28,19 @@ bool DispatchStepBulk(int head_dim, const Launch& launch) {
 }
 
 template <typename Launch>
-bool DispatchStepBulk(DType dtype, DType kv_dtype, int head_dim, const Launch& launch) {
+bool DispatchDecodeBulk(DType dtype, DType kv_dtype, int head_dim, const Launch& launch) {
   constexpr DType kHalf = DType::kFloat16, kBFloat = DType::kBFloat16;
   if (dtype == kHalf) {
-    return kv_dtype == kHalf && DispatchStepBulk<kHalf, kHalf>(head_dim, launch);
+    return kv_dtype == kHalf && DispatchDecodeBulk<kHalf, kHalf>(head_dim, launch);
   }
   if (dtype != kBFloat) return false;
   switch (kv_dtype) {
     case DType::kBFloat16:
-      return DispatchStepBulk<kBFloat, kBFloat>(head_dim, launch);
+      return DispatchDecodeBulk<kBFloat, kBFloat>(head_dim, launch);
     case DType::kInt8:
-      return DispatchStepBulk<kBFloat, DType::kInt8>(head_dim, launch);
+      return DispatchDecodeBulk<kBFloat, DType::kInt8>(head_dim, launch);
     case DType::kFloat8E4M3:
-      return DispatchStepBulk<kBFloat, DType::kFloat8E4M3>(head_dim, launch);
+      return DispatchDecodeBulk<kBFloat, DType::kFloat8E4M3>(head_dim, launch);
     default:
       return false;
   }

@@ -10,8 +10,8 @@
 namespace attention::cuda {
 
 // Tiles of 16 rows.
-bool LaunchStepBulk(DType dtype, DType kv_dtype, int head_dim, int num_blocks,
-                    const AttendArguments& arguments, cudaStream_t stream, cudaError_t* error);
+bool LaunchDecodeBulk(DType dtype, DType kv_dtype, int head_dim, int num_blocks,
+                      const AttendArguments& arguments, cudaStream_t stream, cudaError_t* error);
 // Persistent: more blocks than multiprocessors would only wait.
 bool LaunchWgmma(DType dtype, int head_dim, int num_blocks, const AttendArguments& arguments,
                  cudaStream_t stream, cudaError_t* error);

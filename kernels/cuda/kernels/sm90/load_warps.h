@@ -20,24 +20,24 @@ struct LoadWarps {
 
   const AttendArguments& arguments;
   Pipes pipes;
-  Ring<Pipes::kItemPlaces> items;
+  Ring<Pipes::kItemStages> items;
   Ring<Sizes::kStages> key_ring, value_ring;
 
   // --- The producer ---
 
   // The block's first item is its own; the others go to whoever comes first. They are sorted, the
-  // dearest first, so the blocks end at about the same time.
+  // most expensive first, so the blocks end at about the same time.
   ATTENTION_DEVICE int TakeItem(bool is_first) {
     auto& words = pipes.words();
     if (LaneIndex() == 0) {
       int index = BlockIndex();
       if (!is_first) index = BlockCount() + static_cast<int>(AtomicAdd(arguments.num_taken, 1u));
-      WaitForBarrier(&words.item_empty[items.place], items.parity ^ 1u);
-      words.items[items.place] = index;
-      ArriveAtBarrier(&words.item_full[items.place]);
+      WaitForBarrier(&words.item_empty[items.stage], items.parity ^ 1u);
+      words.items[items.stage] = index;
+      ArriveAtBarrier(&words.item_full[items.stage]);
     }
     SyncWarp();
-    const int index = words.items[items.place];
+    const int index = words.items[items.stage];
     items.Advance();
     return index;
   }
@@ -80,21 +80,21 @@ struct LoadWarps {
 
   ATTENTION_DEVICE void LoadKeys(const Part& part) {
     auto& words = pipes.words();
-    WaitForBarrier(&words.key_empty[key_ring.place], key_ring.parity ^ 1u);
-    Copy(part, 0, pipes.keys(key_ring.place), &words.key_full[key_ring.place]);
+    WaitForBarrier(&words.key_empty[key_ring.stage], key_ring.parity ^ 1u);
+    Copy(part, 0, pipes.keys(key_ring.stage), &words.key_full[key_ring.stage]);
     key_ring.Advance();
   }
 
   ATTENTION_DEVICE void LoadValues(const DeviceTask& task, const Part& part) {
     const std::int64_t offset = task.layout.value_offset;
     auto& words = pipes.words();
-    WaitForBarrier(&words.value_empty[value_ring.place], value_ring.parity ^ 1u);
-    Copy(part, offset, pipes.values(value_ring.place), &words.value_full[value_ring.place]);
+    WaitForBarrier(&words.value_empty[value_ring.stage], value_ring.parity ^ 1u);
+    Copy(part, offset, pipes.values(value_ring.stage), &words.value_full[value_ring.stage]);
     value_ring.Advance();
   }
 
   // In the order in which consumers want them: the scores of a tile before the values of the last.
-  // Where a tile lies is found out while the places are still taken.
+  // Where a tile lies is found out while the stages are still taken.
   ATTENTION_DEVICE void LoadItem(const DeviceTask& task, const WorkItem& item) {
     const Span span = SpanOfItem<Sizes::kTileKeys>(task, item);
     const int end = span.end_tile();
@@ -130,8 +130,8 @@ struct LoadWarps {
   // them, from the page, to the rows that see them. Those that no row sees are not.
   ATTENTION_DEVICE void CleanValues(const Span& span, int tile, int checker) const {
     constexpr int kPieces = Sizes::kRowBytes / kPieceBytes;
-    char* values = pipes.values(value_ring.place);
-    std::uint32_t is_broken = 0;
+    char* values = pipes.values(value_ring.stage);
+    std::uint32_t has_non_finite = 0;
 #pragma unroll 4
     for (int i = checker * 32 + LaneIndex(); i < Sizes::kTileKeys * kPieces;
          i += Sizes::kCheckers * 32) {
@@ -140,19 +140,19 @@ struct LoadWarps {
                                            SwizzledPieceOffset(Sizes::kRowBytes, row, i % kPieces));
       const Words4 piece = *at;
       const std::uint32_t bits =
-          BrokenBits<kType>(piece.words[0]) | BrokenBits<kType>(piece.words[1]) |
-          BrokenBits<kType>(piece.words[2]) | BrokenBits<kType>(piece.words[3]);
+          NonFiniteBits<kType>(piece.words[0]) | NonFiniteBits<kType>(piece.words[1]) |
+          NonFiniteBits<kType>(piece.words[2]) | NonFiniteBits<kType>(piece.words[3]);
       const bool is_seen = span.Contains(tile + row);
-      if (is_seen && !AreBroken(bits)) continue;
-      if (is_seen) is_broken = 1;
+      if (is_seen && !AreNonFinite(bits)) continue;
+      if (is_seen) has_non_finite = 1;
       Words4 cleaned = {{0u, 0u, 0u, 0u}};
       for (int j = 0; is_seen && j < 4; ++j) {
         cleaned.words[j] = ClearedPair<kType>(piece.words[j]);
       }
       *at = cleaned;
     }
-    for (int mask = 1; mask < 32; mask *= 2) is_broken |= ShuffleXor(is_broken, mask);
-    if (LaneIndex() == 0) pipes.words().is_broken[value_ring.place][checker] = is_broken;
+    for (int mask = 1; mask < 32; mask *= 2) has_non_finite |= ShuffleXor(has_non_finite, mask);
+    if (LaneIndex() == 0) pipes.words().has_non_finite[value_ring.stage][checker] = has_non_finite;
     FenceAsyncProxy();
   }
 
@@ -163,9 +163,9 @@ struct LoadWarps {
       const Span span = SpanOfItem<Sizes::kTileKeys>(arguments.tasks[item.task], item);
       for (int tile = span.first_tile(); tile < span.end_tile(); tile = span.next_tile(tile)) {
         auto& words = pipes.words();
-        WaitForBarrier(&words.value_full[value_ring.place], value_ring.parity);
+        WaitForBarrier(&words.value_full[value_ring.stage], value_ring.parity);
         if (span.IsMasked(tile)) CleanValues(span, tile, checker);
-        Pipes::ArriveOncePerWarp(&words.value_clean[value_ring.place]);
+        Pipes::ArriveOncePerWarp(&words.value_clean[value_ring.stage]);
         value_ring.Advance();
       }
     }

@@ -5,7 +5,7 @@
 //   (1 warp) ---------------> value_full ---> checkers ---> value_clean -->
 //            <--------------- key_empty, value_empty <--------------------
 //
-// Tiles of keys and of values go through kStages places each, in order. The producer fills them
+// Tiles of keys and of values go through kStages stages each, in order. The producer fills them
 // with bulk copies, one for each page's part of a tile. The checkers pass values on; of tiles in
 // which some row does not see every key they first clear what must not be multiplied: rows of keys
 // that nobody sees, and elements that are infinite or NaN. The producer also takes the block's
@@ -45,15 +45,15 @@ struct WgmmaSizes {
   static_assert(kGroupThreads * (kLoadRegisters + kConsumers * kConsumerRegisters) <= 64 * 1024);
 };
 
-// A place among kPlaces that are used in turn, and the parity of its phase.
-template <int kPlaces>
+// A stage among kNumStages that are used in turn, and the parity of its phase.
+template <int kNumStages>
 struct Ring {
-  int place = 0;
+  int stage = 0;
   std::uint32_t parity = 0;
 
   ATTENTION_DEVICE void Advance() {
-    if (++place < kPlaces) return;
-    place = 0;
+    if (++stage < kNumStages) return;
+    stage = 0;
     parity ^= 1u;
   }
 };
@@ -61,15 +61,15 @@ struct Ring {
 template <typename Sizes>
 struct Pipeline {
   static constexpr int kStages = Sizes::kStages;
-  static constexpr int kItemPlaces = 2;
+  static constexpr int kItemStages = 2;
 
   // The shared memory beside the tiles.
   struct Words {
     std::uint64_t key_full[kStages], key_empty[kStages];
     std::uint64_t value_full[kStages], value_clean[kStages], value_empty[kStages];
-    std::uint64_t item_full[kItemPlaces], item_empty[kItemPlaces];
-    int items[kItemPlaces];                              // an index that is none ends the block
-    std::uint32_t is_broken[kStages][Sizes::kCheckers];  // of a masked tile
+    std::uint64_t item_full[kItemStages], item_empty[kItemStages];
+    int items[kItemStages];  // an index that is none ends the block
+    std::uint32_t has_non_finite[kStages][Sizes::kCheckers];  // of a masked tile
   };
   static constexpr int kKeysAt = Sizes::kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kStages * Sizes::kTensorBytes;
@@ -82,11 +82,11 @@ struct Pipeline {
   ATTENTION_DEVICE char* queries(int group) const {
     return shared + group * Sizes::kGroupQueryBytes;
   }
-  ATTENTION_DEVICE char* keys(int place) const {
-    return shared + kKeysAt + place * Sizes::kTensorBytes;
+  ATTENTION_DEVICE char* keys(int stage) const {
+    return shared + kKeysAt + stage * Sizes::kTensorBytes;
   }
-  ATTENTION_DEVICE char* values(int place) const {
-    return shared + kValuesAt + place * Sizes::kTensorBytes;
+  ATTENTION_DEVICE char* values(int stage) const {
+    return shared + kValuesAt + stage * Sizes::kTensorBytes;
   }
 
   // By one thread, before a barrier of the block.
@@ -100,7 +100,7 @@ struct Pipeline {
       InitBarrier(&words().value_clean[i], Sizes::kCheckers);
       InitBarrier(&words().value_empty[i], kConsumerWarps);
     }
-    for (int i = 0; i < kItemPlaces; ++i) {
+    for (int i = 0; i < kItemStages; ++i) {
       InitBarrier(&words().item_full[i], 1);
       InitBarrier(&words().item_empty[i], kConsumerWarps + Sizes::kCheckers);
     }
@@ -114,10 +114,10 @@ struct Pipeline {
   }
 
   // The next item of the block, for all warps but the producer.
-  ATTENTION_DEVICE int ReadItem(Ring<kItemPlaces>& ring) const {
-    WaitForBarrier(&words().item_full[ring.place], ring.parity);
-    const int index = Uniform(words().items[ring.place]);
-    ArriveOncePerWarp(&words().item_empty[ring.place]);
+  ATTENTION_DEVICE int ReadItem(Ring<kItemStages>& ring) const {
+    WaitForBarrier(&words().item_full[ring.stage], ring.parity);
+    const int index = Uniform(words().items[ring.stage]);
+    ArriveOncePerWarp(&words().item_empty[ring.stage]);
     ring.Advance();
     return index;
   }

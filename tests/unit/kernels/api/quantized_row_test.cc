@@ -1,5 +1,5 @@
-// The scale of a row of codes: what it maps where, how far elements are from what is stored, and
-// rows that have none.
+// The scale of a row of quantized values: what it maps where, how far elements are from what is
+// stored, and rows that have none.
 #include "kernels/api/quantized_row.h"
 
 #include <gmock/gmock.h>
@@ -75,9 +75,9 @@ TEST(RowScaleTest, Float8ErrsByAtMostASeventeenthOrAThousandthOfTheScale) {
 TEST(RowScaleTest, WhatFloat8HoldsStaysAsItIs) {
   for (float max : {448.0f, 0x1.4p-30f, 0x1p90f}) {
     const RowScale scale = RowScale::Of(DType::kFloat8E4M3, max);
-    for (int code = 0; code < 0x7f; ++code) {
+    for (int byte = 0; byte < 0x7f; ++byte) {
       const float x =
-          DequantizedElement(DType::kFloat8E4M3, static_cast<std::uint8_t>(code), scale.scale);
+          DequantizedElement(DType::kFloat8E4M3, static_cast<std::uint8_t>(byte), scale.scale);
       EXPECT_EQ(Stored(DType::kFloat8E4M3, x, scale), x);
       EXPECT_EQ(Stored(DType::kFloat8E4M3, -x, scale), -x);
     }

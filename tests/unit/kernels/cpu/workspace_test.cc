@@ -12,7 +12,7 @@ TEST(WorkspaceTest, AReturnedWorkspaceIsTakenAgainWithItsMemory) {
   const auto pool = std::make_shared<WorkspacePool>(2);
   WorkspaceLease lease = pool->Take(100);
   ASSERT_TRUE(lease->arena.Reserve(100));
-  EXPECT_EQ(lease->lanes.size(), 2u);
+  EXPECT_EQ(lease->threads.size(), 2u);
   const Workspace* workspace = lease.get();
   const char* memory = lease->arena.data();
   lease.reset();
@@ -48,18 +48,18 @@ TEST(WorkspaceTest, ALeaseForgetsTheLastRun) {
   WorkspaceLease lease = pool->Take(0);
   lease->phase = RunPhase::kMerge;
   lease->num_claimed = 7;
-  lease->lanes[0].claimed = 3;
-  lease->lanes[0].is_begun = lease->lanes[0].is_next_claimed = true;
-  lease->lanes[0].scratch->progress.is_begun = true;
-  lease->lanes[0].scratch->flops = 1;
+  lease->threads[0].claimed = 3;
+  lease->threads[0].is_begun = lease->threads[0].is_next_claimed = true;
+  lease->threads[0].scratch->progress.is_begun = true;
+  lease->threads[0].scratch->flops = 1;
   lease.reset();
   lease = pool->Take(0);
   EXPECT_EQ(lease->phase, RunPhase::kPack);
   EXPECT_EQ(lease->num_claimed, 0);
-  EXPECT_LT(lease->lanes[0].claimed, 0);
-  EXPECT_FALSE(lease->lanes[0].is_begun || lease->lanes[0].is_next_claimed);
-  EXPECT_FALSE(lease->lanes[0].scratch->progress.is_begun);
-  EXPECT_EQ(lease->lanes[0].scratch->flops, 0);
+  EXPECT_LT(lease->threads[0].claimed, 0);
+  EXPECT_FALSE(lease->threads[0].is_begun || lease->threads[0].is_next_claimed);
+  EXPECT_FALSE(lease->threads[0].scratch->progress.is_begun);
+  EXPECT_EQ(lease->threads[0].scratch->flops, 0);
 }
 
 TEST(WorkspaceTest, ALeaseMayOutliveItsOwner) {

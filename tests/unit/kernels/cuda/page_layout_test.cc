@@ -36,9 +36,9 @@ TEST(PageLayoutTest, RowsOfOneOrTwoByteElementsThatFillLinesAreSwizzledByEightTo
   EXPECT_EQ(layout.key_piece(8, 0), 8 * 256);
   EXPECT_EQ(layout.value_piece(5, 3), layout.value_offset + 5 * 48 * 2 + 3 * 16);
   EXPECT_FALSE(MakePageLayout({2, 128, 128, DType::kFloat32}, 16).has_swizzled_keys);
-  const PageLayout codes = MakePageLayout({2, 128, 64, DType::kInt8}, 16);
-  EXPECT_EQ(codes.key_piece(5, 3), 5 * 128 + (3 ^ 5) * 16);
-  EXPECT_FALSE(codes.has_swizzled_values);
+  const PageLayout quantized = MakePageLayout({2, 128, 64, DType::kInt8}, 16);
+  EXPECT_EQ(quantized.key_piece(5, 3), 5 * 128 + (3 ^ 5) * 16);
+  EXPECT_FALSE(quantized.has_swizzled_values);
 }
 
 TEST(PageLayoutTest, EveryPieceHasAPlaceOfItsOwn) {

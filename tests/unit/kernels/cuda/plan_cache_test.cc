@@ -40,7 +40,7 @@ AttentionTask MakeTask(int layer, std::int64_t kv_len = 1000) {
 }
 
 std::unique_ptr<CudaPlan> PlanOf(PlanCache& cache, const std::vector<AttentionTask>& tasks) {
-  auto plan = cache.Plan(tasks, {.step_flops = 1e18});
+  auto plan = cache.Plan(tasks, {.launch_flops = 1e18});
   EXPECT_TRUE(plan.ok()) << plan.status();
   return std::move(*plan);
 }
@@ -98,7 +98,7 @@ TEST(PlanCacheTest, WhateverAPlanDependsOnTellsTasksApart) {
       {"alibi", [](AttentionTask& task) { task.alibi_slopes = floats[0]; }},
       {"sink logits", [](AttentionTask& task) { task.sink_logits = floats[0]; }},
       {"bias", [](AttentionTask& task) { task.bias.data = floats[0]; }},
-      {"bias planes", [](AttentionTask& task) { task.bias.head_stride = 1; }},
+      {"heads of a bias", [](AttentionTask& task) { task.bias.head_stride = 1; }},
       {"bias rows", [](AttentionTask& task) { task.bias.row_stride = 1; }},
       {"bias keys", [](AttentionTask& task) { task.bias.key_stride = 0; }},
       {"bias type", [](AttentionTask& task) { task.bias.dtype = DType::kFloat16; }},
@@ -106,7 +106,7 @@ TEST(PlanCacheTest, WhateverAPlanDependsOnTellsTasksApart) {
        [](AttentionTask& task) {
          task.mask.data = reinterpret_cast<const std::uint8_t*>(tensor[0]);
        }},
-      {"mask planes", [](AttentionTask& task) { task.mask.head_stride = 1; }},
+      {"heads of a mask", [](AttentionTask& task) { task.mask.head_stride = 1; }},
       {"mask rows", [](AttentionTask& task) { task.mask.row_stride = 1; }},
       {"mask keys", [](AttentionTask& task) { task.mask.key_stride = 0; }},
       {"page size", [](AttentionTask& task) { task.kv_pages.page_size = 32; }},
@@ -128,7 +128,7 @@ TEST(PlanCacheTest, ATaskIsCheckedWhateverItIsLike) {
   PlanOf(cache, {MakeTask(0)});
   AttentionTask bad = MakeTask(1);
   bad.kv_pages.num_pages = 1;  // too few for its tokens
-  const auto refused = cache.Plan({&bad, 1}, {.step_flops = 1e18});
+  const auto refused = cache.Plan({&bad, 1}, {.launch_flops = 1e18});
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("task 0: "));
 }

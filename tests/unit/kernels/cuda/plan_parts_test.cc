@@ -36,7 +36,7 @@ AttentionTask MakeTask(std::int64_t q_len, std::int64_t kv_len, int q_heads = 8,
 }
 
 std::unique_ptr<CudaPlan> PlanOf(const std::vector<AttentionTask>& tasks, std::size_t part_bytes) {
-  auto plan = MakeCudaPlan(tasks, {.step_flops = 1e18, .part_bytes = part_bytes});
+  auto plan = MakeCudaPlan(tasks, {.launch_flops = 1e18, .part_bytes = part_bytes});
   EXPECT_TRUE(plan.ok()) << plan.status();
   return std::move(*plan);
 }

@@ -48,7 +48,7 @@ AttentionTask MakeTask(const TaskSpec& spec) {
 }
 
 std::unique_ptr<CudaPlan> PlanOf(const std::vector<AttentionTask>& tasks, double step = 1e18) {
-  auto plan = MakeCudaPlan(tasks, {.step_flops = step});
+  auto plan = MakeCudaPlan(tasks, {.launch_flops = step});
   EXPECT_TRUE(plan.ok()) << plan.status();
   return std::move(*plan);
 }
@@ -86,22 +86,22 @@ TEST(CudaPlanTest, StepsOfFewRowsTakeAKernelOfTheirOwn) {
   };
   for (DType kv_dtype : {kBFloat16, kInt8, kFloat8E4M3}) {
     const TaskSpec step{.kv_dtype = kv_dtype, .q_len = 4};  // of a group of 4
-    EXPECT_EQ(family(step), KernelFamily::kAttendStepBulk);
-    EXPECT_EQ(family(step, /*has_wgmma=*/false), KernelFamily::kAttendStep);
+    EXPECT_EQ(family(step), KernelFamily::kAttendDecodeBulk);
+    EXPECT_EQ(family(step, /*has_wgmma=*/false), KernelFamily::kAttendDecode);
     EXPECT_EQ(family({.kv_dtype = kv_dtype, .q_len = 5}), KernelFamily::kAttendMma);
   }
   // Rows of pages are shorter than the kernel's.
-  for (int dim : {40, 96, 192}) EXPECT_EQ(family({.dim = dim}), KernelFamily::kAttendStep) << dim;
+  for (int dim : {40, 96, 192}) EXPECT_EQ(family({.dim = dim}), KernelFamily::kAttendDecode) << dim;
 }
 
-TEST(CudaPlanTest, PromptsOfOne16BitTypeTakeWarpgroupsWhereTheDeviceHasThem) {
+TEST(CudaPlanTest, PrefillOfOne16BitTypeTakeWarpgroupsWhereTheDeviceHasThem) {
   using enum DType;
   const auto family = [](const TaskSpec& spec, bool has_wgmma = true) {
     return ChooseKernel(MakeTask(spec), has_wgmma).family;
   };
-  const TaskSpec prompt{.q_len = 33};  // of a group of 4
-  EXPECT_EQ(family(prompt), KernelFamily::kAttendWgmma);
-  EXPECT_EQ(family(prompt, /*has_wgmma=*/false), KernelFamily::kAttendMma);
+  const TaskSpec prefill{.q_len = 33};  // of a group of 4
+  EXPECT_EQ(family(prefill), KernelFamily::kAttendWgmma);
+  EXPECT_EQ(family(prefill, /*has_wgmma=*/false), KernelFamily::kAttendMma);
   EXPECT_EQ(family({.q_len = 32}), KernelFamily::kAttendMma);
   for (int dim : {64, 128, 256}) {
     for (DType dtype : {kBFloat16, kFloat16}) {
@@ -116,7 +116,7 @@ TEST(CudaPlanTest, PromptsOfOne16BitTypeTakeWarpgroupsWhereTheDeviceHasThem) {
   EXPECT_EQ(family({.kv_dtype = kFloat8E4M3, .q_len = 33}), KernelFamily::kAttendMma);
   EXPECT_EQ(family({.dtype = kFloat32, .kv_dtype = kFloat32, .q_len = 33}),
             KernelFamily::kAttendFloat);
-  AttentionTask unlike = MakeTask(prompt);
+  AttentionTask unlike = MakeTask(prefill);
   unlike.params.head_dim_v = 64;
   EXPECT_EQ(ChooseKernel(unlike, true).family, KernelFamily::kAttendMma);
 }
@@ -125,7 +125,7 @@ TEST(CudaPlanTest, PromptsOfOne16BitTypeTakeWarpgroupsWhereTheDeviceHasThem) {
 TEST(CudaPlanTest, EachLaunchOfAPersistentKernelHasACounterOfItsOwn) {
   const std::vector<AttentionTask> tasks = {MakeTask({.q_len = 900, .kv_len = 900}),
                                             MakeTask({.q_len = 1, .kv_len = 9000})};
-  const auto plan = MakeCudaPlan(tasks, {.step_flops = 1e8, .has_wgmma = true});
+  const auto plan = MakeCudaPlan(tasks, {.launch_flops = 1e8, .has_wgmma = true});
   ASSERT_TRUE(plan.ok()) << plan.status();
   std::set<std::int64_t> counters;
   for (const WorkItem& item : (*plan)->items) {
@@ -198,7 +198,7 @@ TEST(CudaPlanTest, RangesOutsideAWindowAreLeftOut) {
   EXPECT_THAT(begins, ::testing::ElementsAre(0, 99456, 99584, 99712, 99840, 99968));
 }
 
-TEST(CudaPlanTest, APromptIsNotSplit) {
+TEST(CudaPlanTest, PrefillIsNotSplit) {
   const auto plan = PlanOf({MakeTask({.q_len = 33, .kv_len = 5000})});
   for (const WorkItem& item : plan->items) EXPECT_EQ(item.num_ranges, 1);
   EXPECT_EQ(plan->items.size(), 2u * 3u);
@@ -240,14 +240,14 @@ TEST(CudaPlanTest, StepsHoldTheWholePlanAndStayBelowTheirBound) {
 TEST(CudaPlanTest, ErrorsNameTheTaskAndTheField) {
   AttentionTask bad = MakeTask({});
   bad.params.head_dim_v = 257;
-  const auto invalid = MakeCudaPlan(std::vector{MakeTask({}), bad}, {.step_flops = 1e9});
+  const auto invalid = MakeCudaPlan(std::vector{MakeTask({}), bad}, {.launch_flops = 1e9});
   EXPECT_EQ(invalid.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(invalid.status().message()), HasSubstr("task 1: head_dim_v is 257"));
 
   AttentionTask long_task = MakeTask({});
   long_task.kv_len = kMaxKvLen + 1;
   long_task.kv_pages.num_pages = kMaxKvLen;
-  const auto too_long = MakeCudaPlan(std::vector{long_task}, {.step_flops = 1e9});
+  const auto too_long = MakeCudaPlan(std::vector{long_task}, {.launch_flops = 1e9});
   EXPECT_EQ(too_long.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(too_long.status().message()), HasSubstr("task 0: kv_len is 1073741825"));
 }

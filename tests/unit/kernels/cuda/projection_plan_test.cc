@@ -111,7 +111,7 @@ TEST_F(ProjectionPlanTest, PlacesDoNotOverlapAndHoldWholeBlocks) {
   const std::int64_t pitch = matrix->shape().padded_out() * 4;
   const ProjectionPass& direct = round.passes[0];
   const ProjectionPass& split = round.passes[1];
-  EXPECT_EQ(direct.operand, kNowhere);
+  EXPECT_EQ(direct.operand, kNoOffset);
   EXPECT_GE(split.product, direct.product + 8 * pitch) << "5 rows take a block of 8";
   EXPECT_GE(split.operand, split.product + 12 * pitch) << "9 rows take 8 and 4";
   EXPECT_GE(split.unscale, split.operand + 12 * matrix->shape().row_bytes());

@@ -25,7 +25,7 @@ using ::testing::IsEmpty;
 
 constexpr int kDim = 64;
 // Of launches, for requests of a few rows: each block is a launch of its own.
-constexpr double kTinyStep = 1;
+constexpr double kTinyLaunch = 1;
 
 class CudaRecoveryTest : public ::testing::Test {
  protected:
@@ -34,7 +34,7 @@ class CudaRecoveryTest : public ::testing::Test {
         RecoveringBackend::Make([this]() -> absl::StatusOr<std::unique_ptr<AttentionBackend>> {
           auto device = gpu_.MakeDevice();
           if (!device.ok()) return device.status();
-          return cuda::MakeCudaBackend(*std::move(device), {.step_flops = kTinyStep});
+          return cuda::MakeCudaBackend(*std::move(device), {.launch_flops = kTinyLaunch});
         });
     Device::Options options;
     options.kv_capacity_bytes = std::size_t{8} << 20;

@@ -1,17 +1,17 @@
-// The words of kernels/cuda/kernels/intrinsics/hopper.h for code that block.h executes.
+// The primitives of kernels/cuda/kernels/intrinsics/hopper.h for code that block.h executes.
 #pragma once
 
 #include <cstdint>
 
-#include "tests/simt/words.h"
+#include "tests/simt/primitives.h"
 
 namespace attention::cuda {
 
-namespace simt_words {
+namespace simt_primitives {
 
 void MultiplyWarpgroup(const simt::WgmmaCall& call);
 
-}  // namespace simt_words
+}  // namespace simt_primitives
 
 inline std::uint32_t SharedAddress(const void* shared) {
   return simt::kSharedBase + static_cast<std::uint32_t>(static_cast<const char*>(shared) -
@@ -80,24 +80,24 @@ inline std::uint32_t Computed(std::uint32_t value) { return value; }
 template <DType kType, int kBlocks>
 void MultiplyShared(float (&d)[kBlocks][4], std::uint64_t a, std::uint64_t b, bool accumulates) {
   static_assert(kBlocks == 8 || kBlocks == 16);
-  simt_words::MultiplyWarpgroup({.dtype = kType,
-                                 .num_blocks = kBlocks,
-                                 .d = &d[0][0],
-                                 .accumulates = accumulates,
-                                 .a_descriptor = a,
-                                 .b_descriptor = b});
+  simt_primitives::MultiplyWarpgroup({.dtype = kType,
+                                      .num_blocks = kBlocks,
+                                      .d = &d[0][0],
+                                      .accumulates = accumulates,
+                                      .a_descriptor = a,
+                                      .b_descriptor = b});
 }
 
 template <DType kType, int kFirst, int kCount, int kBlocks>
 void MultiplyRegisters(float (&d)[kBlocks][4], const std::uint32_t (&a)[4], std::uint64_t b) {
   static_assert((kCount == 8 || kCount == 16) && kFirst + kCount <= kBlocks);
-  simt_words::MultiplyWarpgroup({.dtype = kType,
-                                 .num_blocks = kCount,
-                                 .d = &d[kFirst][0],
-                                 .accumulates = true,
-                                 .a = a,
-                                 .b_descriptor = b,
-                                 .is_b_transposed = true});
+  simt_primitives::MultiplyWarpgroup({.dtype = kType,
+                                      .num_blocks = kCount,
+                                      .d = &d[kFirst][0],
+                                      .accumulates = true,
+                                      .a = a,
+                                      .b_descriptor = b,
+                                      .is_b_transposed = true});
 }
 
 }  // namespace attention::cuda

@@ -1,6 +1,6 @@
-#include "tests/simt/hopper_words.h"
+#include "tests/simt/hopper_primitives.h"
 
-namespace attention::cuda::simt_words {
+namespace attention::cuda::simt_primitives {
 
 void MultiplyWarpgroup(const simt::WgmmaCall& call) {
   simt::Thread& thread = simt::Current();
@@ -14,4 +14,4 @@ void MultiplyWarpgroup(const simt::WgmmaCall& call) {
                        });
 }
 
-}  // namespace attention::cuda::simt_words
+}  // namespace attention::cuda::simt_primitives

@@ -24,7 +24,7 @@ using Operand = TileOperand<kRowBytes>;
 
 // --- mbarriers, bulk copies, named barriers ---
 
-TEST(HopperWordsTest, ABarriersPhaseEndsWithItsLastArrivalAndByte) {
+TEST(HopperPrimitivesTest, ABarriersPhaseEndsWithItsLastArrivalAndByte) {
   alignas(16) static const float kOnes[8] = {1, 1, 1, 1, 1, 1, 1, 1};
   for (std::uint32_t seed = 0; seed < 10; ++seed) {
     RunBlocks(1, 64, 64, seed, [](char* shared) {
@@ -48,7 +48,7 @@ TEST(HopperWordsTest, ABarriersPhaseEndsWithItsLastArrivalAndByte) {
   }
 }
 
-TEST(HopperWordsTest, ANamedBarrierHoldsThoseWhoSyncUntilOthersArrived) {
+TEST(HopperPrimitivesTest, ANamedBarrierHoldsThoseWhoSyncUntilOthersArrived) {
   for (std::uint32_t seed = 0; seed < 10; ++seed) {
     RunBlocks(1, 96, 4, seed, [](char* shared) {
       auto* word = reinterpret_cast<std::uint32_t*>(shared);
@@ -173,7 +173,7 @@ void ExpectScores() {
   });
 }
 
-TEST(HopperWordsTest, ProductsOfKMajorTilesAreProductsOfMatrices) {
+TEST(HopperPrimitivesTest, ProductsOfKMajorTilesAreProductsOfMatrices) {
   ExpectScores<DType::kBFloat16>();
   ExpectScores<DType::kFloat16>();
 }
@@ -220,13 +220,13 @@ void ExpectWeightedValues() {
   });
 }
 
-TEST(HopperWordsTest, ProductsWithMnMajorTilesAreProductsOfMatrices) {
+TEST(HopperPrimitivesTest, ProductsWithMnMajorTilesAreProductsOfMatrices) {
   ExpectWeightedValues<DType::kBFloat16, 0, 16>();
   ExpectWeightedValues<DType::kFloat16, 0, 8>();
   ExpectWeightedValues<DType::kBFloat16, 8, 8>();
 }
 
-TEST(HopperWordsTest, WaitingForOlderGroupsLeavesTheNewestUnderWay) {
+TEST(HopperPrimitivesTest, WaitingForOlderGroupsLeavesTheNewestUnderWay) {
   RunBlocks(1, kGroup, kTile, 1, [](char* shared) {
     if (ThreadIndex() == 0) {
       std::memset(shared, 0, kTile);

@@ -13,7 +13,7 @@ namespace {
 using simt::Current;
 using simt::RunBlocks;
 
-TEST(WordsTest, ShufflesExchangeWithTheLaneOfTheOtherBits) {
+TEST(PrimitivesTest, ShufflesExchangeWithTheLaneOfTheOtherBits) {
   RunBlocks(1, 64, 0, 1, [](char*) {
     for (int mask : {1, 2, 4, 8, 16}) {
       const auto mine = static_cast<float>(ThreadIndex());
@@ -65,12 +65,12 @@ void ExpectProducts() {
   });
 }
 
-TEST(WordsTest, ProductsOfFragmentsAreProductsOfMatrices) {
+TEST(PrimitivesTest, ProductsOfFragmentsAreProductsOfMatrices) {
   ExpectProducts<DType::kBFloat16>();
   ExpectProducts<DType::kFloat16>();
 }
 
-TEST(WordsTest, PairsOfBFloat16AreMultipliedEachByEach) {
+TEST(PrimitivesTest, PairsOfBFloat16AreMultipliedEachByEach) {
   const std::uint32_t a = PackPair<DType::kBFloat16>(1.5f, -0.0f);
   const std::uint32_t b = PackPair<DType::kBFloat16>(-3.0f, 2.0f);
   EXPECT_EQ(MultiplyBFloatPairs(a, b), PackPair<DType::kBFloat16>(-4.5f, -0.0f));
@@ -79,7 +79,7 @@ TEST(WordsTest, PairsOfBFloat16AreMultipliedEachByEach) {
             PackPair<DType::kBFloat16>(0x1.cp-7f, 0x1p-13f));
 }
 
-TEST(WordsTest, BytesArePermutedAsTheSelectorSays) {
+TEST(PrimitivesTest, BytesArePermutedAsTheSelectorSays) {
   EXPECT_EQ(PermuteBytes(0x33221100u, 0x77665544u, 0x3210), 0x33221100u);
   EXPECT_EQ(PermuteBytes(0x33221100u, 0x77665544u, 0x7360), 0x77336600u);
 }

@@ -1,4 +1,4 @@
-// The words of kernels/cuda/kernels/intrinsics/simt.h for code that block.h executes.
+// The primitives of kernels/cuda/kernels/intrinsics/simt.h for code that block.h executes.
 #pragma once
 
 #include <bit>
@@ -34,7 +34,7 @@ inline bool AnyOfWarp(bool value) {
   return value;
 }
 
-namespace simt_words {
+namespace simt_primitives {
 
 // `from` is the lane whose value the calling one receives.
 template <typename T>
@@ -57,15 +57,15 @@ void LoadMatrix4(std::uint32_t (&out)[4], const void* shared, bool is_transposed
 void Mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1,
          DType dtype);
 
-}  // namespace simt_words
+}  // namespace simt_primitives
 
 template <typename T>
 T ShuffleXor(T value, int mask) {
-  return simt_words::Shuffle(value, LaneIndex() ^ mask);
+  return simt_primitives::Shuffle(value, LaneIndex() ^ mask);
 }
 template <typename T>
 T ShuffleFrom(T value, int lane) {
-  return simt_words::Shuffle(value, lane);
+  return simt_primitives::Shuffle(value, lane);
 }
 
 inline void CopyAsync16(void* shared, const void* global, bool is_wanted) {
@@ -78,15 +78,15 @@ void WaitCopies() {
 }
 
 inline void LoadMatrix4(std::uint32_t (&out)[4], const void* shared) {
-  simt_words::LoadMatrix4(out, shared, /*is_transposed=*/false);
+  simt_primitives::LoadMatrix4(out, shared, /*is_transposed=*/false);
 }
 inline void LoadMatrix4Transposed(std::uint32_t (&out)[4], const void* shared) {
-  simt_words::LoadMatrix4(out, shared, /*is_transposed=*/true);
+  simt_primitives::LoadMatrix4(out, shared, /*is_transposed=*/true);
 }
 
 template <DType kType>
 void Mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  simt_words::Mma(c, a, b0, b1, kType);
+  simt_primitives::Mma(c, a, b0, b1, kType);
 }
 
 template <DType kType>

@@ -1,10 +1,10 @@
-#include "tests/simt/words.h"
+#include "tests/simt/primitives.h"
 
 #include <cstring>
 
 #include "tests/simt/element_table.h"
 
-namespace attention::cuda::simt_words {
+namespace attention::cuda::simt_primitives {
 namespace {
 
 using simt::kWarpThreads;
@@ -89,4 +89,4 @@ void Mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint
   }
 }
 
-}  // namespace attention::cuda::simt_words
+}  // namespace attention::cuda::simt_primitives
