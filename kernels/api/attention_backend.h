@@ -1,4 +1,4 @@
-// What every device implements: say whether it can, plan, run. The server picks the first
+// The interface of every device: say whether it can, plan, run. The server picks the first
 // registered backend whose Supports answers OK; every refusal carries a reason that is logged and
 // returned.
 //
@@ -47,15 +47,15 @@ class MemoryAllocator {
   // 64-byte aligned or more; null when out of memory. Contents are unspecified.
   virtual void* Allocate(std::size_t bytes) = 0;
   virtual void Free(void* memory, std::size_t bytes) = 0;
-  // Whether memory keeps its contents when the backend it came from is gone, and may be freed
+  // True if memory keeps its contents when the backend it came from is gone, and may be freed
   // through that of another backend of the same device. A processor's does; a GPU's is gone with
   // its context.
   virtual bool outlives_backend() const { return true; }
-  // What could be allocated now, of memory that nothing else uses; 0: not known.
+  // Bytes that could be allocated now, which nothing else uses; 0: not known.
   virtual std::size_t free_bytes() const { return 0; }
 };
 
-// Whether a run has come to its end, or stopped on the way to be continued.
+// A run has come to its end, or has stopped on the way to be continued.
 enum class RunState { kDone, kYielded };
 
 // Estimated arithmetic (work_estimate.h) of a plan. `flops_done` grows from one Run of a yielding
@@ -73,7 +73,7 @@ struct PageCopy {
   std::size_t bytes = 0;
 };
 
-// What Plan decided; opaque to callers. It keeps the tasks it was made from: their pointers must
+// A decision of Plan, opaque to callers. It keeps the tasks it was made from: their pointers must
 // stay valid until Run has answered kDone or an error, or the plan is destroyed.
 class AttentionPlan {
  public:
@@ -87,7 +87,7 @@ class AttentionBackend {
   virtual ~AttentionBackend() = default;
 
   virtual const BackendInfo& info() const = 0;
-  // For KV pages. What a device alone can read and write must not be touched by the host.
+  // For KV pages. The host must not touch what a device alone can read and write.
   virtual MemoryAllocator& memory() = 0;
   // For tensors of tasks: the host's memory, from which and to which the backend copies fastest.
   virtual MemoryAllocator& host_memory() { return memory(); }

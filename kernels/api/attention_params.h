@@ -41,7 +41,7 @@ inline constexpr int kMaxHeads = 1 << 16;
 // Positions and lengths stay below this, so that no sum of a few of them can overflow.
 inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
 
-// What is computed, without data. Two requests with equal params may share a kernel launch.
+// The computation, without data. Two requests with equal params may share a kernel launch.
 struct AttentionParams {
   int num_q_heads = 0;
   int num_kv_heads = 0;              // divides num_q_heads

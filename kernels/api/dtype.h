@@ -18,12 +18,12 @@ enum class DType : std::uint8_t {
   kFloat8E4M3,  // OCP FP8 E4M3: 4 bits of exponent, 3 of mantissa, no infinities
 };
 
-// Whether a row of the type has a scale of its own, and is more than its elements.
+// True if a row of the type has a scale of its own, and is more than its elements.
 constexpr bool HasRowScales(DType dtype) {
   return dtype == DType::kInt8 || dtype == DType::kFloat8E4M3;
 }
 
-// Of one element.
+// Bytes of one element.
 constexpr std::size_t DTypeBytes(DType dtype) {
   return dtype == DType::kFloat32 ? 4 : HasRowScales(dtype) ? 1 : 2;
 }

@@ -10,7 +10,7 @@
 
 namespace attention {
 
-// What one token of one layer stores.
+// Shape and type of what a token stores in a layer.
 struct KvGeometry {
   int num_kv_heads = 0;
   int head_dim_qk = 0;

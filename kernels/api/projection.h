@@ -40,7 +40,7 @@ class PackedProjection {
   // Project too.
   virtual absl::Status Unpack(float* weights, float* bias) const = 0;
 
-  // Whether its memory is gone with the backend that packed it: nothing can be done with it then
+  // True once its memory is gone with the backend that packed it: nothing can be done with it then
   // but to let go of it.
   virtual bool is_lost() const { return false; }
 };
@@ -74,7 +74,7 @@ class ProjectionBackend {
   // too.
   virtual absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
       std::int64_t in_features, std::span<const ProjectionPart> parts) = 0;
-  // What `bytes` of the packed parts will be, at the most.
+  // The most that `bytes` of the packed parts can be.
   virtual std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const = 0;
 
   // Arithmetic of about a millisecond: long tasks are cut into calls of it, and others run between.

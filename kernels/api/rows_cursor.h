@@ -32,7 +32,7 @@ class RowsCursor {
                static_cast<std::int64_t>(DTypeBytes(view_.dtype));
   }
 
-  // Of the row that was asked for last.
+  // The type of the row that was asked for last.
   DType dtype() const { return view_.dtype; }
 
   // Rows before it lie in the present piece.

@@ -1,4 +1,4 @@
-// What a thread will read soon, so that micro-kernels can ask for it while they compute.
+// The memory that a thread will read soon, so that micro-kernels can ask for it while they compute.
 //
 // Hardware prefetchers stop at 4 KiB pages, and a decode's keys lie blocks and pages apart; and a
 // kernel that waits for memory in one phase and computes in the next reaches the sum of both times

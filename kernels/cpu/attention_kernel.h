@@ -1,4 +1,4 @@
-// What the planner hands to the kernels and what it calls: plain structs and a table of functions
+// The contract of planner and kernels: plain structs, and a table of functions
 // that is chosen once, at start, for the processor's instruction set.
 //
 // Words: a *row* is one query of one head. The rows of a KV head are numbered
@@ -75,7 +75,7 @@ inline int NumRowBlocks(const WorkItem& item) {
 // unnormalised output [padded_dim_v]. Items store [ranges][rows] of them.
 inline std::int64_t PartialFloats(const PackedLayout& layout) { return 2 + layout.padded_dim_v; }
 
-// What one query's row sees, see VisibleKeys.
+// The keys that one query's row sees, see VisibleKeys.
 struct RowSpan {
   std::int64_t query = 0;
   int q_head = 0;
@@ -125,7 +125,8 @@ class YieldSignal {
   std::atomic<bool> has_progressed_{false};
 };
 
-// How far an item has come when its run yields. What else it needs to go on stays in the scratch.
+// How far an item has come when its run yields. The rest that it needs to go on stays in the
+// scratch.
 struct ItemProgress {
   bool is_begun = false;
   std::int64_t range = 0;           // the present one
@@ -149,7 +150,7 @@ struct alignas(64) TileScratch {
   double flops = 0;  // done in this run, keys counted by whole blocks
 };
 
-// What a thread will compute after the present item; null: nothing that it knows of.
+// The item that a thread will compute after the present one; null: none that it knows of.
 struct NextItem {
   const PlannedTask* task = nullptr;
   const WorkItem* item = nullptr;

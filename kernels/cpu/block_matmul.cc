@@ -39,7 +39,7 @@ void* Mutable(const void* data) { return const_cast<void*>(data); }  // oneDNN's
 std::vector<float> RandomFloats(std::size_t count, std::uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<float> values(count);
-  // Of any sign and magnitude near 1, so that every order of summation rounds differently.
+  // Values of any sign and magnitude near 1, so that every order of summation rounds differently.
   for (float& value : values) value = static_cast<float>(random()) * 0x1p-31f - 1.0f;
   return values;
 }

@@ -14,7 +14,7 @@
 
 namespace attention::cpu {
 
-// Whether tasks all of bfloat16 use the dot product instruction of AVX-512. It has twice the rate
+// When tasks all of bfloat16 use the dot product instruction of AVX-512. It has twice the rate
 // of float32 multiply-adds on AMD's processors (Zen 4 and later) and half of it on Intel's Sapphire
 // and Emerald Rapids, where it is not used. The choice is by maker, not by a measurement at start,
 // so that a machine gives the same bits every day.

@@ -123,7 +123,7 @@ struct ThreadScratch {
   AlignedBuffer<float> x;
   AlignedBuffer<float> y;
   AlignedBuffer<float> cos_sin;
-  // What x holds: items that follow each other read the same rows.
+  // The batch in x: items that follow each other read the same rows.
   const RowBatch* x_batch = nullptr;
   std::int64_t x_row = -1;
   std::int64_t x_rows = 0;

@@ -1,4 +1,4 @@
-// What the processor can do at best, measured: the numbers that kernels are judged against.
+// The processor's best rates, measured: the numbers that kernels are judged against.
 #pragma once
 
 #include "kernels/api/work_estimate.h"

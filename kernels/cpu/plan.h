@@ -23,9 +23,9 @@ struct PackItem {
   std::int64_t token_end = 0;
 };
 
-// What a thread claims at once: an item, or all items of one KV head, or of a small task, whose
-// contiguous keys and values it packs itself first, so that they are still in its L2 cache when
-// they are read.
+// The work that a thread claims at once: an item, or all items of one KV head, or of a small task,
+// whose contiguous keys and values it packs itself first, so that they are still in its L2 cache
+// when they are read.
 struct WorkUnit {
   std::int64_t item_begin = 0;
   std::int64_t item_end = 0;
@@ -65,7 +65,7 @@ struct CpuPlan : AttentionPlan {
   std::vector<std::int64_t> totals_offsets;  // PlannedTask::totals of tasks with a second pass
   std::int64_t totals_floats = 0;
 
-  // Of the run that is under way or has yielded; null: none.
+  // The run's, while it is under way or has yielded; else null.
   WorkspaceLease workspace;
 };
 

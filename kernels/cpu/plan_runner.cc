@@ -69,7 +69,7 @@ NextItem FirstItem(const CpuPlan& plan, const WorkUnit* unit) {
 
 float* Floats(const HugePageBuffer& buffer) { return reinterpret_cast<float*>(buffer.data()); }
 
-// Whether nothing of a phase of `count` indices is left to claim or to finish.
+// True if nothing of a phase of `count` indices is left to claim or to finish.
 bool IsFinished(const Workspace& workspace, std::int64_t count) {
   return workspace.num_claimed.load(std::memory_order_relaxed) >= count &&
          std::all_of(workspace.threads.begin(), workspace.threads.end(),

@@ -119,7 +119,7 @@ struct ValueFunction {
   }
 };
 
-// Whether the first `tokens` tokens of a value block hold finite numbers only: x * 0 is 0 or NaN.
+// True if the first `tokens` tokens of a value block hold finite numbers only: x * 0 is 0 or NaN.
 template <class Kv>
 HWY_NOINLINE bool IsFiniteBlock(const void* block, int tokens, int padded_dim_v, int dim_v) {
   using Element = typename Kv::Element;

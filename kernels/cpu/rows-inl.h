@@ -281,7 +281,7 @@ inline double LogOrigin(const PlannedTask& planned, float max) {
   return max * static_cast<double>(planned.score_scale());
 }
 
-// What a row's powers and the sink logit of its head, if there is one, add up to.
+// The sum of a row's powers and of its head's sink logit, if there is one.
 struct Denominator {
   double sum;
   double log_origin;  // of what `sum` is relative to

@@ -177,7 +177,7 @@ HWY_INLINE const typename Kv::Element* ElementsOf(const void* block) {
                                                        Kv::kHeader);
 }
 
-// What was computed with elements of Kv, times their scale and the factor that goes with it; one
+// A sum over elements of Kv, times their scale and the factor that goes with it; one
 // after the other, as their product may be more than float32 holds.
 template <class Kv>
 HWY_INLINE Vec Scaled(Vec x, Vec scale) {

@@ -287,7 +287,7 @@ HWY_INLINE float Exponentiate(float scale, float max, int count, float* HWY_REST
                         : ExponentiateFar(scale, max, count, scores);
 }
 
-// What powers are relative to: 2^(near + far * scale), one of which is 0.
+// Powers are relative to 2^(near + far * scale), one of which is 0.
 struct Origins {
   Vec near, far;
 };

@@ -41,7 +41,7 @@ inline void ComputeScores(const PlannedTask& planned, const RowBlock& rows,
 
 enum ValueState : std::uint8_t { kUnknown, kFinite, kNotFinite };
 
-// Whether the value block may be multiplied by the zero weights of masked keys.
+// True if the value block may be multiplied by the zero weights of masked keys.
 template <class Kv>
 inline bool IsSafeBlock(const PackedLayout& layout, const RangeBlocks& blocks, int entry,
                         TileScratch& scratch) {

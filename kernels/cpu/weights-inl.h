@@ -25,7 +25,7 @@ inline void WeightsFrom(float scale, float origin, float factor, int count,
   const Vec share = hn::Set(F32(), factor);
   ForExponents<kIsNear>(scale, origin, count, scores, [&](Vec exponent, int) HWY_ATTR {
     const Vec p = Exp2(exponent);
-    // What a row does not see has no weight, whatever the sum of the others is.
+    // A key that the row does not see has no weight, whatever the sum of the others is.
     return hn::IfThenZeroElse(hn::Eq(p, hn::Zero(F32())), hn::Mul(p, share));
   });
 }

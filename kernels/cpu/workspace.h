@@ -14,17 +14,17 @@
 
 namespace attention::cpu {
 
-// A thread's share of a run. A run that goes on has as many threads as before, but any thread may
+// A thread's share of a run. A run that goes on has as many states as before, but any thread may
 // take any of them.
 struct ThreadState {
   std::unique_ptr<TileScratch> scratch = std::make_unique<TileScratch>();
   std::vector<double> column_sums;
   HugePageBuffer unit_arena;  // keys and values that a unit packs
 
-  // What the thread has claimed of the present phase and not finished; negative: nothing.
+  // The index of the present phase that is claimed and not finished; negative: none.
   std::int64_t claimed = -1;
-  // Of a claimed unit, once begun: the one that it will take up then, its next item, and what it
-  // has packed.
+  // Once a claimed unit is begun: the unit that follows it, its next item, and the heads and
+  // tokens that are packed.
   bool is_begun = false;
   std::int64_t next = 0;
   bool is_next_claimed = false;

@@ -1,5 +1,6 @@
-// What cuBLASLt is asked for, by a library that does on the host what NVIDIA's documentation says
-// of the calls; and that the real one, where it is, has every function that is needed.
+// The calls that cuBLASLt gets, seen by a library that does on the host what NVIDIA's
+// documentation says of them; and that the real one, where it is, has every function that is
+// needed.
 #include <gmock/gmock.h>
 
 #include <cstring>

@@ -1,6 +1,6 @@
-// What only a GPU can show, beside the tests of tests/parity that run there too: that a thousand
-// runs give the same bits, while other work comes and goes; and a few small shapes of every kernel
-// for the memory and race checkers.
+// Tests that only a GPU can pass or fail, beside those of tests/parity that run there too: a
+// thousand runs give the same bits, while other work comes and goes; and a few small shapes of
+// every kernel for the memory and race checkers.
 #include <gmock/gmock.h>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// What a fault of a kernel leaves on a real GPU: whether the driver gives the device back to the
-// process, and if not, that this is said. Each in a process of its own, which the fault may spoil.
+// A fault of a kernel on a real GPU: the driver gives the device back to the process, or this is
+// said. Each in a process of its own, which the fault may spoil.
 #include <gmock/gmock.h>
 
 #include <cstdio>

@@ -16,7 +16,7 @@ namespace {
 
 using cuda::Stream;
 
-// What a device leaves out.
+// The waits that a device leaves out.
 struct Omissions {
   bool compute_waits = false;   // for uploads
   bool download_waits = false;  // for results
@@ -87,7 +87,7 @@ int NumWrongOrders(const Omissions& omissions, std::size_t direct_bytes) {
     const PagedKv paged(*backend, problem, {.append_tokens = 50});
     const TaskOutput output = RunTask(*backend, paged.Task(problem));
     if (!SameBits(expected, output)) ++num_wrong;
-    // What nobody waited for still writes there.
+    // Work that nobody waited for still writes there.
     EXPECT_TRUE(device->Synchronize().ok());
   }
   return num_wrong;

@@ -51,7 +51,7 @@ std::vector<ProblemSpec> Specs() {
 
 class CudaStreamsTest : public ::testing::TestWithParam<int> {
  protected:
-  // Of parts of at least so many bytes.
+  // A backend whose runs have parts of at least so many bytes.
   std::unique_ptr<AttentionBackend> Backend(std::size_t part_bytes, double launch_flops = 2e11) {
     return MakeCudaOverlapping(part_bytes, GetParam(), launch_flops);
   }

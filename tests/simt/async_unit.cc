@@ -6,7 +6,7 @@
 namespace attention::simt {
 namespace {
 
-// What an mbarrier holds here: hardware's format is its own.
+// The content of an mbarrier here: hardware's format is its own.
 constexpr std::uint64_t kBarrierMark = 0x62617272'69657221u;
 
 // The bytes that an mbarrier can count (PTX ISA, "Contents of the mbarrier object": 2^20 - 1).

@@ -1,4 +1,4 @@
-// What runs beside the threads of a block on compute capability 9.0: mbarriers, bulk copies, named
+// The units beside the threads of a block on compute capability 9.0: mbarriers, bulk copies, named
 // barriers, and the two views of shared memory (proxies) that a fence joins.
 //
 // Stricter than hardware where hardware leaves things undefined, each with an abort that says what:
@@ -50,7 +50,7 @@ class AsyncUnit {
   void InitBarrier(std::uint64_t* barrier, int arrivals);
   // An arrival, after the barrier's phase was told to wait for more bytes.
   void Arrive(std::uint64_t* barrier, int expected_bytes);
-  // Whether the phase of that parity is over.
+  // True if the phase of that parity is over.
   bool HasPassed(const std::uint64_t* barrier, std::uint32_t parity);
 
   void BeginBulkCopy(void* shared, const void* global, int bytes, std::uint64_t* barrier);

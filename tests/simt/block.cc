@@ -189,7 +189,7 @@ class BlockRun {
     return has_run;
   }
 
-  // Whether lanes of the warp were pausing. A coin says whether they still do.
+  // True if lanes of the warp were pausing. A coin says whether they still do.
   bool EndPause(int warp) {
     bool has_paused = false;
     const bool ends = random_() % 2 == 0;

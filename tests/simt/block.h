@@ -1,7 +1,7 @@
 // Executes device code on the host: the threads of a block are fibers of one thread of the system,
 // switched where they wait for each other.
 //
-// What is checked on the way, each with an abort that names the kernel's block and thread: lanes of
+// Checked on the way, each with an abort that names the kernel's block and thread: lanes of
 // a warp that meet in different collectives, threads that never reach a barrier, shared memory past
 // its size (with the address sanitizer), copies read before they were waited for (their target
 // holds NaN until then), and what async_unit.h and wgmma_unit.h add. Warps run in an order drawn
@@ -23,7 +23,7 @@ namespace attention::simt {
 
 inline constexpr int kWarpThreads = 32;
 
-// What a lane brings to a collective of its warp: its operands, and the name of the collective.
+// A lane's part in a collective of its warp: its operands, and the name of the collective.
 struct Arrival {
   const char* name = nullptr;
   void* operands = nullptr;

@@ -1,5 +1,5 @@
-// What the tests of device code stand on: barriers, collectives and copies behave as on a GPU, and
-// misuse is caught.
+// The ground that tests of device code stand on: barriers, collectives and copies behave as on a
+// GPU, and misuse is caught.
 #include "tests/simt/block.h"
 
 #include <gmock/gmock.h>

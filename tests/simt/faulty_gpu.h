@@ -25,11 +25,11 @@ class ContextMemory {
  public:
   ~ContextMemory();
   void* Allocate(std::size_t bytes);
-  // Whether it was one of these blocks.
+  // True if it was one of these blocks.
   bool Free(void* memory);
   bool Holds(const void* memory, std::size_t bytes) const;
   void Poison();
-  // Whether no byte was written since Poison.
+  // True if no byte was written since Poison.
   bool IsUntouched() const;
   std::size_t num_blocks() const;
 
@@ -49,13 +49,13 @@ class FaultyGpu {
 
   // The launch after so many others faults: it does nothing, and every later call answers so.
   void FaultAfter(int num_launches) { launches_to_fault_ = num_launches; }
-  // What resetting the device answers from now on.
+  // The answer of resetting the device from now on.
   void set_reset_status(absl::Status status) { reset_status_ = std::move(status); }
   int num_resets() const { return num_resets_; }
   // Blocks of the present context.
   std::size_t num_blocks() const { return memory_->num_blocks(); }
 
-  // What was done to memory that is not of the present context; empty: nothing.
+  // The accesses to memory that is not of the present context.
   std::vector<std::string> Misuse() const;
 
  private:

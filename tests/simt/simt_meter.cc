@@ -7,7 +7,7 @@
 namespace attention::simt {
 namespace {
 
-// What is queued is done at a mark, which is a reading of a clock.
+// Queued work is done at a mark, which is a reading of a clock.
 class SimtMeter final : public cuda::DeviceMeter {
  public:
   explicit SimtMeter(std::function<void()> drain) : drain_(std::move(drain)) {}

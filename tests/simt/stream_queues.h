@@ -36,7 +36,7 @@ class StreamQueues {
 
   void Enqueue(cuda::Stream stream, std::function<void()> work);
   Point End(cuda::Stream stream) const;
-  // What is queued from now on waits for the point.
+  // Work that is queued from now on waits for the point.
   void Wait(cuda::Stream stream, Point point);
   // Does what must be done to reach the point.
   void Reach(Point point);
@@ -57,7 +57,7 @@ class StreamQueues {
   Queue& Of(cuda::Stream stream) { return queues_[static_cast<int>(stream)]; }
   const Queue& Of(cuda::Stream stream) const { return queues_[static_cast<int>(stream)]; }
   bool IsReached(Point point) const { return Of(point.stream).num_done >= point.count; }
-  // Whether there was something to do that need not wait.
+  // True if there was something to do that need not wait.
   bool DoNext(cuda::Stream stream);
   void RunEager();
 

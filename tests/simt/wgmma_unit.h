@@ -21,7 +21,7 @@ namespace attention::simt {
 inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kWarpgroupWarps = 4;
 
-// What one thread of a warpgroup brings to an instruction.
+// The part of one thread of a warpgroup in an instruction.
 struct WgmmaCall {
   DType dtype = DType::kBFloat16;
   int num_blocks = 0;                // of 8 columns: N / 8
@@ -33,14 +33,14 @@ struct WgmmaCall {
   bool is_b_transposed = false;  // MN-major
 };
 
-// Of one warpgroup.
+// The unit of one warpgroup.
 class WgmmaUnit {
  public:
   explicit WgmmaUnit(AsyncUnit& async) : async_(async) {}
 
   // All threads of the warpgroup have come to the instruction.
   void Issue(const WgmmaCall* const (&calls)[kWarpgroupThreads]);
-  // Of one warp: wgmma.fence, commit_group, and wait_group until `num_newest` are under way.
+  // For one warp: wgmma.fence, commit_group, and wait_group until `num_newest` are under way.
   void Fence(int warp) { warps_[warp].is_fenced = true; }
   void Commit(int warp);
   void Wait(int warp, int num_newest);

@@ -22,7 +22,7 @@ std::vector<float> RandomNormal(std::mt19937& random, std::size_t count, float d
   return values;
 }
 
-// What a cache of a type with row scales holds of rows of `dim`.
+// Rounds rows of `dim` as a cache of a type with row scales does.
 void QuantizeRows(DType dtype, int dim, std::vector<float>* values) {
   for (std::size_t begin = 0; begin < values->size(); begin += dim) {
     const std::span<float> row(values->data() + begin, dim);

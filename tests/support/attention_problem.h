@@ -63,7 +63,7 @@ class ShiftedBytes {
   std::size_t shift_ = 0;
 };
 
-// What one task wrote. Outputs start out as NaN.
+// The outputs of one task, which start out as NaN.
 struct TaskOutput {
   TaskOutput(const AttentionParams& params, std::int64_t q_len, std::int64_t kv_len,
              std::size_t shift = 0);
@@ -80,7 +80,7 @@ struct TaskOutput {
   bool wants_column_sums = false;
 };
 
-// Whether outputs and lse have the same bits.
+// True if outputs and lse have the same bits.
 bool SameBits(const TaskOutput& a, const TaskOutput& b);
 
 class AttentionProblem {

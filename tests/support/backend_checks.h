@@ -1,4 +1,4 @@
-// What tests check of any backend: results against float64, bits that stay the same, bytes that
+// Checks of any backend: results against float64, bits that stay the same, bytes that
 // never matter.
 #pragma once
 
@@ -39,7 +39,7 @@ class Batch {
 // Queries [begin, end) of a task, at their positions.
 AttentionTask RowsOf(const AttentionTask& task, std::int64_t begin, std::int64_t end);
 
-// Whether `part` holds the bits of rows [begin, ...) of `whole`.
+// True if `part` holds the bits of rows [begin, ...) of `whole`.
 bool HoldsRows(const TaskOutput& whole, const TaskOutput& part, std::int64_t begin);
 
 // Each row alone has the bits that it has among all rows of the problem.

@@ -1,4 +1,4 @@
-// What the wire decoders need beside a message, for tests that call them without a server.
+// The context of wire decoders beside a message, for tests that call them without a server.
 #pragma once
 
 #include <cstddef>

@@ -18,7 +18,7 @@ namespace {
 
 constexpr float kMost = std::numeric_limits<float>::max();
 
-// What a cache of the type holds of a row whose first element is all there is.
+// The value as a cache of the type holds it, in a row of which it is all.
 float Stored(DType dtype, float value) {
   if (!HasRowScales(dtype)) return Rounded(dtype, value);
   const RowScale scale = RowScale::Of(dtype, std::abs(value));

@@ -13,8 +13,8 @@
 
 namespace attention::testing {
 
-// What a device's backends share, one after another: the faults to come, and how often one was
-// made. Not thread-safe, but for run_status, which may change between batches.
+// State that a device's backends share, one after another: the faults to come, and how often a
+// backend was made. Not thread-safe, but for run_status, which may change between batches.
 struct Faults {
   // If set, runs at the beginning of "Supports", "Run" and "Pack", on whatever thread calls them;
   // it may throw, or wait.

@@ -18,7 +18,7 @@ struct LayerCase {
   std::map<v1::LayerTensorName, v1::Tensor> tensors;
 };
 
-// Of the projection `name` in a layer of the config, whose defaults must be filled in.
+// The shape of the projection `name` in a layer of the config, whose defaults must be filled in.
 Shape LayerTensorShape(const v1::LayerConfig& config, v1::LayerTensorName name);
 
 // 4 query heads and 2 KV heads of 16, causal, 48 columns.

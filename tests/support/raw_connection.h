@@ -16,7 +16,7 @@ class RawConnection {
   RawConnection(const RawConnection&) = delete;
   RawConnection& operator=(const RawConnection&) = delete;
 
-  // What has no room is not sent: nobody waits for a server that has hung up.
+  // Bytes that have no room are not sent: nobody waits for a server that has hung up.
   void Send(const std::string& bytes) const;
   // Waits for room. False: the server has hung up.
   bool SendAll(const std::string& bytes) const;

@@ -40,9 +40,9 @@ class ServerProcess {
   // Its resident memory; 0 when it has ended.
   std::int64_t ResidentBytes() const;
 
-  // What it wrote to stdout and stderr so far.
+  // Its stdout and stderr so far.
   std::string Log() const;
-  // Of its own, removed with the object.
+  // A directory of its own, removed with the object.
   const std::string& directory() const { return directory_; }
 
  private:

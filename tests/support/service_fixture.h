@@ -111,7 +111,7 @@ v1::AttendResponse MustAttend(ServerClient& server, const v1::AttendRequest& req
 // Polls until `condition` holds; false when it does not within `timeout`.
 bool WaitUntil(const std::function<bool()>& condition, absl::Duration timeout = absl::Seconds(30));
 
-// What rides in a status beside code and message.
+// The details of a status beside code and message.
 struct ErrorDetails {
   std::string reason;
   std::string domain;

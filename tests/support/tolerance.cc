@@ -125,7 +125,7 @@ Expectation MakeExpectation(const AttentionProblem& problem) {
   // The scale of int8 rounds each score once more; that of float8_e4m3 is a power of two.
   const bool has_rounded_scores = problem.spec().kv_dtype == DType::kInt8;
   if (has_rounded_scores || static_cast<std::int64_t>(expected.exact.o.size()) < kFewOutputs) {
-    // What one rounding of a score does to the weight of its value.
+    // One rounding of a score changes the weight of its value by this.
     o_error = std::max(o_error, 0x1p-24 * largest_score * LargestValue(task));
   }
   expected.o_tolerance = 2 * o_error + DTypeEpsilon(params.dtype) * o_max;

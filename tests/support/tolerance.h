@@ -24,7 +24,7 @@
 
 namespace attention::testing {
 
-// What a result is compared with, computed once for each problem.
+// The expected result, computed once for each problem.
 struct Expectation {
   reference::ReferenceResult exact;
   double o_tolerance = 0;

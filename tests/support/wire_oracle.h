@@ -1,4 +1,4 @@
-// Whether an answer of the service is right: the request's words, read independently of the
+// Checks an answer of the service: the request's bytes, read independently of the
 // server's decoder, computed by the float64 reference.
 //
 // Bounds. Scores, softmax and accumulation are float32 on exactly the request's values, and the

@@ -40,7 +40,7 @@ v1::Tensor Rows(const v1::Tensor& tensor, std::int64_t begin, std::int64_t end);
 // Adds rows behind those of `tensor`; the shape of an empty message becomes that of `more`.
 void AppendRows(const v1::Tensor& more, v1::Tensor* tensor);
 
-// What a cache of a type with row scales holds of rows, as float32.
+// Rows as a cache of a type with row scales holds them, in float32.
 v1::Tensor Quantized(const v1::Tensor& tensor, DType dtype);
 
 // The same values rounded into another type.

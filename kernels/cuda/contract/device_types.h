@@ -1,4 +1,4 @@
-// What the host tells the kernels: plain structs that lie in device memory. Every pointer is a
+// The kernels' arguments: plain structs that lie in device memory. Every pointer is a
 // device address.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace attention::cuda {
 
-// Of a bias or mask, in elements.
+// Strides of a bias or mask, in elements.
 struct BiasOrMaskStrides {
   std::int64_t head = 0;
   int row = 0;  // at most kv_len
@@ -89,8 +89,8 @@ struct AttendArguments {
   const WorkItem* items = nullptr;  // one a block; of a persistent kernel, each block takes several
   float* partials = nullptr;
   std::uint32_t* counters = nullptr;
-  // Of a persistent kernel: how many items there are, and how many were taken beside each block's
-  // first. The counter is zero when the launch begins.
+  // A persistent kernel's items, and how many of them were taken beside each block's first. The
+  // counter is zero when the launch begins.
   int num_items = 0;
   std::uint32_t* num_taken = nullptr;
 };

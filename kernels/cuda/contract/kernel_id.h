@@ -19,13 +19,13 @@ enum class KernelFamily {
   kProbe
 };
 
-// What is compiled: kAttendMma, kAttendDecode and kAttendDecodeBulk for head dims 64, 128 and 256
-// and types (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16, float8_e4m3),
-// with tiles of 64, 16 and 16 rows; kAttendWgmma for the head dims, tiles of 128 rows, and the
-// first two of these types; kAttendFloat, kRowTotals and kProbe for the head dims.
+// The compiled kernels: kAttendMma, kAttendDecode and kAttendDecodeBulk for head dims 64, 128 and
+// 256 and types (float16, float16), (bfloat16, bfloat16), (bfloat16, int8), (bfloat16,
+// float8_e4m3), with tiles of 64, 16 and 16 rows; kAttendWgmma for the head dims, tiles of 128
+// rows, and the first two of these types; kAttendFloat, kRowTotals and kProbe for the head dims.
 struct KernelId {
   KernelFamily family = KernelFamily::kAppend;
-  // Of queries and outputs; not of kAppend, kAttendFloat, kRowTotals, kProbe, as the next one.
+  // The type of queries and outputs. kAppend, kAttendFloat, kRowTotals and kProbe have neither.
   DType dtype = DType::kFloat32;
   DType kv_dtype = DType::kFloat32;
   int head_dim = 0;   // the compiled one, at least that of the task

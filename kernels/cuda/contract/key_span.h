@@ -74,15 +74,15 @@ struct KeySpan {
     return tiles;
   }
 
-  // Whether some row sees the key.
+  // True if some row sees the key.
   ATTENTION_HOST_DEVICE bool Contains(int key) const {
     return (key >= window_begin && key < end) || (key >= kv_begin && key < sink_end);
   }
-  // Whether some row sees a key of [first, last).
+  // True if some row sees a key of [first, last).
   ATTENTION_HOST_DEVICE bool ContainsAny(int first, int last) const {
     return Max(first, window_begin) < Min(last, end) || Max(first, kv_begin) < Min(last, sink_end);
   }
-  // Whether a row may not see some key of the tile, or of [first, last).
+  // True if a row may not see some key of the tile, or of [first, last).
   ATTENTION_HOST_DEVICE bool IsMasked(int tile) const { return IsMasked(tile, tile + kTile); }
   ATTENTION_HOST_DEVICE bool IsMasked(int first, int last) const {
     return has_bias_or_mask || first < common_begin || last > common_end;

@@ -1,4 +1,4 @@
-// What the host tells the kernels around a projection's products: plain structs that lie in device
+// Arguments of the kernels around a projection's products: plain structs that lie in device
 // memory. Every pointer is a device address.
 #pragma once
 

@@ -58,7 +58,7 @@ class Device {
   virtual absl::Status CopyToHost(Stream stream, void* host, const void* device,
                                   std::size_t bytes) = 0;
 
-  // Whether copies go straight from and to such memory of the host. Else the driver copies once
+  // True if copies go straight from and to such memory of the host. Else the driver copies once
   // more, and a copy to the host may wait for the device.
   virtual bool IsPinned(const void* host) const = 0;
 
@@ -78,7 +78,7 @@ class Device {
   virtual absl::StatusOr<std::unique_ptr<Event>> MakeEvent() = 0;
   // From now on the event is reached when all that the stream has been given so far is done.
   virtual absl::Status Record(Event& event, Stream stream) = 0;
-  // What the stream is given from now on waits for the event as it is recorded now.
+  // Work that the stream is given from now on waits for the event as it is recorded now.
   virtual absl::Status Wait(Stream stream, const Event& event) = 0;
   // The host waits, and is told of errors.
   virtual absl::Status Await(const Event& event) = 0;
@@ -89,7 +89,7 @@ class Device {
   virtual void Abandon() = 0;
 
   virtual DeviceCeilings MeasureCeilings() = 0;
-  // What benchmarks measure it with; null: there is none.
+  // The meter of benchmarks; null: there is none.
   virtual std::unique_ptr<DeviceMeter> MakeMeter() { return nullptr; }
 };
 

@@ -1,7 +1,7 @@
 // The contexts of the process's GPUs, one after another: what was made in a context goes with it.
 //
-// A fault of a kernel stays: its context answers nothing but the error from then on. What mends it
-// is a new context in place of the lost one, and even that CUDA does not promise (README.md). So a
+// A fault of a kernel stays: its context answers nothing but the error from then on. Only a new
+// context in place of the lost one mends it, and even that CUDA does not promise (README.md). So a
 // lost context is left alone: nothing of it is used, and nothing is given back to the one that
 // follows, whose memory may have the same addresses.
 #pragma once
@@ -31,7 +31,7 @@ class DeviceContext {
   }
 
   // Calls `use` unless the context is lost, which it cannot become meanwhile. `use` must not lose
-  // it. Whether it was called.
+  // it. Returns true if it was called.
   template <typename Use>
   bool IfAlive(Use use) const {
     const std::shared_lock lock(mutex_);

@@ -32,8 +32,8 @@ class DeviceMeter {
   virtual absl::StatusOr<double> ReadBytes() = 0;    // per second
   virtual absl::StatusOr<double> ClockHertz() = 0;   // of the multiprocessors
 
-  // Of the queue that orders the device's work: a cudaStream_t, for other libraries to launch into.
-  // Null: there is none.
+  // The queue that orders the device's work, a cudaStream_t, for other libraries to launch into;
+  // null: there is none.
   virtual void* stream() const { return nullptr; }
 };
 

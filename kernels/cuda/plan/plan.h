@@ -1,7 +1,7 @@
 // Cuts tasks into the blocks of launches. Pure functions of the tasks: no device is asked.
 //
-// What decides about bits depends on device and task alone: its kernel (types, head dims, rows),
-// its tile and its ranges (README.md). The order of items and the cut into steps follow the batch,
+// Bits depend on the device and the task alone: its kernel (types, head dims, rows), its tile and
+// its ranges (README.md). The order of items and the cut into steps follow the batch,
 // and do not show.
 #pragma once
 
@@ -57,7 +57,7 @@ struct PlannedTask {
   // In the upload.
   std::size_t q = kNoOffset, pages = kNoOffset, alibi = kNoOffset, sinks = kNoOffset;
   std::size_t bias = kNoOffset, mask = kNoOffset;
-  // Of contiguous keys and values: rows [kv_begin, kv_end) in the upload, and in the scratch the
+  // Contiguous keys and values: rows [kv_begin, kv_end) in the upload, and in the scratch the
   // page that they are written to, whose first token is kv_origin.
   std::size_t k = kNoOffset, v = kNoOffset, arena = kNoOffset;
   // In the scratch, of tasks with a second pass: DeviceTask::totals.
@@ -94,7 +94,7 @@ struct PlanPart {
 
 struct RunMemory;  // run_memory.h
 
-// What a plan decides: the same for all tasks of the same shapes.
+// The decisions of a plan: the same for all tasks of the same shapes.
 struct PlanShape {
   std::vector<PlannedTask> tasks;
   std::vector<WorkItem> items;
@@ -127,7 +127,7 @@ struct CudaPlan : AttentionPlan, PlanShape {
   ~CudaPlan() override;
 
   double flops_done = 0;
-  // Of the run that is under way or has yielded; null: none.
+  // The run's, while it is under way or has yielded; else null.
   std::unique_ptr<RunMemory> memory;
   std::size_t next_step = 0;
   std::size_t next_part = 0;  // to be uploaded
@@ -138,9 +138,9 @@ struct CudaPlan : AttentionPlan, PlanShape {
 struct PlanOptions {
   // Bounds a launch: a run that yields stops between two.
   double launch_flops = 0;
-  // Whether the device has the instructions of compute capability 9.0.
+  // True if the device has the instructions of compute capability 9.0.
   bool has_wgmma = false;
-  // Of a part, at least, if another one follows.
+  // The least of a part that another one follows.
   std::size_t part_bytes = std::numeric_limits<std::size_t>::max();
 };
 
@@ -172,7 +172,7 @@ DenseBiasOrMask DenseBiasOrMaskOf(const AttentionTask& task, const View& view) {
 // The device's view of a task, without addresses.
 DeviceTask DescribeTask(const AttentionTask& task);
 
-// Whether a plan can be made of it. INVALID_ARGUMENT and UNIMPLEMENTED name the field, and, of
+// OK if a plan can be made of it. INVALID_ARGUMENT and UNIMPLEMENTED name the field, and, of
 // several, the task.
 absl::Status CheckTask(const AttentionTask& task);
 absl::Status CheckTasks(std::span<const AttentionTask> tasks);

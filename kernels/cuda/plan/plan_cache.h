@@ -13,7 +13,7 @@
 
 namespace attention::cuda {
 
-// Whether a plan for one is a plan for the other, but for the addresses.
+// True if a plan for one is a plan for the other, but for the addresses.
 bool IsAlike(const AttentionTask& a, const AttentionTask& b);
 
 class PlanCache {

@@ -64,7 +64,7 @@ absl::Status PlanRunner::Begin(CudaPlan& plan) {
   return status;
 }
 
-// What comes next travels meanwhile.
+// The next part travels meanwhile.
 absl::Status PlanRunner::AwaitLaunched(CudaPlan& plan) {
   Event& done = *plan.memory->done;
   absl::Status status = device_.Record(done, Stream::kCompute);

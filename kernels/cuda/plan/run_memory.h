@@ -92,7 +92,7 @@ struct RunMemory {
   std::vector<PartEvents> parts;
   // Reached when the device has done with all of this. Null: nothing was ever begun.
   std::unique_ptr<Event> done;
-  // Whether the device may still be using it; `done` tells when it has ended.
+  // True while the device may still be using it; `done` tells when it has ended.
   bool is_in_flight = false;
 };
 
@@ -104,7 +104,7 @@ class RunMemoryPool {
 
   // One that the device has done with; waits if there is none and enough are on their way.
   absl::StatusOr<std::unique_ptr<RunMemory>> Lease();
-  // Of a run that has ended, or has failed somewhere on its way.
+  // Takes back the memory of a run that has ended, or has failed somewhere on its way.
   void Retire(std::unique_ptr<RunMemory> memory);
 
  private:

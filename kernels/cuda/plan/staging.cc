@@ -116,7 +116,7 @@ DirectCopy DirectOutput(const PlannedTask& planned, const PartOfTask& queries,
           static_cast<char*>(task.o.data) + queries.begin * row_bytes, bytes};
 }
 
-// What all queries of a task share.
+// Fills in the tensors that all queries of a task share.
 void FillTensors(const PlannedTask& planned, RunMemory& memory) {
   const AttentionTask& task = planned.task;
   const AttentionParams& params = task.params;
@@ -198,7 +198,7 @@ void DeliverOutput(const PlannedTask& planned, std::int64_t begin, std::int64_t 
   }
 }
 
-// What is there when all queries of a task have been computed.
+// Delivers what is there when all queries of a task have been computed.
 void DeliverSums(const PlannedTask& planned, const char* base) {
   const AttentionTask& task = planned.task;
   const std::size_t heads_bytes = task.params.num_q_heads * sizeof(float);

@@ -17,7 +17,7 @@ struct DirectCopy {
 };
 
 // Fills the upload of a plan: its tables, with device addresses in `memory`, and the tensors of a
-// part. Of these it leaves out, and returns in the order of their offsets, rows that are
+// part. It leaves out, and returns in the order of their offsets, rows that are
 // `direct_bytes` or more, lie as they travel, and in memory from which copies go straight.
 void FillTables(const CudaPlan& plan, RunMemory& memory);
 std::vector<DirectCopy> FillPart(const CudaPlan& plan, std::size_t part, std::size_t direct_bytes,

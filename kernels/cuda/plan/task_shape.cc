@@ -1,4 +1,4 @@
-// What of a task decides its kernel, and how it looks to one.
+// The choice of a task's kernel, and how the task looks to it.
 #include <algorithm>
 #include <limits>
 

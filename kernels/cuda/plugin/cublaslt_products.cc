@@ -11,7 +11,7 @@ namespace {
 
 // Split sums come first for few rows, and are left out: enough to leave some of the others.
 constexpr int kMaxHeuristics = 2 * kMaxCandidates;
-// Of operands and products, as MatmulArguments has them.
+// Alignment of operands and products, as MatmulArguments has them.
 constexpr std::uint32_t kAlignment = 256;
 
 static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(MatmulAlgorithm::code));

@@ -15,8 +15,8 @@
 
 namespace attention::cuda {
 
-// What an algorithm may take. NVIDIA's advice for compute capability 9.0 (cuBLAS documentation,
-// "Workspace").
+// The most that an algorithm may take. NVIDIA's advice for compute capability 9.0 (cuBLAS
+// documentation, "Workspace").
 inline constexpr std::size_t kMaxMatmulWorkspace = std::size_t{32} << 20;
 
 // Algorithms and Multiply of MatmulDevice. Thread-safety: one thread at a time.
@@ -40,7 +40,7 @@ class CublasLtProducts {
       : library_(library), stream_(stream), workspace_(memory) {}
 
   absl::Status ToStatus(cublasStatus_t status, const char* what) const;
-  // Whether it says that a row's products are summed in several places. One that does not say is
+  // True if it says that a row's products are summed in several places. One that does not say is
   // left to the probe.
   bool IsSplit(const cublasLtMatmulAlgo_t& algorithm) const;
 

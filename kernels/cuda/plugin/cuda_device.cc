@@ -20,8 +20,8 @@ namespace {
 
 constexpr int kLeastMajor = 8;
 
-// What the driver's documentation leaves open is whether a device whose context was lost answers
-// anything again in this process; the reset's answer says so, and Prove of what follows.
+// The driver's documentation leaves open whether a device whose context was lost answers anything
+// again in this process: the reset's answer says so, and then Prove.
 absl::Status ResetDevice(int ordinal) {
   cudaSetDevice(ordinal);  // fails with the error that stays; the reset is what is asked for
   const absl::Status status = ToStatus(cudaDeviceReset(), "resetting the device");
@@ -348,7 +348,7 @@ absl::StatusOr<std::shared_ptr<Device>> MakeCudaDevice(const CudaDeviceOptions& 
   auto device = std::make_shared<CudaDevice>(options, *properties, *std::move(context));
   absl::Status status = device->Open();
   if (status.ok()) return std::shared_ptr<Device>(std::move(device));
-  // What cannot be used now may be after a reset.
+  // A device that cannot be used now may be usable after a reset.
   if (status.code() != absl::StatusCode::kResourceExhausted) device->Abandon();
   return absl::UnavailableError(
       absl::StrCat("the device cannot be used: ", std::string(status.message())));

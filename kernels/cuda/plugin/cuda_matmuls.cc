@@ -22,7 +22,7 @@ class CudaMatmuls final : public MatmulDevice {
         products_(std::move(products)) {}
 
   ~CudaMatmuls() override {
-    // What the library holds in a lost context is left alone, as everything in it.
+    // The library's memory in a lost context is left alone, as everything in it.
     if (context_->is_lost()) (void)products_.release();
   }
 

@@ -12,10 +12,10 @@
 namespace attention::cuda {
 namespace {
 
-// Of reads and copies that measure memory: many times any L2 cache.
+// Bytes that are read or copied to measure memory: many times any L2 cache.
 constexpr std::size_t kMemoryBytes = std::size_t{1} << 30;
-// Of launches that measure the matrix units: about 3 ms of an H100 each, in which its clock has
-// come to rest.
+// Rounds of launches that measure the matrix units: about 3 ms of an H100 each, in which its clock
+// has come to rest.
 constexpr int kWgmmaRounds = 4000;
 constexpr int kMmaRounds = 8000;
 constexpr double kClockSeconds = 1e-3;

@@ -1,4 +1,4 @@
-// What libattention_cuda.so exports. The server loads it at run time, so that one program runs on
+// The exports of libattention_cuda.so. The server loads it at run time, so that one program runs on
 // machines with and without CUDA; the library itself links the static CUDA runtime and no driver.
 //
 // A backend crosses the boundary as a C++ object, so both sides must come from one build:

@@ -7,7 +7,7 @@
 
 namespace attention::cuda {
 
-// Whether it stays: every later call in the context answers it too (CUDA: "the process must be
+// True if it stays: every later call in the context answers it too (CUDA: "the process must be
 // terminated and relaunched").
 bool IsSticky(cudaError_t error);
 

@@ -34,7 +34,7 @@ void DeliverPiece(const PassPiece& piece, const char* results) {
   }
 }
 
-// Of parts the bias is added to the sum.
+// Products come with the bias, but for parts: it is added to their sum.
 bool HasFusedBias(const ProjectionPass& pass) {
   return pass.matrix->has_fused_bias() && pass.num_parts == 1;
 }
@@ -143,7 +143,7 @@ class CudaProjections final : public ProjectionBackend {
     if (!status.ok()) return status;
     FillUpload(round, memory_);
     status = Launch(round);
-    // What was begun reads and writes memory that the next round takes.
+    // Work that was begun uses memory that the next round takes.
     absl::Status computed = device_->Synchronize();
     if (!status.ok()) return status;
     if (!computed.ok()) return computed;

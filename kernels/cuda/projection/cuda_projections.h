@@ -19,7 +19,7 @@ struct CudaProjectionOptions {
   // are the least that matrix instructions are cut for, 1024 fill a GPU with tiles: 8 x 32 of 128 x
   // 128 for 4096 out_features, two for each multiprocessor of an H100.
   std::vector<std::int64_t> block_rows = {16, 64, 128, 256, 512, 1024};
-  // Of device memory for the tensors of one round.
+  // Device memory for the tensors of one round.
   std::size_t max_round_bytes = std::size_t{256} << 20;
 };
 

@@ -25,7 +25,7 @@ const BlockAlgorithm& SmallestFor(std::span<const BlockAlgorithm> blocks, std::i
 }  // namespace
 
 std::vector<BlockAlgorithm> ChooseAlgorithms(std::span<const BlockCandidates> sizes) {
-  // Of each fingerprint, by how much its ranks are below those of a size without it.
+  // By how much the ranks of each fingerprint are below those of a size without it.
   std::map<std::uint64_t, std::int64_t> gains;
   for (const BlockCandidates& size : sizes) {
     std::set<std::uint64_t> seen;

@@ -19,11 +19,12 @@ namespace attention::cuda {
 
 struct ProbedAlgorithm {
   MatmulAlgorithm algorithm;
-  // Of the probe's product. None: a row's bits depend on its place in a block, or it failed.
+  // The fingerprint of the probe's product. None: a row's bits depend on its place in a block, or
+  // it failed.
   std::optional<std::uint64_t> fingerprint;
 };
 
-// What was tried for blocks of so many rows, the library's favourite first.
+// The algorithms tried for blocks of so many rows, the library's favourite first.
 struct BlockCandidates {
   std::int64_t rows = 0;
   std::vector<ProbedAlgorithm> candidates;
@@ -46,8 +47,8 @@ struct MatmulBlocks {
 // all of them.
 inline constexpr int kMaxCandidates = 8;
 
-// Of each number of rows (`sizes` ascend) the first algorithm of one common fingerprint: of that
-// which takes the library's favourites, by the sum of their ranks. Sizes that have none are left
+// For each number of rows (`sizes` ascend) the first algorithm of one common fingerprint: the one
+// that takes the library's favourites, by the sum of their ranks. Sizes that have none are left
 // out; empty: no algorithm is to be had.
 std::vector<BlockAlgorithm> ChooseAlgorithms(std::span<const BlockCandidates> sizes);
 

@@ -73,7 +73,7 @@ class Probe {
     return std::max({a_bytes(), product_bytes(), kDistinctWeights * row_bytes(), bias_bytes()});
   }
 
-  // Of any sign and magnitude near 1, so that every order of summation rounds differently.
+  // Values of any sign and magnitude near 1, so that every order of summation rounds differently.
   void Randomize(std::int64_t count, DType dtype, std::uint32_t seed) {
     std::mt19937 random(seed);
     for (std::int64_t i = 0; i < count; ++i) {
@@ -130,7 +130,7 @@ class Probe {
   }
 
   absl::Status Multiply(const MatmulAlgorithm& algorithm, const char* rows) {
-    // What an algorithm leaves out must not be another's.
+    // Elements that an algorithm leaves out must not be another's.
     std::memset(host_.data(), 0, product_bytes());
     absl::Status status =
         device_.CopyToDevice(Stream::kCompute, product_.data(), host_.data(), product_bytes());
@@ -141,7 +141,7 @@ class Probe {
            reinterpret_cast<float*>(product_.data() + row * bias_bytes())});
     }
     if (!status.ok()) {
-      // What was begun must be over before its memory is used again.
+      // Work that was begun must be over before its memory is used again.
       const absl::Status rest = device_.Synchronize();
       return rest.ok() ? status : rest;
     }
@@ -149,7 +149,7 @@ class Probe {
     return status.ok() ? device_.Synchronize() : status;
   }
 
-  // Of the products as they are numbered in `a_`, whose row 0 lies at `first`.
+  // The hash of the products as they are numbered in `a_`, whose row 0 lies at `first`.
   std::uint64_t HashFrom(std::int64_t first) const {
     std::uint64_t hash = 0xcbf29ce484222325u;
     for (std::int64_t i = 0; i < rows_; ++i) {

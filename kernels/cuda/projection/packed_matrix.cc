@@ -11,8 +11,8 @@
 namespace attention::cuda {
 namespace {
 
-constexpr std::size_t kPlaceBytes = 256;
-// Of a copy: long enough for the bus to be busy, short enough to stay in memory.
+constexpr std::size_t kAlignment = 256;
+// Bytes of a copy: long enough for the bus to be busy, short enough to stay in memory.
 constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
 
 std::int64_t RowsOf(std::span<const ProjectionPart> parts) {
@@ -28,7 +28,7 @@ DType CommonType(std::span<const ProjectionPart> parts) {
   return is_common ? parts[0].dtype : DType::kFloat32;
 }
 
-// Of the parts' rows, one after another.
+// Copies a row of the parts, which lie one after another.
 void CopyRow(std::span<const ProjectionPart> parts, std::int64_t row,
              const PackedMatrix::Shape& shape, char* to) {
   std::memset(to, 0, shape.row_bytes());
@@ -68,10 +68,10 @@ std::int64_t PackedMatrix::Shape::padded_out() const {
 }
 std::size_t PackedMatrix::Shape::row_bytes() const { return padded_in() * DTypeBytes(dtype); }
 std::size_t PackedMatrix::Shape::weight_bytes() const {
-  return RoundUp(padded_out() * row_bytes(), kPlaceBytes);
+  return RoundUp(padded_out() * row_bytes(), kAlignment);
 }
 std::size_t PackedMatrix::Shape::bias_bytes() const {
-  return RoundUp(padded_out() * sizeof(float), kPlaceBytes);
+  return RoundUp(padded_out() * sizeof(float), kAlignment);
 }
 std::size_t PackedMatrix::Shape::bytes() const { return weight_bytes() + 2 * bias_bytes(); }
 

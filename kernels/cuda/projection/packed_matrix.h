@@ -53,7 +53,7 @@ class PackedMatrix final : public PackedProjection {
 
   const Shape& shape() const { return shape_; }
   const std::vector<BlockAlgorithm>& blocks() const { return blocks_->sizes; }
-  // Whether products come with the bias.
+  // True if products come with the bias.
   bool has_fused_bias() const { return blocks_->has_bias; }
   const char* weights() const { return data_; }  // [padded_out, padded_in]
   // [padded_out] each: the bias, and zeros for products that get it later.

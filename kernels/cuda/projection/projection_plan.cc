@@ -29,7 +29,7 @@ std::vector<Group> GroupTasks(std::span<const ProjectionTask> tasks) {
   return groups;
 }
 
-// Of a row, everywhere; the y of the widest type.
+// Bytes of a row, everywhere; its y counts as the widest type.
 std::size_t RowBytes(const Group& group) {
   const PackedMatrix::Shape& shape = group.matrix->shape();
   const std::size_t product = shape.padded_out() * sizeof(float);

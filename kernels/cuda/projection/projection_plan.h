@@ -39,7 +39,7 @@ struct ProjectionPass {
   std::vector<PassPiece> pieces;
   std::int64_t num_rows = 0;
 
-  // Whether x is the operand as it was sent, rows padded with zeros.
+  // True if x is the operand as it was sent, rows padded with zeros.
   bool is_direct() const { return x_dtype == matrix->shape().dtype; }
   std::int64_t x_row_elements() const {
     return is_direct() ? matrix->shape().padded_in() : matrix->shape().in_features;

@@ -16,7 +16,7 @@ absl::Status Fill(DType dtype, std::int64_t count, std::uint32_t seed, cuda::Gro
   return status;
 }
 
-// What a cache of a type with row scales makes of a row.
+// Rounds a row as a cache of a type with row scales does.
 void RoundRow(DType dtype, float* row, int count) {
   float max = 0;
   for (int i = 0; i < count; ++i) max = std::max(max, std::fabs(row[i]));

@@ -1,4 +1,4 @@
-// What is measured on a GPU: batches of sequences, in groups whose members take turns.
+// The cases measured on a GPU: batches of sequences, in groups whose members take turns.
 #pragma once
 
 #include <cstdint>

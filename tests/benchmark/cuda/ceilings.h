@@ -1,4 +1,4 @@
-// What the device can do at best, measured beside each case.
+// The device's best rates, measured beside each case.
 #pragma once
 
 #include <memory>
@@ -21,7 +21,7 @@ struct Ceilings {
   double clock_hertz = 0;
 };
 
-// What bounds a case, and the least time that it could need.
+// The bound of a case, and the least time that it could need.
 struct Roofline {
   double seconds = 0;      // 0: not known
   bool is_matrix = false;  // else memory, by the rate of a copy

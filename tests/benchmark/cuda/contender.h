@@ -19,7 +19,7 @@ class Contender {
   virtual ~Contender() = default;
 
   virtual std::string name() const = 0;
-  // What runs: names of kernels, or the form of a call.
+  // Names of the kernels that run, or the form of a call.
   virtual std::string form() const = 0;
   // Before each Launch, outside of its time: what it counts in is as before the first.
   virtual absl::Status Rewind() { return absl::OkStatus(); }

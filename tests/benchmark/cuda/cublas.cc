@@ -25,7 +25,7 @@ using Multiply = cublasStatus_t(cublasHandle_t, cublasOperation_t, cublasOperati
                                 const void* b, cudaDataType, int ldb, const void* beta, void* c,
                                 cudaDataType, int ldc, cublasComputeType_t, cublasGemmAlgo_t);
 
-// What is called of the library, by the names that its header gives them.
+// The library's functions that are called, by the names of its header.
 struct Functions {
   decltype(&cublasCreate_v2) create = nullptr;
   decltype(&cublasDestroy_v2) destroy = nullptr;

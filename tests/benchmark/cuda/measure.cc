@@ -55,7 +55,7 @@ absl::StatusOr<double> TakeTurn(const Bench& bench, Contender& contender, int re
   return Median(std::move(times));
 }
 
-// Whether the contender's last result is right, into its outcome.
+// Writes into the outcome if the contender's last result is right.
 absl::Status Check(const Entrants& entrants, Contender& contender, Outcome* outcome) {
   auto error = WorstError(entrants.expected, [&](const RowRef& ref, std::vector<float>* row) {
     return contender.ReadRow(ref, row);

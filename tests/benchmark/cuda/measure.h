@@ -50,7 +50,7 @@ struct CaseResult {
   double best_seconds() const;  // of anybody; 0: nobody has a figure
 };
 
-// What everything is measured with. The device comes from the caller, everything else is its.
+// The means of measuring. The device comes from the caller, everything else belongs to the bench.
 struct Bench {
   std::shared_ptr<cuda::Device> device;
   std::unique_ptr<cuda::DeviceMeter> meter;
@@ -59,7 +59,7 @@ struct Bench {
   MeasureOptions options;
 };
 
-// Of each case. An error is the device's or ours; peers that fail are outcomes.
+// The result of each case. An error is the device's or ours; peers that fail are outcomes.
 absl::StatusOr<std::vector<CaseResult>> MeasureGroup(const Bench& bench, const Group& group);
 
 // Seconds of the device between two marks around nothing that takes time: what each repetition has

@@ -108,7 +108,7 @@ class Ours final : public Contender {
     return absl::OkStatus();
   }
 
-  // What is shared comes with the first sequence.
+  // Shared pages come with the first sequence.
   absl::Status Append(const PartTensors& tensors, int sequence, std::vector<void*>& table) {
     const Part& part = tensors.part();
     for (const auto& [begin, end] :

@@ -20,10 +20,10 @@ std::string RowLine(const CaseResult& result);
 // Everything that was found, times in seconds.
 nlohmann::json Record(const CaseResult& result);
 
-// What all cases have in common, for people: ceilings, clock, state of the cache.
+// A line of what all cases have in common, for people: ceilings, clock, state of the cache.
 std::string CeilingsLine(const Ceilings& ceilings, bool is_cold);
 
-// Whether a contender is wrong.
+// True if a contender is wrong.
 bool HasWrong(const CaseResult& result);
 
 }  // namespace attention::bench

@@ -1,4 +1,4 @@
-// Whether a result is right: a few of its rows, beside float64.
+// Checks a few rows of a result beside float64.
 //
 // A kernel rounds weights and outputs to the type of the outputs, of unit roundoff u = epsilon / 2.
 // Roundings of weights are independent, so channel c is off by about u sqrt(sum of (p_j v_jc)^2)

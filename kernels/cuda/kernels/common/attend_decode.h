@@ -1,7 +1,7 @@
 // Attention of at most 16 rows of a KV head, which is what a step of decoding is (decode_warp.h has
 // types and arithmetic).
 //
-// A block computes the rows over the keys of one item. Of each tile of keys a warp takes a slice of
+// A block computes the rows over the keys of one item. A warp takes of each tile of keys a slice of
 // 16, has it brought into shared memory of its own (`CopiesOf`), one slice ahead, and keeps a
 // softmax of its own: warps meet after the last tile, to be merged (finish_tile.h). Then the same
 // memory takes the parts of the result.

@@ -73,7 +73,7 @@ ATTENTION_DEVICE void FloatToElement(void* data, DType dtype, std::int64_t index
   }
 }
 
-// Whether one of the two 16-bit elements of a pair is infinite or NaN.
+// True if one of the two 16-bit elements of a pair is infinite or NaN.
 template <DType kType>
 ATTENTION_DEVICE bool IsPairNonFinite(std::uint32_t pair) {
   constexpr std::uint32_t kExponent = kType == DType::kBFloat16 ? 0x7f80u : 0x7c00u;

@@ -1,4 +1,4 @@
-// What a warp computes of at most 16 rows of a KV head, slice by slice of 16 keys: scores, a
+// A warp's share of at most 16 rows of a KV head, slice by slice of 16 keys: scores, a
 // softmax of its own, and the sum of the values, on matrix instructions (m16n8k16). Queries and
 // outputs have one 16-bit type, keys and values that type, or int8 or float8_e4m3 beside bfloat16.
 //
@@ -68,11 +68,11 @@ struct DecodeWarp {
     return ScoreRowAt(task, row.query, item.kv_head * task.group + row.head);
   }
 
-  // Whether some row sees a key of the slice that begins with `key`.
+  // True if some row sees a key of the slice that begins with `key`.
   ATTENTION_DEVICE bool IsSeen(int key) const {
     return span.ContainsAny(key, key + Sizes::kSliceKeys);
   }
-  // Whether a row may not see some key of it.
+  // True if a row may not see some key of it.
   ATTENTION_DEVICE bool IsMasked(int key) const {
     return span.IsMasked(key, key + Sizes::kSliceKeys);
   }
@@ -305,7 +305,7 @@ struct DecodeWarp {
     return Sizes::kHasScales ? block / 4 * 32 + column * 4 + block % 4 : block * 8 + column;
   }
 
-  // Of the rows that the item has.
+  // Stores those of the rows that the item has.
   template <typename Parts>
   ATTENTION_DEVICE void StoreParts(const Parts& parts, int part) const {
 #pragma unroll

@@ -1,5 +1,5 @@
-// What follows the last key of an item: parts of a tile that warps computed are merged, ranges that
-// blocks computed are merged, outputs and log-sum-exps are written.
+// The end of an item, after its last key: parts of a tile that warps computed are merged, ranges
+// that blocks computed are merged, outputs and log-sum-exps are written.
 //
 // Every merge takes its parts from left to right by one formula. With M the greatest maximum,
 //
@@ -164,7 +164,7 @@ struct RowPartials {
   ATTENTION_DEVICE float At(int range, int index) const {
     return LoadFromOtherBlock(first + range * stride + index);
   }
-  // Of range `begin` + lane.
+  // The maximum of range `begin` + lane.
   ATTENTION_DEVICE float MaxOf(int begin) const {
     return begin + lane < num_ranges ? At(begin + lane, 0) : MinusInfinity();
   }
@@ -187,7 +187,7 @@ struct RowPartials {
     return total;
   }
 
-  // Channels `channel` + lane + 32 c. What is no channel or range adds zero times zero.
+  // Channels `channel` + lane + 32 c. A lane without a channel or range adds zero times zero.
   ATTENTION_DEVICE void Merge(float max, int channel, int end, float (&o)[kLaneChannels]) const {
     const float origin = OriginOf(max);
 #pragma unroll
@@ -255,8 +255,8 @@ ATTENTION_DEVICE void FinishTile(const AttendArguments& arguments, const DeviceT
   for (int row = warp; row < item.num_rows; row += kThreads / 32) {
     WritePartials(arguments, task, item, parts, lane, row);
   }
-  // After the barrier the first thread has seen the writes of all: one waits for memory. What it
-  // acquires is seen by all after the second barrier.
+  // After the barrier the first thread has seen the writes of all: one waits for memory. All
+  // see what it acquired after the second barrier.
   sync();
   if (thread == 0) parts.arrival() = AtomicAddInOrder(arguments.counters + item.counter, 1u);
   sync();

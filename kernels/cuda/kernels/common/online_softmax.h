@@ -70,7 +70,7 @@ ATTENTION_DEVICE float RaiseMaximum(const float (&s)[kBlocks][4], int half, floa
   return factor;
 }
 
-// Whether a factor of the warp's rows is not 1: where no maximum rose, there is nothing to scale.
+// True if a factor of the warp's rows is not 1: where no maximum rose, there is nothing to scale.
 ATTENTION_DEVICE bool IsAnyScaled(float first, float second) {
   return AnyOfWarp(first != 1.0f || second != 1.0f);
 }

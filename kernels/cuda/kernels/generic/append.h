@@ -45,7 +45,7 @@ struct Append {
     float scale, reciprocal;
   };
 
-  // Of a row whose largest magnitude is `max`.
+  // The scale of a row whose largest magnitude is `max`.
   static ATTENTION_DEVICE Scale ScaleOf(DType dtype, float max, bool has_non_finite) {
     constexpr float kInt8Max = 127.0f;
     constexpr float kLeastMax = 0x1p-100f;

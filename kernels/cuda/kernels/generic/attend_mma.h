@@ -108,7 +108,7 @@ struct AttendMma {
     }
   }
 
-  // Whether the warp has rows to compute.
+  // True if the warp has rows to compute.
   ATTENTION_DEVICE bool IsActive() const { return warp * 16 < item.num_rows; }
 
   // --- Copies ---

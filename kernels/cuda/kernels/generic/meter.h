@@ -8,7 +8,7 @@
 
 namespace attention::cuda {
 
-// What a spin saw of the time: multiprocessor cycles and nanoseconds.
+// Time as a spin saw it: multiprocessor cycles and nanoseconds.
 struct SpinTimes {
   std::uint64_t cycles = 0;
   std::uint64_t nanoseconds = 0;

@@ -1,5 +1,5 @@
-// What the second pass (probe.h) needs of each row: the maximum of its scores, and the sum of the
-// exponentials relative to it. In float32 arithmetic whatever the types.
+// The totals of each row that the second pass (probe.h) needs: the maximum of its scores, and the
+// sum of the exponentials relative to it. In float32 arithmetic whatever the types.
 //
 // A log-sum-exp in float32 would not do: its last place is worth a factor of e^0.5 where scores are
 // 2^23, and the scores of matrix instructions differ from the second pass's in their last places.

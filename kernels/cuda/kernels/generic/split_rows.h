@@ -4,7 +4,7 @@
 // bits of what is left. float16 has not: a row is first multiplied by the power of two that brings
 // its largest element to 2^14 and more. Three roundings to 11 bits then leave nothing either, but
 // of elements so small that float16's last place, 2^-24, is too coarse: at most half of that, 2^-39
-// of the largest element. What is not finite goes to the first part whole.
+// of the largest element. An element that is not finite goes to the first part whole.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct SplitRows {
     return FloatOf(static_cast<std::uint32_t>(exponent + 127) << 23);
   }
 
-  // What the next part holds of `value`, as a float.
+  // The next part of `value`, as a float.
   static ATTENTION_DEVICE float NextPart(float value, DType dtype) {
     if (dtype == DType::kBFloat16) return FloatOf(BitsOf(value) & 0xffff0000u);
     return HalfToFloat(FloatToHalf(value));

@@ -13,7 +13,7 @@
 // mma.m16n8k16 (simt.h): d[b] is block b of 8 columns. Operands in shared memory are named by
 // descriptors (sm90/operand.h).
 //
-// What bulk copies and matrix instructions do in shared memory goes through the asynchronous proxy:
+// Bulk copies and matrix instructions access shared memory through the asynchronous proxy:
 // after threads have written what a matrix instruction will read, each needs FenceAsyncProxy before
 // the barrier that lets it begin.
 #pragma once

@@ -20,7 +20,7 @@ ATTENTION_DEVICE int LaneIndex() { return static_cast<int>(threadIdx.x % 32); }
 
 ATTENTION_DEVICE void SyncThreads() { __syncthreads(); }
 ATTENTION_DEVICE void SyncWarp() { __syncwarp(); }
-// Also a barrier: whether any thread of the block says so.
+// Also a barrier. True if any thread of the block says so.
 ATTENTION_DEVICE bool SyncThreadsOr(bool value) { return __syncthreads_or(value) != 0; }
 
 ATTENTION_DEVICE float ShuffleXor(float value, int mask) {
@@ -42,7 +42,7 @@ ATTENTION_DEVICE const char* ShuffleFrom(const char* value, int lane) {
   return reinterpret_cast<const char*>(__shfl_sync(0xffffffffu, bits, lane));
 }
 
-// Whether any lane of the warp says so.
+// True if any lane of the warp says so.
 ATTENTION_DEVICE bool AnyOfWarp(bool value) { return __any_sync(0xffffffffu, value) != 0; }
 
 // A value that all lanes of the warp have alike, so that the compiler knows it.

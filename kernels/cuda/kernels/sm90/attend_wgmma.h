@@ -41,7 +41,7 @@ struct Consumer {
   Ring<Pipes::kItemStages> items;
   Ring<Sizes::kStages> key_ring, value_ring;
 
-  // Of the item.
+  // The present item's.
   const DeviceTask* task;
   const WorkItem* item;
   Span span;
@@ -60,8 +60,8 @@ struct Consumer {
                             int consumer)
       : arguments(block_arguments), pipes(block_pipes), group(consumer) {}
 
-  // Of the warpgroup. What follows from it is computed where it is used: kept, it would push the
-  // tiles out of the registers.
+  // Within the warpgroup. Values that follow from it are computed where they are used: kept, they
+  // would push the tiles out of the registers.
   static ATTENTION_DEVICE int thread() {
     return static_cast<int>(Computed(ThreadIndex() % Sizes::kGroupThreads));
   }
@@ -167,8 +167,8 @@ struct Consumer {
   ATTENTION_DEVICE void WaitForKeys() const {
     WaitForBarrier(&pipes.words().key_full[key_ring.stage], key_ring.parity);
   }
-  // What bulk copies brought is seen by who waited for them, what the checkers cleared by who
-  // waited for these.
+  // A warp sees the bytes of bulk copies after it waited for them, and what the checkers cleared
+  // after it waited for these.
   ATTENTION_DEVICE void WaitForValues(const Ring<Sizes::kStages>& ring) const {
     WaitForBarrier(&pipes.words().value_full[ring.stage], ring.parity);
     WaitForBarrier(&pipes.words().value_clean[ring.stage], ring.parity);
@@ -215,7 +215,7 @@ struct Consumer {
         [&](int, int, float dot) { return dot * scale; }, s);
   }
 
-  // Whether the tile that `ring` names has values that the checkers cleared though a row sees them.
+  // True if the tile that `ring` names has values that the checkers cleared though a row sees them.
   ATTENTION_DEVICE bool HasNonFiniteValues(const Ring<Sizes::kStages>& ring) const {
     WaitForValues(ring);
     std::uint32_t has_non_finite = 0;
@@ -256,7 +256,7 @@ struct Consumer {
     Ring<Sizes::kStages> ring = value_ring;
     if constexpr (!kIsFirst) ring.Advance();
     // A weight of zero times a value that is not finite would be NaN, so these are added by hand.
-    // Whether there are any is known when the values have come: until then, who sees which key.
+    // Until the values have come nobody knows if there are any: what is kept is who sees which key.
     // (Waiting for them here took a seventh of prefill of 2k.)
     SeenKeys<Sizes::kTileKeys> seen[2] = {};
     if (is_masked) {

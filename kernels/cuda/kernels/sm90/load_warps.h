@@ -42,7 +42,7 @@ struct LoadWarps {
     return index;
   }
 
-  // What a lane copies of a tile: the rows that lie in one page. Nothing where there are no bytes.
+  // A lane's share of a tile: the rows that lie in one page; none where there are no bytes.
   struct Part {
     const char* keys = nullptr;  // in the page
     int to = 0;                  // bytes, from the first row of the tile

@@ -1,4 +1,4 @@
-// What the warps of a block of AttendWgmma share, and how they wait for each other.
+// Memory that the warps of a block of AttendWgmma share, and how they wait for each other.
 //
 //             keys, values                    values without NaN           products, softmax
 //   producer ---------------> key_full  ------------------------------->  consumers (2 x 4 warps)

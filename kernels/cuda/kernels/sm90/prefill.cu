@@ -1,4 +1,4 @@
-// Of sm_90a alone (CMakeLists.txt).
+// For sm_90a alone (kernels/cuda/CMakeLists.txt).
 #include "kernels/cuda/kernels/common/launch.cuh"
 #include "kernels/cuda/kernels/sm90/dispatch.h"
 #include "kernels/cuda/kernels/sm90/launches.h"

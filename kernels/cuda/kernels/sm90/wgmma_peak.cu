@@ -1,4 +1,4 @@
-// Of sm_90a alone (CMakeLists.txt).
+// For sm_90a alone (kernels/cuda/CMakeLists.txt).
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/kernels/sm90/operand.h"

@@ -73,8 +73,8 @@ TEST(PlanPartsTest, PartsFollowEachOtherWithoutAGap) {
   EXPECT_EQ(plan->parts.back().items, plan->items.size());
 }
 
-// What a launch reads has arrived with its part or before it, and what it writes goes back with it
-// or after it.
+// The rows that a launch reads have arrived with its part or before it, and those that it writes go
+// back with it or after it.
 TEST(PlanPartsTest, AnItemsRowsArriveBeforeItAndGoBackAfterIt) {
   const auto plan = PlanOf(Mixed(), 50'000);
   for (std::size_t i = 0; i < plan->num_parts(); ++i) {
