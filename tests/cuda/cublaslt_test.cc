@@ -109,7 +109,7 @@ cublasStatus_t FakeMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, cons
                           const void* a, cublasLtMatrixLayout_t a_layout, const void* b,
                           cublasLtMatrixLayout_t b_layout, const void* beta, const void* c,
                           cublasLtMatrixLayout_t, void* d, cublasLtMatrixLayout_t d_layout,
-                          const cublasLtMatmulAlgo_t*, void* workspace, size_t workspace_bytes,
+                          const cublasLtMatmulAlgo_t*, void* workspace, std::size_t workspace_bytes,
                           cudaStream_t) {
   EXPECT_EQ(*static_cast<const float*>(alpha), 1.0f);
   EXPECT_EQ(*static_cast<const float*>(beta), 0.0f);
@@ -142,8 +142,8 @@ cublasStatus_t FakeHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMat
 }
 
 cublasStatus_t FakeConfig(const cublasLtMatmulAlgo_t* algorithm,
-                          cublasLtMatmulAlgoConfigAttributes_t attribute, void* value, size_t bytes,
-                          size_t* written) {
+                          cublasLtMatmulAlgoConfigAttributes_t attribute, void* value,
+                          std::size_t bytes, std::size_t* written) {
   EXPECT_EQ(bytes, 4u);
   const FakeAlgorithm& fake = state->algorithms[algorithm->data[0]];
   if (fake.is_silent) return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -166,8 +166,8 @@ CublasLt FakeLibrary() {
   library.Destroy = Destroy<int, cublasLtHandle_t>;
   library.GetStatusName = [](cublasStatus_t) { return "FAKE_STATUS"; };
   library.Matmul = FakeMatmul;
-  library.MatrixLayoutCreate = [](cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows,
-                                  uint64_t columns, int64_t ld) {
+  library.MatrixLayoutCreate = [](cublasLtMatrixLayout_t* layout, cudaDataType type,
+                                  std::uint64_t rows, std::uint64_t columns, std::int64_t ld) {
     ::attention::cuda::Create(layout, new FakeLayout{type, static_cast<std::int64_t>(rows),
                                                      static_cast<std::int64_t>(columns), ld});
     return CUBLAS_STATUS_SUCCESS;
@@ -181,7 +181,7 @@ CublasLt FakeLibrary() {
   library.MatmulDescDestroy = Destroy<FakeOperation, cublasLtMatmulDesc_t>;
   library.MatmulDescSetAttribute = [](cublasLtMatmulDesc_t operation,
                                       cublasLtMatmulDescAttributes_t attribute, const void* value,
-                                      size_t bytes) {
+                                      std::size_t bytes) {
     const auto* data = static_cast<const char*>(value);
     reinterpret_cast<FakeOperation*>(operation)->attributes[attribute].assign(data, data + bytes);
     return CUBLAS_STATUS_SUCCESS;
@@ -193,7 +193,7 @@ CublasLt FakeLibrary() {
   library.MatmulPreferenceDestroy = Destroy<int, cublasLtMatmulPreference_t>;
   library.MatmulPreferenceSetAttribute = [](cublasLtMatmulPreference_t,
                                             cublasLtMatmulPreferenceAttributes_t attribute,
-                                            const void* value, size_t bytes) {
+                                            const void* value, std::size_t bytes) {
     std::memcpy(&state->preferences[attribute], value, bytes);
     return CUBLAS_STATUS_SUCCESS;
   };

@@ -76,10 +76,10 @@ class Planner {
     for (double cost : costs_) total += cost;
     flops_per_cost_ = total > 0 ? plan_.flops / total : 0;
     for (std::size_t i = 0; i < plan_.num_parts(); ++i) {
-      plan_.parts[i].steps = plan_.steps.size();
-      AddSteps(plan_.parts[i], plan_.parts[i + 1]);
+      plan_.parts[i].slices = plan_.slices.size();
+      AddSlices(plan_.parts[i], plan_.parts[i + 1]);
     }
-    plan_.parts.back().steps = plan_.steps.size();
+    plan_.parts.back().slices = plan_.slices.size();
     PlaceTables();
   }
 
@@ -329,19 +329,19 @@ class Planner {
   }
 
   // Launches of one kernel each, none with more than launch_flops unless a single item has.
-  void AddSteps(const PlanPart& part, const PlanPart& next) {
+  void AddSlices(const PlanPart& part, const PlanPart& next) {
     if (part.append_items < next.append_items) {
-      plan_.steps.push_back({{KernelFamily::kAppend},
-                             static_cast<std::int64_t>(part.append_items),
-                             static_cast<std::int64_t>(next.append_items - part.append_items)});
+      plan_.slices.push_back({{KernelFamily::kAppend},
+                              static_cast<std::int64_t>(part.append_items),
+                              static_cast<std::int64_t>(next.append_items - part.append_items)});
     }
     for (std::size_t i = part.items; i < next.items; ++i) {
       const double flops = costs_[i] * flops_per_cost_;
-      LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
+      LaunchSlice* last = plan_.slices.size() == part.slices ? nullptr : &plan_.slices.back();
       if (last == nullptr || last->kernel != KernelOf(i) ||
           last->flops + flops > options_.launch_flops) {
-        plan_.steps.push_back({KernelOf(i), static_cast<std::int64_t>(i), 0, 0});
-        last = &plan_.steps.back();
+        plan_.slices.push_back({KernelOf(i), static_cast<std::int64_t>(i), 0, 0});
+        last = &plan_.slices.back();
         if (IsPersistent(last->kernel)) last->num_taken = plan_.num_counters++;
       }
       ++last->num_items;
@@ -355,14 +355,14 @@ class Planner {
   template <typename Item>
   void AddSecondPass(KernelFamily family, const std::vector<Item>& items, std::size_t begin,
                      std::size_t end, const PlanPart& part) {
-    constexpr std::int64_t kProbesPerStep = 4096;
+    constexpr std::int64_t kProbesPerSlice = 4096;
     for (std::size_t i = begin; i < end; ++i) {
       const KernelId kernel{.family = family,
                             .head_dim = plan_.tasks[items[i].task].kernel.head_dim};
-      LaunchStep* last = plan_.steps.size() == part.steps ? nullptr : &plan_.steps.back();
-      if (last == nullptr || last->kernel != kernel || last->num_items == kProbesPerStep) {
-        plan_.steps.push_back({kernel, static_cast<std::int64_t>(i), 0, 0});
-        last = &plan_.steps.back();
+      LaunchSlice* last = plan_.slices.size() == part.slices ? nullptr : &plan_.slices.back();
+      if (last == nullptr || last->kernel != kernel || last->num_items == kProbesPerSlice) {
+        plan_.slices.push_back({kernel, static_cast<std::int64_t>(i), 0, 0});
+        last = &plan_.slices.back();
       }
       ++last->num_items;
     }

@@ -1,7 +1,7 @@
 // Cuts tasks into the blocks of launches. Pure functions of the tasks: no device is asked.
 //
 // Bits depend on the device and the task alone: its kernel (types, head dims, rows), its tile and
-// its ranges (README.md). The order of items and the cut into steps follow the batch,
+// its ranges (README.md). The order of items and the cut into slices follow the batch,
 // and do not show.
 #pragma once
 
@@ -72,7 +72,7 @@ struct PlannedTask {
 };
 
 // A launch: `num_items` items of the list that the kernel's family takes.
-struct LaunchStep {
+struct LaunchSlice {
   KernelId kernel;
   std::int64_t first_item = 0;
   std::int64_t num_items = 0;
@@ -88,8 +88,8 @@ struct PlanPart {
   // Where its bytes begin; they end where those of the next part begin.
   std::size_t upload = 0;
   std::size_t results = 0;
-  // Where its items and steps begin.
-  std::size_t items = 0, append_items = 0, totals = 0, probes = 0, steps = 0;
+  // Where its items and slices begin.
+  std::size_t items = 0, append_items = 0, totals = 0, probes = 0, slices = 0;
 };
 
 struct RunMemory;  // run_memory.h
@@ -101,7 +101,7 @@ struct PlanShape {
   std::vector<WorkItem> totals;  // of rows that probes weigh
   std::vector<ProbeItem> probes;
   std::vector<AppendItem> append_items;  // of contiguous keys and values; `append` is the task
-  std::vector<LaunchStep> steps;         // in order
+  std::vector<LaunchSlice> slices;       // in order
   std::vector<PlanPart> parts;           // in order; at least one, and one more for their end
   std::size_t num_parts() const { return parts.size() - 1; }
 
@@ -129,7 +129,7 @@ struct CudaPlan : AttentionPlan, PlanShape {
   double flops_done = 0;
   // The run's, while it is under way or has yielded; else null.
   std::unique_ptr<RunMemory> memory;
-  std::size_t next_step = 0;
+  std::size_t next_slice = 0;
   std::size_t next_part = 0;  // to be uploaded
 
   PlanProgress progress() const override { return {flops, flops_done}; }

@@ -8,10 +8,10 @@ namespace {
 
 bool IsOverlapping(const CudaPlan& plan) { return plan.num_parts() > 1; }
 
-// The part that a step belongs to.
-std::size_t PartOf(const CudaPlan& plan, std::size_t step) {
+// The part that a slice belongs to.
+std::size_t PartOf(const CudaPlan& plan, std::size_t slice) {
   std::size_t part = 0;
-  while (part + 1 < plan.num_parts() && plan.parts[part + 1].steps <= step) ++part;
+  while (part + 1 < plan.num_parts() && plan.parts[part + 1].slices <= slice) ++part;
   return part;
 }
 
@@ -22,16 +22,16 @@ absl::StatusOr<RunState> PlanRunner::Advance(CudaPlan& plan,
   if (plan.memory == nullptr) {
     if (absl::Status status = Begin(plan); !status.ok()) return status;
   }
-  while (plan.next_step < plan.steps.size()) {
-    const std::size_t part = PartOf(plan, plan.next_step);
-    const std::size_t end_of_part = plan.parts[part + 1].steps;
+  while (plan.next_slice < plan.slices.size()) {
+    const std::size_t part = PartOf(plan, plan.next_slice);
+    const std::size_t end_of_part = plan.parts[part + 1].slices;
     if (absl::Status status = UploadTo(plan, part); !status.ok()) return status;
-    const std::size_t end = should_yield != nullptr ? plan.next_step + 1 : end_of_part;
-    if (absl::Status status = LaunchSteps(plan, end); !status.ok()) return status;
-    if (plan.next_step == end_of_part) {
+    const std::size_t end = should_yield != nullptr ? plan.next_slice + 1 : end_of_part;
+    if (absl::Status status = LaunchSlices(plan, end); !status.ok()) return status;
+    if (plan.next_slice == end_of_part) {
       if (absl::Status status = Download(plan, part); !status.ok()) return status;
     }
-    if (should_yield == nullptr || plan.next_step == plan.steps.size()) continue;
+    if (should_yield == nullptr || plan.next_slice == plan.slices.size()) continue;
     if (absl::Status status = AwaitLaunched(plan); !status.ok()) return status;
     if (should_yield->load(std::memory_order_relaxed)) return RunState::kYielded;
   }
@@ -41,7 +41,7 @@ absl::StatusOr<RunState> PlanRunner::Advance(CudaPlan& plan,
 }
 
 void PlanRunner::End(CudaPlan& plan, const absl::Status& status) {
-  plan.next_step = 0;
+  plan.next_slice = 0;
   if (plan.memory == nullptr) return;
   if (!status.ok()) device_.Synchronize().IgnoreError();
   plan.memory->is_in_flight = false;
@@ -56,7 +56,7 @@ absl::Status PlanRunner::Begin(CudaPlan& plan) {
   plan.memory = *std::move(leased);
   RunMemory& memory = *plan.memory;
   absl::Status status = memory.ReserveEvents(plan.num_parts());
-  if (!status.ok() || plan.steps.empty()) return status;
+  if (!status.ok() || plan.slices.empty()) return status;
   status = memory.Reserve(plan.upload_bytes, plan.scratch_bytes, plan.result_bytes);
   if (!status.ok()) return status;
   FillTables(plan, memory);
@@ -68,7 +68,7 @@ absl::Status PlanRunner::Begin(CudaPlan& plan) {
 absl::Status PlanRunner::AwaitLaunched(CudaPlan& plan) {
   Event& done = *plan.memory->done;
   absl::Status status = device_.Record(done, Stream::kCompute);
-  if (status.ok()) status = UploadTo(plan, PartOf(plan, plan.next_step));
+  if (status.ok()) status = UploadTo(plan, PartOf(plan, plan.next_slice));
   return status.ok() ? device_.Await(done) : status;
 }
 
@@ -116,47 +116,47 @@ absl::Status PlanRunner::CopyUpload(const CudaPlan& plan, std::size_t begin, std
   return copy_gathered(begin, end);
 }
 
-// Steps [next_step, end); neighbours of one kernel become one launch.
-absl::Status PlanRunner::LaunchSteps(CudaPlan& plan, std::size_t end) {
-  while (plan.next_step < end) {
-    LaunchStep step = plan.steps[plan.next_step++];
-    while (plan.next_step < end && plan.steps[plan.next_step].kernel == step.kernel) {
-      const LaunchStep& next = plan.steps[plan.next_step++];
-      step.num_items += next.num_items;
-      step.flops += next.flops;
+// Slices [next_slice, end); neighbours of one kernel become one launch.
+absl::Status PlanRunner::LaunchSlices(CudaPlan& plan, std::size_t end) {
+  while (plan.next_slice < end) {
+    LaunchSlice slice = plan.slices[plan.next_slice++];
+    while (plan.next_slice < end && plan.slices[plan.next_slice].kernel == slice.kernel) {
+      const LaunchSlice& next = plan.slices[plan.next_slice++];
+      slice.num_items += next.num_items;
+      slice.flops += next.flops;
     }
-    if (absl::Status status = LaunchOne(plan, step); !status.ok()) return status;
-    plan.flops_done = std::min(plan.flops, plan.flops_done + step.flops);
+    if (absl::Status status = LaunchOne(plan, slice); !status.ok()) return status;
+    plan.flops_done = std::min(plan.flops, plan.flops_done + slice.flops);
   }
   return absl::OkStatus();
 }
 
-absl::Status PlanRunner::LaunchOne(const CudaPlan& plan, const LaunchStep& step) {
+absl::Status PlanRunner::LaunchOne(const CudaPlan& plan, const LaunchSlice& slice) {
   char* upload = plan.memory->upload.data();
   const auto* tasks = reinterpret_cast<const DeviceTask*>(upload + plan.device_tasks);
-  const auto blocks = static_cast<int>(step.num_items);
-  if (step.kernel.family == KernelFamily::kAppend) {
+  const auto blocks = static_cast<int>(slice.num_items);
+  if (slice.kernel.family == KernelFamily::kAppend) {
     const auto* items = reinterpret_cast<const AppendItem*>(upload + plan.device_append_items);
     return device_.Launch(
-        step.kernel, blocks,
+        slice.kernel, blocks,
         AppendArguments{reinterpret_cast<const DeviceAppend*>(upload + plan.device_appends),
-                        items + step.first_item});
+                        items + slice.first_item});
   }
-  if (step.kernel.family == KernelFamily::kProbe) {
+  if (slice.kernel.family == KernelFamily::kProbe) {
     const auto* items = reinterpret_cast<const ProbeItem*>(upload + plan.device_probes);
-    return device_.Launch(step.kernel, blocks, ProbeArguments{tasks, items + step.first_item});
+    return device_.Launch(slice.kernel, blocks, ProbeArguments{tasks, items + slice.first_item});
   }
   char* scratch = plan.memory->scratch.data();
-  const bool is_totals = step.kernel.family == KernelFamily::kRowTotals;
+  const bool is_totals = slice.kernel.family == KernelFamily::kRowTotals;
   const auto* items = reinterpret_cast<const WorkItem*>(
       upload + (is_totals ? plan.device_totals : plan.device_items));
   auto* counters = reinterpret_cast<std::uint32_t*>(upload + plan.counters);
-  AttendArguments arguments{tasks, items + step.first_item,
+  AttendArguments arguments{tasks, items + slice.first_item,
                             reinterpret_cast<float*>(scratch + plan.partials), counters};
-  if (!IsPersistent(step.kernel)) return device_.Launch(step.kernel, blocks, arguments);
+  if (!IsPersistent(slice.kernel)) return device_.Launch(slice.kernel, blocks, arguments);
   arguments.num_items = blocks;
-  arguments.num_taken = counters + step.num_taken;
-  return device_.Launch(step.kernel, std::min(blocks, device_.properties().num_multiprocessors),
+  arguments.num_taken = counters + slice.num_taken;
+  return device_.Launch(slice.kernel, std::min(blocks, device_.properties().num_multiprocessors),
                         arguments);
 }
 
@@ -188,13 +188,13 @@ absl::Status PlanRunner::Download(const CudaPlan& plan, std::size_t part) {
 
 absl::Status PlanRunner::Collect(const CudaPlan& plan) {
   RunMemory& memory = *plan.memory;
-  if (plan.steps.empty()) {
+  if (plan.slices.empty()) {
     absl::Status status = device_.Record(*memory.done, Stream::kCompute);
     if (status.ok()) status = device_.Await(*memory.done);
     if (!status.ok()) return status;
   }
   for (std::size_t part = 0; part < plan.num_parts(); ++part) {
-    if (!plan.steps.empty()) {
+    if (!plan.slices.empty()) {
       absl::Status status = device_.Await(*memory.parts[part].downloaded);
       if (!status.ok()) return status;
     }

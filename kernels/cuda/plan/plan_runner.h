@@ -46,8 +46,8 @@ class PlanRunner {
   absl::Status CopyUpload(const CudaPlan& plan, std::size_t begin, std::size_t end,
                           const std::vector<DirectCopy>& direct);
   absl::Status UploadTo(CudaPlan& plan, std::size_t part);
-  absl::Status LaunchSteps(CudaPlan& plan, std::size_t end);
-  absl::Status LaunchOne(const CudaPlan& plan, const LaunchStep& step);
+  absl::Status LaunchSlices(CudaPlan& plan, std::size_t end);
+  absl::Status LaunchOne(const CudaPlan& plan, const LaunchSlice& slice);
   absl::Status Download(const CudaPlan& plan, std::size_t part);
   absl::Status Collect(const CudaPlan& plan);
 

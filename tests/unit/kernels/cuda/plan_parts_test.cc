@@ -59,7 +59,7 @@ TEST(PlanPartsTest, PartsFollowEachOtherWithoutAGap) {
   for (std::size_t i = 0; i < plan->num_parts(); ++i) {
     const PlanPart &part = plan->parts[i], &next = plan->parts[i + 1];
     EXPECT_LT(std::pair(part.task, part.query), std::pair(next.task, next.query));
-    EXPECT_LT(part.steps, next.steps) << "each part has something to launch";
+    EXPECT_LT(part.slices, next.slices) << "each part has something to launch";
     EXPECT_LE(part.upload, next.upload);
     EXPECT_LE(part.results, next.results);
     if (i + 1 < plan->num_parts()) {
@@ -69,7 +69,7 @@ TEST(PlanPartsTest, PartsFollowEachOtherWithoutAGap) {
   EXPECT_EQ(plan->parts[0].upload, 0u);
   EXPECT_EQ(plan->parts.back().upload, plan->tables);
   EXPECT_EQ(plan->parts.back().results, plan->result_bytes);
-  EXPECT_EQ(plan->parts.back().steps, plan->steps.size());
+  EXPECT_EQ(plan->parts.back().slices, plan->slices.size());
   EXPECT_EQ(plan->parts.back().items, plan->items.size());
 }
 

@@ -47,8 +47,9 @@ AttentionTask MakeTask(const TaskSpec& spec) {
   return task;
 }
 
-std::unique_ptr<CudaPlan> PlanOf(const std::vector<AttentionTask>& tasks, double step = 1e18) {
-  auto plan = MakeCudaPlan(tasks, {.launch_flops = step});
+std::unique_ptr<CudaPlan> PlanOf(const std::vector<AttentionTask>& tasks,
+                                 double launch_flops = 1e18) {
+  auto plan = MakeCudaPlan(tasks, {.launch_flops = launch_flops});
   EXPECT_TRUE(plan.ok()) << plan.status();
   return std::move(*plan);
 }
@@ -85,9 +86,9 @@ TEST(CudaPlanTest, StepsOfFewRowsTakeAKernelOfTheirOwn) {
     return ChooseKernel(MakeTask(spec), has_wgmma).family;
   };
   for (DType kv_dtype : {kBFloat16, kInt8, kFloat8E4M3}) {
-    const TaskSpec step{.kv_dtype = kv_dtype, .q_len = 4};  // of a group of 4
-    EXPECT_EQ(family(step), KernelFamily::kAttendDecodeBulk);
-    EXPECT_EQ(family(step, /*has_wgmma=*/false), KernelFamily::kAttendDecode);
+    const TaskSpec decode{.kv_dtype = kv_dtype, .q_len = 4};  // of a group of 4
+    EXPECT_EQ(family(decode), KernelFamily::kAttendDecodeBulk);
+    EXPECT_EQ(family(decode, /*has_wgmma=*/false), KernelFamily::kAttendDecode);
     EXPECT_EQ(family({.kv_dtype = kv_dtype, .q_len = 5}), KernelFamily::kAttendMma);
   }
   // Rows of pages are shorter than the kernel's.
@@ -133,13 +134,13 @@ TEST(CudaPlanTest, EachLaunchOfAPersistentKernelHasACounterOfItsOwn) {
   }
   const std::size_t num_merges = counters.size();
   std::size_t num_launches = 0;
-  for (const LaunchStep& step : (*plan)->steps) {
-    if (!IsPersistent(step.kernel)) {
-      EXPECT_EQ(step.num_taken, -1);
+  for (const LaunchSlice& slice : (*plan)->slices) {
+    if (!IsPersistent(slice.kernel)) {
+      EXPECT_EQ(slice.num_taken, -1);
       continue;
     }
     ++num_launches;
-    EXPECT_TRUE(counters.insert(step.num_taken).second);
+    EXPECT_TRUE(counters.insert(slice.num_taken).second);
   }
   EXPECT_GT(num_launches, 2u);
   EXPECT_EQ(counters.size(), num_merges + num_launches);
@@ -226,15 +227,15 @@ TEST(CudaPlanTest, StepsHoldTheWholePlanAndStayBelowTheirBound) {
   const auto plan = PlanOf(tasks, 1e8);
   double flops = 0;
   std::int64_t items = 0;
-  for (const LaunchStep& step : plan->steps) {
-    EXPECT_TRUE(step.flops <= 1e8 || step.num_items == 1);
-    EXPECT_EQ(step.first_item, items);
-    items += step.num_items;
-    flops += step.flops;
+  for (const LaunchSlice& slice : plan->slices) {
+    EXPECT_TRUE(slice.flops <= 1e8 || slice.num_items == 1);
+    EXPECT_EQ(slice.first_item, items);
+    items += slice.num_items;
+    flops += slice.flops;
   }
   EXPECT_EQ(items, static_cast<std::int64_t>(plan->items.size()));
   EXPECT_NEAR(flops, plan->flops, 1e-6 * plan->flops);
-  EXPECT_GT(plan->steps.size(), 5u);
+  EXPECT_GT(plan->slices.size(), 5u);
 }
 
 TEST(CudaPlanTest, ErrorsNameTheTaskAndTheField) {
