@@ -22,17 +22,17 @@
 #include "server/engine/bound_projection.h"
 #include "server/engine/device_watch.h"
 #include "server/layer/layer_table.h"
+#include "server/listener/connections.h"
+#include "server/listener/listener_health.h"
 #include "server/make_devices.h"
 #include "server/memory_plan.h"
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
 #include "server/observe/metrics_page.h"
-#include "server/rpc/connections.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
-#include "server/rpc/listener_health.h"
-#include "server/rpc/preload_file.h"
-#include "server/rpc/shared_memory_lane.h"
+#include "server/shared_memory/channels.h"
+#include "server/wire/preload_file.h"
 
 namespace attention::server {
 namespace {

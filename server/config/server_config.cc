@@ -12,11 +12,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "server/base/listener.h"
 #include "server/base/version.h"
 #include "server/config/byte_size.h"
 #include "server/config/nearest_name.h"
 #include "server/config/toml_file.h"
+#include "server/listener/listener.h"
 
 extern char** environ;
 

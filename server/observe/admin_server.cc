@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "server/base/listen_socket.h"
+#include "server/listener/listen_socket.h"
 
 namespace attention::server {
 namespace {

@@ -13,8 +13,8 @@
 
 #include "absl/time/time.h"
 #include "server/base/metrics.h"
-#include "server/rpc/connections.h"
-#include "server/rpc/probe_socket.h"
+#include "server/listener/connections.h"
+#include "server/listener/probe_socket.h"
 #include "server/rpc/reset_watch.h"
 
 namespace attention::server {

@@ -3,7 +3,7 @@
 #include <new>
 #include <utility>
 
-#include "server/rpc/timing_encoder.h"
+#include "server/rpc/request_timing.h"
 
 namespace attention::server {
 
@@ -32,7 +32,7 @@ absl::Status AttendCall::Begin(const CallFrame& frame, const v1::AttendRequest& 
 codec::OutgoingMessage AttendCall::Complete(const AttentionResult& result) {
   services_.metrics.output_bytes.Add(static_cast<std::int64_t>(decoded_.output.size()));
   v1::AttendResponse small_fields;
-  EncodeTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
+  FinishTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
                small_fields.mutable_timing());
   codec::OutgoingMessage response(small_fields);
   decoded_.output.MoveTo(v1::AttendResponse::kOutputFieldNumber, response);

@@ -6,8 +6,8 @@
 #include "attention/v1/attention_service.pb.h"
 #include "proto/codec/outgoing_message.h"
 #include "proto/codec/received_message.h"
-#include "server/rpc/attend_decoder.h"
 #include "server/rpc/service_context.h"
+#include "server/wire/attend_decoder.h"
 
 namespace attention::server {
 

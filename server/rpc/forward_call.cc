@@ -7,8 +7,8 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
+#include "server/rpc/request_timing.h"
 #include "server/rpc/step_call.h"
-#include "server/rpc/timing_encoder.h"
 
 namespace attention::server {
 namespace {
@@ -78,7 +78,7 @@ absl::StatusOr<codec::OutgoingMessage> ForwardCall::Complete(const AttentionResu
   }
   ZeroHiddenRows();
   services_.metrics.output_bytes.Add(static_cast<std::int64_t>(decoded_.output.size()));
-  EncodeTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
+  FinishTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
                small_fields.mutable_timing());
   codec::OutgoingMessage response(small_fields);
   decoded_.output.MoveTo(v1::ForwardResponse::kOutputFieldNumber, response);

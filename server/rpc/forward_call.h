@@ -7,8 +7,8 @@
 #include "attention/v1/layer_service.pb.h"
 #include "proto/codec/outgoing_message.h"
 #include "proto/codec/received_message.h"
-#include "server/rpc/forward_decoder.h"
 #include "server/rpc/service_context.h"
+#include "server/wire/forward_decoder.h"
 
 namespace attention::server {
 

@@ -11,8 +11,8 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "server/base/status_macros.h"
-#include "server/rpc/connections.h"
-#include "server/rpc/listener_health.h"
+#include "server/listener/connections.h"
+#include "server/listener/listener_health.h"
 #include "server/rpc/reset_watch.h"
 
 namespace attention::server {

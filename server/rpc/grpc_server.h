@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "server/base/listener.h"
+#include "server/listener/listener.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/completion_threads.h"
 #include "server/rpc/health_service.h"

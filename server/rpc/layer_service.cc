@@ -7,7 +7,7 @@
 #include "server/base/contain_exceptions.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/forward_call.h"
-#include "server/rpc/layer_decoder.h"
+#include "server/wire/layer_decoder.h"
 
 namespace attention::server {
 namespace {

@@ -11,9 +11,9 @@
 #include "server/base/contain_exceptions.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
-#include "server/rpc/layer_decoder.h"
 #include "server/rpc/status_mapping.h"
-#include "server/rpc/tensor_decoder.h"
+#include "server/wire/layer_decoder.h"
+#include "server/wire/tensor_decoder.h"
 
 namespace attention::server {
 namespace {

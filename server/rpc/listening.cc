@@ -11,7 +11,7 @@
 #include "absl/time/clock.h"
 #include "proto/transport/socket_buffers.h"
 #include "server/base/status_macros.h"
-#include "server/rpc/tls_files.h"
+#include "server/listener/tls_files.h"
 
 namespace attention::server {
 namespace {

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "server/base/listen_socket.h"
-#include "server/base/listener.h"
+#include "server/listener/listen_socket.h"
+#include "server/listener/listener.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/prober.h"
 

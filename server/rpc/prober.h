@@ -14,8 +14,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/base/mutex.h"
-#include "server/rpc/listener_health.h"
-#include "server/rpc/probe_socket.h"
+#include "server/listener/listener_health.h"
+#include "server/listener/probe_socket.h"
 
 namespace grpc {
 class ClientContext;

@@ -5,9 +5,9 @@
 #include "kernels/api/work_estimate.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
-#include "server/rpc/config_decoder.h"
-#include "server/rpc/tensor_decoder.h"
 #include "server/rpc/unary_call.h"
+#include "server/wire/config_decoder.h"
+#include "server/wire/tensor_decoder.h"
 
 namespace attention::server {
 namespace {

@@ -11,8 +11,8 @@
 #include "server/base/status_macros.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/step_call.h"
-#include "server/rpc/tensor_decoder.h"
-#include "server/rpc/timing_encoder.h"
+#include "server/wire/tensor_decoder.h"
+#include "server/wire/timing_encoder.h"
 
 namespace attention::server {
 namespace {

@@ -6,9 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/at_field.h"
 #include "server/base/status_macros.h"
+#include "server/rpc/request_timing.h"
 #include "server/rpc/status_mapping.h"
-#include "server/rpc/step_decoder.h"
-#include "server/rpc/timing_encoder.h"
+#include "server/wire/step_decoder.h"
 
 namespace attention::server {
 namespace {
@@ -94,7 +94,7 @@ absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& 
 
 codec::OutgoingMessage StepCall::Complete(AttentionResult& result) {
   v1::StepResponse small_fields;
-  EncodeTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
+  FinishTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
                small_fields.mutable_timing());
   codec::OutgoingMessage response(small_fields);
   std::size_t next = 0;  // of the steps that took part

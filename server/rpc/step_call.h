@@ -7,9 +7,9 @@
 #include "attention/v1/session_service.pb.h"
 #include "proto/codec/outgoing_message.h"
 #include "proto/codec/received_message.h"
-#include "server/rpc/request_tensors.h"
-#include "server/rpc/response_tensors.h"
 #include "server/rpc/service_context.h"
+#include "server/wire/request_tensors.h"
+#include "server/wire/response_tensors.h"
 
 namespace attention::server {
 

@@ -4,11 +4,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error_reason.h"
+#include "server/domain/tenant_share.h"
 
 namespace attention::server {
 namespace {
-
-constexpr std::int64_t kMaxTimesOfFree = 4;
 
 absl::Status QueueFull(const QueueView& view, absl::string_view message) {
   // What has to go before there is room: the tenant's own part at the most.
@@ -18,12 +17,6 @@ absl::Status QueueFull(const QueueView& view, absl::string_view message) {
 }
 
 }  // namespace
-
-bool HasRoom(std::int64_t held, std::int64_t held_by_tenant, std::int64_t amount,
-             std::int64_t limit) {
-  const std::int64_t free = limit - held;
-  return amount <= free && held_by_tenant / kMaxTimesOfFree < free;
-}
 
 absl::Duration RetryDelay(absl::Duration work, double work_rate) {
   constexpr absl::Duration kUnknownRate = absl::Milliseconds(100);

@@ -25,11 +25,6 @@ struct QueueView {
   double work_rate = 0;
 };
 
-// Whether `amount` more may join, of a resource of which `held` is in use, `held_by_tenant` of it
-// by the tenant.
-bool HasRoom(std::int64_t held, std::int64_t held_by_tenant, std::int64_t amount,
-             std::int64_t limit);
-
 // How long a request of the tenant that joins now waits for its turn at the most: until all that is
 // queued is done, or until the tenant's own is at its share, whichever comes first. Zero while the
 // rate is unknown.
@@ -37,9 +32,7 @@ absl::Duration ExpectedWait(const QueueView& view);
 
 // RESOURCE_EXHAUSTED QUEUE_FULL, with the time to work off what is in the way as the retry delay
 // (1 ms to 10 s):
-//   when requests or bytes are at their limit. A tenant may hold at most four times of what it
-//   leaves free (dynamic thresholds: Choudhury, Hahne 1998), so that one that floods leaves a fifth
-//   of the queue to others, two leave a ninth, and nobody is shut out;
+//   when requests or bytes are at their limit, or at the tenant's share of it (HasRoom);
 //   when its turn cannot come before its deadline: better told now than after the wait.
 // INVALID_ARGUMENT when it is larger than the limit of bytes: it would not fit an empty queue.
 absl::Status CheckAdmission(const QueueView& view, const QueueLimits& limits, std::int64_t bytes,

@@ -1,7 +1,7 @@
 // AttendRequest from arbitrary bytes: decoded as the service does, then really computed, so that a
 // pointer or a length that the decoder let through shows under the address sanitizer.
 #include "attention/v1/attention_service.pb.h"
-#include "server/rpc/attend_decoder.h"
+#include "server/wire/attend_decoder.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/fuzz_worker.h"
 #include "tests/support/wire_oracle.h"

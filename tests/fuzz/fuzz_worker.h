@@ -9,7 +9,7 @@
 
 #include "kernels/api/attention_backend.h"
 #include "server/domain/attention_request.h"
-#include "server/rpc/buffer_pool.h"
+#include "server/memory/buffer_pool.h"
 
 namespace attention::fuzz {
 

@@ -5,7 +5,7 @@
 
 #include "attention/v1/session_service.pb.h"
 #include "kernels/base/check.h"
-#include "server/rpc/step_decoder.h"
+#include "server/wire/step_decoder.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/fuzz_worker.h"
 #include "tests/support/wire_tensor.h"

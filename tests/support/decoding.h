@@ -4,9 +4,9 @@
 #include <cstddef>
 
 #include "proto/codec/received_message.h"
-#include "server/rpc/buffer_pool.h"
-#include "server/rpc/request_tensors.h"
-#include "server/rpc/response_tensors.h"
+#include "server/memory/buffer_pool.h"
+#include "server/wire/request_tensors.h"
+#include "server/wire/response_tensors.h"
 
 namespace attention::testing {
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "server/base/listen_socket.h"
+#include "server/listener/listen_socket.h"
 
 namespace attention::server {
 namespace {

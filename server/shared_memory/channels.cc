@@ -1,0 +1,304 @@
+#include "server/shared_memory/channels.h"
+
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/base/client_text.h"
+#include "server/base/error_reason.h"
+
+namespace attention::server {
+namespace {
+
+// Packets hold an id or a tenant's name.
+constexpr std::size_t kMaxPacketBytes = 4096;
+
+// After there was no descriptor for a connection: time for others to end.
+constexpr absl::Duration kAcceptRest = absl::Milliseconds(100);
+
+// A packet of a client; empty when none is there yet, nullopt when the connection has ended.
+// Descriptors that come with it are nobody's, and the system closes them.
+std::optional<std::string> ReceivePacket(int fd) {
+  char bytes[kMaxPacketBytes];
+  // Of a packet that is longer, what is read is no message.
+  const ssize_t size = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_TRUNC);
+  if (size < 0 && (errno == EAGAIN || errno == EINTR)) return std::string();
+  if (size <= 0) return std::nullopt;
+  if (static_cast<std::size_t>(size) > sizeof(bytes)) return std::string(1, '\xff');
+  return std::string(bytes, static_cast<std::size_t>(size));
+}
+
+// Sends an answer, with the descriptor unless it is negative. A client that does not read its
+// answers loses its lease.
+bool SendPacket(int fd, const v1::LaneResponse& response, int passed_fd = -1) {
+  std::string bytes = response.SerializeAsString();
+  iovec buffer{bytes.data(), bytes.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &buffer;
+  message.msg_iovlen = 1;
+  if (passed_fd >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &passed_fd, sizeof(int));
+  }
+  return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(bytes.size());
+}
+
+v1::LaneResponse Refusal(const absl::Status& status) {
+  v1::LaneResponse response;
+  v1::LaneError* error = response.mutable_error();
+  error->set_code(static_cast<int>(status.code()));
+  error->set_message(Printable(status.message()));
+  if (const auto detail = GetErrorDetail(status)) error->set_reason(detail->reason);
+  return response;
+}
+
+}  // namespace
+
+class SharedMemoryLane::Alarm {
+ public:
+  Alarm() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  ~Alarm() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Alarm(const Alarm&) = delete;
+  Alarm& operator=(const Alarm&) = delete;
+
+  int fd() const { return fd_; }
+  void Ring() const { eventfd_write(fd_, 1); }
+  void Clear() const {
+    eventfd_t count = 0;
+    eventfd_read(fd_, &count);
+  }
+
+ private:
+  const int fd_;
+};
+
+// The worker's until it is done, then the lane's.
+struct SharedMemoryLane::Making {
+  // A turn of the worker's; true when it was the last.
+  bool Work() {
+    if (is_dropped.load()) return region == nullptr || !region->Depopulate(kBytesPerTurn);
+    if (region == nullptr) {
+      absl::StatusOr<std::unique_ptr<SharedRegion>> made = SharedRegion::Create(bytes);
+      status = made.status();
+      if (made.ok()) region = *std::move(made);
+    }
+    if (status.ok()) status = region->Populate(kBytesPerTurn);
+    if (status.ok() && !region->is_populated()) return false;
+    if (!status.ok()) region.reset();
+    is_done.store(true);
+    return true;
+  }
+
+  std::string tenant;
+  std::int64_t bytes = 0;
+  RegionTable::Charge charge;
+  std::unique_ptr<SharedRegion> region;
+  absl::Status status;
+  std::atomic<bool> is_dropped{false};  // the connection has ended
+  std::atomic<bool> is_done{false};
+};
+
+absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(
+    const Listener& listener, const Limits& limits, std::uint64_t worker_epoch,
+    RegionTable& regions) {
+  absl::StatusOr<ListenSocket> socket =
+      ListenSocket::BindUnix(listener.socket_path(), SOCK_SEQPACKET, listener.mode);
+  if (!socket.ok()) {
+    return absl::Status(socket.status().code(),
+                        absl::StrCat("shared-memory-listen: ", socket.status().message()));
+  }
+  auto alarm = std::make_shared<Alarm>();
+  if (alarm->fd() < 0) {
+    return absl::UnavailableError(absl::StrCat("shared-memory-listen: cannot watch ",
+                                               listener.address, ": ", std::strerror(errno)));
+  }
+  return std::unique_ptr<SharedMemoryLane>(new SharedMemoryLane(
+      listener.socket_path(), *std::move(socket), std::move(alarm), limits, worker_epoch, regions));
+}
+
+SharedMemoryLane::SharedMemoryLane(std::string path, ListenSocket socket,
+                                   std::shared_ptr<Alarm> alarm, const Limits& limits,
+                                   std::uint64_t worker_epoch, RegionTable& regions)
+    : path_(std::move(path)),
+      listen_socket_(std::move(socket)),
+      alarm_(std::move(alarm)),
+      limits_(limits),
+      worker_epoch_(worker_epoch),
+      regions_(regions),
+      thread_([this] { Serve(); }) {}
+
+SharedMemoryLane::~SharedMemoryLane() {
+  is_stopping_.store(true);
+  alarm_->Ring();
+  thread_.join();
+  // Clients keep the results that they have there.
+  regions_.ReleaseAllAndKeepPages();
+  while (!connections_.empty()) Close(connections_.begin()->first);
+}
+
+void SharedMemoryLane::Serve() {
+  for (;;) {
+    const std::vector<pollfd> events = AwaitEvents();
+    alarm_->Clear();
+    if (is_stopping_.load()) return;
+    for (std::size_t i = 2; i < events.size(); ++i) {
+      const int fd = events[i].fd;
+      if (!Handle(fd, connections_.at(fd), events[i].revents)) Close(fd);
+    }
+    if (events[1].revents != 0) Accept();
+  }
+}
+
+std::vector<pollfd> SharedMemoryLane::AwaitEvents() const {
+  std::vector<pollfd> polled = {{alarm_->fd(), POLLIN, 0}};
+  // At the limit, who wants to connect waits in the socket's backlog.
+  const bool has_room = connections_.size() < static_cast<std::size_t>(limits_.max_connections);
+  const absl::Duration rest = std::max(accept_at_ - absl::Now(), absl::ZeroDuration());
+  const bool accepts = has_room && rest == absl::ZeroDuration();
+  polled.push_back({accepts ? listen_socket_.fd() : -1, POLLIN, 0});
+  for (const auto& [fd, connection] : connections_) {
+    polled.push_back({fd, connection.making == nullptr ? short{POLLIN} : short{0}, 0});
+  }
+  const int timeout =
+      has_room && !accepts ? static_cast<int>(absl::ToInt64Milliseconds(rest)) + 1 : -1;
+  while (poll(polled.data(), polled.size(), timeout) < 0 && errno == EINTR) continue;
+  return polled;
+}
+
+void SharedMemoryLane::Accept() {
+  const int fd = accept4(listen_socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0) {
+    // Without a descriptor for it the connection stays in the backlog, and poll would return at
+    // once again and again.
+    const bool is_out = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+    if (is_out) accept_at_ = absl::Now() + kAcceptRest;
+    return;
+  }
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
+    close(fd);
+    return;
+  }
+  const int count = ConnectionsOf(peer.uid);
+  if (count >= limits_.max_connections_per_user) {
+    SendPacket(fd, Refusal(ReasonedError(
+                       absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
+                       absl::StrCat("the user has ", count,
+                                    " connections for shared memory, expected fewer than ",
+                                    limits_.max_connections_per_user))));
+    close(fd);
+    return;
+  }
+  connections_[fd].owner = {++last_number_, peer.uid};
+}
+
+int SharedMemoryLane::ConnectionsOf(std::uint32_t user) const {
+  return static_cast<int>(
+      std::count_if(connections_.begin(), connections_.end(),
+                    [user](const auto& entry) { return entry.second.owner.user == user; }));
+}
+
+bool SharedMemoryLane::Handle(int fd, Connection& connection, short events) {
+  if (connection.making == nullptr) return events == 0 || HandlePacket(fd, connection);
+  if (events != 0) return false;  // nothing but its end is waited for
+  return !connection.making->is_done.load() || FinishMaking(fd, connection);
+}
+
+bool SharedMemoryLane::HandlePacket(int fd, Connection& connection) {
+  const std::optional<std::string> packet = ReceivePacket(fd);
+  if (!packet.has_value()) return false;
+  if (packet->empty()) return true;
+  const std::optional<v1::LaneResponse> response = Answer(*packet, connection);
+  return !response.has_value() || SendPacket(fd, *response);
+}
+
+std::optional<v1::LaneResponse> SharedMemoryLane::Answer(const std::string& packet,
+                                                         Connection& connection) {
+  v1::LaneRequest request;
+  if (!request.ParseFromString(packet)) {
+    return Refusal(absl::InvalidArgumentError("the packet is malformed, expected a LaneRequest"));
+  }
+  if (request.has_create()) return Create(request.create(), connection);
+  if (request.has_release()) return Release(request.release(), connection);
+  return Refusal(absl::InvalidArgumentError("request is missing, expected create or release"));
+}
+
+std::optional<v1::LaneResponse> SharedMemoryLane::Create(const v1::CreateRegionRequest& request,
+                                                         Connection& connection) {
+  const std::int64_t max_bytes = regions_.limits().max_bytes_per_connection;
+  if (request.size_bytes() < SharedRegion::kMinBytes || request.size_bytes() > max_bytes) {
+    return Refusal(absl::InvalidArgumentError(absl::StrCat("size_bytes is ", request.size_bytes(),
+                                                           ", expected ", SharedRegion::kMinBytes,
+                                                           " to ", max_bytes)));
+  }
+  auto charge = regions_.Reserve(connection.owner, request.size_bytes());
+  if (!charge.ok()) return Refusal(charge.status());
+  auto making = std::make_shared<Making>();
+  making->tenant = request.tenant().empty() ? "default" : request.tenant();
+  making->bytes = request.size_bytes();
+  making->charge = *std::move(charge);
+  connection.making = making;
+  AddTask(regions_.worker(), [making, alarm = alarm_] {
+    if (!making->Work()) return false;
+    alarm->Ring();
+    return true;
+  });
+  return std::nullopt;
+}
+
+bool SharedMemoryLane::FinishMaking(int fd, Connection& connection) {
+  const std::shared_ptr<Making> making = std::move(connection.making);
+  if (!making->status.ok()) {
+    making->charge.reset();
+    return SendPacket(fd, Refusal(making->status));
+  }
+  const int memory_fd = making->region->TakeFd();
+  v1::LaneResponse response;
+  response.mutable_create()->set_size_bytes(making->region->size());
+  response.mutable_create()->set_worker_epoch(worker_epoch_);
+  const std::string id =
+      regions_.Add(making->tenant, std::move(making->region), std::move(making->charge));
+  connection.region_ids.insert(id);
+  response.mutable_create()->set_region_id(id);
+  const bool is_sent = SendPacket(fd, response, memory_fd);
+  close(memory_fd);  // the client has it
+  return is_sent;
+}
+
+v1::LaneResponse SharedMemoryLane::Release(const v1::ReleaseRegionRequest& request,
+                                           Connection& connection) {
+  if (connection.region_ids.erase(request.region_id()) == 0) {
+    return Refusal(absl::InvalidArgumentError(absl::StrCat(
+        "region_id is ", Quoted(request.region_id()), ", expected one of this connection")));
+  }
+  regions_.Release(request.region_id());
+  v1::LaneResponse response;
+  response.mutable_release();
+  return response;
+}
+
+void SharedMemoryLane::Close(int fd) {
+  const Connection& connection = connections_.at(fd);
+  if (connection.making != nullptr) connection.making->is_dropped.store(true);
+  for (const std::string& id : connection.region_ids) regions_.Release(id);
+  connections_.erase(fd);
+  close(fd);
+}
+
+}  // namespace attention::server

@@ -1,0 +1,98 @@
+// The socket beside gRPC's where clients on this host get shared memory: the protocol of
+// attention/v1/shared_memory.proto.
+//
+// A connection is a lease: when it ends, its regions are released. One thread serves all
+// connections; memory is made by the table's worker, in turns, and the connection that waits for
+// it is not read meanwhile.
+//
+// Thread-safety: none; the table is shared.
+#pragma once
+
+#include <poll.h>
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "attention/v1/shared_memory.pb.h"
+#include "server/listener/listen_socket.h"
+#include "server/listener/listener.h"
+#include "server/shared_memory/region_table.h"
+
+namespace attention::server {
+
+class SharedMemoryLane {
+ public:
+  struct Limits {
+    // More wait until others end.
+    int max_connections = 0;
+    // More are refused.
+    int max_connections_per_user = 0;
+  };
+
+  // Listens at a unix socket (ListenSocket::BindUnix). UNAVAILABLE when it cannot be bound.
+  // `worker_epoch` tells clients whose lane it is. `regions` must outlive the lane.
+  static absl::StatusOr<std::unique_ptr<SharedMemoryLane>> Start(const Listener& listener,
+                                                                 const Limits& limits,
+                                                                 std::uint64_t worker_epoch,
+                                                                 RegionTable& regions);
+  // Ends every lease.
+  ~SharedMemoryLane();
+  SharedMemoryLane(const SharedMemoryLane&) = delete;
+  SharedMemoryLane& operator=(const SharedMemoryLane&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  // An eventfd that the thread waits on beside its sockets. It may outlive the lane.
+  class Alarm;
+  // A region that is being made.
+  struct Making;
+
+  struct Connection {
+    RegionTable::Owner owner;
+    std::set<std::string> region_ids;
+    std::shared_ptr<Making> making;  // null: none, and the client may ask
+  };
+
+  SharedMemoryLane(std::string path, ListenSocket socket, std::shared_ptr<Alarm> alarm,
+                   const Limits& limits, std::uint64_t worker_epoch, RegionTable& regions);
+
+  void Serve();
+  // Until something happens; what did, by descriptor. The alarm's is the first.
+  std::vector<pollfd> AwaitEvents() const;
+  void Accept();
+  int ConnectionsOf(std::uint32_t user) const;
+  // The next three: false when the connection has ended.
+  bool Handle(int fd, Connection& connection, short events);
+  bool HandlePacket(int fd, Connection& connection);
+  bool FinishMaking(int fd, Connection& connection);
+  // Answers now, or has a region made, with which the answer comes.
+  std::optional<v1::LaneResponse> Answer(const std::string& packet, Connection& connection);
+  std::optional<v1::LaneResponse> Create(const v1::CreateRegionRequest& request,
+                                         Connection& connection);
+  v1::LaneResponse Release(const v1::ReleaseRegionRequest& request, Connection& connection);
+  void Close(int fd);
+
+  const std::string path_;
+  const ListenSocket listen_socket_;
+  const std::shared_ptr<Alarm> alarm_;
+  const Limits limits_;
+  const std::uint64_t worker_epoch_;
+  RegionTable& regions_;
+  std::atomic<bool> is_stopping_{false};
+  std::map<int, Connection> connections_;  // by descriptor
+  std::uint64_t last_number_ = 0;          // of a connection
+  absl::Time accept_at_ = absl::InfinitePast();
+  std::thread thread_;
+};
+
+}  // namespace attention::server

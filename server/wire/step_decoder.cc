@@ -1,0 +1,237 @@
+#include "server/wire/step_decoder.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/api/work_estimate.h"
+#include "server/base/status_macros.h"
+#include "server/wire/config_decoder.h"
+#include "server/wire/tensor_decoder.h"
+
+namespace attention::server {
+namespace {
+
+absl::Status CheckPosition(absl::string_view field, std::int64_t value, std::int64_t min) {
+  if (value >= min && value <= kMaxPosition) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, ", expected ", min, " to ", kMaxPosition));
+}
+
+absl::Status CheckPositions(const v1::SessionStep& wire) {
+  if (wire.has_expected_position()) {
+    ATTENTION_RETURN_IF_ERROR(CheckPosition("expected_position", wire.expected_position(), 0));
+  }
+  if (wire.has_first_query_position()) {
+    ATTENTION_RETURN_IF_ERROR(
+        CheckPosition("first_query_position", wire.first_query_position(), -kMaxPosition));
+  }
+  if (wire.has_kv_end()) ATTENTION_RETURN_IF_ERROR(CheckPosition("kv_end", wire.kv_end(), 0));
+  return CheckPosition("kv_begin", wire.kv_begin(), 0);
+}
+
+absl::Status CheckPresence(const v1::SessionStep& wire) {
+  if (wire.has_k() != wire.has_v()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(wire.has_k() ? "v" : "k", " is missing, expected k and v or neither"));
+  }
+  if (!wire.has_k() && !wire.has_q()) {
+    return absl::InvalidArgumentError("q, k and v are missing, expected q, or k and v, or all");
+  }
+  if (wire.has_k() && !wire.has_expected_position()) {
+    return absl::InvalidArgumentError(
+        "expected_position is missing, expected the layer's length before this step");
+  }
+  if (!wire.has_q() && (wire.has_bias() || wire.has_mask())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q is missing, expected it with a ", wire.has_bias() ? "bias" : "mask"));
+  }
+  return absl::OkStatus();
+}
+
+// [num_tokens, heads, head_dim] rows of k or v.
+absl::Status DecodeRows(absl::string_view field, const v1::Tensor& tensor, std::int64_t heads,
+                        std::int64_t head_dim, RequestTensors& tensors, RowsView* rows,
+                        std::vector<RowsPiece>* pieces) {
+  ATTENTION_ASSIGN_OR_RETURN(const DType dtype,
+                             DecodeDType(absl::StrCat(field, ".dtype"), tensor.dtype()));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
+  if (tensor.shape_size() != 3 || tensor.shape(1) != heads || tensor.shape(2) != head_dim) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".shape is ", ShapeText(tensor),
+                                                   ", expected [num_tokens, ", heads, ", ",
+                                                   head_dim, "] of the session's geometry"));
+  }
+  *rows = DenseRows(static_cast<const void*>(nullptr), dtype, heads, head_dim);
+  tensors.PlaceRows(tensor, rows, pieces);
+  return absl::OkStatus();
+}
+
+absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometry,
+                          RequestTensors& tensors, SessionStep* step) {
+  if (!wire.has_k()) return absl::OkStatus();
+  ATTENTION_RETURN_IF_ERROR(DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk,
+                                       tensors, &step->k, &step->k_pieces));
+  ATTENTION_RETURN_IF_ERROR(DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v,
+                                       tensors, &step->v, &step->v_pieces));
+  if (wire.v().shape(0) != wire.k().shape(0)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "v.shape is ", ShapeText(wire.v()), ", expected ", wire.k().shape(0), " tokens, as k"));
+  }
+  step->has_append = true;
+  step->num_tokens = wire.k().shape(0);
+  return absl::OkStatus();
+}
+
+absl::Status CheckQueryShape(const v1::Tensor& q, const KvGeometry& geometry) {
+  if (q.shape_size() != 3 || q.shape(2) != geometry.head_dim_qk) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q.shape is ", ShapeText(q), ", expected [q_len, num_q_heads, ",
+                     geometry.head_dim_qk, "] of the session's geometry"));
+  }
+  const std::int64_t heads = q.shape(1);
+  if (heads >= 1 && heads <= kMaxHeads && heads % geometry.num_kv_heads == 0) {
+    return absl::OkStatus();
+  }
+  return InvalidAxis("q", q, 1, "[tokens, heads, head_dim]",
+                     absl::StrCat("a multiple of the session's ", geometry.num_kv_heads,
+                                  " KV heads, at most ", kMaxHeads, ","));
+}
+
+absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry,
+                         RequestTensors& tensors, SessionStep* step) {
+  AttentionTask& task = step->attend;
+  const v1::Tensor& q = wire.q();
+  ATTENTION_ASSIGN_OR_RETURN(task.params.dtype, DecodeDType("q.dtype", q.dtype()));
+  ATTENTION_RETURN_IF_ERROR(CheckTensor("q", q, tensors));
+  ATTENTION_RETURN_IF_ERROR(CheckQueryShape(q, geometry));
+  task.params.num_q_heads = static_cast<int>(q.shape(1));
+  task.params.num_kv_heads = geometry.num_kv_heads;
+  task.params.head_dim_qk = geometry.head_dim_qk;
+  task.params.head_dim_v = geometry.head_dim_v;
+  task.params.kv_dtype = geometry.dtype;
+  task.q_len = q.shape(0);
+  task.q = DenseRows(static_cast<const void*>(tensors.Place(q)), task.params.dtype,
+                     task.params.num_q_heads, task.params.head_dim_qk);
+  step->has_attend = true;
+  ATTENTION_RETURN_IF_ERROR(DecodeConfig("config", wire.config(), &task.params));
+  return DecodeHeadVectors("config", wire.config(), tensors, &task);
+}
+
+absl::Status DecodePlanes(const v1::SessionStep& wire, RequestTensors& tensors, SessionStep* step) {
+  AttentionTask& task = step->attend;
+  const PlaneLimits limits{1, task.params.num_q_heads, task.q_len, std::nullopt};
+  if (wire.has_bias()) {
+    ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
+                               DecodePlane("bias", wire.bias(), PlaneKind::kBias, limits, tensors));
+    SetBias(plane, 0, &task);
+    step->bias_shape = plane.shape;
+  }
+  if (wire.has_mask()) {
+    ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
+                               DecodePlane("mask", wire.mask(), PlaneKind::kMask, limits, tensors));
+    SetMask(plane, 0, &task);
+    step->mask_shape = plane.shape;
+  }
+  return absl::OkStatus();
+}
+
+// `length`: of the layer before the step.
+absl::Status DeclareColumnSums(const v1::SessionStep& wire, std::int64_t length,
+                               ResponseBudget& budget, SessionStep* step) {
+  // Other calls may append before the step runs: so much is not worth a refusal.
+  constexpr std::int64_t kGrowthBytes = 64 * 1024;
+  if (!wire.returns().column_sums()) return absl::OkStatus();
+  const std::int64_t row_bytes =
+      std::int64_t{step->attend.params.num_q_heads} * static_cast<std::int64_t>(sizeof(float));
+  std::int64_t rows = step->expected_position.value_or(length) + step->num_tokens;
+  if (step->kv_end) rows = std::min(rows, *step->kv_end);
+  ATTENTION_RETURN_IF_ERROR(
+      budget.CountRows("returns.column_sums asks for the keys' rows", rows, row_bytes));
+  step->wants_column_sums = true;
+  step->max_column_sum_bytes = rows * row_bytes + kGrowthBytes;
+  return absl::OkStatus();
+}
+
+absl::Status DeclareResult(const v1::SessionStep& wire, std::int64_t length, ResponseBudget& budget,
+                           RequestTensors& tensors, DecodedStep* decoded) {
+  const AttentionTask& task = decoded->step.attend;
+  const std::int64_t heads = task.params.num_q_heads;
+  const std::initializer_list<std::int64_t> shape = {task.q_len, heads, task.params.head_dim_v};
+  ATTENTION_RETURN_IF_ERROR(
+      wire.has_output_to() ? decoded->output.DeclareShared("output", wire.q().dtype(), shape,
+                                                           wire.output_to(), tensors)
+                           : decoded->output.Declare("output", wire.q().dtype(), shape, budget));
+  if (wire.returns().lse()) {
+    ATTENTION_RETURN_IF_ERROR(
+        decoded->lse.Declare("lse", v1::DTYPE_FLOAT32, {task.q_len, heads}, budget));
+  }
+  return DeclareColumnSums(wire, length, budget, &decoded->step);
+}
+
+// `length`: what the layer can hold at the most before the step.
+WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
+                          std::int64_t length) {
+  WorkEstimate work;
+  // Appended rows are read and written.
+  work.kv_bytes = 2.0 * static_cast<double>(step.num_tokens) * geometry.num_kv_heads *
+                  (geometry.head_dim_qk + geometry.head_dim_v) *
+                  static_cast<double>(DTypeBytes(geometry.dtype));
+  if (!step.has_attend) return work;
+  AttentionTask task = step.attend;
+  // A position beyond is an error when the step runs, and no reason to wait for it until then.
+  const std::int64_t attended =
+      std::min(step.expected_position.value_or(length), length) + step.num_tokens;
+  task.kv_len = std::min(step.kv_end.value_or(attended), attended);
+  task.kv_begin = std::min(step.kv_begin, task.kv_len);
+  task.first_query_position = step.first_query_position.value_or(attended - task.q_len);
+  work += EstimateWork(task);
+  return work;
+}
+
+}  // namespace
+
+absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Session& session,
+                                       std::int64_t pending_tokens, RequestTensors& tensors,
+                                       ResponseBudget& budget) {
+  const KvCache& cache = *session.cache;
+  DecodedStep decoded;
+  SessionStep& step = decoded.step;
+  if (wire.layer() < 0 || wire.layer() >= cache.num_layers()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer is ", wire.layer(), ", expected 0 to ", cache.num_layers() - 1));
+  }
+  ATTENTION_RETURN_IF_ERROR(CheckPresence(wire));
+  ATTENTION_RETURN_IF_ERROR(CheckPositions(wire));
+  step.cache = session.cache;
+  step.device = cache.device();
+  step.layer = wire.layer();
+  if (wire.has_expected_position()) step.expected_position = wire.expected_position();
+  if (wire.has_first_query_position()) step.first_query_position = wire.first_query_position();
+  step.kv_begin = wire.kv_begin();
+  if (wire.has_kv_end()) step.kv_end = wire.kv_end();
+  if (wire.returns().weights()) {
+    return absl::InvalidArgumentError(
+        "returns.weights is true, expected false: weights are streamed by AttendStream only");
+  }
+  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, cache.geometry(), tensors, &step));
+  const std::int64_t length = cache.length(step.layer) + pending_tokens;
+  if (wire.has_q()) {
+    ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), tensors, &step));
+    ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, tensors, &step));
+    ATTENTION_RETURN_IF_ERROR(DeclareResult(wire, length, budget, tensors, &decoded));
+  }
+  decoded.work = EstimateStep(step, cache.geometry(), length);
+  return decoded;
+}
+
+void AllocateResult(const ResponseAllocator& allocator, SessionStep& step, ResponseTensor& output,
+                    ResponseTensor& lse) {
+  if (!step.has_attend) return;
+  AttentionTask& task = step.attend;
+  output.Allocate(allocator);
+  task.o = DenseRows(static_cast<void*>(output.data()), task.params.dtype, task.params.num_q_heads,
+                     task.params.head_dim_v);
+  lse.Allocate(allocator);
+  if (lse.has_value()) task.lse = lse.floats();
+}
+
+}  // namespace attention::server
