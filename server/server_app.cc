@@ -188,18 +188,18 @@ void LogFailure(std::size_t worker, const BackendInfo& info, const absl::Status&
 }
 
 // Clock and metrics: what devices need before there are any.
-struct Instruments {
+struct Telemetry {
   RealClock clock;
   ServerMetrics metrics;
 };
 
 class ServerAppImpl final : public ServerApp {
  public:
-  ServerAppImpl(const MemoryPlan& plan, Interrupt interrupt,
-                std::unique_ptr<Instruments> instruments, Devices devices)
+  ServerAppImpl(const MemoryPlan& plan, Interrupt interrupt, std::unique_ptr<Telemetry> telemetry,
+                Devices devices)
       : config_(plan.config),
         interrupt_(std::move(interrupt)),
-        instruments_(std::move(instruments)),
+        telemetry_(std::move(telemetry)),
         devices_(std::move(devices)),
         unused_devices_(UnusedGpus(VisibleGpus(), config_.backend, NamesOf(devices_))),
         results_(config_.max_result_bytes),
@@ -207,7 +207,7 @@ class ServerAppImpl final : public ServerApp {
                  static_cast<std::size_t>(plan.idle_buffer_bytes)),
         freed_memory_(std::min(plan.idle_buffer_bytes, plan.config.max_receiving_bytes / 4)),
         caches_(PlacesOf(devices_), config_.kv_page_size),
-        sessions_(config_.worker_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
+        sessions_(config_.server_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock_.Now())),
                   SessionLimits(config_), caches_, clock_, metrics_),
         projections_(ReplicasOf(devices_)),
         layers_(projections_ != nullptr ? projections_.get() : devices_[0]->backend().projections(),
@@ -230,7 +230,7 @@ class ServerAppImpl final : public ServerApp {
   absl::Status Start() {
     ATTENTION_RETURN_IF_ERROR(CheckConnectionLimits(config_));
     ATTENTION_RETURN_IF_ERROR(PreloadLayers());
-    ATTENTION_RETURN_IF_ERROR(StartLane());
+    ATTENTION_RETURN_IF_ERROR(StartSharedMemoryChannels());
     const ServiceContext services{scheduler_,
                                   sessions_,
                                   layers_,
@@ -247,8 +247,8 @@ class ServerAppImpl final : public ServerApp {
                                   [](const std::string& text) { spdlog::warn("{}", text); },
                                   buffers_,
                                   results_,
-                                  lane_ == nullptr ? nullptr : &regions_,
-                                  lane_ == nullptr ? "" : lane_->path(),
+                                  channels_ == nullptr ? nullptr : &regions_,
+                                  channels_ == nullptr ? "" : channels_->path(),
                                   WireLimits(config_)};
     RouteGrpcLog([](GrpcLogSeverity severity, const char* message) {
       LogSampled("grpc", severity == GrpcLogSeverity::kError, message);
@@ -288,7 +288,7 @@ class ServerAppImpl final : public ServerApp {
 
   const std::vector<std::string>& addresses() const override { return addresses_; }
   const std::string& admin_address() const override { return admin_address_; }
-  bool is_beyond_help() const override { return is_beyond_help_.load(); }
+  bool is_beyond_help() const override { return recovery_timed_out_.load(); }
 
   void DrainAndStop() override {
     is_ready_.store(false);
@@ -322,15 +322,15 @@ class ServerAppImpl final : public ServerApp {
     return absl::OkStatus();
   }
 
-  absl::Status StartLane() {
+  absl::Status StartSharedMemoryChannels() {
     if (config_.shared_memory_listen.empty()) return absl::OkStatus();
     ATTENTION_ASSIGN_OR_RETURN(const Listener listener,
                                ParseListener(config_.shared_memory_listen));
     ATTENTION_ASSIGN_OR_RETURN(
-        lane_,
-        SharedMemoryLane::Start(
+        channels_,
+        SharedMemoryChannels::Start(
             listener, {config_.max_shared_connections, config_.max_shared_connections_per_user},
-            sessions_.worker_epoch(), regions_));
+            sessions_.server_epoch(), regions_));
     return absl::OkStatus();
   }
 
@@ -431,15 +431,15 @@ class ServerAppImpl final : public ServerApp {
       EndLogPeriod();
       freed_memory_.Tend();
       grpc_->EndStalled(clock_.Now());
-      is_beyond_help_.store(watch.IsBeyondHelp(IsAnyDeviceUsable(), clock_.Now()));
+      recovery_timed_out_.store(watch.RecoveryTimedOut(IsAnyDeviceUsable(), clock_.Now()));
     }
   }
 
   const ServerConfig config_;
   const Interrupt interrupt_;
-  const std::unique_ptr<Instruments> instruments_;
-  const Clock& clock_ = instruments_->clock;
-  ServerMetrics& metrics_ = instruments_->metrics;
+  const std::unique_ptr<Telemetry> telemetry_;
+  const Clock& clock_ = telemetry_->clock;
+  ServerMetrics& metrics_ = telemetry_->metrics;
   SpdlogCallLog call_log_;
   CallsInFlight calls_in_flight_;
   const Devices devices_;
@@ -453,7 +453,7 @@ class ServerAppImpl final : public ServerApp {
   LayerTable layers_;
   SchedulerPool scheduler_;
   std::atomic<bool> is_ready_{true};
-  std::atomic<bool> is_beyond_help_{false};
+  std::atomic<bool> recovery_timed_out_{false};
   absl::Notification stop_reaper_;
   std::thread reaper_;
   Connections connections_;
@@ -461,7 +461,7 @@ class ServerAppImpl final : public ServerApp {
   ReceivingLedger receiving_;
   ReceivingWatch receiving_watch_;
   RegionTable regions_;
-  std::unique_ptr<SharedMemoryLane> lane_;  // null: shared memory is not offered
+  std::unique_ptr<SharedMemoryChannels> channels_;  // null: shared memory is not offered
   std::unique_ptr<GrpcServer> grpc_;
   std::unique_ptr<AdminServer> admin_;
   std::vector<std::string> addresses_;
@@ -478,13 +478,12 @@ absl::StatusOr<std::unique_ptr<ServerApp>> ServerApp::Start(const ServerConfig& 
   plan.config.completion_threads = NumCompletionThreads(config, limits);
   spdlog::info("{}", plan.text);
   if (limits.cpus) spdlog::info("processors: {} of time ({})", *limits.cpus, limits.cpu_source);
-  auto instruments = std::make_unique<Instruments>();
-  ATTENTION_ASSIGN_OR_RETURN(
-      Devices devices, MakeDevices(plan.config, limits, factory, LogFailure, instruments->clock,
-                                   instruments->metrics));
+  auto telemetry = std::make_unique<Telemetry>();
+  ATTENTION_ASSIGN_OR_RETURN(Devices devices, MakeDevices(plan.config, limits, factory, LogFailure,
+                                                          telemetry->clock, telemetry->metrics));
   ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
   auto app =
-      std::make_unique<ServerAppImpl>(plan, interrupt, std::move(instruments), std::move(devices));
+      std::make_unique<ServerAppImpl>(plan, interrupt, std::move(telemetry), std::move(devices));
   ATTENTION_RETURN_IF_ERROR(app->Start());
   return app;
 }

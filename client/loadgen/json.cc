@@ -79,7 +79,7 @@ Json ServerJson(const std::optional<client::ServerInfo>& server) {
   }
   return {{"version", server->version},
           {"commit", server->commit},
-          {"worker", server->worker},
+          {"server_name", server->server_name},
           {"devices", devices}};
 }
 

@@ -55,7 +55,7 @@ void SessionWorkload::Prepare(int index, const client::CallOptions& call,
                               client::StatusCallback done) {
   User& user = At(index);
   if (!user.session.has_value()) return Create(index, call, std::move(done));
-  // A session that cannot be deleted (its worker is gone, say) must not stop the next one from
+  // A session that cannot be deleted (its server is gone, say) must not stop the next one from
   // being made; the server drops it after its TTL.
   Close(index, call, [this, index, call, done = std::move(done)](const absl::Status&) {
     Create(index, call, done);

@@ -365,7 +365,7 @@ class Parser {
   }
 
   void AddCompute() {
-    Add("--worker-name", config_.worker_name, "Name of this worker in session handles");
+    Add("--server-name", config_.server_name, "Name of this server in session handles");
     Add("--backend", config_.backend, "Kernels to use: cpu, cuda, or reference (float64, slow)")
         ->check(CLI::IsMember({"cpu", "cuda", "reference"}));
     Add("--cuda-devices", cuda_devices_,

@@ -31,7 +31,7 @@ struct ServerConfig {
   int max_shared_connections = 256;
   int max_shared_connections_per_user = 128;
 
-  std::string worker_name = "worker-0";
+  std::string server_name = "server-0";
   std::string backend = "cpu";
   std::vector<int> cuda_devices;     // ordinals; empty: all that can be used
   int workers = 0;                   // 0: one for each NUMA node, or GPU

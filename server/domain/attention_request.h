@@ -26,7 +26,7 @@ class KvCache;  // server/cache; domain only passes it on
 
 // The dimensions of a bias or a mask as the client gave them: [heads, q_len, kv_len]. Each may be 1
 // instead.
-struct PlaneShape {
+struct BiasOrMaskShape {
   std::int64_t num_heads = 1;
   std::int64_t q_len = 0;
   std::int64_t kv_len = 0;
@@ -53,8 +53,8 @@ struct SessionStep {
   std::optional<std::int64_t> first_query_position;
   std::int64_t kv_begin = 0;
   std::optional<std::int64_t> kv_end;
-  std::optional<PlaneShape> bias_shape;
-  std::optional<PlaneShape> mask_shape;
+  std::optional<BiasOrMaskShape> bias_shape;
+  std::optional<BiasOrMaskShape> mask_shape;
   bool wants_column_sums = false;
   std::int64_t max_column_sum_bytes = 0;  // that the request was charged for
 

@@ -60,8 +60,8 @@ absl::Status ResolveRange(const SessionStep& step, ResolvedStep* resolved) {
   return absl::OkStatus();
 }
 
-absl::Status CheckPlane(absl::string_view field, const std::optional<PlaneShape>& shape,
-                        const SessionStep& step, std::int64_t kv_len) {
+absl::Status CheckKeyAxis(absl::string_view field, const std::optional<BiasOrMaskShape>& shape,
+                          const SessionStep& step, std::int64_t kv_len) {
   if (!shape || shape->kv_len == kv_len || shape->kv_len == 1) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(field, ".shape ends with ", shape->kv_len, ", expected 1 or ", kv_len,
@@ -90,8 +90,8 @@ absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t l
   ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, &resolved));
   if (!step.has_attend) return resolved;
   ATTENTION_RETURN_IF_ERROR(ResolveRange(step, &resolved));
-  ATTENTION_RETURN_IF_ERROR(CheckPlane("bias", step.bias_shape, step, resolved.kv_end));
-  ATTENTION_RETURN_IF_ERROR(CheckPlane("mask", step.mask_shape, step, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("bias", step.bias_shape, step, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("mask", step.mask_shape, step, resolved.kv_end));
   ATTENTION_RETURN_IF_ERROR(CheckColumnSums(step, resolved.kv_end));
   return resolved;
 }

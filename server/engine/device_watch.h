@@ -13,8 +13,8 @@ class DeviceWatch {
   // `timeout`: how long no device may be usable.
   explicit DeviceWatch(absl::Duration timeout) : timeout_(timeout) {}
 
-  // Tells what is so now. Whether no device has been usable for the timeout.
-  bool IsBeyondHelp(bool is_any_usable, absl::Time now) {
+  // Records whether a device is usable now. True when none has been for the timeout.
+  bool RecoveryTimedOut(bool is_any_usable, absl::Time now) {
     if (is_any_usable) {
       unusable_since_ = absl::InfiniteFuture();
     } else if (unusable_since_ == absl::InfiniteFuture()) {

@@ -29,8 +29,8 @@ bool IsOutOfResources(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
 
-// The newcomer's end, or the way to it: the next one may be well.
-bool IsOfNewcomer(int error) {
+// The arrival's end, or the way to it: the next one may be well.
+bool IsOfOneConnection(int error) {
   switch (error) {
     case ECONNABORTED:
     case EHOSTDOWN:
@@ -110,7 +110,7 @@ bool Acceptor::AcceptAll(const Door& door) {
       Admit(door, fd);
     } else if (IsOutOfResources(errno)) {
       if (!Shed(door)) return false;
-    } else if (!IsOfNewcomer(errno)) {
+    } else if (!IsOfOneConnection(errno)) {
       return errno == EAGAIN;
     }
   }

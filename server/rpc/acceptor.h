@@ -1,7 +1,7 @@
 // Accepts connections and hands them on.
 //
 // gRPC's own listeners stop for good at the first accept() that fails for want of descriptors. This
-// one goes on: it keeps a descriptor in reserve, with which it takes and closes the newcomer, and
+// one goes on: it keeps a descriptor in reserve, with which it takes and closes the arrival, and
 // bounds how many connections there are in all and of each peer.
 #pragma once
 
@@ -49,7 +49,7 @@ class Acceptor {
   void Admit(const Door& door, int fd);
   void LookForResets();
   void SweepEvery(absl::Duration period);
-  // Takes and closes one newcomer with the descriptor in reserve. False: that failed, too.
+  // Takes and closes one arrival with the descriptor in reserve. False: that failed, too.
   bool Shed(const Door& door);
   void Refuse(ConnectionRefusal reason, const std::string& peer);
   void TellRefusals();

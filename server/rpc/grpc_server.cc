@@ -128,7 +128,7 @@ absl::Status GrpcServer::Listen() {
   }
   threads_ = std::make_unique<CompletionThreads>(
       std::move(queue), services_.limits.num_completion_threads,
-      [&scheduler = services_.scheduler] { scheduler.RunPending(); });
+      [&scheduler = services_.scheduler] { scheduler.ComputePending(); });
   attention_.Listen(threads_->queue());
   session_.Listen(threads_->queue());
   layer_.Listen(threads_->queue());

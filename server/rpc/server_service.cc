@@ -119,8 +119,8 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
       call, [&](const CallFrame& frame, const auto&, auto* response) {
         response->set_version(kVersion);
         response->set_commit(kCommit);
-        response->set_worker(services_.sessions.worker());
-        response->set_worker_epoch(services_.sessions.worker_epoch());
+        response->set_server_name(services_.sessions.server_name());
+        response->set_server_epoch(services_.sessions.server_epoch());
         for (const DeviceStatus& device : services_.devices()) {
           EncodeDevice(device, response->add_devices());
         }

@@ -46,8 +46,8 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
 }
 
 void EncodeSession(const SessionTable& table, const Session& session, v1::Session* wire) {
-  wire->mutable_handle()->set_worker(table.worker());
-  wire->mutable_handle()->set_worker_epoch(table.worker_epoch());
+  wire->mutable_handle()->set_server_name(table.server_name());
+  wire->mutable_handle()->set_server_epoch(table.server_epoch());
   wire->mutable_handle()->set_session_id(session.session_id);
   const KvCache& cache = *session.cache;
   v1::SessionGeometry* geometry = wire->mutable_geometry();

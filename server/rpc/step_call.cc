@@ -30,7 +30,7 @@ absl::Status AtStep(std::size_t index, const absl::Status& status) {
 }  // namespace
 
 SessionHandle DecodeHandle(const v1::SessionHandle& wire) {
-  return {wire.worker(), wire.worker_epoch(), wire.session_id()};
+  return {wire.server_name(), wire.server_epoch(), wire.session_id()};
 }
 
 absl::Status StepCall::Begin(const CallFrame& frame, const v1::StepRequest& wire,

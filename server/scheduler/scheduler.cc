@@ -59,7 +59,7 @@ void Scheduler::Stop() {
   bool must_recover = false;
   {
     MutexLock lock(&mutex_);
-    // Another thread may be in RunPending.
+    // Another thread may be in ComputePending.
     has_stopped_.Await(&mutex_, [this] { return !is_running_ || must_recover_; });
     must_recover = std::exchange(must_recover_, false);
   }
@@ -109,38 +109,37 @@ QueueView Scheduler::ViewOf(const std::string& tenant, absl::Time now) const {
   return {queue_.load(), queue_.load(tenant, now), queue_.ShareOf(tenant, now), work_rate_};
 }
 
-absl::Status Scheduler::CheckRoomFor(const Newcomer& newcomer,
-                                     std::vector<DroppedRequest>& dropped) {
+absl::Status Scheduler::CheckRoomFor(const Arrival& arrival, std::vector<DroppedRequest>& dropped) {
   if (is_draining_) return DropStatus(DropReason::kDraining);
   const absl::Time now = clock_.Now();
-  if (now >= newcomer.deadline) {
+  if (now >= arrival.deadline) {
     metrics_.dropped[static_cast<int>(DropReason::kDeadline)].Add();
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
   // Who is first in his tenant's queue does not wait for what is in it.
   const bool is_first =
-      newcomer.priority == Priority::kHigh && !queue_.IsShared(newcomer.tenant, now);
+      arrival.priority == Priority::kHigh && !queue_.IsShared(arrival.tenant, now);
   const absl::Duration until_deadline =
-      is_first ? absl::InfiniteDuration() : newcomer.deadline - now;
+      is_first ? absl::InfiniteDuration() : arrival.deadline - now;
   const auto check = [&] {
-    return CheckAdmission(ViewOf(newcomer.tenant, now), limits_.queue, newcomer.bytes,
+    return CheckAdmission(ViewOf(arrival.tenant, now), limits_.queue, arrival.bytes,
                           until_deadline);
   };
   absl::Status status = check();
   if (!status.ok()) {
-    dropped = queue_.TakeDead(now);
+    dropped = queue_.TakeExpiredAndCancelled(now);
     if (!dropped.empty()) status = check();
   }
   if (!status.ok()) metrics_.rejected_queue_full.Add();
   return status;
 }
 
-absl::Status Scheduler::CheckRoom(const Newcomer& newcomer) {
+absl::Status Scheduler::CheckRoom(const Arrival& arrival) {
   std::vector<DroppedRequest> dropped;
   absl::Status status;
   {
     MutexLock lock(&mutex_);
-    status = CheckRoomFor(newcomer, dropped);
+    status = CheckRoomFor(arrival, dropped);
   }
   CompleteDropped(std::move(dropped));
   return status;
@@ -197,7 +196,7 @@ void Scheduler::Wake(Start start) {
   has_work_.NotifyAll();
 }
 
-void Scheduler::RunPending() {
+void Scheduler::ComputePending() {
   if (!is_pending_.load(std::memory_order_relaxed)) return;
   Decision decision;
   {
@@ -251,7 +250,7 @@ Decision Scheduler::TakeNext() {
     // Nothing to run; EndRun has it tried again.
   }
   running_work_ = WorkOf(decision);
-  should_yield_.store(queue_.HasRival(), std::memory_order_relaxed);
+  should_yield_.store(queue_.ShouldYield(), std::memory_order_relaxed);
   return decision;
 }
 

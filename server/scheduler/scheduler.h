@@ -2,8 +2,8 @@
 //
 // Batching is continuous: whenever the device is free it takes what has arrived, so a lone request
 // never waits for company. Work runs on the scheduler's own thread, or, when it is small and the
-// device idle, on the thread that received it (RunPending): the hop to another thread costs as much
-// as a small request's whole way through the server.
+// device idle, on the thread that received it (ComputePending): the hop to another thread costs as
+// much as a small request's whole way through the server.
 //
 // Thread-safety: all methods.
 #pragma once
@@ -31,7 +31,7 @@ class Scheduler {
   struct Limits {
     QueueLimits queue;
     WorkPolicy policy;
-    // RunPending computes at most this much; more is left to the scheduler's thread.
+    // ComputePending computes at most this much; more is left to the scheduler's thread.
     absl::Duration max_inline_work;
   };
 
@@ -46,7 +46,7 @@ class Scheduler {
   // When accepted work is to run.
   enum class Start {
     kNow,
-    // As kNow, unless it is small: then the caller promises to call RunPending soon, before it
+    // As kNow, unless it is small: then the caller promises to call ComputePending soon, before it
     // waits for anything. What else it submits until then shares the batch.
     kWithPending,
   };
@@ -58,12 +58,12 @@ class Scheduler {
 
   // Runs what was submitted with kWithPending on this thread, or hands it to the scheduler's.
   // Cheap when there is nothing.
-  void RunPending();
+  void ComputePending();
 
   // UNAVAILABLE DRAINING when new work is no longer taken.
   absl::Status CheckAccepting() const;
 
-  struct Newcomer {
+  struct Arrival {
     const std::string& tenant;
     Priority priority;
     std::int64_t bytes;
@@ -71,7 +71,7 @@ class Scheduler {
   };
   // What Submit would say, for callers that would rather not decode a message in vain. OK promises
   // nothing.
-  absl::Status CheckRoom(const Newcomer& newcomer);
+  absl::Status CheckRoom(const Arrival& arrival);
 
   // From now on every Submit is refused, but for continuations; what is queued still runs.
   void BeginDrain();
@@ -102,7 +102,7 @@ class Scheduler {
 
   absl::Status Admit(std::unique_ptr<AttentionRequest>& request,
                      std::vector<DroppedRequest>& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckRoomFor(const Newcomer& newcomer, std::vector<DroppedRequest>& dropped)
+  absl::Status CheckRoomFor(const Arrival& arrival, std::vector<DroppedRequest>& dropped)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   QueueView ViewOf(const std::string& tenant, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -133,7 +133,7 @@ class Scheduler {
   // Whoever ran has left the device to be set up again, and is_running_ to whoever does it.
   bool must_recover_ ABSL_GUARDED_BY(mutex_) = false;
   double work_rate_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Set under the lock, read without it: what is queued waits for somebody's RunPending.
+  // Set under the lock, read without it: what is queued waits for somebody's ComputePending.
   std::atomic<bool> is_pending_{false};
   std::atomic<bool> should_yield_{false};
 

@@ -160,14 +160,14 @@ Scheduler& SchedulerPool::LeastBusy() const {
   return **least;
 }
 
-void SchedulerPool::RunPending() {
-  for (const auto& scheduler : schedulers_) scheduler->RunPending();
+void SchedulerPool::ComputePending() {
+  for (const auto& scheduler : schedulers_) scheduler->ComputePending();
 }
 
-absl::Status SchedulerPool::CheckRoom(const Scheduler::Newcomer& newcomer) {
+absl::Status SchedulerPool::CheckRoom(const Scheduler::Arrival& arrival) {
   absl::Status status;
   for (const auto& scheduler : schedulers_) {
-    status = scheduler->CheckRoom(newcomer);
+    status = scheduler->CheckRoom(arrival);
     if (status.ok()) return status;
   }
   return status;

@@ -31,9 +31,9 @@ class SchedulerPool {
                       Scheduler::Start start = Scheduler::Start::kNow);
 
   // As those of Scheduler, for all of them. There is room when one of them has it.
-  void RunPending();
+  void ComputePending();
   absl::Status CheckAccepting() const { return schedulers_[0]->CheckAccepting(); }
-  absl::Status CheckRoom(const Scheduler::Newcomer& newcomer);
+  absl::Status CheckRoom(const Scheduler::Arrival& arrival);
   void BeginDrain();
   bool AwaitIdle(absl::Time deadline);
   void Stop();

@@ -48,18 +48,18 @@ struct TenantQueue {
   bool is_shared = false;  // by tenants without one of their own
   double weight = 1;
   double virtual_time = 0;  // seconds of work over weight
-  // The same of each lane over its share.
+  // The same of each class over its share.
   double short_time = 0;
   double long_time = 0;
-  Requests short_lane;
-  Requests long_lane;
+  Requests short_requests;
+  Requests long_requests;
   std::optional<LongInProgress> in_progress;
   QueueLoad load;
   bool is_active = false;        // in the queue's list of those that have work
   std::int64_t num_running = 0;  // requests of the batch that is being computed
 
-  bool HasShort() const { return !short_lane.empty(); }
-  bool HasLong() const { return in_progress.has_value() || !long_lane.empty(); }
+  bool HasShort() const { return !short_requests.empty(); }
+  bool HasLong() const { return in_progress.has_value() || !long_requests.empty(); }
   bool HasWork() const { return HasShort() || HasLong(); }
 };
 

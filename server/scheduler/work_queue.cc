@@ -7,7 +7,7 @@
 namespace attention::server {
 namespace {
 
-bool IsDead(const AttentionRequest& request, absl::Time now, DropReason* reason) {
+bool IsExpiredOrCancelled(const AttentionRequest& request, absl::Time now, DropReason* reason) {
   // First: gRPC also cancels a call whose deadline passes.
   if (now >= request.deadline) {
     *reason = DropReason::kDeadline;
@@ -49,12 +49,12 @@ absl::Time WorkQueue::DueOf(const TenantQueue& tenant, const AttentionRequest& r
   return request.arrival + static_cast<int>(priority) * policy_.priority_head_start;
 }
 
-void WorkQueue::Insert(const TenantQueue& tenant, Requests& lane,
+void WorkQueue::Insert(const TenantQueue& tenant, Requests& requests,
                        std::unique_ptr<AttentionRequest> request) const {
   const absl::Time due = DueOf(tenant, *request);
-  auto place = lane.end();
-  while (place != lane.begin() && DueOf(tenant, **std::prev(place)) > due) --place;
-  lane.insert(place, std::move(request));
+  auto place = requests.end();
+  while (place != requests.begin() && DueOf(tenant, **std::prev(place)) > due) --place;
+  requests.insert(place, std::move(request));
 }
 
 void WorkQueue::Add(std::unique_ptr<AttentionRequest> request) {
@@ -67,14 +67,14 @@ void WorkQueue::Add(std::unique_ptr<AttentionRequest> request) {
   const std::vector<LayerKey> layers = LayersOf(*request);
   const bool is_long = request->work > policy_.max_batch_work || order_.FollowsLong(layers);
   order_.Add(layers, is_long);
-  // A lane that was idle goes on from the other's time.
+  // A class that was idle goes on from the other's time.
   if (is_long) {
     if (!tenant.HasLong()) tenant.long_time = std::max(tenant.long_time, tenant.short_time);
-    Insert(tenant, tenant.long_lane, std::move(request));
+    Insert(tenant, tenant.long_requests, std::move(request));
   } else {
     const bool is_beside_long = !tenant.HasShort() && tenant.HasLong();
     if (is_beside_long) tenant.short_time = std::max(tenant.short_time, tenant.long_time);
-    Insert(tenant, tenant.short_lane, std::move(request));
+    Insert(tenant, tenant.short_requests, std::move(request));
   }
 }
 
@@ -100,7 +100,8 @@ bool WorkQueue::IsShared(const std::string& name, absl::Time now) const {
 
 bool WorkQueue::CanRunLong(const TenantQueue& tenant) const {
   if (tenant.in_progress.has_value()) return true;
-  return !tenant.long_lane.empty() && order_.MayBeginLong(LayersOf(*tenant.long_lane.front()));
+  return !tenant.long_requests.empty() &&
+         order_.MayBeginLong(LayersOf(*tenant.long_requests.front()));
 }
 
 bool WorkQueue::PrefersLong(const TenantQueue& tenant) const {
@@ -134,12 +135,12 @@ Decision WorkQueue::Next(absl::Time now) {
   return decision;
 }
 
-void WorkQueue::Charge(TenantQueue& tenant, Lane lane, absl::Duration work) {
+void WorkQueue::Charge(TenantQueue& tenant, QueueClass queue_class, absl::Duration work) {
   const double seconds = absl::ToDoubleSeconds(work);
   if (seconds > 0) virtual_now_ = std::max(virtual_now_, tenant.virtual_time);
   tenant.virtual_time += seconds / tenant.weight;
   furthest_ = std::max(furthest_, tenant.virtual_time);
-  if (lane == Lane::kShort) {
+  if (queue_class == QueueClass::kShort) {
     tenant.short_time += seconds / (1 - policy_.long_share);
   } else {
     tenant.long_time += seconds / policy_.long_share;
@@ -154,11 +155,11 @@ void WorkQueue::CountTaken(TenantQueue& tenant, const AttentionRequest& request)
   }
 }
 
-void WorkQueue::CountGone(TenantQueue& tenant, const Requests& lane,
+void WorkQueue::CountGone(TenantQueue& tenant, const Requests& requests,
                           const AttentionRequest& request) {
   CountTaken(tenant, request);
   tenants_.Leave(tenant, request.tenant);
-  order_.Remove(LayersOf(request), &lane == &tenant.long_lane);
+  order_.Remove(LayersOf(request), &requests == &tenant.long_requests);
 }
 
 absl::Duration WorkQueue::BatchBudget(absl::Time now) {
@@ -179,16 +180,16 @@ void WorkQueue::TakeBatch(absl::Time now, Decision& decision) {
     TenantQueue* tenant =
         FurthestBehind([](const TenantQueue& candidate) { return candidate.HasShort(); });
     if (tenant == nullptr) return;
-    std::unique_ptr<AttentionRequest>& front = tenant->short_lane.front();
+    std::unique_ptr<AttentionRequest>& front = tenant->short_requests.front();
     const absl::Duration charged = front->work;
     if (!decision.batch.empty() && work + charged > budget) return;
     work += charged;
-    Charge(*tenant, Lane::kShort, charged);
-    CountGone(*tenant, tenant->short_lane, *front);
+    Charge(*tenant, QueueClass::kShort, charged);
+    CountGone(*tenant, tenant->short_requests, *front);
     running_.emplace_back(tenant, charged);
     ++tenant->num_running;
     decision.batch.push_back(std::move(front));
-    tenant->short_lane.pop_front();
+    tenant->short_requests.pop_front();
     DropDeadFronts(*tenant, now, decision);
   }
 }
@@ -200,7 +201,7 @@ absl::Duration WorkQueue::EndBatch(const std::vector<double>& computed) {
     const double share = i < computed.size() ? computed[i] : 0;
     --tenant->num_running;
     sum += share * work;
-    if (share < 1) Charge(*tenant, Lane::kShort, (share - 1) * work);
+    if (share < 1) Charge(*tenant, QueueClass::kShort, (share - 1) * work);
   }
   running_.clear();
   return sum;
@@ -213,7 +214,7 @@ void WorkQueue::TakeLong(TenantQueue& tenant, Decision& decision) {
     decision.sliced = std::move(tenant.in_progress->sliced);
     return;
   }
-  std::unique_ptr<AttentionRequest>& front = tenant.long_lane.front();
+  std::unique_ptr<AttentionRequest>& front = tenant.long_requests.front();
   tenant.in_progress =
       LongInProgress{front->tenant, nullptr, front->work, 0, front->bytes, LayersOf(*front)};
   ++num_in_progress_;
@@ -221,13 +222,13 @@ void WorkQueue::TakeLong(TenantQueue& tenant, Decision& decision) {
   load_.bytes += front->bytes;
   tenant.load.bytes += front->bytes;
   decision.long_request = std::move(front);
-  tenant.long_lane.pop_front();
+  tenant.long_requests.pop_front();
 }
 
 void WorkQueue::EndSlice(std::unique_ptr<SlicedRequest> sliced, double progress) {
   TenantQueue& tenant = *std::exchange(sliced_tenant_, nullptr);
   LongInProgress& in_progress = *tenant.in_progress;
-  Charge(tenant, Lane::kLong, (progress - in_progress.charged) * in_progress.work);
+  Charge(tenant, QueueClass::kLong, (progress - in_progress.charged) * in_progress.work);
   in_progress.charged = progress;
   in_progress.sliced = std::move(sliced);
   if (in_progress.sliced == nullptr) EndLong(tenant);
@@ -243,7 +244,7 @@ void WorkQueue::EndLong(TenantQueue& tenant) {
   --num_in_progress_;
 }
 
-bool WorkQueue::HasRival() const {
+bool WorkQueue::ShouldYield() const {
   return std::any_of(active_.begin(), active_.end(), [this](const TenantQueue* tenant) {
     return tenant->HasShort() || (tenant != sliced_tenant_ && CanRunLong(*tenant));
   });
@@ -256,7 +257,7 @@ void WorkQueue::DropDead(absl::Time now, Decision& decision) {
   for (TenantQueue* tenant : active_) {
     DropReason reason;
     if (tenant->in_progress.has_value() &&
-        IsDead(tenant->in_progress->sliced->request(), now, &reason)) {
+        IsExpiredOrCancelled(tenant->in_progress->sliced->request(), now, &reason)) {
       decision.abandoned.push_back({std::move(tenant->in_progress->sliced), reason});
       EndLong(*tenant);
     }
@@ -265,24 +266,24 @@ void WorkQueue::DropDead(absl::Time now, Decision& decision) {
 }
 
 void WorkQueue::DropDeadFronts(TenantQueue& tenant, absl::Time now, Decision& decision) {
-  for (Requests* lane : {&tenant.short_lane, &tenant.long_lane}) {
+  for (Requests* requests : {&tenant.short_requests, &tenant.long_requests}) {
     DropReason reason;
-    while (!lane->empty() && IsDead(*lane->front(), now, &reason)) {
-      CountGone(tenant, *lane, *lane->front());
-      decision.dropped.push_back({std::move(lane->front()), reason});
-      lane->pop_front();
+    while (!requests->empty() && IsExpiredOrCancelled(*requests->front(), now, &reason)) {
+      CountGone(tenant, *requests, *requests->front());
+      decision.dropped.push_back({std::move(requests->front()), reason});
+      requests->pop_front();
     }
   }
 }
 
-std::vector<DroppedRequest> WorkQueue::TakeDead(absl::Time now) {
+std::vector<DroppedRequest> WorkQueue::TakeExpiredAndCancelled(absl::Time now) {
   std::vector<DroppedRequest> dropped;
   for (TenantQueue* tenant : active_) {
-    for (Requests* lane : {&tenant->short_lane, &tenant->long_lane}) {
-      std::erase_if(*lane, [&, lane](std::unique_ptr<AttentionRequest>& request) {
+    for (Requests* requests : {&tenant->short_requests, &tenant->long_requests}) {
+      std::erase_if(*requests, [&, requests](std::unique_ptr<AttentionRequest>& request) {
         DropReason reason;
-        if (!IsDead(*request, now, &reason)) return false;
-        CountGone(*tenant, *lane, *request);
+        if (!IsExpiredOrCancelled(*request, now, &reason)) return false;
+        CountGone(*tenant, *requests, *request);
         dropped.push_back({std::move(request), reason});
         return true;
       });
@@ -293,18 +294,18 @@ std::vector<DroppedRequest> WorkQueue::TakeDead(absl::Time now) {
 }
 
 std::vector<std::unique_ptr<AttentionRequest>> WorkQueue::TakeAll() {
-  std::vector<std::unique_ptr<AttentionRequest>> requests;
+  std::vector<std::unique_ptr<AttentionRequest>> taken;
   for (TenantQueue* tenant : active_) {
-    for (Requests* lane : {&tenant->short_lane, &tenant->long_lane}) {
-      for (std::unique_ptr<AttentionRequest>& request : *lane) {
-        CountGone(*tenant, *lane, *request);
-        requests.push_back(std::move(request));
+    for (Requests* requests : {&tenant->short_requests, &tenant->long_requests}) {
+      for (std::unique_ptr<AttentionRequest>& request : *requests) {
+        CountGone(*tenant, *requests, *request);
+        taken.push_back(std::move(request));
       }
-      lane->clear();
+      requests->clear();
     }
   }
   DeactivateIdle();
-  return requests;
+  return taken;
 }
 
 std::vector<std::unique_ptr<SlicedRequest>> WorkQueue::TakeAllSliced() {

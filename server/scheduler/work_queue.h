@@ -86,12 +86,11 @@ class WorkQueue {
   // `progress` is what was computed of it. To be called before Next is called again.
   void EndSlice(std::unique_ptr<SlicedRequest> sliced, double progress);
 
-  // Whether there is work that could run instead of the long request that Next gave last.
-  bool HasRival() const;
+  // True when there is work that could run instead of the long request that Next gave last.
+  bool ShouldYield() const;
 
-  // Removes every expired or cancelled request, so that the dead do not take the room of the
-  // living.
-  std::vector<DroppedRequest> TakeDead(absl::Time now);
+  // Removes every expired or cancelled request: they hold room that others could use.
+  std::vector<DroppedRequest> TakeExpiredAndCancelled(absl::Time now);
   // Everything that has not begun, and what has.
   std::vector<std::unique_ptr<AttentionRequest>> TakeAll();
   std::vector<std::unique_ptr<SlicedRequest>> TakeAllSliced();
@@ -109,11 +108,11 @@ class WorkQueue {
   std::int64_t NumWaiting(const std::string& tenant) const { return tenants_.NumWaiting(tenant); }
 
  private:
-  enum class Lane { kShort, kLong };
+  enum class QueueClass { kShort, kLong };
   using Requests = TenantQueue::Requests;
 
   TenantQueue& Activate(const AttentionRequest& request);
-  void Insert(const TenantQueue& tenant, Requests& lane,
+  void Insert(const TenantQueue& tenant, Requests& requests,
               std::unique_ptr<AttentionRequest> request) const;
   absl::Time DueOf(const TenantQueue& tenant, const AttentionRequest& request) const;
 
@@ -122,10 +121,10 @@ class WorkQueue {
   template <typename Predicate>
   TenantQueue* FurthestBehind(Predicate has_work);
   // Negative work is given back.
-  void Charge(TenantQueue& tenant, Lane lane, absl::Duration work);
+  void Charge(TenantQueue& tenant, QueueClass queue_class, absl::Duration work);
   void CountTaken(TenantQueue& tenant, const AttentionRequest& request);
-  // The same of one that leaves its lane for good.
-  void CountGone(TenantQueue& tenant, const Requests& lane, const AttentionRequest& request);
+  // The same of one that leaves its queue for good.
+  void CountGone(TenantQueue& tenant, const Requests& requests, const AttentionRequest& request);
 
   void DropDead(absl::Time now, Decision& decision);
   void DropDeadFronts(TenantQueue& tenant, absl::Time now, Decision& decision);

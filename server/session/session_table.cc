@@ -73,10 +73,11 @@ void SessionLease::Release() {
   session_.reset();
 }
 
-SessionTable::SessionTable(std::string worker, std::uint64_t worker_epoch, const Limits& limits,
-                           const KvCacheFactory& caches, const Clock& clock, ServerMetrics& metrics)
-    : worker_(std::move(worker)),
-      worker_epoch_(worker_epoch),
+SessionTable::SessionTable(std::string server_name, std::uint64_t server_epoch,
+                           const Limits& limits, const KvCacheFactory& caches, const Clock& clock,
+                           ServerMetrics& metrics)
+    : server_name_(std::move(server_name)),
+      server_epoch_(server_epoch),
       limits_(limits),
       caches_(caches),
       clock_(clock),
@@ -173,18 +174,18 @@ absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {
         "handle.session_id is empty, expected the id that CreateSession returned");
   }
   ATTENTION_RETURN_IF_ERROR(CheckHandleField("handle.session_id", handle.session_id));
-  ATTENTION_RETURN_IF_ERROR(CheckHandleField("handle.worker", handle.worker));
-  if (handle.worker != worker_) {
-    return ReasonedError(
-        absl::StatusCode::kFailedPrecondition, ErrorReason::kSessionMoved,
-        absl::StrCat("handle.worker is ", Quoted(handle.worker), ", but this is ", Quoted(worker_)),
-        {{"worker", handle.worker}});
+  ATTENTION_RETURN_IF_ERROR(CheckHandleField("handle.server_name", handle.server_name));
+  if (handle.server_name != server_name_) {
+    return ReasonedError(absl::StatusCode::kFailedPrecondition, ErrorReason::kSessionMoved,
+                         absl::StrCat("handle.server_name is ", Quoted(handle.server_name),
+                                      ", but this is ", Quoted(server_name_)),
+                         {{"server_name", handle.server_name}});
   }
-  if (handle.worker_epoch != worker_epoch_) {
+  if (handle.server_epoch != server_epoch_) {
     return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
-                         absl::StrCat("session ", Quoted(handle.session_id), " was lost: worker ",
-                                      Quoted(worker_), " restarted (handle.worker_epoch is ",
-                                      handle.worker_epoch, ", expected ", worker_epoch_, ")"));
+                         absl::StrCat("session ", Quoted(handle.session_id), " was lost: server ",
+                                      Quoted(server_name_), " restarted (handle.server_epoch is ",
+                                      handle.server_epoch, ", expected ", server_epoch_, ")"));
   }
   return absl::OkStatus();
 }

@@ -28,8 +28,8 @@
 namespace attention::server {
 
 struct SessionHandle {
-  std::string worker;
-  std::uint64_t worker_epoch = 0;
+  std::string server_name;
+  std::uint64_t server_epoch = 0;
   std::string session_id;
 };
 
@@ -85,12 +85,12 @@ class SessionTable {
   };
 
   // The references must outlive the table.
-  SessionTable(std::string worker, std::uint64_t worker_epoch, const Limits& limits,
+  SessionTable(std::string server_name, std::uint64_t server_epoch, const Limits& limits,
                const KvCacheFactory& caches, const Clock& clock, ServerMetrics& metrics);
 
   const KvCacheFactory& caches() const { return caches_; }
-  const std::string& worker() const { return worker_; }
-  std::uint64_t worker_epoch() const { return worker_epoch_; }
+  const std::string& server_name() const { return server_name_; }
+  std::uint64_t server_epoch() const { return server_epoch_; }
 
   // A new session, or the tenant's of this name. RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit,
   // KV_EXHAUSTED without room for the expected tokens; INVALID_ARGUMENT for a TTL out of range, a
@@ -143,8 +143,8 @@ class SessionTable {
   void Remember(const std::string& session_id, ErrorReason reason)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const std::string worker_;
-  const std::uint64_t worker_epoch_;
+  const std::string server_name_;
+  const std::uint64_t server_epoch_;
   const Limits limits_;
   const KvCacheFactory& caches_;
   const Clock& clock_;

@@ -37,7 +37,7 @@ std::optional<std::string> ReceivePacket(int fd) {
 
 // Sends an answer, with the descriptor unless it is negative. A client that does not read its
 // answers loses its lease.
-bool SendPacket(int fd, const v1::LaneResponse& response, int passed_fd = -1) {
+bool SendPacket(int fd, const v1::SharedMemoryResponse& response, int passed_fd = -1) {
   std::string bytes = response.SerializeAsString();
   iovec buffer{bytes.data(), bytes.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -56,9 +56,9 @@ bool SendPacket(int fd, const v1::LaneResponse& response, int passed_fd = -1) {
   return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(bytes.size());
 }
 
-v1::LaneResponse Refusal(const absl::Status& status) {
-  v1::LaneResponse response;
-  v1::LaneError* error = response.mutable_error();
+v1::SharedMemoryResponse Refusal(const absl::Status& status) {
+  v1::SharedMemoryResponse response;
+  v1::SharedMemoryError* error = response.mutable_error();
   error->set_code(static_cast<int>(status.code()));
   error->set_message(Printable(status.message()));
   if (const auto detail = GetErrorDetail(status)) error->set_reason(detail->reason);
@@ -67,7 +67,7 @@ v1::LaneResponse Refusal(const absl::Status& status) {
 
 }  // namespace
 
-class SharedMemoryLane::Alarm {
+class SharedMemoryChannels::Alarm {
  public:
   Alarm() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
   ~Alarm() {
@@ -87,8 +87,8 @@ class SharedMemoryLane::Alarm {
   const int fd_;
 };
 
-// The worker's until it is done, then the lane's.
-struct SharedMemoryLane::Making {
+// The worker's until it is done, then the channels'.
+struct SharedMemoryChannels::Making {
   // A turn of the worker's; true when it was the last.
   bool Work() {
     if (is_dropped.load()) return region == nullptr || !region->Depopulate(kBytesPerTurn);
@@ -113,8 +113,8 @@ struct SharedMemoryLane::Making {
   std::atomic<bool> is_done{false};
 };
 
-absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(
-    const Listener& listener, const Limits& limits, std::uint64_t worker_epoch,
+absl::StatusOr<std::unique_ptr<SharedMemoryChannels>> SharedMemoryChannels::Start(
+    const Listener& listener, const Limits& limits, std::uint64_t server_epoch,
     RegionTable& regions) {
   absl::StatusOr<ListenSocket> socket =
       ListenSocket::BindUnix(listener.socket_path(), SOCK_SEQPACKET, listener.mode);
@@ -127,22 +127,22 @@ absl::StatusOr<std::unique_ptr<SharedMemoryLane>> SharedMemoryLane::Start(
     return absl::UnavailableError(absl::StrCat("shared-memory-listen: cannot watch ",
                                                listener.address, ": ", std::strerror(errno)));
   }
-  return std::unique_ptr<SharedMemoryLane>(new SharedMemoryLane(
-      listener.socket_path(), *std::move(socket), std::move(alarm), limits, worker_epoch, regions));
+  return std::unique_ptr<SharedMemoryChannels>(new SharedMemoryChannels(
+      listener.socket_path(), *std::move(socket), std::move(alarm), limits, server_epoch, regions));
 }
 
-SharedMemoryLane::SharedMemoryLane(std::string path, ListenSocket socket,
-                                   std::shared_ptr<Alarm> alarm, const Limits& limits,
-                                   std::uint64_t worker_epoch, RegionTable& regions)
+SharedMemoryChannels::SharedMemoryChannels(std::string path, ListenSocket socket,
+                                           std::shared_ptr<Alarm> alarm, const Limits& limits,
+                                           std::uint64_t server_epoch, RegionTable& regions)
     : path_(std::move(path)),
       listen_socket_(std::move(socket)),
       alarm_(std::move(alarm)),
       limits_(limits),
-      worker_epoch_(worker_epoch),
+      server_epoch_(server_epoch),
       regions_(regions),
       thread_([this] { Serve(); }) {}
 
-SharedMemoryLane::~SharedMemoryLane() {
+SharedMemoryChannels::~SharedMemoryChannels() {
   is_stopping_.store(true);
   alarm_->Ring();
   thread_.join();
@@ -151,7 +151,7 @@ SharedMemoryLane::~SharedMemoryLane() {
   while (!connections_.empty()) Close(connections_.begin()->first);
 }
 
-void SharedMemoryLane::Serve() {
+void SharedMemoryChannels::Serve() {
   for (;;) {
     const std::vector<pollfd> events = AwaitEvents();
     alarm_->Clear();
@@ -164,7 +164,7 @@ void SharedMemoryLane::Serve() {
   }
 }
 
-std::vector<pollfd> SharedMemoryLane::AwaitEvents() const {
+std::vector<pollfd> SharedMemoryChannels::AwaitEvents() const {
   std::vector<pollfd> polled = {{alarm_->fd(), POLLIN, 0}};
   // At the limit, who wants to connect waits in the socket's backlog.
   const bool has_room = connections_.size() < static_cast<std::size_t>(limits_.max_connections);
@@ -180,7 +180,7 @@ std::vector<pollfd> SharedMemoryLane::AwaitEvents() const {
   return polled;
 }
 
-void SharedMemoryLane::Accept() {
+void SharedMemoryChannels::Accept() {
   const int fd = accept4(listen_socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd < 0) {
     // Without a descriptor for it the connection stays in the backlog, and poll would return at
@@ -208,39 +208,40 @@ void SharedMemoryLane::Accept() {
   connections_[fd].owner = {++last_number_, peer.uid};
 }
 
-int SharedMemoryLane::ConnectionsOf(std::uint32_t user) const {
+int SharedMemoryChannels::ConnectionsOf(std::uint32_t user) const {
   return static_cast<int>(
       std::count_if(connections_.begin(), connections_.end(),
                     [user](const auto& entry) { return entry.second.owner.user == user; }));
 }
 
-bool SharedMemoryLane::Handle(int fd, Connection& connection, short events) {
+bool SharedMemoryChannels::Handle(int fd, Connection& connection, short events) {
   if (connection.making == nullptr) return events == 0 || HandlePacket(fd, connection);
   if (events != 0) return false;  // nothing but its end is waited for
   return !connection.making->is_done.load() || FinishMaking(fd, connection);
 }
 
-bool SharedMemoryLane::HandlePacket(int fd, Connection& connection) {
+bool SharedMemoryChannels::HandlePacket(int fd, Connection& connection) {
   const std::optional<std::string> packet = ReceivePacket(fd);
   if (!packet.has_value()) return false;
   if (packet->empty()) return true;
-  const std::optional<v1::LaneResponse> response = Answer(*packet, connection);
+  const std::optional<v1::SharedMemoryResponse> response = Answer(*packet, connection);
   return !response.has_value() || SendPacket(fd, *response);
 }
 
-std::optional<v1::LaneResponse> SharedMemoryLane::Answer(const std::string& packet,
-                                                         Connection& connection) {
-  v1::LaneRequest request;
+std::optional<v1::SharedMemoryResponse> SharedMemoryChannels::Answer(const std::string& packet,
+                                                                     Connection& connection) {
+  v1::SharedMemoryRequest request;
   if (!request.ParseFromString(packet)) {
-    return Refusal(absl::InvalidArgumentError("the packet is malformed, expected a LaneRequest"));
+    return Refusal(
+        absl::InvalidArgumentError("the packet is malformed, expected a SharedMemoryRequest"));
   }
   if (request.has_create()) return Create(request.create(), connection);
   if (request.has_release()) return Release(request.release(), connection);
   return Refusal(absl::InvalidArgumentError("request is missing, expected create or release"));
 }
 
-std::optional<v1::LaneResponse> SharedMemoryLane::Create(const v1::CreateRegionRequest& request,
-                                                         Connection& connection) {
+std::optional<v1::SharedMemoryResponse> SharedMemoryChannels::Create(
+    const v1::CreateRegionRequest& request, Connection& connection) {
   const std::int64_t max_bytes = regions_.limits().max_bytes_per_connection;
   if (request.size_bytes() < SharedRegion::kMinBytes || request.size_bytes() > max_bytes) {
     return Refusal(absl::InvalidArgumentError(absl::StrCat("size_bytes is ", request.size_bytes(),
@@ -262,16 +263,16 @@ std::optional<v1::LaneResponse> SharedMemoryLane::Create(const v1::CreateRegionR
   return std::nullopt;
 }
 
-bool SharedMemoryLane::FinishMaking(int fd, Connection& connection) {
+bool SharedMemoryChannels::FinishMaking(int fd, Connection& connection) {
   const std::shared_ptr<Making> making = std::move(connection.making);
   if (!making->status.ok()) {
     making->charge.reset();
     return SendPacket(fd, Refusal(making->status));
   }
   const int memory_fd = making->region->TakeFd();
-  v1::LaneResponse response;
+  v1::SharedMemoryResponse response;
   response.mutable_create()->set_size_bytes(making->region->size());
-  response.mutable_create()->set_worker_epoch(worker_epoch_);
+  response.mutable_create()->set_server_epoch(server_epoch_);
   const std::string id =
       regions_.Add(making->tenant, std::move(making->region), std::move(making->charge));
   connection.region_ids.insert(id);
@@ -281,19 +282,19 @@ bool SharedMemoryLane::FinishMaking(int fd, Connection& connection) {
   return is_sent;
 }
 
-v1::LaneResponse SharedMemoryLane::Release(const v1::ReleaseRegionRequest& request,
-                                           Connection& connection) {
+v1::SharedMemoryResponse SharedMemoryChannels::Release(const v1::ReleaseRegionRequest& request,
+                                                       Connection& connection) {
   if (connection.region_ids.erase(request.region_id()) == 0) {
     return Refusal(absl::InvalidArgumentError(absl::StrCat(
         "region_id is ", Quoted(request.region_id()), ", expected one of this connection")));
   }
   regions_.Release(request.region_id());
-  v1::LaneResponse response;
+  v1::SharedMemoryResponse response;
   response.mutable_release();
   return response;
 }
 
-void SharedMemoryLane::Close(int fd) {
+void SharedMemoryChannels::Close(int fd) {
   const Connection& connection = connections_.at(fd);
   if (connection.making != nullptr) connection.making->is_dropped.store(true);
   for (const std::string& id : connection.region_ids) regions_.Release(id);

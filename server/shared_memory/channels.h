@@ -29,7 +29,7 @@
 
 namespace attention::server {
 
-class SharedMemoryLane {
+class SharedMemoryChannels {
  public:
   struct Limits {
     // More wait until others end.
@@ -39,20 +39,20 @@ class SharedMemoryLane {
   };
 
   // Listens at a unix socket (ListenSocket::BindUnix). UNAVAILABLE when it cannot be bound.
-  // `worker_epoch` tells clients whose lane it is. `regions` must outlive the lane.
-  static absl::StatusOr<std::unique_ptr<SharedMemoryLane>> Start(const Listener& listener,
-                                                                 const Limits& limits,
-                                                                 std::uint64_t worker_epoch,
-                                                                 RegionTable& regions);
+  // `server_epoch` tells clients whose channel it is. `regions` must outlive the object.
+  static absl::StatusOr<std::unique_ptr<SharedMemoryChannels>> Start(const Listener& listener,
+                                                                     const Limits& limits,
+                                                                     std::uint64_t server_epoch,
+                                                                     RegionTable& regions);
   // Ends every lease.
-  ~SharedMemoryLane();
-  SharedMemoryLane(const SharedMemoryLane&) = delete;
-  SharedMemoryLane& operator=(const SharedMemoryLane&) = delete;
+  ~SharedMemoryChannels();
+  SharedMemoryChannels(const SharedMemoryChannels&) = delete;
+  SharedMemoryChannels& operator=(const SharedMemoryChannels&) = delete;
 
   const std::string& path() const { return path_; }
 
  private:
-  // An eventfd that the thread waits on beside its sockets. It may outlive the lane.
+  // An eventfd that the thread waits on beside its sockets. It may outlive the object.
   class Alarm;
   // A region that is being made.
   struct Making;
@@ -63,8 +63,8 @@ class SharedMemoryLane {
     std::shared_ptr<Making> making;  // null: none, and the client may ask
   };
 
-  SharedMemoryLane(std::string path, ListenSocket socket, std::shared_ptr<Alarm> alarm,
-                   const Limits& limits, std::uint64_t worker_epoch, RegionTable& regions);
+  SharedMemoryChannels(std::string path, ListenSocket socket, std::shared_ptr<Alarm> alarm,
+                       const Limits& limits, std::uint64_t server_epoch, RegionTable& regions);
 
   void Serve();
   // Until something happens; what did, by descriptor. The alarm's is the first.
@@ -76,17 +76,17 @@ class SharedMemoryLane {
   bool HandlePacket(int fd, Connection& connection);
   bool FinishMaking(int fd, Connection& connection);
   // Answers now, or has a region made, with which the answer comes.
-  std::optional<v1::LaneResponse> Answer(const std::string& packet, Connection& connection);
-  std::optional<v1::LaneResponse> Create(const v1::CreateRegionRequest& request,
-                                         Connection& connection);
-  v1::LaneResponse Release(const v1::ReleaseRegionRequest& request, Connection& connection);
+  std::optional<v1::SharedMemoryResponse> Answer(const std::string& packet, Connection& connection);
+  std::optional<v1::SharedMemoryResponse> Create(const v1::CreateRegionRequest& request,
+                                                 Connection& connection);
+  v1::SharedMemoryResponse Release(const v1::ReleaseRegionRequest& request, Connection& connection);
   void Close(int fd);
 
   const std::string path_;
   const ListenSocket listen_socket_;
   const std::shared_ptr<Alarm> alarm_;
   const Limits limits_;
-  const std::uint64_t worker_epoch_;
+  const std::uint64_t server_epoch_;
   RegionTable& regions_;
   std::atomic<bool> is_stopping_{false};
   std::map<int, Connection> connections_;  // by descriptor

@@ -312,17 +312,17 @@ class TaskBuilder {
         lse_(lse),
         column_sums_(decoded.column_sums.floats()) {}
 
-  absl::Status DecodePlanes() {
-    const PlaneLimits limits{static_cast<std::int64_t>(sequences_.q_lens.size()),
-                             shared_.params.num_q_heads, sequences_.padded_q_len,
-                             sequences_.padded_kv_len};
+  absl::Status DecodeBiasAndMask() {
+    const BiasOrMaskLimits limits{static_cast<std::int64_t>(sequences_.q_lens.size()),
+                                  shared_.params.num_q_heads, sequences_.padded_q_len,
+                                  sequences_.padded_kv_len};
     if (request_.has_bias()) {
-      ATTENTION_ASSIGN_OR_RETURN(
-          bias_, DecodePlane("bias", request_.bias(), PlaneKind::kBias, limits, tensors_));
+      ATTENTION_ASSIGN_OR_RETURN(bias_, DecodeBiasOrMask("bias", request_.bias(),
+                                                         BiasOrMaskKind::kBias, limits, tensors_));
     }
     if (request_.has_mask()) {
-      ATTENTION_ASSIGN_OR_RETURN(
-          mask_, DecodePlane("mask", request_.mask(), PlaneKind::kMask, limits, tensors_));
+      ATTENTION_ASSIGN_OR_RETURN(mask_, DecodeBiasOrMask("mask", request_.mask(),
+                                                         BiasOrMaskKind::kMask, limits, tensors_));
     }
     return absl::OkStatus();
   }
@@ -373,8 +373,8 @@ class TaskBuilder {
   char* const output_;
   float* const lse_;          // may be null
   float* const column_sums_;  // may be null
-  std::optional<DecodedPlane> bias_;
-  std::optional<DecodedPlane> mask_;
+  std::optional<DecodedBiasOrMask> bias_;
+  std::optional<DecodedBiasOrMask> mask_;
   int next_ = 0;
   std::int64_t q_row_ = 0;
   std::int64_t kv_row_ = 0;
@@ -411,7 +411,7 @@ absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, boo
   ATTENTION_RETURN_IF_ERROR(AllocateResponse(allocator, sequences.is_dense, &decoded));
   float* lse = PrepareLse(request, params, &decoded);
   TaskBuilder builder(request, sequences, shared, tensors, lse, decoded);
-  ATTENTION_RETURN_IF_ERROR(builder.DecodePlanes());
+  ATTENTION_RETURN_IF_ERROR(builder.DecodeBiasAndMask());
   decoded.tasks.reserve(sequences.q_lens.size());
   for (std::size_t i = 0; i < sequences.q_lens.size(); ++i) {
     decoded.tasks.push_back(builder.Next());

@@ -20,8 +20,8 @@ absl::Status DecodeBound(absl::string_view field, bool is_present, std::int64_t 
   return absl::OkStatus();
 }
 
-absl::Status CheckPlaneAxis(absl::string_view field, const v1::Tensor& tensor, int axis,
-                            std::int64_t actual, std::int64_t expected) {
+absl::Status CheckAxis(absl::string_view field, const v1::Tensor& tensor, int axis,
+                       std::int64_t actual, std::int64_t expected) {
   constexpr absl::string_view kLayouts[] = {"[queries, keys]", "[heads, queries, keys]",
                                             "[sequences, heads, queries, keys]"};
   if (actual == expected || actual == 1) return absl::OkStatus();
@@ -29,24 +29,24 @@ absl::Status CheckPlaneAxis(absl::string_view field, const v1::Tensor& tensor, i
                      expected == 1 ? "1" : absl::StrCat("1 or ", expected));
 }
 
-absl::Status CheckPlaneDType(absl::string_view field, const v1::Tensor& tensor, PlaneKind kind,
+absl::Status CheckScoreDType(absl::string_view field, const v1::Tensor& tensor, BiasOrMaskKind kind,
                              DType* dtype) {
-  if (kind == PlaneKind::kMask) return CheckBoolDType(field, tensor.dtype());
+  if (kind == BiasOrMaskKind::kMask) return CheckBoolDType(field, tensor.dtype());
   ATTENTION_ASSIGN_OR_RETURN(*dtype, DecodeDType(absl::StrCat(field, ".dtype"), tensor.dtype()));
   return absl::OkStatus();
 }
 
 // Of a dense [batch, heads, queries, keys].
-void SetStrides(std::int64_t batch, DecodedPlane* plane) {
+void SetStrides(std::int64_t batch, DecodedBiasOrMask* decoded) {
   if (batch == 0) return;  // nobody reads it, and the other axes may have any size
-  const PlaneShape& shape = plane->shape;
+  const BiasOrMaskShape& shape = decoded->shape;
   const auto stride = [](std::int64_t count, std::int64_t elements) {
     return count == 1 ? 0 : elements;
   };
-  plane->key_stride = stride(shape.kv_len, 1);
-  plane->row_stride = stride(shape.q_len, shape.kv_len);
-  plane->head_stride = stride(shape.num_heads, shape.q_len * shape.kv_len);
-  plane->batch_stride = stride(batch, shape.num_heads * shape.q_len * shape.kv_len);
+  decoded->key_stride = stride(shape.kv_len, 1);
+  decoded->row_stride = stride(shape.q_len, shape.kv_len);
+  decoded->head_stride = stride(shape.num_heads, shape.q_len * shape.kv_len);
+  decoded->batch_stride = stride(batch, shape.num_heads * shape.q_len * shape.kv_len);
 }
 
 }  // namespace
@@ -83,11 +83,12 @@ absl::Status DecodeHeadVectors(absl::string_view field, const v1::AttentionConfi
   return absl::OkStatus();
 }
 
-absl::StatusOr<DecodedPlane> DecodePlane(absl::string_view field, const v1::Tensor& tensor,
-                                         PlaneKind kind, const PlaneLimits& limits,
-                                         RequestTensors& tensors) {
-  DecodedPlane plane;
-  ATTENTION_RETURN_IF_ERROR(CheckPlaneDType(field, tensor, kind, &plane.dtype));
+absl::StatusOr<DecodedBiasOrMask> DecodeBiasOrMask(absl::string_view field,
+                                                   const v1::Tensor& tensor, BiasOrMaskKind kind,
+                                                   const BiasOrMaskLimits& limits,
+                                                   RequestTensors& tensors) {
+  DecodedBiasOrMask decoded;
+  ATTENTION_RETURN_IF_ERROR(CheckScoreDType(field, tensor, kind, &decoded.dtype));
   ATTENTION_RETURN_IF_ERROR(CheckTensor(field, tensor, tensors));
   const int rank = tensor.shape_size();
   if (rank < 2 || rank > 4) {
@@ -96,34 +97,33 @@ absl::StatusOr<DecodedPlane> DecodePlane(absl::string_view field, const v1::Tens
                      ", expected rank 2 to 4 of [sequences, heads, queries, keys]"));
   }
   const std::int64_t batch = rank == 4 ? tensor.shape(0) : 1;
-  plane.shape = {rank >= 3 ? tensor.shape(rank - 3) : 1, tensor.shape(rank - 2),
-                 tensor.shape(rank - 1)};
-  ATTENTION_RETURN_IF_ERROR(CheckPlaneAxis(field, tensor, 0, batch, limits.num_sequences));
+  decoded.shape = {rank >= 3 ? tensor.shape(rank - 3) : 1, tensor.shape(rank - 2),
+                   tensor.shape(rank - 1)};
+  ATTENTION_RETURN_IF_ERROR(CheckAxis(field, tensor, 0, batch, limits.num_sequences));
   ATTENTION_RETURN_IF_ERROR(
-      CheckPlaneAxis(field, tensor, rank - 3, plane.shape.num_heads, limits.num_q_heads));
-  ATTENTION_RETURN_IF_ERROR(
-      CheckPlaneAxis(field, tensor, rank - 2, plane.shape.q_len, limits.q_len));
+      CheckAxis(field, tensor, rank - 3, decoded.shape.num_heads, limits.num_q_heads));
+  ATTENTION_RETURN_IF_ERROR(CheckAxis(field, tensor, rank - 2, decoded.shape.q_len, limits.q_len));
   if (limits.kv_len) {
     ATTENTION_RETURN_IF_ERROR(
-        CheckPlaneAxis(field, tensor, rank - 1, plane.shape.kv_len, *limits.kv_len));
+        CheckAxis(field, tensor, rank - 1, decoded.shape.kv_len, *limits.kv_len));
   }
-  SetStrides(batch, &plane);
-  plane.data = tensors.Place(tensor);
-  if (kind == PlaneKind::kMask) {
-    ATTENTION_RETURN_IF_ERROR(CheckBools(field, tensor, plane.data));
+  SetStrides(batch, &decoded);
+  decoded.data = tensors.Place(tensor);
+  if (kind == BiasOrMaskKind::kMask) {
+    ATTENTION_RETURN_IF_ERROR(CheckBools(field, tensor, decoded.data));
   }
-  return plane;
+  return decoded;
 }
 
-void SetBias(const DecodedPlane& plane, std::int64_t index, AttentionTask* task) {
-  const auto bytes = static_cast<std::int64_t>(DTypeBytes(plane.dtype));
-  task->bias = {plane.data + index * plane.batch_stride * bytes, plane.dtype, plane.head_stride,
-                plane.row_stride, plane.key_stride};
+void SetBias(const DecodedBiasOrMask& decoded, std::int64_t index, AttentionTask* task) {
+  const auto bytes = static_cast<std::int64_t>(DTypeBytes(decoded.dtype));
+  task->bias = {decoded.data + index * decoded.batch_stride * bytes, decoded.dtype,
+                decoded.head_stride, decoded.row_stride, decoded.key_stride};
 }
 
-void SetMask(const DecodedPlane& plane, std::int64_t index, AttentionTask* task) {
-  task->mask = {reinterpret_cast<const std::uint8_t*>(plane.data) + index * plane.batch_stride,
-                plane.head_stride, plane.row_stride, plane.key_stride};
+void SetMask(const DecodedBiasOrMask& decoded, std::int64_t index, AttentionTask* task) {
+  task->mask = {reinterpret_cast<const std::uint8_t*>(decoded.data) + index * decoded.batch_stride,
+                decoded.head_stride, decoded.row_stride, decoded.key_stride};
 }
 
 }  // namespace attention::server

@@ -25,31 +25,32 @@ absl::Status DecodeHeadVectors(absl::string_view field, const v1::AttentionConfi
 
 // A bias or mask as [batch, heads, q_len, kv_len], its leading dimensions filled up with 1. Each
 // axis has the full count or 1, and is shared then. Strides are in elements and 0 along axes of 1.
-struct DecodedPlane {
+struct DecodedBiasOrMask {
   const char* data = nullptr;
   DType dtype = DType::kFloat32;  // of a bias
-  PlaneShape shape;
+  BiasOrMaskShape shape;
   std::int64_t batch_stride = 0;
   std::int64_t head_stride = 0;
   std::int64_t row_stride = 0;
   std::int64_t key_stride = 0;
 };
 
-struct PlaneLimits {
+struct BiasOrMaskLimits {
   std::int64_t num_sequences = 1;
   std::int64_t num_q_heads = 1;
   std::int64_t q_len = 0;
   std::optional<std::int64_t> kv_len;  // absent: known only when the step runs
 };
 
-enum class PlaneKind { kBias, kMask };
+enum class BiasOrMaskKind { kBias, kMask };
 
-absl::StatusOr<DecodedPlane> DecodePlane(absl::string_view field, const v1::Tensor& tensor,
-                                         PlaneKind kind, const PlaneLimits& limits,
-                                         RequestTensors& tensors);
+absl::StatusOr<DecodedBiasOrMask> DecodeBiasOrMask(absl::string_view field,
+                                                   const v1::Tensor& tensor, BiasOrMaskKind kind,
+                                                   const BiasOrMaskLimits& limits,
+                                                   RequestTensors& tensors);
 
-// Points the task at sequence `index` of the plane.
-void SetBias(const DecodedPlane& plane, std::int64_t index, AttentionTask* task);
-void SetMask(const DecodedPlane& plane, std::int64_t index, AttentionTask* task);
+// Points the task at sequence `index` of the decoded.
+void SetBias(const DecodedBiasOrMask& decoded, std::int64_t index, AttentionTask* task);
+void SetMask(const DecodedBiasOrMask& decoded, std::int64_t index, AttentionTask* task);
 
 }  // namespace attention::server

@@ -116,20 +116,23 @@ absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry
   return DecodeHeadVectors("config", wire.config(), tensors, &task);
 }
 
-absl::Status DecodePlanes(const v1::SessionStep& wire, RequestTensors& tensors, SessionStep* step) {
+absl::Status DecodeBiasAndMask(const v1::SessionStep& wire, RequestTensors& tensors,
+                               SessionStep* step) {
   AttentionTask& task = step->attend;
-  const PlaneLimits limits{1, task.params.num_q_heads, task.q_len, std::nullopt};
+  const BiasOrMaskLimits limits{1, task.params.num_q_heads, task.q_len, std::nullopt};
   if (wire.has_bias()) {
-    ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
-                               DecodePlane("bias", wire.bias(), PlaneKind::kBias, limits, tensors));
-    SetBias(plane, 0, &task);
-    step->bias_shape = plane.shape;
+    ATTENTION_ASSIGN_OR_RETURN(
+        const DecodedBiasOrMask decoded,
+        DecodeBiasOrMask("bias", wire.bias(), BiasOrMaskKind::kBias, limits, tensors));
+    SetBias(decoded, 0, &task);
+    step->bias_shape = decoded.shape;
   }
   if (wire.has_mask()) {
-    ATTENTION_ASSIGN_OR_RETURN(const DecodedPlane plane,
-                               DecodePlane("mask", wire.mask(), PlaneKind::kMask, limits, tensors));
-    SetMask(plane, 0, &task);
-    step->mask_shape = plane.shape;
+    ATTENTION_ASSIGN_OR_RETURN(
+        const DecodedBiasOrMask decoded,
+        DecodeBiasOrMask("mask", wire.mask(), BiasOrMaskKind::kMask, limits, tensors));
+    SetMask(decoded, 0, &task);
+    step->mask_shape = decoded.shape;
   }
   return absl::OkStatus();
 }
@@ -216,7 +219,7 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Sessio
   const std::int64_t length = cache.length(step.layer) + pending_tokens;
   if (wire.has_q()) {
     ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), tensors, &step));
-    ATTENTION_RETURN_IF_ERROR(DecodePlanes(wire, tensors, &step));
+    ATTENTION_RETURN_IF_ERROR(DecodeBiasAndMask(wire, tensors, &step));
     ATTENTION_RETURN_IF_ERROR(DeclareResult(wire, length, budget, tensors, &decoded));
   }
   decoded.work = EstimateStep(step, cache.geometry(), length);

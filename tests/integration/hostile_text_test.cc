@@ -56,9 +56,9 @@ TEST_F(HostileTextTest, OfARegionIsRepeatedInPart) {
 
 TEST_F(HostileTextTest, OfASessionIsRepeatedInPart) {
   for (const std::string& words : Words()) {
-    for (const bool is_worker : {false, true}) {
+    for (const bool is_server_name : {false, true}) {
       v1::SessionHandle handle = MustCreate(shared_server()).handle();
-      (is_worker ? handle.mutable_worker() : handle.mutable_session_id())->assign(words);
+      (is_server_name ? handle.mutable_server_name() : handle.mutable_session_id())->assign(words);
       const auto context = NewContext();
       v1::GetSessionRequest request;
       *request.mutable_handle() = handle;

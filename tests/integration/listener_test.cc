@@ -46,8 +46,8 @@ TEST(ListenerTest, DuringTheDrainDelayTheServerIsNotReadyAndServes) {
   EXPECT_TRUE(CallRaw(client.channel(), kCheck, "", &answer).ok());
   EXPECT_EQ(answer, kNotServing);
   ExpectServes(client);
-  ServerClient newcomer(client.address(), client.admin_address());
-  ExpectServes(newcomer);
+  ServerClient arrival(client.address(), client.admin_address());
+  ExpectServes(arrival);
   EXPECT_THAT(process.WaitForExit(), Optional(0));
 }
 
@@ -158,9 +158,9 @@ TEST(ListenerTest, AServerWhoseDescriptorsRanOutServesWhenTheyAreBack) {
     EXPECT_THAT(process.Log(), HasSubstr("max-connections (192)"));
   }
   EXPECT_TRUE(WaitUntil([&] {
-    ServerClient newcomer(client.address(), client.admin_address());
+    ServerClient arrival(client.address(), client.admin_address());
     v1::AttendResponse response;
-    return Attend(newcomer, MakeAttendRequest({}), &response).ok();
+    return Attend(arrival, MakeAttendRequest({}), &response).ok();
   }));
 }
 

@@ -108,13 +108,13 @@ TEST_F(SessionLifetimeTest, AnotherTenantsSessionDoesNotExist) {
 TEST_F(SessionLifetimeTest, AHandleTellsAnotherWorkerARestartAndAnUnknownId) {
   const v1::SessionHandle good = MustCreate(shared_server()).handle();
   v1::SessionHandle handle = good;
-  handle.set_worker("worker-9");
+  handle.set_server_name("server-9");
   const grpc::Status moved = Get(shared_server(), handle);
   EXPECT_THAT(moved, FailsBecause(grpc::FAILED_PRECONDITION, "SESSION_MOVED"));
-  EXPECT_EQ(DetailsOf(moved).metadata.at("worker"), "worker-9");
+  EXPECT_EQ(DetailsOf(moved).metadata.at("server_name"), "server-9");
   EXPECT_EQ(DetailsOf(moved).domain, "attention.v1");
   handle = good;
-  handle.set_worker_epoch(good.worker_epoch() - 1);
+  handle.set_server_epoch(good.server_epoch() - 1);
   EXPECT_THAT(Get(shared_server(), handle), FailsBecause(kNotFound, "SESSION_LOST"));
   handle = good;
   handle.set_session_id(std::string(32, '0'));
@@ -127,11 +127,11 @@ TEST_F(SessionLifetimeTest, AHandleTellsAnotherWorkerARestartAndAnUnknownId) {
 
 TEST_F(SessionLifetimeTest, MetadataOfAnErrorHoldsTheHandlesWorkerOnOneLine) {
   v1::SessionHandle handle = MustCreate(shared_server()).handle();
-  handle.set_worker("a\nreason=DRAINING\nretry_delay_ns=5");
+  handle.set_server_name("a\nreason=DRAINING\nretry_delay_ns=5");
   const ErrorDetails details = DetailsOf(Get(shared_server(), handle));
   EXPECT_EQ(details.reason, "SESSION_MOVED");
   EXPECT_FALSE(details.retry_delay.has_value());
-  EXPECT_EQ(details.metadata.at("worker"), "a\\nreason=DRAINING\\nretry_delay_ns=5");
+  EXPECT_EQ(details.metadata.at("server_name"), "a\\nreason=DRAINING\\nretry_delay_ns=5");
 }
 
 TEST_F(SessionLifetimeTest, ARestartedWorkerSaysThatItsSessionsAreLost) {
@@ -226,7 +226,7 @@ TEST_F(SessionLifetimeTest, TheDefaultTtlIsNeverOverTheLongest) {
 
 TEST_F(SessionLifetimeTest, TheServerTellsItsBoundsAndWhatIsLeft) {
   TestServer own([](server::ServerConfig& config) {
-    config.worker_name = "worker-7";
+    config.server_name = "server-7";
     config.max_sessions = 5;
     config.session_ttl = absl::Minutes(2);
     config.max_session_ttl = absl::Minutes(3);
@@ -239,9 +239,9 @@ TEST_F(SessionLifetimeTest, TheServerTellsItsBoundsAndWhatIsLeft) {
   };
   const v1::SessionHandle handle = MustCreate(own).handle();
   const v1::GetServerInfoResponse before = get_info();
-  EXPECT_EQ(before.worker(), "worker-7");
-  EXPECT_EQ(before.worker(), handle.worker());
-  EXPECT_EQ(before.worker_epoch(), handle.worker_epoch());
+  EXPECT_EQ(before.server_name(), "server-7");
+  EXPECT_EQ(before.server_name(), handle.server_name());
+  EXPECT_EQ(before.server_epoch(), handle.server_epoch());
   EXPECT_FALSE(before.version().empty());
   EXPECT_EQ(before.limits().max_sessions(), 5);
   EXPECT_EQ(before.limits().max_session_ttl_seconds(), 180);

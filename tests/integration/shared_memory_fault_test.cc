@@ -121,8 +121,8 @@ TEST(SharedMemoryFaultTest, MemoryThatIsAbusedWhileInUseSpoilsNobodyElsesAnswer)
   };
   for (const Abuse& abuse : abuses) {
     SCOPED_TRACE(abuse.name);
-    LaneConnection lane(PathOf("abused-lane"));
-    const auto memory = lane.MustCreate(kBytes);
+    ChannelConnection channel(PathOf("abused-channel"));
+    const auto memory = channel.MustCreate(kBytes);
     v1::AttendRequest own = LargeRequest();
     std::size_t offset = 0;
     for (v1::Tensor* tensor : {own.mutable_q(), own.mutable_k(), own.mutable_v()}) {

@@ -102,7 +102,7 @@ TEST(SharedMemorySdkTest, SmallTensorsInPlaceAreSentInPlace) {
   EXPECT_EQ(client->shared_memory_usage().num_requests, 1);
 }
 
-// A prompt of one session, fed in steps by `step`, is answered as it is without a lane.
+// A prompt of one session, fed in steps by `step`, is answered as it is without a channel.
 template <typename Step>
 void ExpectSameSteps(client::Client& client, Step step) {
   const v1::AttendRequest prompt = MakePrompt(1200);

@@ -28,7 +28,7 @@ using ::testing::HasSubstr;
 constexpr std::size_t kMegabyte = std::size_t{1} << 20;
 
 std::string SocketPath(const std::string& name) {
-  return ::testing::TempDir() + "attention-lane-" + name + "-" + std::to_string(getpid());
+  return ::testing::TempDir() + "attention-channel-" + name + "-" + std::to_string(getpid());
 }
 
 ConfigChange Sharing(const std::string& name, const ConfigChange& change = nullptr) {
@@ -49,8 +49,9 @@ TestServer& SharingServer() {
 class SharedMemoryTest : public ::testing::Test {
  protected:
   TestServer& server_ = SharingServer();
-  std::unique_ptr<LaneConnection> lane_ = std::make_unique<LaneConnection>(SocketPath("shared"));
-  std::unique_ptr<SharedMemory> memory_ = lane_->MustCreate(4 * kMegabyte);
+  std::unique_ptr<ChannelConnection> channel_ =
+      std::make_unique<ChannelConnection>(SocketPath("shared"));
+  std::unique_ptr<SharedMemory> memory_ = channel_->MustCreate(4 * kMegabyte);
 };
 
 // The request with q, k and v in the memory one behind the other, and the output to its last half.
@@ -122,7 +123,7 @@ struct BadPlace {
 };
 
 TEST_F(SharedMemoryTest, APlaceThatIsNotInTheRegionIsNamed) {
-  const std::string others = lane_->MustCreate(kMegabyte, "somebody-else")->region_id();
+  const std::string others = channel_->MustCreate(kMegabyte, "somebody-else")->region_id();
   const BadPlace cases[] = {
       {"Behind", [](auto& r) { r.mutable_k()->mutable_shared_memory()->set_offset(4 * kMegabyte); },
        grpc::INVALID_ARGUMENT,
@@ -163,7 +164,7 @@ TEST_F(SharedMemoryTest, TheConnectionIsTheLease) {
   const v1::AttendRequest request = Shared(MakeAttendRequest({}), *memory_);
   v1::AttendResponse response;
   EXPECT_TRUE(Attend(server_, request, &response).ok());
-  lane_.reset();
+  channel_.reset();
   EXPECT_TRUE(WaitUntil([&] { return server_.Metric("attention_shared_memory_regions") == 0; }));
   EXPECT_THAT(Attend(server_, request, &response),
               FailsBecause(grpc::NOT_FOUND, "REGION_NOT_FOUND"));
@@ -171,9 +172,9 @@ TEST_F(SharedMemoryTest, TheConnectionIsTheLease) {
 }
 
 TEST_F(SharedMemoryTest, ARegionMayBeGivenBackBefore) {
-  const auto other = lane_->MustCreate(4 * kMegabyte);
-  EXPECT_TRUE(lane_->Release(memory_->region_id()).has_release());
-  EXPECT_THAT(lane_->Release(memory_->region_id()).error().message(),
+  const auto other = channel_->MustCreate(4 * kMegabyte);
+  EXPECT_TRUE(channel_->Release(memory_->region_id()).has_release());
+  EXPECT_THAT(channel_->Release(memory_->region_id()).error().message(),
               HasSubstr("expected one of this connection"));
   v1::AttendResponse response;
   EXPECT_THAT(Attend(server_, Shared(MakeAttendRequest({}), *memory_), &response),
@@ -190,35 +191,37 @@ std::int64_t BytesInUse(const SharedMemory& memory) {
 TEST_F(SharedMemoryTest, AReleasedRegionIsFreedThoughItsClientHoldsIt) {
   EXPECT_EQ(BytesInUse(*memory_), 4 * kMegabyte) << "all its pages are there from the start";
   memory_->data()[5] = 1;
-  EXPECT_TRUE(lane_->Release(memory_->region_id()).has_release());
+  EXPECT_TRUE(channel_->Release(memory_->region_id()).has_release());
   EXPECT_TRUE(WaitUntil([&] { return BytesInUse(*memory_) == 0; }));
   EXPECT_TRUE(WaitUntil([&] { return server_.Metric("attention_shared_memory_bytes") == 0; }));
   EXPECT_EQ(memory_->data()[5], 0);
 }
 
 TEST_F(SharedMemoryTest, PacketsThatAreNoRequestAreRefusedAndTheLaneGoesOn) {
-  EXPECT_EQ(lane_->Call("\xff\xff").error().code(), grpc::INVALID_ARGUMENT);
-  EXPECT_THAT(lane_->Call(v1::LaneRequest().SerializeAsString() + std::string("\x1a\x00", 2))
-                  .error()
-                  .message(),
-              HasSubstr("request is missing"));
-  EXPECT_THAT(lane_->Call(std::string(5000, 'x')).error().message(), HasSubstr("malformed"));
+  EXPECT_EQ(channel_->Call("\xff\xff").error().code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(
+      channel_->Call(v1::SharedMemoryRequest().SerializeAsString() + std::string("\x1a\x00", 2))
+          .error()
+          .message(),
+      HasSubstr("request is missing"));
+  EXPECT_THAT(channel_->Call(std::string(5000, 'x')).error().message(), HasSubstr("malformed"));
   for (const std::int64_t bytes :
        {std::int64_t{-1}, std::int64_t{0}, std::int64_t{4095}, (std::int64_t{1} << 30) + 1}) {
-    const v1::LaneResponse response = lane_->Create(static_cast<std::size_t>(bytes));
+    const v1::SharedMemoryResponse response = channel_->Create(static_cast<std::size_t>(bytes));
     EXPECT_EQ(response.error().code(), grpc::INVALID_ARGUMENT);
     EXPECT_EQ(response.error().message(),
               absl::StrCat("size_bytes is ", bytes, ", expected 4096 to 1073741824"));
   }
-  lane_->MustCreate(kMegabyte);
+  channel_->MustCreate(kMegabyte);
 }
 
 TEST_F(SharedMemoryTest, DescriptorsThatNobodyAskedForAreClosed) {
   int ends[2];
   ASSERT_EQ(pipe(ends), 0);
-  v1::LaneRequest request;
+  v1::SharedMemoryRequest request;
   request.mutable_create()->set_size_bytes(kMegabyte);
-  EXPECT_TRUE(lane_->Call(request.SerializeAsString(), {ends[1], ends[1], ends[1]}).has_create());
+  EXPECT_TRUE(
+      channel_->Call(request.SerializeAsString(), {ends[1], ends[1], ends[1]}).has_create());
   close(ends[1]);
   char byte = 0;
   EXPECT_EQ(read(ends[0], &byte, 1), 0) << "nobody has the pipe's other end open";
@@ -260,8 +263,8 @@ TEST_F(SharedMemoryTest, AClientThatScribblesSpoilsOnlyItsOwnAnswers) {
 
 TEST(SharedMemoryLifetimeTest, WhatIsQueuedOutlivesTheClientsLease) {
   TestServer own(Sharing("queued", SlowBackend()));
-  auto lane = std::make_unique<LaneConnection>(SocketPath("queued"));
-  const auto memory = lane->MustCreate(kMegabyte);
+  auto channel = std::make_unique<ChannelConnection>(SocketPath("queued"));
+  const auto memory = channel->MustCreate(kMegabyte);
   const v1::AttendRequest request = MakeAttendRequest({});
   const v1::AttendResponse expected = MustAttend(own, request);
   BusyWorker busy(own);
@@ -275,7 +278,7 @@ TEST(SharedMemoryLifetimeTest, WhatIsQueuedOutlivesTheClientsLease) {
     return response;
   });
   ASSERT_TRUE(WaitUntil([&] { return own.Metric("attention_queued_requests") == 1; }));
-  lane.reset();
+  channel.reset();
   ASSERT_TRUE(WaitUntil([&] {
     v1::AttendResponse response;
     return ReasonOf(Attend(own, Shared(request, *memory), &response)) == "REGION_NOT_FOUND";
@@ -293,18 +296,18 @@ TEST(SharedMemoryLifetimeTest, ClientsHaveLimitsWhateverTenantsTheyClaim) {
     config.max_shared_regions_per_connection = 3;
     config.max_shared_connections_per_user = 2;
   }));
-  LaneConnection lane(SocketPath("limits"));
-  lane.MustCreate(2 * kMegabyte);
-  v1::LaneError error = lane.Create(4096, "another").error();
+  ChannelConnection channel(SocketPath("limits"));
+  channel.MustCreate(2 * kMegabyte);
+  v1::SharedMemoryError error = channel.Create(4096, "another").error();
   EXPECT_EQ(error.reason(), "QUOTA_EXCEEDED");
   EXPECT_EQ(error.code(), grpc::RESOURCE_EXHAUSTED);
   EXPECT_EQ(error.message(),
             "the connection would have 2101248 bytes of shared memory, expected at most 2097152");
-  LaneConnection second(SocketPath("limits"));
+  ChannelConnection second(SocketPath("limits"));
   for (const char* tenant : {"a", "b", "c"}) second.MustCreate(4096, tenant);
   EXPECT_THAT(second.Create(4096, "d").error().message(),
               HasSubstr("the connection would have 4 regions"));
-  LaneConnection third(SocketPath("limits"));
+  ChannelConnection third(SocketPath("limits"));
   EXPECT_THAT(third.Receive().error().message(),
               HasSubstr("the user has 2 connections for shared memory, expected fewer than 2"));
 }
@@ -313,7 +316,7 @@ TEST(SharedMemoryLifetimeTest, AUsersConnectionsHaveALimitTogether) {
   TestServer own(Sharing("users", [](server::ServerConfig& config) {
     config.max_shared_bytes_per_user = 3 * kMegabyte;
   }));
-  LaneConnection first(SocketPath("users")), second(SocketPath("users"));
+  ChannelConnection first(SocketPath("users")), second(SocketPath("users"));
   const auto memory = first.MustCreate(2 * kMegabyte);
   EXPECT_THAT(second.Create(2 * kMegabyte).error().message(),
               HasSubstr("the user would have 4194304 bytes"));
@@ -355,10 +358,10 @@ absl::Duration ProcessorTime() {
 
 TEST(SharedMemoryLifetimeTest, WithoutDescriptorsTheLaneRestsAndGoesOn) {
   TestServer own(Sharing("descriptors"));
-  { LaneConnection warm(SocketPath("descriptors")); }
+  { ChannelConnection warm(SocketPath("descriptors")); }
   AllDescriptors all;
   all.GiveBack();  // for this end
-  LaneConnection waiting(SocketPath("descriptors"));
+  ChannelConnection waiting(SocketPath("descriptors"));
   const absl::Duration before = ProcessorTime();
   absl::SleepFor(absl::Milliseconds(300));  // what would be spent is what is tested
   EXPECT_LT(ProcessorTime() - before, absl::Milliseconds(150));
@@ -369,7 +372,7 @@ TEST(SharedMemoryLifetimeTest, WithoutDescriptorsTheLaneRestsAndGoesOn) {
 TEST(SharedMemoryLifetimeTest, WithoutALaneAPlaceIsRefused) {
   SharingServer();
   TestServer own;
-  const auto memory = LaneConnection(SocketPath("shared")).MustCreate(kMegabyte);
+  const auto memory = ChannelConnection(SocketPath("shared")).MustCreate(kMegabyte);
   v1::AttendResponse response;
   EXPECT_THAT(Attend(own, Shared(MakeAttendRequest({}), *memory), &response),
               FailsWith(grpc::FAILED_PRECONDITION, "q.shared_memory is in shared memory, which"));
@@ -385,8 +388,8 @@ TEST(SharedMemoryLifetimeTest, ASocketInUseIsNotTakenAndAStaleOneIs) {
     const auto second = server::ServerApp::Start(config);
     EXPECT_THAT(std::string(second.status().message()),
                 HasSubstr("shared-memory-listen: cannot bind unix:" + path));
-    LaneConnection lane(path);
-    lane.MustCreate(4096);
+    ChannelConnection channel(path);
+    channel.MustCreate(4096);
   }
   // As a process leaves it that ends without a word.
   sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
@@ -395,8 +398,8 @@ TEST(SharedMemoryLifetimeTest, ASocketInUseIsNotTakenAndAStaleOneIs) {
   ASSERT_EQ(bind(stale, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
   close(stale);
   TestServer again(Sharing("stale"));
-  LaneConnection lane(path);
-  lane.MustCreate(4096);
+  ChannelConnection channel(path);
+  channel.MustCreate(4096);
 }
 
 }  // namespace

@@ -485,14 +485,14 @@ class SessionLifeTest(SessionTestCase):
     @exercises(SESSION + "GetSession")
     def test_handles_of_other_workers(self):
         handle = self.create(geometry=geometry()).handle
-        moved = session_service_pb2.SessionHandle(worker="elsewhere", session_id=handle.session_id)
+        moved = session_service_pb2.SessionHandle(server_name="elsewhere", session_id=handle.session_id)
         code = grpc.StatusCode.FAILED_PRECONDITION
-        with assert_fails(self, code, reason="SESSION_MOVED", metadata={"worker": "elsewhere"}):
+        with assert_fails(self, code, reason="SESSION_MOVED", metadata={"server_name": "elsewhere"}):
             self.get(moved)
-        handle.worker_epoch += 1
+        handle.server_epoch += 1
         with assert_fails(self, NOT_FOUND, reason="SESSION_LOST"):
             self.get(handle)
-        handle.worker_epoch -= 1
+        handle.server_epoch -= 1
 
     @exercises(SESSION + "GetSession")
     def test_idle_session_expires(self):
@@ -741,7 +741,7 @@ class ServerServiceTest(unittest.TestCase):
     @exercises(SERVER + "GetServerInfo")
     def test_server_info(self):
         info = self.client.server.GetServerInfo(server_service_pb2.GetServerInfoRequest())
-        self.assertTrue(info.version and info.commit and info.worker and info.worker_epoch)
+        self.assertTrue(info.version and info.commit and info.server_name and info.server_epoch)
         [device] = [device for device in info.devices if device.is_used]
         self.assertIn(device.backend, ("cpu", "cuda"))
         self.assertTrue(device.name and device.isa)

@@ -25,7 +25,7 @@ SharedMemory::~SharedMemory() {
   close(fd_);
 }
 
-LaneConnection::LaneConnection(const std::string& path)
+ChannelConnection::ChannelConnection(const std::string& path)
     : fd_(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -35,17 +35,18 @@ LaneConnection::LaneConnection(const std::string& path)
       << path << ": " << std::strerror(errno);
 }
 
-LaneConnection::~LaneConnection() {
+ChannelConnection::~ChannelConnection() {
   close(fd_);
   if (received_fd_ >= 0) close(received_fd_);
 }
 
-v1::LaneResponse LaneConnection::Call(const std::string& packet, const std::vector<int>& fds) {
+v1::SharedMemoryResponse ChannelConnection::Call(const std::string& packet,
+                                                 const std::vector<int>& fds) {
   Send(packet, fds);
   return Receive();
 }
 
-void LaneConnection::Send(const std::string& packet, const std::vector<int>& fds) {
+void ChannelConnection::Send(const std::string& packet, const std::vector<int>& fds) {
   std::string bytes = packet;
   iovec buffer{bytes.data(), bytes.size()};
   std::vector<char> control(CMSG_SPACE(fds.size() * sizeof(int)));
@@ -64,35 +65,35 @@ void LaneConnection::Send(const std::string& packet, const std::vector<int>& fds
   EXPECT_GE(sendmsg(fd_, &message, MSG_NOSIGNAL), 0) << std::strerror(errno);
 }
 
-v1::LaneResponse LaneConnection::Receive() {
+v1::SharedMemoryResponse ChannelConnection::Receive() {
   char answer[4096];
   if (received_fd_ >= 0) close(std::exchange(received_fd_, -1));
   const ssize_t size = transport::ReceivePacket(fd_, answer, &received_fd_, 0);
-  v1::LaneResponse response;
+  v1::SharedMemoryResponse response;
   EXPECT_TRUE(size <= 0 || response.ParseFromArray(answer, static_cast<int>(size)));
   return response;
 }
 
-int LaneConnection::TakeFd() { return std::exchange(received_fd_, -1); }
+int ChannelConnection::TakeFd() { return std::exchange(received_fd_, -1); }
 
-v1::LaneResponse LaneConnection::Create(std::size_t bytes, const std::string& tenant) {
-  v1::LaneRequest request;
+v1::SharedMemoryResponse ChannelConnection::Create(std::size_t bytes, const std::string& tenant) {
+  v1::SharedMemoryRequest request;
   request.mutable_create()->set_tenant(tenant);
   request.mutable_create()->set_size_bytes(static_cast<std::int64_t>(bytes));
   return Call(request.SerializeAsString());
 }
 
-std::unique_ptr<SharedMemory> LaneConnection::MustCreate(std::size_t bytes,
-                                                         const std::string& tenant) {
-  const v1::LaneResponse response = Create(bytes, tenant);
+std::unique_ptr<SharedMemory> ChannelConnection::MustCreate(std::size_t bytes,
+                                                            const std::string& tenant) {
+  const v1::SharedMemoryResponse response = Create(bytes, tenant);
   EXPECT_TRUE(response.has_create()) << response.ShortDebugString();
   const int fd = TakeFd();
   ATTENTION_CHECK(fd >= 0);
   return std::make_unique<SharedMemory>(fd, bytes, response.create().region_id());
 }
 
-v1::LaneResponse LaneConnection::Release(const std::string& region_id) {
-  v1::LaneRequest request;
+v1::SharedMemoryResponse ChannelConnection::Release(const std::string& region_id) {
+  v1::SharedMemoryRequest request;
   request.mutable_release()->set_region_id(region_id);
   return Call(request.SerializeAsString());
 }

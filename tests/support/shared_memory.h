@@ -1,4 +1,4 @@
-// A client of the shared-memory lane, by hand: what a user without the SDK would write.
+// A client of the shared-memory channel, by hand: what a user without the SDK would write.
 #pragma once
 
 #include <cstddef>
@@ -32,27 +32,27 @@ class SharedMemory {
   char* data_;
 };
 
-// A connection to the lane's socket. Fails the test when it cannot connect.
-class LaneConnection {
+// A connection to the channel's socket. Fails the test when it cannot connect.
+class ChannelConnection {
  public:
-  explicit LaneConnection(const std::string& path);
-  ~LaneConnection();
-  LaneConnection(const LaneConnection&) = delete;
-  LaneConnection& operator=(const LaneConnection&) = delete;
+  explicit ChannelConnection(const std::string& path);
+  ~ChannelConnection();
+  ChannelConnection(const ChannelConnection&) = delete;
+  ChannelConnection& operator=(const ChannelConnection&) = delete;
 
   // Sends one packet with these descriptors and returns the answer; an answer without a result when
   // the server has closed the connection.
-  v1::LaneResponse Call(const std::string& packet, const std::vector<int>& fds = {});
+  v1::SharedMemoryResponse Call(const std::string& packet, const std::vector<int>& fds = {});
   // Without waiting for the answer.
   void Send(const std::string& packet, const std::vector<int>& fds = {});
-  v1::LaneResponse Receive();
+  v1::SharedMemoryResponse Receive();
   // The descriptor that came with the last answer, the caller's now; negative if none did.
   int TakeFd();
 
-  v1::LaneResponse Create(std::size_t bytes, const std::string& tenant = "");
+  v1::SharedMemoryResponse Create(std::size_t bytes, const std::string& tenant = "");
   // The same; fails the test when the server refuses.
   std::unique_ptr<SharedMemory> MustCreate(std::size_t bytes, const std::string& tenant = "");
-  v1::LaneResponse Release(const std::string& region_id);
+  v1::SharedMemoryResponse Release(const std::string& region_id);
 
  private:
   int fd_;

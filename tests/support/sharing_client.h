@@ -20,12 +20,12 @@ inline std::string PathOf(const std::string& name) {
 
 inline ConfigChange Sharing(const std::string& name, const ConfigChange& change = nullptr) {
   return [name, change](server::ServerConfig& config) {
-    config.shared_memory_listen = "unix:" + PathOf(name + "-lane");
+    config.shared_memory_listen = "unix:" + PathOf(name + "-channel");
     if (change) change(config);
   };
 }
 
-// Connected, and with a lane if there is to be one.
+// Connected, and with a channel if there is to be one.
 inline std::shared_ptr<client::Client> NewClient(const std::string& address,
                                                  client::ClientOptions options = {}) {
   options.targets = {address};

@@ -11,11 +11,12 @@
 namespace attention::client::internal {
 namespace {
 
-// Counts the answers of a search; the last one, or the first that is the worker, ends it.
+// Counts the answers of a search; the last one, or the first that is the server, ends it.
 class Search {
  public:
-  Search(std::string worker, size_t num_targets, std::function<void(absl::StatusOr<size_t>)> ready)
-      : worker_(std::move(worker)), num_pending_(num_targets), ready_(std::move(ready)) {}
+  Search(std::string server_name, size_t num_targets,
+         std::function<void(absl::StatusOr<size_t>)> ready)
+      : server_name_(std::move(server_name)), num_pending_(num_targets), ready_(std::move(ready)) {}
 
   // `answer`: the target's name.
   void OnAnswer(const absl::StatusOr<std::string>& answer, size_t target) {
@@ -26,7 +27,7 @@ class Search {
       absl::MutexLock lock(&mutex_);
       --num_pending_;
       if (!answer.ok()) failure_.Update(answer.status());
-      is_found = answer.ok() && *answer == worker_;
+      is_found = answer.ok() && *answer == server_name_;
       if (is_found || num_pending_ == 0) ready.swap(ready_);
       failure = failure_;
     }
@@ -38,28 +39,28 @@ class Search {
   }
 
  private:
-  const std::string worker_;
+  const std::string server_name_;
   absl::Mutex mutex_;
   size_t num_pending_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::function<void(absl::StatusOr<size_t>)> ready_ ABSL_GUARDED_BY(mutex_);
 };
 
-// The worker that a GetServerInfo answer names.
+// The server that a GetServerInfo answer names.
 absl::StatusOr<std::string> NameIn(const absl::StatusOr<grpc::ByteBuffer>& answer) {
   if (!answer.ok()) return answer.status();
   return ReadAnswer<v1::GetServerInfoResponse>(
       *answer, [](const v1::GetServerInfoResponse& info, const codec::ReceivedMessage&) {
-        return absl::StatusOr<std::string>(info.worker());
+        return absl::StatusOr<std::string>(info.server_name());
       });
 }
 
 }  // namespace
 
-void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& worker,
+void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& server_name,
                const CallSettings& settings, std::function<void(absl::StatusOr<size_t>)> ready) {
   Targets& targets = transport->targets();
-  if (const std::optional<size_t> known = targets.TargetOf(worker); known.has_value()) {
+  if (const std::optional<size_t> known = targets.TargetOf(server_name); known.has_value()) {
     return ready(*known);
   }
   absl::StatusOr<grpc::ByteBuffer> bytes =
@@ -68,7 +69,7 @@ void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& w
   const auto request = std::make_shared<FixedRequest>(*std::move(bytes));
   CallSettings at_once = settings;
   at_once.may_block = false;
-  auto search = std::make_shared<Search>(worker, targets.size(), std::move(ready));
+  auto search = std::make_shared<Search>(server_name, targets.size(), std::move(ready));
   for (size_t target = 0; target < targets.size(); ++target) {
     RunUnary(transport,
              {at_once, Transport::OneTarget(target), ATTN_METHOD(ServerService, GetServerInfo)},

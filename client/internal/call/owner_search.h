@@ -12,10 +12,10 @@
 
 namespace attention::client::internal {
 
-// Calls `ready` with the target that is `worker`, or with its failure; asks every target for its
-// name first if that is not known. Once no target answers to the name, the first is given, whose
-// server then says what it knows of the session.
-void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& worker,
+// Calls `ready` with the target that is `server_name`, or with its failure; asks every target for
+// its name first if that is not known. Once no target answers to the name, the first is given,
+// whose server then says what it knows of the session.
+void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& server_name,
                const CallSettings& settings, std::function<void(absl::StatusOr<size_t>)> ready);
 
 }  // namespace attention::client::internal

@@ -61,15 +61,15 @@ void GrpcConnection::CallAny(const CallOptions& options, const char* method,
            *std::move(prepared), std::move(done));
 }
 
-void GrpcConnection::CallOwner(const std::string& worker, const CallOptions& options,
+void GrpcConnection::CallOwner(const std::string& server_name, const CallOptions& options,
                                const char* method, absl::StatusOr<codec::OutgoingMessage> request,
                                AnswerCallback done) {
   Prepared prepared = Prepare(options, std::move(request));
   if (!prepared.ok()) return done(std::move(prepared).status(), 0);
   CallSettings settings = transport_->Settings(options);
   // A search would end on one of gRPC's threads, which must not block.
-  if (!transport_->targets().TargetOf(worker).has_value()) settings.may_block = false;
-  FindOwner(transport_, worker, settings,
+  if (!transport_->targets().TargetOf(server_name).has_value()) settings.may_block = false;
+  FindOwner(transport_, server_name, settings,
             [transport = transport_, settings, method, request = *std::move(prepared),
              done = std::move(done)](absl::StatusOr<size_t> target) {
               if (!target.ok()) return done(std::move(target).status(), 0);
@@ -120,7 +120,7 @@ void GrpcConnection::CreateSession(const SessionOptions& request, const CallOpti
               const absl::StatusOr<grpc::ByteBuffer>& answer, size_t target) {
             if (!answer.ok()) return done(answer.status());
             auto info = ReadAnswer<v1::CreateSessionResponse>(*answer, kSessionFromProto);
-            if (info.ok()) transport->targets().Learn(info->handle.worker, target);
+            if (info.ok()) transport->targets().Learn(info->handle.server_name, target);
             done(std::move(info));
           });
 }
@@ -129,7 +129,7 @@ void GrpcConnection::GetSession(const SessionHandle& handle, const CallOptions& 
                                 Callback<SessionInfo> done) {
   v1::GetSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner(handle.worker, options, ATTN_METHOD(SessionService, GetSession),
+  CallOwner(handle.server_name, options, ATTN_METHOD(SessionService, GetSession),
             codec::OutgoingMessage(message),
             Reading<v1::GetSessionResponse>(std::move(done), kSessionFromProto));
 }
@@ -165,7 +165,7 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
                                    StatusCallback done) {
   v1::DeleteSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner(handle.worker, options, ATTN_METHOD(SessionService, DeleteSession),
+  CallOwner(handle.server_name, options, ATTN_METHOD(SessionService, DeleteSession),
             codec::OutgoingMessage(message),
             [done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
               done(answer.status());
@@ -176,8 +176,8 @@ void GrpcConnection::Step(const StepRequest& request, const CallOptions& options
                           Callback<StepResult> done) {
   static constexpr char kMethod[] = ATTN_METHOD(SessionService, Step);
   if (absl::Status status = CheckOptions(options); !status.ok()) return done(std::move(status));
-  const std::string worker = request.steps.empty() ? "" : request.steps[0].handle.worker;
-  const std::optional<size_t> owner = transport_->targets().TargetOf(worker);
+  const std::string server_name = request.steps.empty() ? "" : request.steps[0].handle.server_name;
+  const std::optional<size_t> owner = transport_->targets().TargetOf(server_name);
   std::shared_ptr<SharedMemoryRequest> shared;
   if (owner.has_value()) {
     shared = ShareRequest(
@@ -189,7 +189,7 @@ void GrpcConnection::Step(const StepRequest& request, const CallOptions& options
         transport_, {transport_->Settings(options), Transport::OneTarget(*owner), kMethod},
         std::move(shared), std::move(done));
   }
-  CallOwner(worker, options, kMethod, ToWire(request),
+  CallOwner(server_name, options, kMethod, ToWire(request),
             Reading<v1::StepResponse>(std::move(done), kFromWire));
 }
 
@@ -206,9 +206,9 @@ void GrpcConnection::Explain(const ExplainRequest& request, const CallOptions& o
 }
 
 absl::StatusOr<size_t> GrpcConnection::TargetOf(const StepStreamOptions& options) const {
-  if (!options.worker.empty()) {
+  if (!options.server_name.empty()) {
     return FutureOf<absl::StatusOr<size_t>>([&](auto done) {
-             FindOwner(transport_, options.worker, transport_->Settings(options.call),
+             FindOwner(transport_, options.server_name, transport_->Settings(options.call),
                        std::move(done));
            })
         .get();

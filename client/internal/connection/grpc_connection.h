@@ -68,7 +68,7 @@ class GrpcConnection final : public Connection {
   // Calls any target, or a session's owner. `request` is the message, or what is wrong with it.
   void CallAny(const CallOptions& options, const char* method,
                absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
-  void CallOwner(const std::string& worker, const CallOptions& options, const char* method,
+  void CallOwner(const std::string& server_name, const CallOptions& options, const char* method,
                  absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);
   // The bytes to send, or what is wrong with the options or the request.
   Prepared Prepare(const CallOptions& options,

@@ -145,7 +145,8 @@ void GrpcConnection::Forward(const ForwardRequest& request, const CallOptions& o
   if (request.sessions.empty()) {
     return CallAny(options, kMethod, ToWire(request), std::move(read));
   }
-  CallOwner(request.sessions[0].handle.worker, options, kMethod, ToWire(request), std::move(read));
+  CallOwner(request.sessions[0].handle.server_name, options, kMethod, ToWire(request),
+            std::move(read));
 }
 
 }  // namespace attention::client::internal

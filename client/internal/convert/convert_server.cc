@@ -8,8 +8,8 @@ namespace attention::client::internal {
 absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message) {
   ServerInfo info{.version = message.version(),
                   .commit = message.commit(),
-                  .worker = message.worker(),
-                  .worker_epoch = message.worker_epoch()};
+                  .server_name = message.server_name(),
+                  .server_epoch = message.server_epoch()};
   for (const v1::Device& device : message.devices()) {
     info.devices.push_back({.backend = device.backend(),
                             .name = device.name(),

@@ -22,8 +22,8 @@ absl::StatusOr<SessionGeometry> FromProto(const v1::SessionGeometry& message) {
 }
 
 SessionHandle FromProto(const v1::SessionHandle& message) {
-  return {.worker = message.worker(),
-          .worker_epoch = message.worker_epoch(),
+  return {.server_name = message.server_name(),
+          .server_epoch = message.server_epoch(),
           .session_id = message.session_id()};
 }
 
@@ -85,8 +85,8 @@ absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
 }  // namespace
 
 void ToProto(const SessionHandle& handle, v1::SessionHandle* message) {
-  message->set_worker(handle.worker);
-  message->set_worker_epoch(handle.worker_epoch);
+  message->set_server_name(handle.server_name);
+  message->set_server_epoch(handle.server_epoch);
   message->set_session_id(handle.session_id);
 }
 

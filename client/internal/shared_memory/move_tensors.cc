@@ -11,7 +11,7 @@ namespace attention::client::internal {
 namespace {
 
 // The least bytes of a request's tensors and outputs that are worth sharing. Below them a unix
-// socket is as fast (measured with attention-bench-transport --study lane;
+// socket is as fast (measured with attention-bench-transport --study shared-memory;
 // docs/performance/transport.md has the figures).
 constexpr size_t kMinRequestBytes = size_t{64} << 10;
 

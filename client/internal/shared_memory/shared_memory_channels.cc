@@ -246,7 +246,7 @@ void SharedMemoryChannels::OpenChannel(size_t target) {
   absl::MutexLock lock(&mutex_);
   if (is_stopping_) return;
   channels_[target].socket = *std::move(socket);
-  channels_[target].worker_epoch = info->worker_epoch();
+  channels_[target].server_epoch = info->server_epoch();
 }
 
 bool SharedMemoryChannels::MakeRoom(size_t target, size_t bytes) {
@@ -274,7 +274,7 @@ absl::Status SharedMemoryChannels::AddRegion(size_t target, size_t bytes) {
     absl::StatusOr<std::shared_ptr<SharedRegion>> region = SharedRegion::Map(
         answer->memory_fd, bytes, {target, answer->info.region_id(), socket}, pool_.counter());
     absl::MutexLock lock(&mutex_);
-    if (answer->info.worker_epoch() != channels_[target].worker_epoch) {
+    if (answer->info.server_epoch() != channels_[target].server_epoch) {
       status = absl::UnavailableError("the socket is another server's, of the same name");
     } else if (region.ok()) {
       pool_.Add(*std::move(region));

@@ -73,7 +73,7 @@ class SharedMemoryChannels {
  private:
   struct Channel {
     std::shared_ptr<SharedMemorySocket> socket;  // null without one; only the thread calls it
-    uint64_t worker_epoch = 0;                   // of the server that it belongs to
+    uint64_t server_epoch = 0;                   // of the server that it belongs to
     size_t wanted_bytes = 0;                     // in one piece, by the next round
     bool is_lost = false;                        // to be dropped by the thread
   };

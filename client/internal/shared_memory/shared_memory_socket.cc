@@ -31,7 +31,7 @@ absl::Status SystemError(const char* what) {
       absl::StrCat("shared-memory channel: ", what, ": ", std::strerror(errno)));
 }
 
-absl::Status FromChannelError(const v1::LaneError& error) {
+absl::Status FromChannelError(const v1::SharedMemoryError& error) {
   absl::Status status(static_cast<absl::StatusCode>(error.code()), error.message());
   if (!error.reason().empty()) AttachReason(error.reason(), {}, &status);
   return status;
@@ -72,11 +72,11 @@ void SharedMemorySocket::Interrupt() { eventfd_write(interrupt_fd_, 1); }
 
 absl::StatusOr<SharedMemorySocket::Region> SharedMemorySocket::Create(const std::string& tenant,
                                                                       size_t bytes) {
-  v1::LaneRequest request;
+  v1::SharedMemoryRequest request;
   request.mutable_create()->set_tenant(tenant);
   request.mutable_create()->set_size_bytes(static_cast<int64_t>(bytes));
   Region region;
-  ATTN_ASSIGN_OR_RETURN(v1::LaneResponse response, Call(request, &region.memory_fd));
+  ATTN_ASSIGN_OR_RETURN(v1::SharedMemoryResponse response, Call(request, &region.memory_fd));
   if (response.has_create() && region.memory_fd >= 0) {
     region.info = std::move(*response.mutable_create());
     return region;
@@ -87,10 +87,10 @@ absl::StatusOr<SharedMemorySocket::Region> SharedMemorySocket::Create(const std:
 }
 
 absl::Status SharedMemorySocket::Release(const std::string& region_id) {
-  v1::LaneRequest request;
+  v1::SharedMemoryRequest request;
   request.mutable_release()->set_region_id(region_id);
   int none = -1;
-  ATTN_ASSIGN_OR_RETURN(const v1::LaneResponse response, Call(request, &none));
+  ATTN_ASSIGN_OR_RETURN(const v1::SharedMemoryResponse response, Call(request, &none));
   if (none >= 0) close(none);
   return response.has_error() ? FromChannelError(response.error()) : absl::OkStatus();
 }
@@ -106,15 +106,15 @@ absl::Status SharedMemorySocket::AwaitAnswer() const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::LaneResponse> SharedMemorySocket::Call(const v1::LaneRequest& request,
-                                                          int* memory_fd) {
+absl::StatusOr<v1::SharedMemoryResponse> SharedMemorySocket::Call(
+    const v1::SharedMemoryRequest& request, int* memory_fd) {
   const std::string bytes = request.SerializeAsString();
   if (send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return SystemError("send");
   ATTN_RETURN_IF_ERROR(AwaitAnswer());
   char answer[kMaxPacketBytes];
   const ssize_t size = transport::ReceivePacket(fd_, answer, memory_fd, MSG_DONTWAIT);
   if (size < 0) return SystemError("receive");
-  v1::LaneResponse response;
+  v1::SharedMemoryResponse response;
   if (size == 0 || !response.ParseFromArray(answer, static_cast<int>(size))) {
     if (*memory_fd >= 0) close(std::exchange(*memory_fd, -1));
     return absl::UnavailableError("shared-memory channel: the server closed the connection");

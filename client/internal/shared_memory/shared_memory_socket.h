@@ -42,7 +42,8 @@ class SharedMemorySocket {
   SharedMemorySocket(int fd, int interrupt_fd) : fd_(fd), interrupt_fd_(interrupt_fd) {}
 
   // The answer, and the descriptor that came with it, if any; the caller's, negative if none.
-  absl::StatusOr<v1::LaneResponse> Call(const v1::LaneRequest& request, int* memory_fd);
+  absl::StatusOr<v1::SharedMemoryResponse> Call(const v1::SharedMemoryRequest& request,
+                                                int* memory_fd);
   absl::Status AwaitAnswer() const;
 
   const int fd_;

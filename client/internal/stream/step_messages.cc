@@ -63,7 +63,7 @@ absl::StatusOr<SessionInfo> StepMessages::ReadSession(
     return absl::InternalError("the server's answer holds no session");
   }
   absl::StatusOr<SessionInfo> info = FromProto(v1::Session(response.created_session().session()));
-  if (info.ok()) transport_->targets().Learn(info->handle.worker, target_);
+  if (info.ok()) transport_->targets().Learn(info->handle.server_name, target_);
   return info;
 }
 

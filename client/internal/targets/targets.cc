@@ -73,18 +73,18 @@ Endpoint& Targets::EndpointOf(size_t target) {
   return *chosen.endpoints[chosen.next_endpoint++ % chosen.endpoints.size()];
 }
 
-std::optional<size_t> Targets::TargetOf(const std::string& worker) const {
+std::optional<size_t> Targets::TargetOf(const std::string& server_name) const {
   if (targets_.size() == 1) return 0;
   absl::MutexLock lock(&mutex_);
-  const auto found = target_of_worker_.find(worker);
-  if (found == target_of_worker_.end()) return std::nullopt;
+  const auto found = target_of_server_.find(server_name);
+  if (found == target_of_server_.end()) return std::nullopt;
   return found->second;
 }
 
-void Targets::Learn(const std::string& worker, size_t target) {
-  if (targets_.size() == 1 || worker.empty()) return;
+void Targets::Learn(const std::string& server_name, size_t target) {
+  if (targets_.size() == 1 || server_name.empty()) return;
   absl::MutexLock lock(&mutex_);
-  target_of_worker_[worker] = target;
+  target_of_server_[server_name] = target;
 }
 
 absl::Status Targets::WaitUntilReady(absl::Time deadline) {

@@ -1,5 +1,5 @@
 // The servers a client knows: channels to each, whose turn it is, and which of them is
-// which worker. Thread-safe.
+// which server. Thread-safe.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -42,9 +42,9 @@ class Targets {
   // One of the target's channels, in turn.
   Endpoint& EndpointOf(size_t target);
 
-  // Which target is this worker; nullopt when not known. With one target it is that one.
-  std::optional<size_t> TargetOf(const std::string& worker) const;
-  void Learn(const std::string& worker, size_t target);
+  // Which target is this server; nullopt when not known. With one target it is that one.
+  std::optional<size_t> TargetOf(const std::string& server_name) const;
+  void Learn(const std::string& server_name, size_t target);
 
   // Blocks until every channel is connected or the deadline has passed.
   absl::Status WaitUntilReady(absl::Time deadline);
@@ -59,7 +59,7 @@ class Targets {
   std::vector<std::unique_ptr<Target>> targets_;
   std::atomic<size_t> next_target_ = 0;
   mutable absl::Mutex mutex_;
-  absl::flat_hash_map<std::string, size_t> target_of_worker_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, size_t> target_of_server_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace attention::client::internal

@@ -34,7 +34,7 @@ class Programs:
         ports, log = self.path("-ports.json"), self.path("-server.log")
         command = [self.bin / "attention-server",
                    f"--listen=unix:{self.path('.sock')},127.0.0.1:0",
-                   f"--shared-memory-listen=unix:{self.path('-lane.sock')}",
+                   f"--shared-memory-listen=unix:{self.path('-shared-memory.sock')}",
                    "--admin-listen=127.0.0.1:0", f"--port-file={ports}", "--log-level=warn", *flags,
                    *self.server_flags]
         with open(log, "wb") as output:

@@ -42,14 +42,14 @@ AttentionProcess::AttentionProcess(const std::string& binary, const std::string&
     : ports_path_(folder + "/ports.json"),
       process_(
           {binary, "--backend=" + backend, "--listen=127.0.0.1:0,unix:" + folder + "/server.sock",
-           "--shared-memory-listen=unix:" + folder + "/lane.sock", "--admin-listen=127.0.0.1:0",
-           "--port-file=" + ports_path_, "--kv-page-size=16", "--kv-capacity-bytes=1073741824",
-           "--log-level=warn"},
+           "--shared-memory-listen=unix:" + folder + "/shared-memory.sock",
+           "--admin-listen=127.0.0.1:0", "--port-file=" + ports_path_, "--kv-page-size=16",
+           "--kv-capacity-bytes=1073741824", "--log-level=warn"},
           {}) {
   const std::vector<std::string> addresses = AwaitAddresses(process_, ports_path_);
   tcp_ = Open(addresses.at(0));
   unix_socket_ = Open(addresses.at(1));
-  lane_path_ = folder + "/lane.sock";
+  channel_path_ = folder + "/shared-memory.sock";
 }
 
 }  // namespace attention::bench

@@ -28,14 +28,14 @@ class AttentionProcess {
   const Connection& tcp() const { return tcp_; }
   const Connection& unix_socket() const { return unix_socket_; }
   // Where shared memory is registered.
-  const std::string& lane_path() const { return lane_path_; }
+  const std::string& channel_path() const { return channel_path_; }
 
  private:
   std::string ports_path_;
   ChildProcess process_;
   Connection tcp_;
   Connection unix_socket_;
-  std::string lane_path_;
+  std::string channel_path_;
 };
 
 }  // namespace attention::bench

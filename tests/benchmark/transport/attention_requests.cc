@@ -58,9 +58,9 @@ class RepeatedMessage final : public Requests {
 // of them stays within the values that take as many bytes on the wire.
 class StepTemplate {
  public:
-  StepTemplate(const std::vector<v1::SessionHandle>& handles, const SharedLane* lane) {
-    if (lane != nullptr) {
-      shared_ = std::make_unique<SharedTensors>(*lane, handles.size() * kStepBytesIn,
+  StepTemplate(const std::vector<v1::SessionHandle>& handles, const SharedChannel* shared_channel) {
+    if (shared_channel != nullptr) {
+      shared_ = std::make_unique<SharedTensors>(*shared_channel, handles.size() * kStepBytesIn,
                                                 handles.size() * kStepBytesOut);
     }
     v1::StepStreamRequest message;
@@ -124,9 +124,9 @@ class StepTemplate {
 class StepRequests final : public Requests {
  public:
   StepRequests(const std::shared_ptr<grpc::Channel>& channel, int batch_size, int max_in_flight,
-               const SharedLane* lane)
+               const SharedChannel* shared_channel)
       : stub_(v1::SessionService::NewStub(channel)),
-        lane_(lane),
+        shared_channel_(shared_channel),
         batch_size_(batch_size),
         num_buffers_(max_in_flight + 1) {
     Renew();
@@ -174,7 +174,7 @@ class StepRequests final : public Requests {
       handles_.push_back(response.session().handle());
     }
     for (int i = 0; i < num_buffers_; ++i) {
-      buffers_.push_back(std::make_unique<StepTemplate>(handles_, lane_));
+      buffers_.push_back(std::make_unique<StepTemplate>(handles_, shared_channel_));
     }
     layer_ = position_ = 0;
   }
@@ -190,7 +190,7 @@ class StepRequests final : public Requests {
   }
 
   const std::unique_ptr<v1::SessionService::Stub> stub_;
-  const SharedLane* const lane_;
+  const SharedChannel* const shared_channel_;
   const int batch_size_;
   const int num_buffers_;
   std::vector<v1::SessionHandle> handles_, old_handles_;
@@ -203,15 +203,16 @@ class StepRequests final : public Requests {
 
 }  // namespace
 
-std::unique_ptr<Requests> MakeAttendRequests(std::size_t payload_bytes, const SharedLane* lane) {
+std::unique_ptr<Requests> MakeAttendRequests(std::size_t payload_bytes,
+                                             const SharedChannel* shared_channel) {
   v1::AttendRequest request;
   const auto q_len = static_cast<std::int64_t>(payload_bytes / (kHeadDim * sizeof(float)));
   Fill(request.mutable_q(), v1::DTYPE_FLOAT32, {q_len, 1, kHeadDim}, sizeof(float));
   // No keys: each output row is zeros.
   Fill(request.mutable_k(), v1::DTYPE_FLOAT32, {0, 1, kHeadDim}, sizeof(float));
   Fill(request.mutable_v(), v1::DTYPE_FLOAT32, {0, 1, kHeadDim}, sizeof(float));
-  if (lane == nullptr) return std::make_unique<RepeatedMessage>(request);
-  auto shared = std::make_unique<SharedTensors>(*lane, payload_bytes, payload_bytes);
+  if (shared_channel == nullptr) return std::make_unique<RepeatedMessage>(request);
+  auto shared = std::make_unique<SharedTensors>(*shared_channel, payload_bytes, payload_bytes);
   shared->Move(request.mutable_q());
   *request.mutable_output_to() = shared->OutputPlace(payload_bytes);
   return std::make_unique<RepeatedMessage>(request, std::move(shared));
@@ -219,8 +220,8 @@ std::unique_ptr<Requests> MakeAttendRequests(std::size_t payload_bytes, const Sh
 
 std::unique_ptr<Requests> MakeStepRequests(const std::shared_ptr<grpc::Channel>& channel,
                                            int batch_size, int max_in_flight,
-                                           const SharedLane* lane) {
-  return std::make_unique<StepRequests>(channel, batch_size, max_in_flight, lane);
+                                           const SharedChannel* shared_channel) {
+  return std::make_unique<StepRequests>(channel, batch_size, max_in_flight, shared_channel);
 }
 
 }  // namespace attention::bench

@@ -43,7 +43,7 @@ AttendResult SomeAttendResult() {
 
 SessionInfo SomeSession() {
   SessionInfo info;
-  info.handle = {"worker-0", 7, "secret"};
+  info.handle = {"server-0", 7, "secret"};
   info.geometry.num_layers = 2;
   info.layer_lengths = {5, 4};
   return info;
@@ -200,9 +200,9 @@ TEST_F(ClientTest, StepStreamFormsShareOneImplementation) {
   EXPECT_CALL(*stream, StepAsync).Times(2).WillRepeatedly([](auto&, auto done) {
     done(StepResult{.timing = {.batch_size = 4}});
   });
-  EXPECT_CALL(*connection_, OpenStepStream(Field(&StepStreamOptions::worker, "w")))
+  EXPECT_CALL(*connection_, OpenStepStream(Field(&StepStreamOptions::server_name, "w")))
       .WillOnce(Return(testing::ByMove(std::move(stream))));
-  const auto opened = client_.OpenStepStream({.worker = "w"});
+  const auto opened = client_.OpenStepStream({.server_name = "w"});
   ASSERT_TRUE(opened.ok());
   EXPECT_EQ((*opened)->Step({})->timing.batch_size, 4);
   EXPECT_EQ((*opened)->StepFuture({}).get()->timing.batch_size, 4);

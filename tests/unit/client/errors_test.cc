@@ -15,7 +15,7 @@ using ::testing::Optional;
 TEST(ErrorsTest, AStatusWithoutDetailsHasNone) {
   const absl::Status status = absl::NotFoundError("nothing here");
   EXPECT_EQ(ErrorReason(status), std::nullopt);
-  EXPECT_EQ(ErrorMetadata(status, kWorker), std::nullopt);
+  EXPECT_EQ(ErrorMetadata(status, kServerName), std::nullopt);
   EXPECT_EQ(ActualPosition(status), std::nullopt);
   EXPECT_EQ(RetryDelay(status), std::nullopt);
   EXPECT_EQ(ErrorReason(absl::OkStatus()), std::nullopt);
@@ -27,7 +27,7 @@ TEST(ErrorsTest, ReasonAndMetadataAreReadBack) {
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
   EXPECT_THAT(ErrorReason(status), Optional(Eq(std::string(kPositionMismatch))));
   EXPECT_THAT(ActualPosition(status), Optional(17));
-  EXPECT_EQ(ErrorMetadata(status, kWorker), std::nullopt);
+  EXPECT_EQ(ErrorMetadata(status, kServerName), std::nullopt);
 }
 
 TEST(ErrorsTest, AMalformedPositionIsNone) {

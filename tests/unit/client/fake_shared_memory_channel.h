@@ -27,7 +27,8 @@ namespace attention::client {
 
 class FakeSharedMemoryChannel {
  public:
-  using Handler = std::function<void(const v1::LaneRequest&, int64_t size, v1::LaneResponse*)>;
+  using Handler =
+      std::function<void(const v1::SharedMemoryRequest&, int64_t size, v1::SharedMemoryResponse*)>;
 
   static constexpr uint64_t kEpoch = 77;
 
@@ -109,9 +110,9 @@ class FakeSharedMemoryChannel {
   bool Answer(int connection) {
     char bytes[4096];
     const ssize_t size = recv(connection, bytes, sizeof(bytes), 0);
-    v1::LaneRequest request;
+    v1::SharedMemoryRequest request;
     if (size <= 0 || !request.ParseFromArray(bytes, static_cast<int>(size))) return false;
-    v1::LaneResponse response;
+    v1::SharedMemoryResponse response;
     int fd = -1;
     if (request.has_create()) {
       fd = Create(request, &response);
@@ -126,9 +127,9 @@ class FakeSharedMemoryChannel {
   }
 
   // The memory's descriptor; negative when the test refuses it.
-  int Create(const v1::LaneRequest& request, v1::LaneResponse* response) {
+  int Create(const v1::SharedMemoryRequest& request, v1::SharedMemoryResponse* response) {
     const auto size = static_cast<size_t>(request.create().size_bytes());
-    response->mutable_create()->set_worker_epoch(kEpoch);
+    response->mutable_create()->set_server_epoch(kEpoch);
     response->mutable_create()->set_size_bytes(request.create().size_bytes());
     if (handler_) handler_(request, request.create().size_bytes(), response);
     if (!response->has_create()) return -1;

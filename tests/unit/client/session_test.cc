@@ -16,7 +16,7 @@ constexpr int64_t kHeadDim = 4;
 
 SessionInfo EmptySession(int num_layers) {
   SessionInfo info;
-  info.handle = {"worker-0", 7, "secret"};
+  info.handle = {"server-0", 7, "secret"};
   info.geometry.num_layers = num_layers;
   return info;
 }

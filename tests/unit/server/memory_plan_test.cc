@@ -52,7 +52,7 @@ TEST(MemoryPlanTest, WhatIsConfiguredIsTakenAndTheRestFitsBesideIt) {
 TEST(MemoryPlanTest, SharedMemoryHasAShareWhereItIsOffered) {
   ServerConfig config;
   EXPECT_EQ(Plan(config, 1024).config.max_shared_bytes, 0) << "it is not offered";
-  config.shared_memory_listen = "unix:lane.sock";
+  config.shared_memory_listen = "unix:shared-memory.sock";
   const MemoryPlan plan = Plan(config, 1024);
   EXPECT_GT(plan.config.max_shared_bytes, 64 * kMib);
   EXPECT_LT(Sum(plan) + plan.config.max_shared_bytes, 1024 * kMib);
@@ -64,7 +64,7 @@ TEST(MemoryPlanTest, SharedMemoryHasAShareWhereItIsOffered) {
 
 TEST(MemoryPlanTest, SharedMemoryThatIsConfiguredMustFit) {
   ServerConfig config;
-  config.shared_memory_listen = "unix:lane.sock";
+  config.shared_memory_listen = "unix:shared-memory.sock";
   config.max_shared_bytes = 2048 * kMib;
   EXPECT_THAT(std::string(PlanMemory(config, Memory(1024)).status().message()),
               HasSubstr("max-shared-bytes (2147483648 bytes)"));

@@ -123,12 +123,12 @@ class Client {
   void DeleteSessionAsync(const SessionHandle& handle, const CallOptions& options,
                           StatusCallback done);
 
-  // Steps of any number of one worker's sessions. Each step has its own status in the result;
+  // Steps of any number of one server's sessions. Each step has its own status in the result;
   // Session::MakeStep and Accept keep the positions.
   absl::StatusOr<StepResult> Step(const StepRequest& request, const CallOptions& options = {});
   Future<StepResult> StepFuture(const StepRequest& request, const CallOptions& options = {});
   void StepAsync(const StepRequest& request, const CallOptions& options, Callback<StepResult> done);
-  // The same, pipelined on one stream. May block to find options.worker among several targets.
+  // The same, pipelined on one stream. May block to find options.server_name among several targets.
   absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(const StepStreamOptions& options = {});
 
   // Uploads a layer; to every target, so that any can compute it. Safe to retry. ALREADY_EXISTS:
@@ -159,7 +159,7 @@ class Client {
   void ConvertLayerAsync(const ConvertLayerRequest& request, const CallOptions& options,
                          Callback<Layer> done);
 
-  // A layer's output. All sessions are one worker's.
+  // A layer's output. All sessions are one server's.
   absl::StatusOr<ForwardResult> Forward(const ForwardRequest& request,
                                         const CallOptions& options = {});
   Future<ForwardResult> ForwardFuture(const ForwardRequest& request,

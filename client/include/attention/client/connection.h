@@ -65,7 +65,7 @@ class Connection {
   virtual void GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) = 0;
   virtual void Explain(const ExplainRequest& request, const CallOptions& options,
                        Callback<ExplainResult> done) = 0;
-  // Looks for options.worker among several targets if it is not known yet, and blocks for that
+  // Looks for options.server_name among several targets if it is not known yet, and blocks for that
   // long.
   virtual absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(
       const StepStreamOptions& options) = 0;

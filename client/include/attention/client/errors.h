@@ -31,7 +31,7 @@ inline constexpr std::string_view kHashMismatch = "HASH_MISMATCH";
 
 // Metadata keys.
 inline constexpr std::string_view kActualPosition = "actual_position";  // with kPositionMismatch
-inline constexpr std::string_view kWorker = "worker";                   // with kSessionMoved
+inline constexpr std::string_view kServerName = "server_name";          // with kSessionMoved
 
 // Why the call failed, beyond its code; nullopt when the server gave no reason.
 std::optional<std::string> ErrorReason(const absl::Status& status);

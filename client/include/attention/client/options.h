@@ -75,9 +75,9 @@ struct CallOptions {
 };
 
 struct StepStreamOptions {
-  // Whose sessions the stream serves: SessionHandle::worker. Empty: `target` decides.
-  std::string worker = {};
-  // Without a worker: which of ClientOptions::targets the stream goes to.
+  // Whose sessions the stream serves: SessionHandle::server_name. Empty: `target` decides.
+  std::string server_name = {};
+  // Without a name: which of ClientOptions::targets the stream goes to.
   int target = 0;
   // The options of the stream as a whole; it has no timeout by default. Streams are not retried.
   CallOptions call = {};

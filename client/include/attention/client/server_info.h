@@ -61,8 +61,8 @@ struct ServerInfo {
   std::string version = {};
   // The build's commit, or "unknown".
   std::string commit = {};
-  std::string worker = {};
-  uint64_t worker_epoch = 0;
+  std::string server_name = {};
+  uint64_t server_epoch = 0;
   std::vector<Device> devices = {};
   Limits limits = {};
   Capacity capacity = {};

@@ -1,5 +1,5 @@
 // Requests and results of the session calls: the words of attention/v1/session_service.proto as
-// plain structs. A session is a set of per-layer key/value caches that lives in one worker; see
+// plain structs. A session is a set of per-layer key/value caches that lives in one server; see
 // session.h for the object that drives one.
 #pragma once
 
@@ -17,9 +17,9 @@ namespace attention::client {
 
 // Names a session and its owner. Treat it as opaque and store it whole.
 struct SessionHandle {
-  std::string worker = {};
-  // Changes when the worker restarts.
-  uint64_t worker_epoch = 0;
+  std::string server_name = {};
+  // Changes when the server restarts.
+  uint64_t server_epoch = 0;
   // Unguessable.
   std::string session_id = {};
 
@@ -115,7 +115,7 @@ struct SessionStep {
 };
 
 struct StepRequest {
-  // At least one, all of sessions that one worker owns; several of one session and layer are
+  // At least one, all of sessions that one server owns; several of one session and layer are
   // applied in order.
   std::vector<SessionStep> steps = {};
 };

@@ -1,4 +1,4 @@
-// An open bidirectional stream of steps: the cheapest way to drive many sessions of one worker,
+// An open bidirectional stream of steps: the cheapest way to drive many sessions of one server,
 // token after token. Requests are pipelined: any number (up to StepStreamOptions::max_outstanding)
 // may be unanswered. Requests of one session and layer are applied in the order they were given;
 // answers come as they complete.

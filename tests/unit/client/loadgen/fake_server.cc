@@ -301,7 +301,7 @@ void FakeServer::GetServerInfo(const client::CallOptions&,
   client::ServerInfo info;
   info.version = "0.1.0";
   info.commit = "abc";
-  info.worker = "fake";
+  info.server_name = "fake";
   client::Device device;
   device.backend = "cpu";
   device.name = "fake processor";

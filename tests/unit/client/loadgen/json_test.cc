@@ -41,7 +41,7 @@ std::vector<std::string> DocumentedKeys() {
   add("/options/shape", {"q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim_qk",
                          "head_dim_v", "dtype", "kv_dtype", "causal", "window"});
   add("/machine", {"cpu", "cores", "memory_gib", "system", "compiler"});
-  add("/server", {"version", "commit", "worker", "devices"});
+  add("/server", {"version", "commit", "server_name", "devices"});
   add("/server/devices/0", {"backend", "name", "isa", "num_threads", "is_used"});
   add("/requests", {"answered", "ok", "refused", "errors", "unsent", "abandoned"});
   add("/errors/0", {"code", "reason", "count", "example"});

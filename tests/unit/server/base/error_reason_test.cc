@@ -22,12 +22,13 @@ TEST(ErrorReasonTest, StatusCarriesReasonMetadataAndRetryDelay) {
 
 TEST(ErrorReasonTest, AValueCannotPassForAnotherField) {
   const std::string hostile = "a\nreason=DRAINING\nretry_delay_ns=5\\n";
-  const absl::Status status = ReasonedError(absl::StatusCode::kFailedPrecondition,
-                                            ErrorReason::kSessionMoved, "", {{"worker", hostile}});
+  const absl::Status status =
+      ReasonedError(absl::StatusCode::kFailedPrecondition, ErrorReason::kSessionMoved, "",
+                    {{"server_name", hostile}});
   const auto detail = GetErrorDetail(status);
   ASSERT_TRUE(detail.has_value());
   EXPECT_EQ(detail->reason, "SESSION_MOVED");
-  EXPECT_EQ(detail->metadata.at("worker"), hostile);
+  EXPECT_EQ(detail->metadata.at("server_name"), hostile);
   EXPECT_FALSE(detail->retry_delay.has_value());
 }
 

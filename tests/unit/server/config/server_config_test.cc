@@ -43,18 +43,18 @@ TEST(ServerConfigTest, GpusAreOrdinals) {
 
 TEST(ServerConfigTest, FlagsWinOverTheEnvironmentWhichWinsOverTheFile) {
   const std::string path = ::testing::TempDir() + "/server_config_test.toml";
-  std::ofstream(path) << "threads = 2\nmax-sessions = 20\nworker-name = \"file\"\n"
+  std::ofstream(path) << "threads = 2\nmax-sessions = 20\nserver-name = \"file\"\n"
                       << "session-ttl = \"2m\"\n";
   setenv("ATTENTION_MAX_SESSIONS", "30", 1);
-  setenv("ATTENTION_WORKER_NAME", "environment", 1);
-  const ParsedCommandLine parsed = Parse({"--config", path.c_str(), "--worker-name", "flag"});
+  setenv("ATTENTION_SERVER_NAME", "environment", 1);
+  const ParsedCommandLine parsed = Parse({"--config", path.c_str(), "--server-name", "flag"});
   unsetenv("ATTENTION_MAX_SESSIONS");
-  unsetenv("ATTENTION_WORKER_NAME");
+  unsetenv("ATTENTION_SERVER_NAME");
   ASSERT_FALSE(parsed.is_exit) << parsed.text;
   EXPECT_EQ(parsed.config.threads, 2);
   EXPECT_EQ(parsed.config.session_ttl, absl::Minutes(2));
   EXPECT_EQ(parsed.config.max_sessions, 30);
-  EXPECT_EQ(parsed.config.worker_name, "flag");
+  EXPECT_EQ(parsed.config.server_name, "flag");
 }
 
 TEST(ServerConfigTest, PrintedDefaultsCanBeReadBack) {

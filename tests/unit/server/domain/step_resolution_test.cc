@@ -98,7 +98,7 @@ TEST(StepResolutionTest, RangesOutsideTheCacheNameTheField) {
 
 TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
   SessionStep step = AppendAndAttend(10, 1);
-  step.mask_shape = PlaneShape{1, 1, 10};
+  step.mask_shape = BiasOrMaskShape{1, 1, 10};
   EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
               HasSubstr("mask.shape ends with 10, expected 1 or 11, the keys from 0 to the "
                         "attended length"));
@@ -112,7 +112,7 @@ TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
 
 TEST(StepResolutionTest, AMaskOfOneKeyFitsEveryLength) {
   SessionStep step = AppendAndAttend(10, 1);
-  step.mask_shape = step.bias_shape = PlaneShape{1, 1, 1};
+  step.mask_shape = step.bias_shape = BiasOrMaskShape{1, 1, 1};
   EXPECT_TRUE(ResolveStep(step, 10).ok());
 }
 

@@ -54,13 +54,13 @@ TEST(StatusMappingTest, AStreamErrorSaysTheSame) {
 TEST(StatusMappingTest, WhateverAClientSaidTheTrailersFit) {
   const std::string words(5'000'000, '\n');
   const absl::Status status = ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionMoved,
-                                            words, {{"worker", words}});
+                                            words, {{"server_name", words}});
   const grpc::Status sent = ToGrpcStatus(status);
   EXPECT_LT(sent.error_message().size() + sent.error_details().size(), 4000u);
   EXPECT_EQ(sent.error_message().find('\n'), std::string::npos);
   const v1::StreamError error = ToStreamError(status);
   EXPECT_LT(error.ByteSizeLong(), 2000u);
-  EXPECT_EQ(error.metadata().at("worker").find('\n'), std::string::npos);
+  EXPECT_EQ(error.metadata().at("server_name").find('\n'), std::string::npos);
 }
 
 TEST(StatusMappingTest, OkIsOk) { EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok()); }

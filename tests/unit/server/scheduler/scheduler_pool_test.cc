@@ -233,11 +233,11 @@ TEST_F(SchedulerPoolTest, ABusyDeviceIsPassedOverAlthoughNothingWaitsForIt) {
 
 TEST_F(SchedulerPoolTest, ThereIsRoomWhileOneDeviceHasIt) {
   const std::string tenant = "a";
-  const Scheduler::Newcomer newcomer{tenant, Priority::kNormal, 1, absl::InfiniteFuture()};
+  const Scheduler::Arrival arrival{tenant, Priority::kNormal, 1, absl::InfiniteFuture()};
   Fill(0);
-  EXPECT_TRUE(pool_->CheckRoom(newcomer).ok());
+  EXPECT_TRUE(pool_->CheckRoom(arrival).ok());
   Fill(1);
-  EXPECT_EQ(pool_->CheckRoom(newcomer).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(pool_->CheckRoom(arrival).code(), absl::StatusCode::kResourceExhausted);
 }
 
 TEST_F(SchedulerPoolTest, ADrainRefusesEverywhereAndIsIdleWhenAllAre) {

@@ -292,7 +292,7 @@ TEST_F(SchedulerTest, StoppingAnswersWhatIsQueuedAndRefusesWhatFollows) {
   const absl::Status refused = scheduler_->Submit(continuation, Scheduler::Start::kWithPending);
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(GetErrorDetail(refused)->reason, "DRAINING");
-  scheduler_->RunPending();
+  scheduler_->ComputePending();
   EXPECT_TRUE(scheduler_->AwaitIdle(absl::Now()));
   scheduler_->Stop();  // once more does nothing
 }
@@ -300,7 +300,7 @@ TEST_F(SchedulerTest, StoppingAnswersWhatIsQueuedAndRefusesWhatFollows) {
 TEST_F(SchedulerTest, StoppingWaitsForWhatAnotherThreadComputes) {
   executor_.Close();
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
-  std::thread inline_runner([this] { scheduler_->RunPending(); });
+  std::thread inline_runner([this] { scheduler_->ComputePending(); });
   executor_.AwaitBatches(1);
   std::thread opener([this] { executor_.Open(); });
   scheduler_->Stop();
@@ -329,7 +329,7 @@ TEST_F(SchedulerTest, PendingWorkRunsOnTheThreadThatAsksForItAsOneBatch) {
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
   EXPECT_EQ(Completed(absl::StatusCode::kOk), 0);
-  scheduler_->RunPending();
+  scheduler_->ComputePending();
   EXPECT_EQ(Completed(absl::StatusCode::kOk), 2);
   EXPECT_EQ(executor_.batch_sizes(), std::vector<std::size_t>{2});
   EXPECT_EQ(executor_.last_thread(), std::this_thread::get_id());
@@ -349,7 +349,7 @@ TEST_F(SchedulerTest, NothingIsPendingBesideABusyWorker) {
   ASSERT_TRUE(Submit().ok());
   executor_.AwaitBatches(1);
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
-  scheduler_->RunPending();
+  scheduler_->ComputePending();
   EXPECT_EQ(Completed(absl::StatusCode::kOk), 0);
   executor_.Open();
   ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
@@ -362,7 +362,7 @@ TEST_F(SchedulerTest, WhatArrivesDuringAnInlineRunIsTheWorkers) {
     ASSERT_TRUE(Submit().ok());
   };
   ASSERT_TRUE(scheduler_->Submit(first, Scheduler::Start::kWithPending).ok());
-  scheduler_->RunPending();
+  scheduler_->ComputePending();
   ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
   EXPECT_EQ(Completed(absl::StatusCode::kOk), 1);
   EXPECT_EQ(executor_.batch_sizes(), (std::vector<std::size_t>{1, 1}));
@@ -444,11 +444,11 @@ class FailedDeviceTest : public SchedulerTest {
 
 TEST_F(FailedDeviceTest, IsSetUpAgainOnTheSchedulersThreadAndThenAnswers) {
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
-  scheduler_->RunPending();  // returns: it may be a thread that serves others
+  scheduler_->ComputePending();  // returns: it may be a thread that serves others
   EXPECT_NE(failing_.AwaitRecovery(), std::this_thread::get_id());
   EXPECT_EQ(Completed(absl::StatusCode::kInternal), 0);
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
-  scheduler_->RunPending();
+  scheduler_->ComputePending();
   EXPECT_FALSE(scheduler_->AwaitIdle(absl::Now())) << "what follows waits for the device";
   failing_.LetRecover();
   ASSERT_TRUE(scheduler_->AwaitIdle(absl::Now() + absl::Seconds(10)));
@@ -458,7 +458,7 @@ TEST_F(FailedDeviceTest, IsSetUpAgainOnTheSchedulersThreadAndThenAnswers) {
 
 TEST_F(FailedDeviceTest, StoppingAnswersWhatFailedWithIt) {
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
-  scheduler_->RunPending();
+  scheduler_->ComputePending();
   failing_.LetRecover();
   scheduler_->Stop();
   EXPECT_EQ(Completed(absl::StatusCode::kInternal), 1);

@@ -182,7 +182,7 @@ TEST_F(WorkQueueTest, AnExpiredCallThatGrpcCancelledCountsAsExpired) {
   auto both = Request({.deadline = kMs});
   both->is_cancelled = std::make_shared<std::atomic<bool>>(true);
   queue_->Add(std::move(both));
-  const std::vector<DroppedRequest> dropped = queue_->TakeDead(kStart + kMs);
+  const std::vector<DroppedRequest> dropped = queue_->TakeExpiredAndCancelled(kStart + kMs);
   ASSERT_EQ(dropped.size(), 1u);
   EXPECT_EQ(dropped[0].reason, DropReason::kDeadline);
   EXPECT_TRUE(queue_->empty());
@@ -228,7 +228,7 @@ TEST_F(WorkQueueTest, WeightsSetTheShares) {
   while (work_["heavy"] + work_["light"] < 200 * kMs) RunNext();
   EXPECT_NEAR(absl::FDivDuration(work_["heavy"], work_["light"]), 3, 0.2);
   EXPECT_EQ(queue_->ShareOf("heavy", kStart), 0.75);
-  EXPECT_EQ(queue_->ShareOf("newcomer", kStart), 0.2);
+  EXPECT_EQ(queue_->ShareOf("arrival", kStart), 0.2);
 }
 
 TEST_F(WorkQueueTest, IdlenessEarnsNoCredit) {
@@ -330,9 +330,9 @@ TEST_F(WorkQueueTest, AShortRequestThatComesBesideALongOneGoesFirst) {
   Add({.work = absl::Seconds(10)});
   for (int i = 0; i < 100; ++i) RunNext();
   Decision slice = Next();
-  EXPECT_FALSE(queue_->HasRival());
+  EXPECT_FALSE(queue_->ShouldYield());
   Add({.id = 7});
-  EXPECT_TRUE(queue_->HasRival());
+  EXPECT_TRUE(queue_->ShouldYield());
   queue_->EndSlice(std::move(slice.sliced), 0.5);
   EXPECT_THAT(IdsOf(Next()), ElementsAre(7));
 }
@@ -344,7 +344,7 @@ TEST_F(WorkQueueTest, OneLongRequestOfATenantAtATime) {
   EXPECT_EQ(queue_->num_in_progress(), 1);
   Decision slice = Next();
   EXPECT_EQ(slice.long_request, nullptr);
-  EXPECT_FALSE(queue_->HasRival()) << "the other one waits for its end";
+  EXPECT_FALSE(queue_->ShouldYield()) << "the other one waits for its end";
   queue_->EndSlice(std::move(slice.sliced), 0.5);
   for (int i = 0; i < 9; ++i) RunNext();
   EXPECT_EQ(queue_->num_in_progress(), 0);

@@ -115,13 +115,13 @@ TEST_F(SessionTableTest, AHandleOfAnotherWorkerIsMovedAndOfAnotherEpochLost) {
   const auto created = Create();
   ASSERT_TRUE(created.ok());
   SessionHandle moved = HandleOf(*created);
-  moved.worker = "elsewhere";
+  moved.server_name = "elsewhere";
   const absl::Status moved_status = table_.Acquire(moved, "a").status();
   EXPECT_EQ(moved_status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(ReasonOf(moved_status), "SESSION_MOVED");
-  EXPECT_EQ(GetErrorDetail(moved_status)->metadata.at("worker"), "elsewhere");
+  EXPECT_EQ(GetErrorDetail(moved_status)->metadata.at("server_name"), "elsewhere");
   SessionHandle lost = HandleOf(*created);
-  lost.worker_epoch = kEpoch - 1;
+  lost.server_epoch = kEpoch - 1;
   const absl::Status lost_status = table_.Acquire(lost, "a").status();
   EXPECT_EQ(lost_status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(ReasonOf(lost_status), "SESSION_LOST");
@@ -133,7 +133,7 @@ TEST_F(SessionTableTest, HandlesThatNoServerMadeAreRefusedByField) {
               ::testing::HasSubstr("handle.session_id has 300 bytes, expected at most 256"));
   handle = {std::string(300, 'x'), kEpoch, MakeSessionId()};
   EXPECT_THAT(std::string(table_.Acquire(handle, "a").status().message()),
-              ::testing::HasSubstr("handle.worker has 300 bytes"));
+              ::testing::HasSubstr("handle.server_name has 300 bytes"));
 }
 
 TEST_F(SessionTableTest, AnIdleSessionExpiresAndItsOwnerIsTold) {

@@ -38,8 +38,8 @@ Outcome AsyncOutcome(Start start) {
 }
 
 void FillHandle(v1::SessionHandle* handle) {
-  handle->set_worker("w");
-  handle->set_worker_epoch(7);
+  handle->set_server_name("w");
+  handle->set_server_epoch(7);
   handle->set_session_id("s");
 }
 

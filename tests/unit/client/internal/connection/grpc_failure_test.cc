@@ -67,13 +67,13 @@ class GrpcFailureTest : public testing::Test {
 TEST_F(GrpcFailureTest, CodeMessageReasonAndMetadataArrive) {
   server_.on_get_session = [](auto*, auto&, auto*) {
     return ServerError(grpc::StatusCode::FAILED_PRECONDITION, "elsewhere", "SESSION_MOVED",
-                       "worker", "w1");
+                       "server_name", "w1");
   };
   const absl::Status status = server_.Connect()->GetSession({}).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
   EXPECT_EQ(status.message(), "elsewhere");
   EXPECT_THAT(ErrorReason(status), Optional(std::string(kSessionMoved)));
-  EXPECT_THAT(ErrorMetadata(status, kWorker), Optional(std::string("w1")));
+  EXPECT_THAT(ErrorMetadata(status, kServerName), Optional(std::string("w1")));
 }
 
 TEST_F(GrpcFailureTest, UnavailableIsRetriedOnSchedule) {

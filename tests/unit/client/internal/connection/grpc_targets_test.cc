@@ -15,7 +15,7 @@
 namespace attention::client {
 namespace {
 
-// A server that is the worker `name` and counts what reaches it.
+// A server that is called `name` and counts what reaches it.
 struct Worker {
   explicit Worker(const std::string& name) : name(name) {
     server.on_attend = [this](auto*, auto&, auto*) {
@@ -25,17 +25,17 @@ struct Worker {
     server.on_get_server_info = [this](auto*, auto&, auto* response) {
       ++num_infos;
       if (is_down) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down");
-      response->set_worker(this->name);
+      response->set_server_name(this->name);
       return grpc::Status::OK;
     };
     server.on_create_session = [this](auto*, auto&, auto* response) {
       v1::Session* session = response->mutable_session();
-      session->mutable_handle()->set_worker(this->name);
+      session->mutable_handle()->set_server_name(this->name);
       session->mutable_geometry()->set_kv_dtype(v1::DTYPE_FLOAT32);
       return grpc::Status::OK;
     };
     server.on_delete_session = [this](auto*, auto& request, auto*) {
-      if (request.handle().worker() != this->name) {
+      if (request.handle().server_name() != this->name) {
         return ServerError(grpc::StatusCode::FAILED_PRECONDITION, "moved", "SESSION_MOVED");
       }
       return grpc::Status::OK;
@@ -94,30 +94,30 @@ TEST_F(GrpcTargetsTest, ARetryGoesToTheNext) {
 TEST_F(GrpcTargetsTest, ACreatedSessionsOwnerIsRemembered) {
   auto first = client_->CreateSession({}), second = client_->CreateSession({});
   ASSERT_TRUE(first.ok() && second.ok());
-  EXPECT_NE(first->handle().worker, second->handle().worker);
+  EXPECT_NE(first->handle().server_name, second->handle().server_name);
   EXPECT_TRUE(first->Delete().ok());
   EXPECT_TRUE(second->Delete().ok());
   EXPECT_EQ(a_.num_infos + b_.num_infos, 0);
 }
 
 TEST_F(GrpcTargetsTest, AnUnknownOwnerIsLookedForOnce) {
-  EXPECT_TRUE(client_->DeleteSession({.worker = "b"}).ok());
-  EXPECT_TRUE(client_->DeleteSession({.worker = "b"}).ok());
+  EXPECT_TRUE(client_->DeleteSession({.server_name = "b"}).ok());
+  EXPECT_TRUE(client_->DeleteSession({.server_name = "b"}).ok());
   EXPECT_EQ(b_.num_infos, 1);
 }
 
 TEST_F(GrpcTargetsTest, TheOwnerIsFoundThoughAnotherIsDown) {
   a_.is_down = true;
-  EXPECT_TRUE(client_->DeleteSession({.worker = "b"}).ok());
+  EXPECT_TRUE(client_->DeleteSession({.server_name = "b"}).ok());
 }
 
 TEST_F(GrpcTargetsTest, AnOwnerThatMayBeDownIsUnavailable) {
   a_.is_down = true;
-  EXPECT_TRUE(absl::IsUnavailable(client_->DeleteSession({.worker = "a"})));
+  EXPECT_TRUE(absl::IsUnavailable(client_->DeleteSession({.server_name = "a"})));
 }
 
 TEST_F(GrpcTargetsTest, AnOwnerThatIsNoneOfThemIsTheServersToTell) {
-  const absl::Status status = client_->DeleteSession({.worker = "c"});
+  const absl::Status status = client_->DeleteSession({.server_name = "c"});
   EXPECT_EQ(ErrorReason(status), std::string(kSessionMoved));
 }
 
@@ -137,8 +137,8 @@ TEST_F(GrpcTargetsTest, ListingGoesThroughAllTargets) {
 TEST_F(GrpcTargetsTest, AStreamGoesToTheWorkerItNames) {
   a_.stream_mark = 1;
   b_.stream_mark = 2;
-  EXPECT_EQ((*client_->OpenStepStream({.worker = "b"}))->Step({})->timing.batch_size, 2);
-  EXPECT_EQ((*client_->OpenStepStream({.worker = "a"}))->Step({})->timing.batch_size, 1);
+  EXPECT_EQ((*client_->OpenStepStream({.server_name = "b"}))->Step({})->timing.batch_size, 2);
+  EXPECT_EQ((*client_->OpenStepStream({.server_name = "a"}))->Step({})->timing.batch_size, 1);
 }
 
 TEST_F(GrpcTargetsTest, AStreamWithoutAWorkerGoesToItsTarget) {

@@ -205,7 +205,7 @@ TEST(ConvertTest, StepRequestInFullAndItsErrorsNameTheStep) {
   const auto message = Sent<v1::StepRequest>(ToWire(StepRequest{.steps = {step}}));
   ASSERT_TRUE(message.ok()) << message.status();
   const v1::SessionStep& sent = message->steps(0);
-  EXPECT_EQ(sent.handle().worker_epoch(), 7u);
+  EXPECT_EQ(sent.handle().server_epoch(), 7u);
   EXPECT_EQ(sent.layer(), 2);
   EXPECT_TRUE(sent.has_expected_position() && sent.has_first_query_position());
   EXPECT_TRUE(sent.has_k() && sent.has_v() && sent.has_q() && sent.has_bias() && sent.has_mask());
@@ -287,8 +287,8 @@ TEST(ConvertTest, ServerInfoInFull) {
   v1::GetServerInfoResponse message;
   message.set_version("1.2");
   message.set_commit("abc");
-  message.set_worker("w");
-  message.set_worker_epoch(7);
+  message.set_server_name("w");
+  message.set_server_epoch(7);
   v1::Device* device = message.add_devices();
   device->set_backend("cpu");
   device->set_isa("AVX2");
@@ -301,8 +301,8 @@ TEST(ConvertTest, ServerInfoInFull) {
   ASSERT_TRUE(info.ok());
   EXPECT_EQ(info->version, "1.2");
   EXPECT_EQ(info->commit, "abc");
-  EXPECT_EQ(info->worker, "w");
-  EXPECT_EQ(info->worker_epoch, 7u);
+  EXPECT_EQ(info->server_name, "w");
+  EXPECT_EQ(info->server_epoch, 7u);
   ASSERT_EQ(info->devices.size(), 1u);
   EXPECT_EQ(info->devices[0].isa, "AVX2");
   EXPECT_EQ(info->devices[0].num_threads, 4);

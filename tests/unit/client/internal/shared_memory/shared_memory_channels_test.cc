@@ -38,7 +38,7 @@ class SharedMemoryChannelsTest : public testing::Test {
   SharedMemoryChannelsTest() {
     server_.on_get_server_info = [this](auto*, auto&, auto* response) {
       response->set_shared_memory_socket(channel_->path());
-      response->set_worker_epoch(FakeSharedMemoryChannel::kEpoch);
+      response->set_server_epoch(FakeSharedMemoryChannel::kEpoch);
       return grpc::Status::OK;
     };
     server_.on_attend = [this](auto*, const v1::AttendRequest& request, auto* response) {
@@ -192,7 +192,7 @@ TEST_F(SharedMemoryChannelsTest, AClientGoesWhileItsChannelIsBeingOpened) {
 
 TEST_F(SharedMemoryChannelsTest, TheSocketOfAnotherServerIsLeftAlone) {
   StartChannel([](auto&, auto, auto* response) {
-    response->mutable_create()->set_worker_epoch(FakeSharedMemoryChannel::kEpoch + 1);
+    response->mutable_create()->set_server_epoch(FakeSharedMemoryChannel::kEpoch + 1);
   });
   const auto client = Connect();
   ExpectEcho(client->Attend(Request()));

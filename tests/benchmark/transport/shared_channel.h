@@ -16,11 +16,11 @@
 
 namespace attention::bench {
 
-class SharedLane {
+class SharedChannel {
  public:
   // Exits with a message when the server at the socket does not take the memory. `copies`: whether
   // each request's tensors are copied there first, as the SDK does with tensors that lie elsewhere.
-  SharedLane(const std::string& path, bool copies);
+  SharedChannel(const std::string& path, bool copies);
 
   bool copies() const { return copies_; }
   const std::string& region_id() const { return region_id_; }
@@ -33,10 +33,10 @@ class SharedLane {
   std::string region_id_;
 };
 
-// The tensors of one message in a lane's memory.
+// The tensors of one message in a channel's memory.
 class SharedTensors {
  public:
-  SharedTensors(const SharedLane& lane, std::size_t bytes_in, std::size_t bytes_out);
+  SharedTensors(const SharedChannel& channel, std::size_t bytes_in, std::size_t bytes_out);
   // Ends the program when the server was asked for outputs and has written none.
   ~SharedTensors();
   SharedTensors(const SharedTensors&) = delete;
@@ -52,7 +52,7 @@ class SharedTensors {
  private:
   v1::SharedMemoryRef RefTo(std::size_t offset) const;
 
-  const SharedLane& lane_;
+  const SharedChannel& channel_;
   std::shared_ptr<client::internal::SharedSlot> in_, out_;
   std::size_t used_in_ = 0, used_out_ = 0;
   std::string source_;  // what is copied

@@ -4,7 +4,7 @@
 
 #include "tests/benchmark/transport/attention_process.h"
 #include "tests/benchmark/transport/attention_requests.h"
-#include "tests/benchmark/transport/shared_lane.h"
+#include "tests/benchmark/transport/shared_channel.h"
 #include "tests/benchmark/transport/studies.h"
 
 namespace attention::bench {
@@ -16,7 +16,7 @@ struct Exchange {
   std::string name;
   std::size_t bytes;     // of tensors: of steps in and out together, of Attend each way
   int batch_size;        // of steps; 0: Attend
-  double max_p50_ratio;  // of the lane, in place, against messages over the unix socket
+  double max_p50_ratio;  // of the channel, in place, against messages over the unix socket
 };
 
 Exchange Attend(const std::string& name, std::size_t bytes, double max_p50_ratio) {
@@ -41,22 +41,22 @@ std::vector<Exchange> AllExchanges() {
 Contender MakeContender(const std::string& name, const Exchange& exchange,
                         const AttentionProcess& server,
                         const AttentionProcess::Connection& connection, int max_in_flight,
-                        const SharedLane* lane) {
+                        const SharedChannel* channel) {
   const bool is_steps = exchange.batch_size > 0;
   return {.name = name,
           .caller = connection.caller.get(),
           .server = &server.process(),
           .make_requests =
-              [&exchange, &connection, max_in_flight, lane, is_steps] {
+              [&exchange, &connection, max_in_flight, channel, is_steps] {
                 return is_steps ? MakeStepRequests(connection.channel, exchange.batch_size,
-                                                   max_in_flight, lane)
-                                : MakeAttendRequests(exchange.bytes, lane);
+                                                   max_in_flight, channel)
+                                : MakeAttendRequests(exchange.bytes, channel);
               },
           .load = {.method = is_steps ? kStepStream : kAttend,
                    .is_stream = is_steps,
-                   .shared_bytes = lane == nullptr ? 0
-                                   : is_steps      ? exchange.bytes
-                                                   : 2 * exchange.bytes},
+                   .shared_bytes = channel == nullptr ? 0
+                                   : is_steps         ? exchange.bytes
+                                                      : 2 * exchange.bytes},
           .reference = name == kMessages ? "" : kMessages};
 }
 
@@ -65,8 +65,8 @@ Contender MakeContender(const std::string& name, const Exchange& exchange,
 std::vector<Figures> StudyLane(const StudyOptions& options) {
   const TemporaryFolder folder;
   const AttentionProcess server(options.server_binary, options.backend, folder.path());
-  const SharedLane in_place(server.lane_path(), /*copies=*/false);
-  const SharedLane copied(server.lane_path(), /*copies=*/true);
+  const SharedChannel in_place(server.channel_path(), /*copies=*/false);
+  const SharedChannel copied(server.channel_path(), /*copies=*/true);
   std::vector<Figures> all;
   PrintHeader();
   for (const Exchange& exchange : AllExchanges()) {
@@ -74,15 +74,15 @@ std::vector<Figures> StudyLane(const StudyOptions& options) {
     if (exchange.name.find(options.filter) == std::string::npos) continue;
     const auto contender = [&](const std::string& name,
                                const AttentionProcess::Connection& connection,
-                               const SharedLane* lane) {
-      return MakeContender(name, exchange, server, connection, options.contest.in_flight, lane);
+                               const SharedChannel* channel) {
+      return MakeContender(name, exchange, server, connection, options.contest.in_flight, channel);
     };
-    Contender lane = contender("shared memory, in place", server.unix_socket(), &in_place);
-    lane.max_p50_ratio = exchange.max_p50_ratio;
+    Contender channel = contender("shared memory, in place", server.unix_socket(), &in_place);
+    channel.max_p50_ratio = exchange.max_p50_ratio;
     const std::vector<Figures> figures =
         RunContest(exchange.name,
                    {contender(kMessages, server.unix_socket(), nullptr),
-                    contender("message, TCP", server.tcp(), nullptr), lane,
+                    contender("message, TCP", server.tcp(), nullptr), channel,
                     contender("shared memory, copied in", server.unix_socket(), &copied)},
                    options.contest);
     Print(figures);

@@ -1,4 +1,4 @@
-#include "tests/benchmark/transport/shared_lane.h"
+#include "tests/benchmark/transport/shared_channel.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -22,7 +22,7 @@ std::size_t Aligned(std::size_t bytes) {
 
 }  // namespace
 
-SharedLane::SharedLane(const std::string& path, bool copies) : copies_(copies) {
+SharedChannel::SharedChannel(const std::string& path, bool copies) : copies_(copies) {
   auto connection = client::internal::SharedMemorySocket::Connect(path);
   if (!connection.ok()) Fail(connection.status().ToString());
   connection_ = *std::move(connection);
@@ -34,14 +34,15 @@ SharedLane::SharedLane(const std::string& path, bool copies) : copies_(copies) {
   region_ = *std::move(region);
 }
 
-std::shared_ptr<client::internal::SharedSlot> SharedLane::Allocate(std::size_t bytes) const {
+std::shared_ptr<client::internal::SharedSlot> SharedChannel::Allocate(std::size_t bytes) const {
   auto slot = region_->Allocate(bytes);
   if (slot == nullptr) Fail("no room for " + std::to_string(bytes) + " bytes");
   return slot;
 }
 
-SharedTensors::SharedTensors(const SharedLane& lane, std::size_t bytes_in, std::size_t bytes_out)
-    : lane_(lane), in_(lane.Allocate(bytes_in)), out_(lane.Allocate(bytes_out)) {
+SharedTensors::SharedTensors(const SharedChannel& channel, std::size_t bytes_in,
+                             std::size_t bytes_out)
+    : channel_(channel), in_(channel.Allocate(bytes_in)), out_(channel.Allocate(bytes_out)) {
   std::memset(out_->data(), kUnwritten, bytes_out);
 }
 
@@ -57,7 +58,7 @@ void SharedTensors::Move(v1::Tensor* tensor) {
   *tensor->mutable_shared_memory() = RefTo(in_->offset() + used_in_);
   used_in_ += Aligned(tensor->data().size());
   tensor->clear_data();
-  if (lane_.copies()) source_.assign(in_->data(), used_in_);
+  if (channel_.copies()) source_.assign(in_->data(), used_in_);
 }
 
 v1::SharedMemoryRef SharedTensors::OutputPlace(std::size_t bytes) {
@@ -68,12 +69,12 @@ v1::SharedMemoryRef SharedTensors::OutputPlace(std::size_t bytes) {
 
 void SharedTensors::Prepare() {
   is_sent_ = true;
-  if (lane_.copies()) std::memcpy(in_->data(), source_.data(), source_.size());
+  if (channel_.copies()) std::memcpy(in_->data(), source_.data(), source_.size());
 }
 
 v1::SharedMemoryRef SharedTensors::RefTo(std::size_t offset) const {
   v1::SharedMemoryRef ref;
-  ref.set_region_id(lane_.region_id());
+  ref.set_region_id(channel_.region_id());
   ref.set_offset(static_cast<std::int64_t>(offset));
   return ref;
 }
