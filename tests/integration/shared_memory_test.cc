@@ -356,7 +356,7 @@ absl::Duration ProcessorTime() {
   return absl::DurationFromTimeval(usage.ru_utime) + absl::DurationFromTimeval(usage.ru_stime);
 }
 
-TEST(SharedMemoryLifetimeTest, WithoutDescriptorsTheLaneRestsAndGoesOn) {
+TEST(SharedMemoryLifetimeTest, WithoutDescriptorsTheServerRestsAndGoesOn) {
   TestServer own(Sharing("descriptors"));
   { ChannelConnection warm(SocketPath("descriptors")); }
   AllDescriptors all;
