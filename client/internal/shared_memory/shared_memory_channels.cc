@@ -72,7 +72,7 @@ SharedMemoryChannels::~SharedMemoryChannels() {
 
 std::shared_ptr<SharedSlot> SharedMemoryChannels::Allocate(size_t target, size_t bytes) {
   std::shared_ptr<SharedSlot> slot = pool_.Allocate(target, bytes);
-  if (slot == nullptr) Want(target, bytes);
+  if (slot == nullptr) AskForRoom(target, bytes);
   return slot;
 }
 
@@ -87,7 +87,7 @@ std::shared_ptr<SharedSlot> SharedMemoryChannels::AllocateForUser(size_t bytes) 
         std::find_if(channels_.begin(), channels_.end(),
                      [](const Channel& channel) { return channel.socket != nullptr; });
     const bool is_any = with_channel == channels_.end();
-    Wake(is_any ? 0 : static_cast<size_t>(with_channel - channels_.begin()), bytes);
+    RequestRound(is_any ? 0 : static_cast<size_t>(with_channel - channels_.begin()), bytes);
     const auto is_over = [this, before = num_rounds_]()
                              ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_rounds_ > before; };
     if (!mutex_.AwaitWithDeadline(absl::Condition(&is_over), deadline)) break;
@@ -112,13 +112,13 @@ void SharedMemoryChannels::OnRegionLost(size_t target, const std::string& region
   pool_.TakeAll(target);
   absl::MutexLock lock(&mutex_);
   channels_[target].is_lost = true;
-  Wake(target, 0);
+  RequestRound(target, 0);
 }
 
 void SharedMemoryChannels::WaitUntilTried(absl::Time deadline) {
   if (wake_fd_ < 0) return;
   absl::MutexLock lock(&mutex_);
-  if (num_rounds_ == 0) Wake(0, 0);
+  if (num_rounds_ == 0) RequestRound(0, 0);
   const auto has_tried = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_rounds_ > 0; };
   mutex_.AwaitWithDeadline(absl::Condition(&has_tried), deadline);
 }
@@ -136,14 +136,14 @@ SharedMemoryUsage SharedMemoryChannels::usage() const {
 
 size_t SharedMemoryChannels::num_channels() const { return OpenTargets().size(); }
 
-void SharedMemoryChannels::Want(size_t target, size_t bytes) {
+void SharedMemoryChannels::AskForRoom(size_t target, size_t bytes) {
   absl::MutexLock lock(&mutex_);
   if (is_wanted_ && bytes <= channels_[target].wanted_bytes) return;
   if (!is_wanted_ && absl::Now() < retry_at_) return;
-  Wake(target, bytes);
+  RequestRound(target, bytes);
 }
 
-void SharedMemoryChannels::Wake(size_t target, size_t bytes) {
+void SharedMemoryChannels::RequestRound(size_t target, size_t bytes) {
   if (wake_fd_ < 0 || is_stopping_) return;
   channels_[target].wanted_bytes = std::max(channels_[target].wanted_bytes, bytes);
   is_wanted_ = true;
@@ -152,8 +152,8 @@ void SharedMemoryChannels::Wake(size_t target, size_t bytes) {
 }
 
 void SharedMemoryChannels::Serve() {
-  while (AwaitWork()) {
-    const bool is_fulfilled = Work();
+  while (AwaitRound()) {
+    const bool is_fulfilled = RunRound();
     absl::MutexLock lock(&mutex_);
     for (Channel& channel : channels_) channel.wanted_bytes = 0;
     is_wanted_ = false;
@@ -163,7 +163,7 @@ void SharedMemoryChannels::Serve() {
   }
 }
 
-bool SharedMemoryChannels::AwaitWork() {
+bool SharedMemoryChannels::AwaitRound() {
   for (;;) {
     const std::vector<size_t> open = OpenTargets();
     std::vector<pollfd> polled = {{wake_fd_, POLLIN, 0}};
@@ -197,7 +197,7 @@ void SharedMemoryChannels::DropChannel(size_t target) {
   backoff_ = kMinBackoff;
 }
 
-bool SharedMemoryChannels::Work() {
+bool SharedMemoryChannels::RunRound() {
   OpenChannels();
   ReleaseRetired();
   bool has_room = true;

@@ -44,7 +44,7 @@ class SharedMemoryChannels {
   // memory.
   std::shared_ptr<SharedSlot> Allocate(size_t target, size_t bytes);
   // A slot for a user's tensor, in the memory of a server; null when there is none. May wait for
-  // that server, two seconds at most, unless it has lately been asked in vain.
+  // that server, two seconds at most, unless it has lately refused.
   std::shared_ptr<SharedSlot> AllocateForUser(size_t bytes);
   std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const {
     return pool_.Find(data, bytes);
@@ -78,24 +78,27 @@ class SharedMemoryChannels {
     bool is_lost = false;                        // to be dropped by the thread
   };
 
-  // Asks the thread for a round, with room for so many bytes; unless it was in vain a while ago.
-  void Want(size_t target, size_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Wake(size_t target, size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Asks the thread for a round that makes room for so many bytes, unless the last one failed a
+  // short while ago.
+  void AskForRoom(size_t target, size_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  void RequestRound(size_t target, size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // The rest is the thread's.
+  // These are called on the thread.
   void Serve();
-  // Waits for a wish or the end of a connection; false when this is being destroyed.
-  bool AwaitWork();
+  // Waits until a round is asked for, and drops channels whose connection ends; false when this is
+  // being destroyed.
+  bool AwaitRound();
   void DropChannel(size_t target);
-  // One round: true when there are channels and room.
-  bool Work();
+  // Opens channels and makes room: true when there are channels and room.
+  bool RunRound();
   void OpenChannels();
   void OpenChannel(size_t target);
-  // Sees to it that the target's server has a piece of so many bytes for us.
+  // Makes room for a piece of so many bytes in the memory of the target's server; false if it
+  // refuses.
   bool MakeRoom(size_t target, size_t bytes);
-  // Asks the server for a region. Its refusal; UNAVAILABLE when the channel is gone.
+  // Asks the server for a region. Returns its refusal; UNAVAILABLE when the channel is gone.
   absl::Status AddRegion(size_t target, size_t bytes);
-  // Gives those back of which nobody holds a slot any more.
+  // Gives back the regions of which nobody holds a slot any more.
   void ReleaseRetired();
   std::vector<size_t> OpenTargets() const;
   std::shared_ptr<SharedMemorySocket> SocketOf(size_t target) const;
@@ -106,8 +109,8 @@ class SharedMemoryChannels {
   Targets& targets_;
   RegionPool pool_;
   const int wake_fd_;        // an eventfd; negative when there is none; then there are no channels
-  size_t max_region_bytes_;  // the largest that was not refused; the thread's
-  // Full of abandoned slots, but some are held; the thread's.
+  size_t max_region_bytes_;  // the largest that was not refused; used by the thread alone
+  // Regions full of abandoned slots of which some are held; used by the thread alone.
   std::vector<std::shared_ptr<SharedRegion>> retired_;
 
   mutable absl::Mutex mutex_;

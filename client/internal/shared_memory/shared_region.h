@@ -33,9 +33,9 @@ class SharedSlot;
 class SharedRegion : public std::enable_shared_from_this<SharedRegion> {
  public:
   struct Lease {
-    size_t target = 0;                                 // whose server made it
-    std::string id;                                    // what that calls it
-    std::shared_ptr<const void> connection = nullptr;  // with which the lease ends
+    size_t target = 0;                                 // the target whose server made it
+    std::string id;                                    // the server's name for it
+    std::shared_ptr<const void> connection = nullptr;  // ends the lease when it is closed
   };
   // Maps memory of so many bytes, and takes the descriptor. RESOURCE_EXHAUSTED when the system
   // does not map it, FAILED_PRECONDITION when it may shrink, which would end this process.
