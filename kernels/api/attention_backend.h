@@ -1,12 +1,12 @@
-// The interface of every device: say whether it can, plan, run. The server picks the first
-// registered backend whose Supports answers OK; every refusal carries a reason that is logged and
-// returned.
+// The interface of every device: describe itself (backend_description.h), plan, run. The server
+// picks the first registered backend whose Supports answers OK; every refusal carries a reason that
+// is logged and returned.
 //
 // Batch invariance: the bits of a task's results depend on that task alone. Not on its neighbours,
 // the number of threads, the page size, the page order, or on how a prompt was cut into tasks.
 //
-// Thread-safety: a backend is owned by one worker thread; only info(), Supports, PageLayout,
-// KernelName and projections() may be called from others.
+// Thread-safety: a backend is owned by one worker thread; only its description and projections()
+// may be called from others.
 #pragma once
 
 #include <atomic>
@@ -19,19 +19,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/api/attention_params.h"
+#include "kernels/api/backend_description.h"
 #include "kernels/api/paged_kv_view.h"
 #include "kernels/api/projection.h"
 #include "kernels/api/work_estimate.h"
 
 namespace attention {
-
-struct BackendInfo {
-  std::string name;    // "cpu", "reference", "cuda"
-  std::string device;  // model name of the processor
-  std::string isa;     // instruction set the kernels were dispatched to
-  int num_threads = 0;
-  std::string no_projections = {};  // why projections() is null, where that has a reason
-};
 
 // A device that is there, or might be, and why no backend uses it.
 struct UnusedDevice {
@@ -82,24 +75,12 @@ class AttentionPlan {
   virtual PlanProgress progress() const = 0;
 };
 
-class AttentionBackend {
+class AttentionBackend : public BackendDescription {
  public:
-  virtual ~AttentionBackend() = default;
-
-  virtual const BackendInfo& info() const = 0;
   // For KV pages. The host must not touch what a device alone can read and write.
   virtual MemoryAllocator& memory() = 0;
   // For tensors of tasks: the host's memory, from which and to which the backend copies fastest.
   virtual MemoryAllocator& host_memory() { return memory(); }
-
-  // OK, or UNIMPLEMENTED with the reason.
-  virtual absl::Status Supports(const AttentionParams& params) const = 0;
-
-  // The bytes of a page of `page_size` tokens (a multiple of kPageGranularity).
-  virtual KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const = 0;
-
-  // The name of the kernel that Run would use for the task; its pointers may be null.
-  virtual std::string KernelName(const AttentionTask& task) const = 0;
 
   // Measured once, on the first call, in about 0.3 s.
   virtual const DeviceCeilings& Ceilings() = 0;

@@ -18,7 +18,7 @@ void FreeAll(const std::vector<std::vector<void*>>& pages, PagePool& pool, int g
 
 }  // namespace
 
-absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const AttentionBackend& backend,
+absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const BackendDescription& backend,
                                                    const KvGeometry& geometry,
                                                    std::int64_t preferred_page_size,
                                                    std::size_t chunk_bytes) {

@@ -23,7 +23,7 @@ class KvCache {
   // Chooses the page size: the largest halving of `preferred_page_size` (a multiple of
   // kPageGranularity) whose page fits a chunk of the pool. INVALID_ARGUMENT when not even the
   // smallest page fits. `pool` must outlive the cache.
-  static absl::StatusOr<KvPageLayout> ChooseLayout(const AttentionBackend& backend,
+  static absl::StatusOr<KvPageLayout> ChooseLayout(const BackendDescription& backend,
                                                    const KvGeometry& geometry,
                                                    std::int64_t preferred_page_size,
                                                    std::size_t chunk_bytes);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/api/attention_backend.h"
+#include "kernels/api/backend_description.h"
 #include "server/cache/cache_list.h"
 #include "server/cache/kv_cache.h"
 
@@ -20,7 +20,7 @@ class KvCacheFactory {
  public:
   // A device as its index in the list knows it.
   struct Place {
-    const AttentionBackend& backend;
+    const BackendDescription& backend;
     PagePool& pool;
     CacheList* caches = nullptr;          // is told of those that are made there
     const PagePool* host_pool = nullptr;  // to which idle ones make room; null: they do not

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "kernels/api/attention_backend.h"
+#include "kernels/api/backend_description.h"
 #include "server/cache/kv_cache.h"
 #include "server/domain/attention_request.h"
 #include "server/domain/step_resolution.h"
@@ -23,7 +23,7 @@ class BatchAssembly {
  public:
   // `spiller` may be null; else it must outlive the assembly, and keeps the caches of its steps on
   // the device for as long.
-  explicit BatchAssembly(const AttentionBackend& backend, Spiller* spiller = nullptr)
+  explicit BatchAssembly(const BackendDescription& backend, Spiller* spiller = nullptr)
       : backend_(backend), spiller_(spiller) {}
   ~BatchAssembly();
   BatchAssembly(const BatchAssembly&) = delete;
@@ -84,7 +84,7 @@ class BatchAssembly {
   // NOT_FOUND LAYER_NOT_FOUND for weights that went with their device's memory.
   static absl::Status CheckProjections(const AttentionRequest& request);
 
-  const AttentionBackend& backend_;
+  const BackendDescription& backend_;
   Spiller* const spiller_;
   std::vector<std::shared_ptr<KvCache>> held_;  // by the spiller
   std::vector<Append> appends_;

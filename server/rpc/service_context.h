@@ -73,7 +73,7 @@ struct ServiceContext {
   SessionTable& sessions;
   LayerTable& layers;
   std::function<std::vector<DeviceStatus>()> devices;
-  const AttentionBackend& backend;  // of one of the devices, which are all of one kind
+  const BackendDescription& backend;  // of one of the devices, which are all of one kind
   DeviceCeilings ceilings;
   const Clock& clock;
   ServerMetrics& metrics;

@@ -8,8 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "kernels/api/attention_backend.h"
-#include "kernels/reference/reference_backend.h"
+#include "tests/support/forwarding_backend.h"
 
 namespace attention::testing {
 
@@ -27,7 +26,7 @@ struct Faults {
 };
 
 // A real backend with faults, and memory that may go with it.
-class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
+class FaultyBackend final : public ForwardingBackend, private MemoryAllocator {
  public:
   explicit FaultyBackend(Faults& faults) : faults_(faults) {
     ++faults_.num_made;
@@ -35,27 +34,15 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
   }
   ~FaultyBackend() override {
     --faults_.num_alive;
-    for (const auto& [memory, bytes] : lost_with_it_) real_->memory().Free(memory, bytes);
+    for (const auto& [memory, bytes] : lost_with_it_) real().memory().Free(memory, bytes);
   }
 
-  const BackendInfo& info() const override { return real_->info(); }
-  MemoryAllocator& memory() override { return *this; }
-  MemoryAllocator& host_memory() override { return real_->memory(); }
   absl::Status Supports(const AttentionParams& params) const override {
     BeforeCall("Supports");
-    return real_->Supports(params);
+    return real().Supports(params);
   }
-  KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
-    return real_->PageLayout(geometry, page_size);
-  }
-  std::string KernelName(const AttentionTask& task) const override {
-    return real_->KernelName(task);
-  }
-  const DeviceCeilings& Ceilings() override { return real_->Ceilings(); }
-  absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
-      std::span<const AttentionTask> tasks) override {
-    return real_->Plan(tasks);
-  }
+  MemoryAllocator& memory() override { return *this; }
+  MemoryAllocator& host_memory() override { return real().memory(); }
   absl::StatusOr<RunState> Run(AttentionPlan& plan,
                                const std::atomic<bool>* should_yield) override {
     BeforeCall("Run");
@@ -64,29 +51,20 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
       has_yielded_ = true;
       return RunState::kYielded;
     }
-    return real_->Run(plan, nullptr);
+    return real().Run(plan, nullptr);
   }
-  absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
-    return real_->AppendKv(tasks);
-  }
-  absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
   ProjectionBackend* projections() override { return &projections_; }
 
  private:
   // The real ones, whose packing may fail.
-  class Projections final : public ProjectionBackend {
+  class Projections final : public ForwardingProjections {
    public:
-    explicit Projections(const FaultyBackend& owner) : owner_(owner) {}
+    explicit Projections(const FaultyBackend& owner)
+        : ForwardingProjections(*owner.real().projections()), owner_(owner) {}
     absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
         std::int64_t in_features, std::span<const ProjectionPart> parts) override {
       owner_.BeforeCall("Pack");
-      return owner_.real_->projections()->Pack(in_features, parts);
-    }
-    std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const override {
-      return owner_.real_->projections()->PackedBytes(in_features, out_features);
-    }
-    absl::Status Project(std::span<const ProjectionTask> tasks) override {
-      return owner_.real_->projections()->Project(tasks);
+      return ForwardingProjections::Pack(in_features, parts);
     }
 
    private:
@@ -98,20 +76,19 @@ class FaultyBackend final : public AttentionBackend, private MemoryAllocator {
   }
 
   void* Allocate(std::size_t bytes) override {
-    void* memory = real_->memory().Allocate(bytes);
+    void* memory = real().memory().Allocate(bytes);
     if (!faults_.memory_outlives) lost_with_it_[memory] = bytes;
     return memory;
   }
   void Free(void* memory, std::size_t bytes) override {
     lost_with_it_.erase(memory);
-    real_->memory().Free(memory, bytes);
+    real().memory().Free(memory, bytes);
   }
   bool outlives_backend() const override { return faults_.memory_outlives; }
 
   Faults& faults_;
   bool has_yielded_ = false;
   std::map<void*, std::size_t> lost_with_it_;
-  std::unique_ptr<AttentionBackend> real_ = reference::MakeReferenceBackend();
   Projections projections_{*this};
 };
 

@@ -20,7 +20,7 @@ namespace attention::cuda {
 // Raise the number with every change of this file, of the structs of kernels/api or of
 // AttentionBackend.
 inline constexpr char kPluginBuild[] =
-    "attention-cuda 5, compiler " __VERSION__
+    "attention-cuda 6, compiler " __VERSION__
     ", absl " ATTENTION_STRING(ABSL_OPTION_INLINE_NAMESPACE_NAME);
 
 inline constexpr char kPluginLibrary[] = "libattention_cuda.so";

@@ -5,10 +5,10 @@
 #include <optional>
 #include <random>
 
-#include "kernels/reference/reference_backend.h"
 #include "server/base/error_reason.h"
 #include "server/cache/kv_cache_factory.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/forwarding_backend.h"
 
 namespace attention::server {
 namespace {
@@ -18,42 +18,22 @@ constexpr int kDim = 256;
 constexpr std::int64_t kTokens = 2500;  // 20 MB of keys and values: three chunks
 
 // Counts what is asked of a real backend, and yields once in the middle of each plan's run.
-class YieldingBackend final : public AttentionBackend {
+class YieldingBackend final : public testing::ForwardingBackend {
  public:
-  const BackendInfo& info() const override { return real_->info(); }
-  MemoryAllocator& memory() override { return real_->memory(); }
-  absl::Status Supports(const AttentionParams& params) const override {
-    return real_->Supports(params);
-  }
-  KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
-    return real_->PageLayout(geometry, page_size);
-  }
-  std::string KernelName(const AttentionTask& task) const override {
-    return real_->KernelName(task);
-  }
-  const DeviceCeilings& Ceilings() override { return real_->Ceilings(); }
-  absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
-      std::span<const AttentionTask> tasks) override {
-    return real_->Plan(tasks);
-  }
   absl::StatusOr<RunState> Run(AttentionPlan& plan,
                                const std::atomic<bool>* should_yield) override {
     if (!run_status.ok()) return run_status;
     if (should_yield->load() && ++num_runs % 2 == 1) return RunState::kYielded;
-    return real_->Run(plan, nullptr);
+    return real().Run(plan, nullptr);
   }
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
     for (const KvAppendTask& task : tasks) chunks.push_back(task.num_tokens);
-    return real_->AppendKv(tasks);
+    return real().AppendKv(tasks);
   }
-  absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
 
   absl::Status run_status;
   int num_runs = 0;
   std::vector<std::int64_t> chunks;
-
- private:
-  std::unique_ptr<AttentionBackend> real_ = reference::MakeReferenceBackend();
 };
 
 class SlicedAttentionTest : public ::testing::Test {

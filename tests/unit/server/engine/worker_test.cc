@@ -5,11 +5,10 @@
 #include <deque>
 #include <optional>
 
-#include "kernels/reference/reference_backend.h"
-#include "kernels/reference/reference_projection.h"
 #include "server/base/error_reason.h"
 #include "server/cache/kv_cache_factory.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/forwarding_backend.h"
 
 namespace attention::server {
 namespace {
@@ -17,64 +16,35 @@ namespace {
 using ::testing::HasSubstr;
 
 // A real backend that can be told to fail.
-class FaultyBackend final : public AttentionBackend {
+class FaultyBackend final : public testing::ForwardingBackend {
  public:
-  const BackendInfo& info() const override { return real_->info(); }
-  MemoryAllocator& memory() override { return real_->memory(); }
-  absl::Status Supports(const AttentionParams& params) const override {
-    return real_->Supports(params);
-  }
-  KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
-    return real_->PageLayout(geometry, page_size);
-  }
-  std::string KernelName(const AttentionTask& task) const override {
-    return real_->KernelName(task);
-  }
-  const DeviceCeilings& Ceilings() override { return real_->Ceilings(); }
-  absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
-      std::span<const AttentionTask> tasks) override {
-    return real_->Plan(tasks);
-  }
   absl::StatusOr<RunState> Run(AttentionPlan& plan,
                                const std::atomic<bool>* should_yield) override {
     if (throws) throw std::bad_alloc();
     if (!run_status.ok()) return run_status;
-    return real_->Run(plan, should_yield);
+    return real().Run(plan, should_yield);
   }
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
     append_calls.push_back(tasks.size());
-    return real_->AppendKv(tasks);
+    return real().AppendKv(tasks);
   }
-  absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
   ProjectionBackend* projections() override { return &projections_; }
 
   // Counts what is projected at once.
-  class CountingProjections final : public ProjectionBackend {
+  class CountingProjections final : public testing::ForwardingProjections {
    public:
-    absl::StatusOr<std::shared_ptr<const PackedProjection>> Pack(
-        std::int64_t in_features, std::span<const ProjectionPart> parts) override {
-      return real_->Pack(in_features, parts);
-    }
-    std::size_t PackedBytes(std::int64_t in_features, std::int64_t out_features) const override {
-      return real_->PackedBytes(in_features, out_features);
-    }
+    using ForwardingProjections::ForwardingProjections;
     absl::Status Project(std::span<const ProjectionTask> tasks) override {
       calls.push_back(tasks.size());
-      return real_->Project(tasks);
+      return ForwardingProjections::Project(tasks);
     }
     std::vector<std::size_t> calls;
-
-   private:
-    std::unique_ptr<ProjectionBackend> real_ = reference::MakeReferenceProjections();
   };
-  CountingProjections projections_;
+  CountingProjections projections_{*real().projections()};
 
   absl::Status run_status;
   bool throws = false;
   std::vector<std::size_t> append_calls;
-
- private:
-  std::unique_ptr<AttentionBackend> real_ = reference::MakeReferenceBackend();
 };
 
 constexpr int kDim = 4;
