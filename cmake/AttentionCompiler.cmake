@@ -20,6 +20,14 @@ target_include_directories(attention_compiler INTERFACE "${CMAKE_SOURCE_DIR}")
 # nvcc has none of these.
 target_compile_options(attention_compiler INTERFACE
                        "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror=return-type>")
+option(ATTENTION_WERROR "Warnings of the C++ compiler are errors" OFF)
+if(ATTENTION_WERROR)
+  # Not those that g++ draws from optimised code, where version 12 is wrong about std::string, nor what only files
+  # compiled together have (AttentionUnity.cmake).
+  set(doubtful array-bounds maybe-uninitialized restrict stringop-overflow stringop-overread subobject-linkage)
+  list(TRANSFORM doubtful PREPEND "-Wno-error=")
+  target_compile_options(attention_compiler INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Werror;${doubtful}>")
+endif()
 
 if(ATTENTION_SANITIZE)
   add_compile_options(-fsanitize=${ATTENTION_SANITIZE} -fno-omit-frame-pointer -g1)

@@ -9,14 +9,14 @@
 namespace attention::codec {
 namespace {
 
-constexpr int kLengthDelimited = 2;
+constexpr int kLengthDelimitedType = 2;
 
 // A slice costs about as much as copying this many bytes: an allocation, two counted references and
 // an entry in each of gRPC's buffers.
 constexpr std::size_t kCopiedDataBytes = 512;
 
 std::uint64_t TagOf(int field_number) {
-  return (static_cast<std::uint64_t>(field_number) << 3) | kLengthDelimited;
+  return (static_cast<std::uint64_t>(field_number) << 3) | kLengthDelimitedType;
 }
 
 std::size_t VarintSize(std::uint64_t value) {
