@@ -62,9 +62,11 @@ number_of() {
 }
 
 configure() {
-  # A build folder that tests/run.sh made also holds the tests: it is used as it is.
+  # A build folder that is there, such as that of tests/run.sh, which also holds the tests, is used as it is.
   local options=()
-  if [[ ! -f "$BUILD_DIR/CMakeCache.txt" ]]; then options=(-DATTENTION_BUILD_TESTS=OFF); fi
+  if [[ ! -f "$BUILD_DIR/CMakeCache.txt" ]]; then
+    options=(-DATTENTION_BUILD_TESTS=OFF -DATTENTION_UNITY=ON)
+  fi
   (cd "$REPOSITORY_ROOT" && cmake --preset release "${options[@]}") >"$work_dir/configure.log" 2>&1 || {
     cat "$work_dir/configure.log" >&2
     return 1

@@ -163,10 +163,18 @@ install_packages() {
     "$REPOSITORY_ROOT/deploy/packages-test.txt"
 }
 
-configure() { cmake --preset "$1" -DATTENTION_BUILD_TESTS=ON >"$LOG_DIR/configure-$1.log" 2>&1 || {
-  tail -n 30 "$LOG_DIR/configure-$1.log"
-  return 1
-}; }
+# configure PRESET. A new build folder is one for a build that is made once; that of somebody who goes on to change
+# files keeps its options.
+configure() {
+  local options=(-DATTENTION_BUILD_TESTS=ON)
+  if [[ ! -f "build/$1/CMakeCache.txt" ]]; then options+=(-DATTENTION_UNITY=ON -DATTENTION_WERROR=ON); fi
+  # No tests of the sanitizers use CUDA.
+  if [[ $1 != release ]]; then options+=(-DATTENTION_CUDA=OFF); fi
+  cmake --preset "$1" "${options[@]}" >"$LOG_DIR/configure-$1.log" 2>&1 || {
+    tail -n 30 "$LOG_DIR/configure-$1.log"
+    return 1
+  }
+}
 
 # build PRESET [TARGET]. A log gets no line for each file; a terminal gets one that changes.
 build() {

@@ -18,7 +18,7 @@ using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
 // One Check. Deletes itself.
-class HealthCheck : private Receiver {
+class HealthCheck final : private Receiver {
  public:
   static void Listen(HealthServiceImpl& service, grpc::ServerCompletionQueue& queue) {
     std::unique_ptr<HealthCheck> check(new HealthCheck(service, queue));

@@ -32,13 +32,15 @@ find_tool() {
   return 1
 }
 
-# The commands of the release build, less what belongs to g++'s precompiled headers.
+# The commands of the release build for each file alone, less what belongs to g++'s precompiled headers. What the
+# build generates lies in its folder.
 write_commands() {
-  local original=$ROOT/build/release/compile_commands.json
-  [[ -f "$original" ]] || skip "build/release is not configured (cmake --preset release)"
+  local folder=$ROOT/build/lint/commands release=$ROOT/build/release
+  [[ -f "$release/CMakeCache.txt" ]] || skip "build/release is not configured (cmake --preset release)"
+  (cd "$ROOT" && cmake --preset release -B "$folder" -DATTENTION_CUDA=OFF -DATTENTION_UNITY=OFF) >/dev/null
   mkdir -p "$STAMPS"
-  sed -E 's#-Winvalid-pch ##g; s#-include [^ ]*cmake_pch\.hxx ##g' "$original" \
-    >"$STAMPS/compile_commands.json"
+  sed -E -e 's#-Winvalid-pch ##g; s#-include [^ ]*cmake_pch\.hxx ##g' -e "s#$folder#$release#g" \
+    "$folder/compile_commands.json" >"$STAMPS/compile_commands.json"
 }
 
 sources() { git -C "$ROOT" ls-files -co --exclude-standard -- '*.cc' | sort -u; }

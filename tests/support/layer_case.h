@@ -29,10 +29,10 @@ LayerCase MakeLayer(const v1::LayerConfig& config, std::uint32_t seed);
 
 // One sequence through a layer.
 struct LayerSequence {
-  v1::Tensor x;                       // [x_len, model_dim]
-  std::optional<v1::Tensor> context;  // [context_len, context_dim]
+  v1::Tensor x;                                      // [x_len, model_dim]
+  std::optional<v1::Tensor> context = std::nullopt;  // [context_len, context_dim]
   std::int64_t first_position = 0;
-  std::vector<bool> visible;  // of the keys; empty: all
+  std::vector<bool> visible = {};  // of the keys; empty: all
 };
 
 // [x_len, output_dim], and how far a result may be from it: twice the error of the plain
