@@ -1,5 +1,5 @@
 // Checks for programmer errors. They abort with the failed expression and its place; nothing that a
-// client sends may ever reach one (input is validated in server/rpc and refused with a status).
+// client sends may ever reach one (server/wire and server/engine refuse it with a status before).
 #pragma once
 
 #include <cstdio>

@@ -82,7 +82,7 @@ class CpuBackend final : public AttentionBackend {
   MemoryAllocator& memory() override { return allocator_; }
 
   absl::Status Supports(const AttentionParams& params) const override {
-    const absl::Status status = ValidateParams(params);
+    const absl::Status status = ValidateHeads(params);  // which kernels there are
     return status.ok() ? status : absl::UnimplementedError(status.message());
   }
 

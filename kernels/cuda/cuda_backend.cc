@@ -41,7 +41,7 @@ class CudaBackend final : public AttentionBackend {
   MemoryAllocator& host_memory() override { return device_->host_memory(); }
 
   absl::Status Supports(const AttentionParams& params) const override {
-    const absl::Status status = ValidateParams(params);
+    const absl::Status status = ValidateHeads(params);  // which kernels there are
     return status.ok() ? status : absl::UnimplementedError(status.message());
   }
 

@@ -79,9 +79,9 @@ TEST(CpuBackendTest, CpusAreThoseOfTheProcessAndGiveTheNumberOfThreads) {
 }
 
 TEST(CpuBackendTest, PlanNamesTheTaskAndTheField) {
-  AttentionTask broken = ValidTask();
-  broken.params.head_dim_v = 1000;
-  const auto plan = Make()->Plan(std::vector<AttentionTask>{ValidTask(), broken});
+  AttentionTask wrong = ValidTask();
+  wrong.params.head_dim_v = 1000;
+  const auto plan = Make()->Plan(std::vector<AttentionTask>{ValidTask(), wrong});
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(plan.status().message()), "task 1: head_dim_v is 1000, expected 1 to 256");
 }
