@@ -6,11 +6,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "proto/transport/packet.h"
 #include "server/base/client_text.h"
 #include "server/base/error_reason.h"
 
@@ -37,23 +37,10 @@ std::optional<std::string> ReceivePacket(int fd) {
 
 // Sends an answer, with the descriptor unless it is negative. A client that does not read its
 // answers loses its lease.
-bool SendPacket(int fd, const v1::SharedMemoryResponse& response, int passed_fd = -1) {
-  std::string bytes = response.SerializeAsString();
-  iovec buffer{bytes.data(), bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &buffer;
-  message.msg_iovlen = 1;
-  if (passed_fd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(header), &passed_fd, sizeof(int));
-  }
-  return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(bytes.size());
+bool SendAnswer(int fd, const v1::SharedMemoryResponse& response, int passed_fd = -1) {
+  const std::string bytes = response.SerializeAsString();
+  return transport::SendPacket(fd, bytes, passed_fd, MSG_DONTWAIT) ==
+         static_cast<ssize_t>(bytes.size());
 }
 
 v1::SharedMemoryResponse Refusal(const absl::Status& status) {
@@ -197,7 +184,7 @@ void SharedMemoryChannels::Accept() {
   }
   const int count = ConnectionsOf(peer.uid);
   if (count >= limits_.max_connections_per_user) {
-    SendPacket(fd, Refusal(ReasonedError(
+    SendAnswer(fd, Refusal(ReasonedError(
                        absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
                        absl::StrCat("the user has ", count,
                                     " connections for shared memory, expected fewer than ",
@@ -225,7 +212,7 @@ bool SharedMemoryChannels::HandlePacket(int fd, Connection& connection) {
   if (!packet.has_value()) return false;
   if (packet->empty()) return true;
   const std::optional<v1::SharedMemoryResponse> response = Answer(*packet, connection);
-  return !response.has_value() || SendPacket(fd, *response);
+  return !response.has_value() || SendAnswer(fd, *response);
 }
 
 std::optional<v1::SharedMemoryResponse> SharedMemoryChannels::Answer(const std::string& packet,
@@ -267,7 +254,7 @@ bool SharedMemoryChannels::FinishMaking(int fd, Connection& connection) {
   const std::shared_ptr<Making> making = std::move(connection.making);
   if (!making->status.ok()) {
     making->charge.reset();
-    return SendPacket(fd, Refusal(making->status));
+    return SendAnswer(fd, Refusal(making->status));
   }
   const int memory_fd = making->region->TakeFd();
   v1::SharedMemoryResponse response;
@@ -277,7 +264,7 @@ bool SharedMemoryChannels::FinishMaking(int fd, Connection& connection) {
       regions_.Add(making->tenant, std::move(making->region), std::move(making->charge));
   connection.region_ids.insert(id);
   response.mutable_create()->set_region_id(id);
-  const bool is_sent = SendPacket(fd, response, memory_fd);
+  const bool is_sent = SendAnswer(fd, response, memory_fd);
   close(memory_fd);  // the client has it
   return is_sent;
 }

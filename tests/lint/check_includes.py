@@ -55,7 +55,7 @@ ROOMS = {
     "server/session": ("server/cache", "server/domain", "server/base", "kernels/base"),
     "server/listener": ("server/base",),
     "server/memory": ("kernels/api", "server/domain", "server/base"),
-    "server/shared_memory": ("proto", "server/listener", "server/base"),
+    "server/shared_memory": ("proto", "proto/transport", "server/listener", "server/base"),
     "server/layer": ("kernels/api", "kernels/base", "server/domain", "server/base",
                      "proto/safetensors"),
     "server/scheduler": ("server/domain", "server/base"),
