@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/codec/dtypes.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/step_call.h"
@@ -55,7 +56,7 @@ void EncodeSession(const SessionTable& table, const Session& session, v1::Sessio
   geometry->set_num_kv_heads(cache.geometry().num_kv_heads);
   geometry->set_head_dim_qk(cache.geometry().head_dim_qk);
   geometry->set_head_dim_v(cache.geometry().head_dim_v);
-  geometry->set_kv_dtype(EncodeDType(cache.geometry().dtype));
+  geometry->set_kv_dtype(codec::DTypeToWire(cache.geometry().dtype));
   for (int layer = 0; layer < cache.num_layers(); ++layer) {
     wire->add_layer_lengths(cache.length(layer));
   }

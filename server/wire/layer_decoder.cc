@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
+#include "proto/codec/dtypes.h"
 #include "server/base/status_macros.h"
 #include "server/wire/config_decoder.h"
 #include "server/wire/tensor_decoder.h"
@@ -170,7 +171,7 @@ void EncodeLayer(const Layer& layer, v1::Layer* wire) {
   const LayerSpec& spec = layer.spec;
   wire->set_layer_id(layer.layer_id);
   v1::LayerConfig* config = wire->mutable_config();
-  config->set_dtype(EncodeDType(spec.dtype));
+  config->set_dtype(codec::DTypeToWire(spec.dtype));
   config->set_model_dim(spec.model_dim);
   config->set_context_dim(spec.context_dim);
   config->set_output_dim(spec.output_dim);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "proto/codec/dtypes.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -47,41 +48,15 @@ std::int64_t ElementBytes(v1::DType dtype) {
 }
 
 absl::StatusOr<DType> DecodeKvDType(absl::string_view field, v1::DType dtype) {
-  if (dtype == v1::DTYPE_INT8) return DType::kInt8;
-  if (dtype == v1::DTYPE_FLOAT8_E4M3) return DType::kFloat8E4M3;
-  auto decoded = DecodeDType(field, dtype);
-  if (decoded.ok()) return decoded;
+  if (const auto known = codec::DTypeFromWire<DType>(dtype); known.has_value()) return *known;
   return BadDType(field, dtype,
                   "DTYPE_FLOAT32, DTYPE_FLOAT16, DTYPE_BFLOAT16, DTYPE_INT8 or DTYPE_FLOAT8_E4M3");
 }
 
 absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype) {
-  switch (dtype) {
-    case v1::DTYPE_FLOAT32:
-      return DType::kFloat32;
-    case v1::DTYPE_FLOAT16:
-      return DType::kFloat16;
-    case v1::DTYPE_BFLOAT16:
-      return DType::kBFloat16;
-    default:
-      return BadDType(field, dtype, "DTYPE_FLOAT32, DTYPE_FLOAT16 or DTYPE_BFLOAT16");
-  }
-}
-
-v1::DType EncodeDType(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return v1::DTYPE_FLOAT32;
-    case DType::kFloat16:
-      return v1::DTYPE_FLOAT16;
-    case DType::kBFloat16:
-      return v1::DTYPE_BFLOAT16;
-    case DType::kInt8:
-      return v1::DTYPE_INT8;
-    case DType::kFloat8E4M3:
-      return v1::DTYPE_FLOAT8_E4M3;
-  }
-  return v1::DTYPE_UNSPECIFIED;
+  const auto known = codec::DTypeFromWire<DType>(dtype);
+  if (known.has_value() && !HasRowScales(*known)) return *known;
+  return BadDType(field, dtype, "DTYPE_FLOAT32, DTYPE_FLOAT16 or DTYPE_BFLOAT16");
 }
 
 std::string ShapeText(const v1::Tensor& tensor) {

@@ -18,7 +18,6 @@ namespace attention::server {
 absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype);
 // What a cache may store: int8 and float8_e4m3 too.
 absl::StatusOr<DType> DecodeKvDType(absl::string_view field, v1::DType dtype);
-v1::DType EncodeDType(DType dtype);
 
 // "[2, 3, 4]"
 std::string ShapeText(const v1::Tensor& tensor);
