@@ -221,7 +221,7 @@ check "parity and bits" device_test --gtest_filter='-*Repeat*'
 check "1000 repetitions" device_test --gtest_filter='*Repeat*'
 check "memcheck" checker memcheck 'CudaDeviceTest.SmallShapes'
 check "racecheck" checker racecheck 'CudaDeviceTest.SmallShapes'
-check "memcheck of projections" checker memcheck 'CudaProjectionTest.*'
+check "memcheck of projections" checker memcheck '*/ProjectionTest.*'
 check "server end to end" end_to_end
 check "kernel times" kernel_times
 check "service times" service_times

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "kernels/cpu/block_matmul.h"
 #include "tests/parity/tested_backend.h"
 #include "tests/support/attention_problem.h"
 #include "tests/support/backend_checks.h"
@@ -49,6 +50,19 @@ TEST(CpuTest, PagesOutsideTheWindowMayBeInaccessible) {
       munmap(memory, num_pages * stride);
     }
   }
+}
+
+TEST(BlockMatmulTest, BlocksFillUpWhenThatCostsLessThanSmallerOnes) {
+  const cpu::BlockMatmul matmul(64, 64);
+  ASSERT_FALSE(matmul.block_rows().empty());
+  for (std::int64_t left = 1; left < 600; ++left) {
+    const std::int64_t rows = matmul.RowsFor(left);
+    EXPECT_GE(rows, 1);
+    if (rows > left && rows != matmul.block_rows().front()) {
+      EXPECT_LT(rows, 2 * left);
+    }
+  }
+  EXPECT_EQ(matmul.RowsFor(10000), matmul.max_rows());
 }
 
 }  // namespace

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/api/attention_backend.h"
@@ -55,6 +57,16 @@ struct TestedBackend {
 
   std::vector<Lengths> exact_lengths;  // of problems with exact scores
   std::uint32_t num_drawn = 0;         // of those that are drawn
+
+  // Rows, in_features and out_features of projections held against float64.
+  std::vector<std::array<int, 3>> exact_projections;
+  // Types of weights and rows whose products are computed differently.
+  std::vector<std::pair<DType, DType>> projection_types;
+  // in_features and out_features over several blocks, and the rows that go through them.
+  std::vector<std::array<int, 2>> projection_shapes;
+  std::int64_t projection_rows = 0;
+  // The most that a rotation is off: sines in float64 may differ between host and device.
+  float rotary_error = 0;
 };
 
 const TestedBackend& Tested();

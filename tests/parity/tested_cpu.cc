@@ -43,6 +43,11 @@ const TestedBackend& Tested() {
       .peaked_magnitude = 35,
       .exact_lengths = {{.q_len = 3, .kv_len = 3}, {.q_len = 3, .kv_len = 1100}},
       .num_drawn = 120,
+      .exact_projections =
+          {{1, 64, 64}, {7, 96, 50}, {33, 130, 384}, {70, 257, 19}, {5, 1, 1}, {300, 64, 300}},
+      .projection_types = {{DType::kFloat32, DType::kFloat32}},
+      .projection_shapes = {{64, 64}, {576, 960}, {768, 768}, {1000, 96}, {30, 50}, {2048, 272}},
+      .projection_rows = 301,
   };
   return tested;
 }

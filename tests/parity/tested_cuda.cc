@@ -54,6 +54,14 @@ const TestedBackend& Tested() {
       // Decoding over several ranges, and prefill.
       .exact_lengths = {{.q_len = 1, .kv_len = 300}, {.q_len = 20, .kv_len = 70}},
       .num_drawn = 60,
+      .exact_projections = {{1, 64, 64}, {7, 96, 50}, {33, 130, 96}, {40, 257, 19}, {5, 1, 1}},
+      .projection_types = {{DType::kFloat32, DType::kFloat32},
+                           {DType::kBFloat16, DType::kBFloat16},
+                           {DType::kBFloat16, DType::kFloat32},
+                           {DType::kFloat16, DType::kFloat32}},
+      .projection_shapes = {{64, 64}, {200, 96}, {30, 50}, {100, 48}},
+      .projection_rows = 77,
+      .rotary_error = 2e-6f,
   };
   return tested;
 }
