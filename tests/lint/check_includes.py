@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds the table of who may include whom.
+"""Holds the table of who may include whom, which ARCHITECTURE.md shows.
 
 A room is a folder. A file may include files of its own room and of the rooms that ROOMS grants;
 LIBRARIES says which rooms may include a third-party library's headers. Prints file:line, the include
@@ -262,11 +262,34 @@ def check_tree(root):
     return messages
 
 
+def resolve(room, name):
+    """The room that a name in the row of `room` means: a neighbour, of it or of a folder above, or a whole name."""
+    folders = room.split()[0].split("/")
+    for length in range(len(folders) - 1, 0, -1):
+        candidate = "/".join(folders[:length] + [name])
+        if candidate in ROOMS and candidate != room:
+            return candidate
+    return name
+
+
+def check_page(text):
+    """Each row of ARCHITECTURE.md's table that differs from ROOMS."""
+    shown = {}
+    for name, granted in re.findall(r"^\| `([\w/*.]+)` \|[^|]*\| ([^|]*) \|$", text, re.MULTILINE):
+        room = {"kernels/*.h": "kernels", "kernels/*.cc": "kernels sources"}.get(name, name.rstrip("/"))
+        shown[room] = ANY if granted == ANY else {resolve(room, word) for word in re.findall(r"`([\w/]+)`", granted)}
+    rules = {room: granted if granted == ANY else set(granted) for room, granted in ROOMS.items()}
+    return [f"ARCHITECTURE.md: the row of {room} says {shown.get(room, 'nothing')}, the table of check_includes.py "
+            f"{rules.get(room, 'nothing')}" for room in sorted(rules.keys() | shown.keys())
+            if shown.get(room) != rules.get(room)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", nargs="?", default=sources.repository_root(), type=pathlib.Path)
     root = parser.parse_args().root
-    messages = check_tree(root) + check_table(sources.files(root))
+    messages = [*check_tree(root), *check_table(sources.files(root)),
+                *check_page((root / "ARCHITECTURE.md").read_text())]
     for message in messages:
         print(message)
     if messages:

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # Cheapest first.
-CHECKS=(lint_tests includes strings quotes sizes readme commits shell format proto tidy)
+CHECKS=(lint_tests includes strings quotes sizes readme markdown commits shell format proto tidy)
 
 check_lint_tests() {
   python3 -m unittest discover -q -s tests/lint -p 'test_*.py' &&
@@ -19,6 +19,7 @@ check_strings() { python3 tests/lint/check_strings.py; }
 check_quotes() { python3 tests/lint/check_quotes.py; }
 check_sizes() { python3 tests/lint/check_sizes.py; }
 check_readme() { python3 tests/lint/check_readme.py; }
+check_markdown() { python3 tests/lint/check_markdown.py; }
 check_commits() { python3 tests/lint/check_commits.py; }
 check_format() { tests/lint/check_format.sh; }
 check_proto() { tests/lint/check_proto.sh; }

@@ -10,6 +10,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import check_commits
 import check_includes
+import check_markdown
 import check_quotes
 import check_readme
 import check_sizes
@@ -149,6 +150,13 @@ class IncludesTest(Tree):
         names = [f"{room.split()[0]}/deeper/x.h" for room in check_includes.ROOMS]
         self.assertEqual(check_includes.check_table(names), [])
 
+    def test_page_shows_the_table(self):
+        page = (check_includes.sources.repository_root() / "ARCHITECTURE.md").read_text()
+        self.assertEqual(check_includes.check_page(page), [])
+        row = "| `server/session/` |"
+        self.assert_one(check_includes.check_page(page.replace(row, "| session |")), "server/session", "says nothing")
+        self.assert_one(check_includes.check_page(page + "| `server/attic/` | ghosts | `base` |\n"), "server/attic")
+
     def test_table_has_no_cycle(self):
         edges = [(room, other) for room, allowed in check_includes.ROOMS.items()
                  if allowed != check_includes.ANY for other in allowed]
@@ -194,6 +202,26 @@ class PagesTest(Tree):
         self.assertEqual(say("tools/thing.sh --fast build/x.json"), [])
         self.assert_one(say("tools/thing.sh --slow"), "knows no --slow")
         self.assert_one(say("cat tools/none.sh"), "there is no tools/none.sh")
+
+
+class MarkdownTest(Tree):
+    def check(self, text):
+        self.write("docs/page.md", text)
+        return check_markdown.check_tree(self.root)
+
+    def test_long_line(self):
+        self.assertEqual(self.check("x" * 140 + "\n"), [])
+        self.assert_one(self.check("\n" + "x" * 141 + "\n"), "docs/page.md:2: 141 wide", "at most 140")
+
+    def test_long_row(self):
+        self.assertEqual(self.check("|" + "x" * 239 + "\n"), [])
+        self.assert_one(self.check("|" + "x" * 240 + "\n"), "241 wide", "at most 240")
+
+    def test_link_to_nothing(self):
+        self.write("README.md", "# A `name`, and more\n")
+        self.assertEqual(self.check("[a](../README.md#a-name-and-more) [b](https://example.org/x) [c](../docs)"), [])
+        self.assert_one(self.check("[a](README.md)"), "docs/page.md", "there is no docs/README.md")
+        self.assert_one(self.check("[a](../README.md#other)"), "README.md has no heading #other")
 
 
 class CommitsTest(Tree):
