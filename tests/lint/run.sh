@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # Cheapest first.
-CHECKS=(lint_tests includes strings quotes sizes readme markdown commits shell format proto tidy)
+CHECKS=(lint_tests includes strings quotes sizes duplicates readme markdown commits shell format proto tidy)
 
 check_lint_tests() {
   python3 -m unittest discover -q -s tests/lint -p 'test_*.py' &&
@@ -18,6 +18,7 @@ check_includes() { python3 tests/lint/check_includes.py; }
 check_strings() { python3 tests/lint/check_strings.py; }
 check_quotes() { python3 tests/lint/check_quotes.py; }
 check_sizes() { python3 tests/lint/check_sizes.py; }
+check_duplicates() { python3 tests/lint/check_duplicates.py; }
 check_readme() { python3 tests/lint/check_readme.py; }
 check_markdown() { python3 tests/lint/check_markdown.py; }
 check_commits() { python3 tests/lint/check_commits.py; }

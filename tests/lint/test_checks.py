@@ -9,6 +9,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import check_commits
+import check_duplicates
 import check_includes
 import check_markdown
 import check_quotes
@@ -340,6 +341,45 @@ class SizesTest(Tree):
         self.write("server/base/x.cc", self.function(70))
         self.write("kernels/cpu/x-inl.h", self.function(150))
         self.assertEqual(check_sizes.check_tree(self.root), [])
+
+
+class DuplicatesTest(unittest.TestCase):
+    LINES = [f"  total += Weight({i});" for i in range(6)]
+
+    def check(self, *texts):
+        return check_duplicates.check_texts({f"server/base/{'abc'[i]}.cc": text for i, text in enumerate(texts)})
+
+    def test_six_lines_in_two_files(self):
+        text = "\n".join(self.LINES)
+        self.assertEqual(self.check("int x;\n" + text, text),
+                         ["server/base/a.cc:2: 6 lines stand also in server/base/b.cc:1"])
+
+    def test_six_lines_twice_in_one_file(self):
+        text = "\n".join(self.LINES)
+        self.assertEqual(self.check(text + "\nint x;\n" + text),
+                         ["server/base/a.cc:1: 6 lines stand also in server/base/a.cc:8"])
+
+    def test_five_lines(self):
+        text = "\n".join(self.LINES[:5])
+        self.assertEqual(self.check(text, text), [])
+
+    def test_indentation_comments_and_blank_lines_make_no_difference(self):
+        other = "\n\n// why\n".join("    " + line + "  // " + line for line in self.LINES)
+        self.assertEqual(len(self.check("\n".join(self.LINES), other)), 1)
+
+    def test_lines_that_are_no_code_of_their_own(self):
+        text = '#include "a.h"\n#include "b.h"\nusing a::b;\nnamespace a {\n public:\n  }\n});\n' * 2
+        self.assertEqual(self.check(text, text), [])
+
+    def test_a_longer_run_is_one_finding(self):
+        text = "\n".join(f"Step({i});" for i in range(20))
+        self.assertEqual(self.check(text, text), ["server/base/a.cc:1: 20 lines stand also in server/base/b.cc:1"])
+
+    def test_allowance(self):
+        text = "\n".join(self.LINES)
+        check_duplicates.ALLOWED["server/base/b.cc:server/base/a.cc"] = "a reason"
+        self.addCleanup(check_duplicates.ALLOWED.pop, "server/base/b.cc:server/base/a.cc")
+        self.assertEqual(self.check(text, text), [])
 
 
 if __name__ == "__main__":
