@@ -1,11 +1,27 @@
 #include "attention/client/tensor.h"
 
 #include <cstring>
+#include <iterator>
 
 #include "client/internal/base/half.h"
 
 namespace attention::client {
 namespace {
+
+struct ElementType {
+  std::string_view name;
+  size_t bytes;
+};
+
+// By DType.
+constexpr ElementType kElementTypes[] = {{"float32", 4}, {"float16", 2}, {"bfloat16", 2},
+                                         {"bool", 1},    {"int8", 1},    {"float8_e4m3", 1}};
+static_assert(std::size(kElementTypes) == static_cast<size_t>(DType::kFloat8E4M3) + 1);
+
+ElementType TypeOf(DType dtype) {
+  const auto index = static_cast<size_t>(dtype);
+  return index < std::size(kElementTypes) ? kElementTypes[index] : ElementType{"unknown", 0};
+}
 
 template <typename Element, typename Convert>
 std::string Pack(std::span<const float> values, Convert convert) {
@@ -30,38 +46,9 @@ std::vector<float> Widen(std::string_view data, Convert convert) {
 
 }  // namespace
 
-size_t ElementBytes(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return 4;
-    case DType::kFloat16:
-    case DType::kBFloat16:
-      return 2;
-    case DType::kBool:
-    case DType::kInt8:
-    case DType::kFloat8E4M3:
-      return 1;
-  }
-  return 0;
-}
+size_t ElementBytes(DType dtype) { return TypeOf(dtype).bytes; }
 
-std::string_view DTypeName(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat16:
-      return "float16";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kBool:
-      return "bool";
-    case DType::kInt8:
-      return "int8";
-    case DType::kFloat8E4M3:
-      return "float8_e4m3";
-  }
-  return "unknown";
-}
+std::string_view DTypeName(DType dtype) { return TypeOf(dtype).name; }
 
 int64_t NumElements(const Shape& shape) {
   int64_t product = 1;

@@ -28,7 +28,6 @@ ALLOWED = {
     "server/wire/forward_decoder.cc:ForwardBuilder": "each part of a request is checked against those before it",
     "server/config/server_config.cc:Parser": "a method for each group of flags, each a list",
     "server/server_app.cc:ServerAppImpl": "makes the parts of a server and ends them in the opposite order",
-    "client/internal/stream/grpc_step_stream.cc:Reactor": "callbacks of gRPC, and what they share under one lock",
 }
 
 SKIPPED = 77

@@ -3,7 +3,6 @@
 #include <grpcpp/support/client_callback.h>
 
 #include <atomic>
-#include <deque>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "client/internal/convert/error_details.h"
 #include "client/internal/stream/pending_steps.h"
 #include "client/internal/stream/step_messages.h"
+#include "client/internal/stream/write_queue.h"
 #include "client/internal/targets/callback_threads.h"
 
 namespace attention::client::internal {
@@ -79,8 +79,7 @@ class GrpcStepStream::Reactor final
 
   void OnWriteDone(bool ok) override {
     absl::MutexLock lock(&mutex_);
-    queue_.pop_front();
-    is_writing_ = false;
+    queue_.OnWritten();
     if (ok) WriteNext();
   }
 
@@ -90,31 +89,16 @@ class GrpcStepStream::Reactor final
         response_,
         [this](const auto& message, const auto& received) { return Deliver(message, received); });
     response_.Clear();
-    if (!status.ok()) BreakOff(std::move(status));
+    if (!status.ok()) {
+      absl::ReleasableMutexLock lock(&mutex_);
+      failure_ = std::move(status);
+      lock.Release();
+      Cancel();
+    }
     StartRead(&response_);
   }
 
-  void OnDone(const grpc::Status& grpc_status) override {
-    const std::shared_ptr<Reactor> self = std::move(self_);
-    PendingSteps::Decided left;
-    absl::Status status;
-    {
-      absl::MutexLock lock(&mutex_);
-      left = steps_.Clear();
-      status_ = FinalStatus(FromGrpcStatus(grpc_status), left.again.size());
-      status = status_;
-      queue_.clear();
-      is_closed_ = true;
-    }
-    for (auto& [id, refused] : left.answered) refused.step.done(std::move(refused.result));
-    for (const auto& [id, step] : left.again) {
-      // Whatever ended the stream, the server may be at work on it.
-      if (step.shared != nullptr) step.shared->OnOutcome(absl::UnknownError("unanswered"));
-      step.Fail(status);
-    }
-    absl::MutexLock lock(&mutex_);
-    is_done_ = true;
-  }
+  void OnDone(const grpc::Status& grpc_status) override;
 
  private:
   void Submit(uint64_t id, absl::StatusOr<grpc::ByteBuffer> bytes, PendingStep step) {
@@ -133,25 +117,19 @@ class GrpcStepStream::Reactor final
           absl::StrCat("max_outstanding: ", max_outstanding_, " steps are unanswered"));
     }
     steps_.Add(id, std::move(step));
-    queue_.push_back(std::move(bytes));
+    queue_.Push(std::move(bytes));
     WriteNext();
     return absl::OkStatus();
   }
 
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (is_writing_ || is_closed_ || steps_.is_holding_back()) return;
-    if (!queue_.empty()) {
-      is_writing_ = true;
-      StartWrite(&queue_.front());
+    if (queue_.is_writing() || is_closed_ || steps_.is_holding_back()) return;
+    if (const grpc::ByteBuffer* next = queue_.StartNext(); next != nullptr) {
+      StartWrite(next);
     } else if (is_finishing_ && !has_half_closed_ && !steps_.may_send_again()) {
       has_half_closed_ = true;
       StartWritesDone();
     }
-  }
-
-  // Written, or being written, and not answered.
-  size_t num_under_way() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return steps_.num_sent() - (queue_.size() - (is_writing_ ? 1 : 0));
   }
 
   // The server has ended the stream, or it broke: nothing more can be written either.
@@ -165,65 +143,16 @@ class GrpcStepStream::Reactor final
     RemoveHold();
   }
 
-  void BreakOff(absl::Status failure) {
-    {
-      absl::MutexLock lock(&mutex_);
-      failure_ = std::move(failure);
-    }
-    Cancel();
-  }
-
   // Gives an answer to the request that it belongs to.
   absl::Status Deliver(const v1::StepStreamResponse& response,
-                       const codec::ReceivedMessage& received) {
-    const uint64_t id = response.request_id();
-    std::optional<PendingStep> step;
-    {
-      absl::MutexLock lock(&mutex_);
-      step = steps_.Take(id);
-    }
-    if (!step.has_value()) {
-      return absl::InternalError(
-          absl::StrCat("the server answered request ", id, ", which is not outstanding"));
-    }
-    if (step->session_done) {
-      step->session_done(messages_.ReadSession(response));
-    } else {
-      StepMessages::Answer answer = messages_.Read(response, received, *step);
-      if (!HoldBack(id, *step, answer)) step->done(std::move(answer.result));
-    }
-    SendAgainOnceQuiet();
-    return absl::OkStatus();
-  }
-
+                       const codec::ReceivedMessage& received);
   bool HoldBack(uint64_t id, PendingStep& step, StepMessages::Answer& answer) {
     absl::MutexLock lock(&mutex_);
     return steps_.HoldBack(id, step, answer.is_lost, answer.result);
   }
 
   // To be called when a request has been answered.
-  void SendAgainOnceQuiet() {
-    PendingSteps::Decided decided;
-    std::vector<std::pair<PendingStep, absl::Status>> failed;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (steps_.is_holding_back() && num_under_way() > 0) return;
-      decided = steps_.Decide();
-      std::ptrdiff_t position = is_writing_ ? 1 : 0;
-      for (auto& [id, step] : decided.again) {
-        absl::StatusOr<grpc::ByteBuffer> bytes = messages_.MakeAgain(id, step);
-        if (!bytes.ok()) {
-          failed.emplace_back(std::move(step), bytes.status());
-          continue;
-        }
-        queue_.insert(queue_.begin() + position++, *std::move(bytes));
-        steps_.Add(id, std::move(step));
-      }
-      WriteNext();
-    }
-    for (auto& [id, refused] : decided.answered) refused.step.done(std::move(refused.result));
-    for (const auto& [step, status] : failed) step.Fail(status);
-  }
+  void SendAgainOnceQuiet();
 
   absl::Status FinalStatus(absl::Status status, size_t num_unanswered) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -242,10 +171,8 @@ class GrpcStepStream::Reactor final
   std::atomic<uint64_t> next_id_ = 1;
 
   mutable absl::Mutex mutex_;
-  // The front is being written while is_writing_.
-  std::deque<grpc::ByteBuffer> queue_ ABSL_GUARDED_BY(mutex_);
+  WriteQueue queue_ ABSL_GUARDED_BY(mutex_);
   PendingSteps steps_ ABSL_GUARDED_BY(mutex_);
-  bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_finishing_ ABSL_GUARDED_BY(mutex_) = false;
   bool has_half_closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_closed_ ABSL_GUARDED_BY(mutex_) = false;
@@ -253,6 +180,75 @@ class GrpcStepStream::Reactor final
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
+
+void GrpcStepStream::Reactor::OnDone(const grpc::Status& grpc_status) {
+  const std::shared_ptr<Reactor> self = std::move(self_);
+  PendingSteps::Decided left;
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    left = steps_.Clear();
+    status_ = FinalStatus(FromGrpcStatus(grpc_status), left.again.size());
+    status = status_;
+    queue_.Clear();
+    is_closed_ = true;
+  }
+  for (auto& [id, refused] : left.answered) refused.step.done(std::move(refused.result));
+  for (const auto& [id, step] : left.again) {
+    // Whatever ended the stream, the server may be at work on it.
+    if (step.shared != nullptr) step.shared->OnOutcome(absl::UnknownError("unanswered"));
+    step.Fail(status);
+  }
+  absl::MutexLock lock(&mutex_);
+  is_done_ = true;
+}
+
+absl::Status GrpcStepStream::Reactor::Deliver(const v1::StepStreamResponse& response,
+                                              const codec::ReceivedMessage& received) {
+  const uint64_t id = response.request_id();
+  std::optional<PendingStep> step;
+  {
+    absl::MutexLock lock(&mutex_);
+    step = steps_.Take(id);
+  }
+  if (!step.has_value()) {
+    return absl::InternalError(
+        absl::StrCat("the server answered request ", id, ", which is not outstanding"));
+  }
+  if (step->session_done) {
+    step->session_done(messages_.ReadSession(response));
+  } else {
+    StepMessages::Answer answer = messages_.Read(response, received, *step);
+    if (!HoldBack(id, *step, answer)) step->done(std::move(answer.result));
+  }
+  SendAgainOnceQuiet();
+  return absl::OkStatus();
+}
+
+void GrpcStepStream::Reactor::SendAgainOnceQuiet() {
+  PendingSteps::Decided decided;
+  std::vector<std::pair<PendingStep, absl::Status>> failed;
+  {
+    absl::MutexLock lock(&mutex_);
+    const bool is_quiet = steps_.num_sent() == queue_.num_waiting();  // none is under way
+    if (steps_.is_holding_back() && !is_quiet) return;
+    decided = steps_.Decide();
+    std::vector<grpc::ByteBuffer> again;
+    for (auto& [id, step] : decided.again) {
+      absl::StatusOr<grpc::ByteBuffer> bytes = messages_.MakeAgain(id, step);
+      if (!bytes.ok()) {
+        failed.emplace_back(std::move(step), bytes.status());
+        continue;
+      }
+      again.push_back(*std::move(bytes));
+      steps_.Add(id, std::move(step));
+    }
+    queue_.PushFirst(std::move(again));
+    WriteNext();
+  }
+  for (auto& [id, refused] : decided.answered) refused.step.done(std::move(refused.result));
+  for (const auto& [step, status] : failed) step.Fail(status);
+}
 
 GrpcStepStream::GrpcStepStream(const std::shared_ptr<Transport>& transport,
                                std::shared_ptr<SharedMemoryChannels> shared_memory, size_t target,
