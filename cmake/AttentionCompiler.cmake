@@ -24,7 +24,9 @@ option(ATTENTION_WERROR "Warnings of the C++ compiler are errors" OFF)
 if(ATTENTION_WERROR)
   # Not those that g++ draws from optimised code, where version 12 is wrong about std::string, nor what only files
   # compiled together have (AttentionUnity.cmake).
-  set(doubtful array-bounds maybe-uninitialized restrict stringop-overflow stringop-overread subobject-linkage)
+  set(doubtful array-bounds dangling-pointer free-nonheap-object maybe-uninitialized mismatched-new-delete nonnull
+               restrict stringop-overflow stringop-overread stringop-truncation uninitialized use-after-free
+               subobject-linkage)
   list(TRANSFORM doubtful PREPEND "-Wno-error=")
   target_compile_options(attention_compiler INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Werror;${doubtful}>")
 endif()
