@@ -8,7 +8,7 @@
 # Parity grid and bitwise promises on the device, a repetition of 1000 runs, the memory and race checkers where
 # they are installed, the server end to end under load; then how fast it is: kernels in the GPU's own time, beside
 # torch and others where they are installed, and the service and a step's latency over the kernels. On compute
-# capability 9.0 prompts take its own kernel (kernels/cuda/kernels/sm90), elsewhere the generic one.
+# capability 9.0 prefill takes its own kernel (kernels/cuda/kernels/sm90), elsewhere the generic one.
 #
 # Prints one table and exits with 1 if a result differs, never for a time; with 77 where there is no GPU. --dry-run
 # prints what would run.

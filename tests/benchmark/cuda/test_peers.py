@@ -36,7 +36,7 @@ class PlainLoops:
     def prepare(self, case):
         parts = case.all_parts()
         if any(part.q_len > 1 for part in parts):
-            raise bench_c.Absent("prompts")
+            raise bench_c.Absent("prefill")
         return PreparedLoops(parts, self._factor)
 
 
