@@ -194,11 +194,12 @@ run_lint() {
 }
 
 run_release() {
-  run_step "Build release" build release || return 0
   if $is_quick; then
+    run_step "Build release" build release attention_quick_tests || return 0
     run_ctest "Unit and parity tests" build/release -j "$(nproc)" -L '^(unit|parity)$'
     return 0
   fi
+  run_step "Build release" build release || return 0
   run_ctest "Tests of one room" build/release -j "$(nproc)" -LE '^(integration|soak)$'
   run_ctest "Integration tests" build/release -j "$(nproc)" -L '^integration$'
 }
