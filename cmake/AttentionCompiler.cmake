@@ -26,7 +26,7 @@ if(ATTENTION_WERROR)
   # compiled together have (AttentionUnity.cmake).
   set(doubtful array-bounds dangling-pointer free-nonheap-object maybe-uninitialized mismatched-new-delete nonnull
                restrict stringop-overflow stringop-overread stringop-truncation uninitialized use-after-free
-               subobject-linkage)
+               subobject-linkage invalid-pch)
   list(TRANSFORM doubtful PREPEND "-Wno-error=")
   target_compile_options(attention_compiler INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-Werror;${doubtful}>")
 endif()
