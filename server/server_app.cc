@@ -236,7 +236,7 @@ class ServerAppImpl final : public ServerApp {
                                   layers_,
                                   [this] { return DeviceStatuses(); },
                                   devices_[0]->backend(),
-                                  devices_[0]->backend().Ceilings(),
+                                  WorkModel(devices_[0]->backend().Ceilings()),
                                   clock_,
                                   metrics_,
                                   call_log_,

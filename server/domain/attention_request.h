@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -32,41 +33,48 @@ struct BiasOrMaskShape {
   std::int64_t kv_len = 0;
 };
 
-// One layer's rows of one session. What depends on the session's length is resolved when the step
-// runs (see step_resolution.h).
-struct SessionStep {
-  std::shared_ptr<KvCache> cache;
-  int device = 0;  // the index of the one that holds the cache
-  int layer = 0;
-  std::optional<std::int64_t> expected_position;
-
-  std::int64_t num_tokens = 0;  // to append; 0 with has_append unset: attend only
-  bool has_append = false;
+// Rows that a step appends to its layer.
+struct StepAppend {
+  std::int64_t num_tokens = 0;
   RowsView k;  // [num_tokens, num_kv_heads, head_dim_qk]
   RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]
   // Where the rows lie instead, if not empty: in the pieces in which they were received.
   std::vector<RowsPiece> k_pieces;
   std::vector<RowsPiece> v_pieces;
+};
 
-  bool has_attend = false;
-  AttentionTask attend;  // kv_len, kv_begin, kv_pages and first_query_position are filled in later
-  std::optional<std::int64_t> first_query_position;
+// Queries of a step, and the range of the layer that they attend over.
+struct StepAttend {
+  AttentionTask task;  // kv_len, kv_begin, kv_pages and first_query_position are filled in later
+  std::optional<std::int64_t> first_query_position;  // absent: the last query is the newest token
   std::int64_t kv_begin = 0;
-  std::optional<std::int64_t> kv_end;
+  std::optional<std::int64_t> kv_end;  // absent: the layer's length after the append
   std::optional<BiasOrMaskShape> bias_shape;
   std::optional<BiasOrMaskShape> mask_shape;
-  bool wants_column_sums = false;
-  std::int64_t max_column_sum_bytes = 0;  // that the request was charged for
+  // Bytes of column sums that the request was charged for; absent: they are not wanted.
+  std::optional<std::int64_t> max_column_sum_bytes;
+};
 
+// One layer's rows of one session: to append, to attend with, or both. What depends on the
+// session's length is resolved when the step runs (see step_resolution.h).
+struct SessionStep {
+  std::shared_ptr<KvCache> cache;
+  int device = 0;  // the index of the one that holds the cache
+  int layer = 0;
+  std::optional<std::int64_t> expected_position;
+  std::optional<StepAppend> append;
+  std::optional<StepAttend> attend;
   absl::Duration work;  // its part of the request's; zero: as large as the others'
+
+  std::int64_t num_tokens() const { return append ? append->num_tokens : 0; }
 };
 
 // Rows that are projected before a request's attention, which reads the result, or after it.
 struct RequestProjection {
   ProjectionTask task;
   // The step it belongs to: without that step's success it is not computed, and its first_position
-  // is where the step appends. Negative: belongs to the stateless tasks.
-  int step = -1;
+  // is where the step appends. Absent: belongs to the stateless tasks.
+  std::optional<std::size_t> step;
 };
 
 struct StepOutcome {

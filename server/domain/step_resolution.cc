@@ -19,16 +19,16 @@ absl::Status PositionMismatch(std::int64_t expected, std::int64_t actual) {
 // default.
 absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, ResolvedStep* resolved) {
   resolved->new_length = length;
-  if (!step.has_append) {
+  if (!step.append) {
     resolved->kv_end = step.expected_position.value_or(length);
     if (resolved->kv_end > length) return PositionMismatch(resolved->kv_end, length);
     return absl::OkStatus();
   }
   const std::int64_t expected = step.expected_position.value_or(length);
   resolved->append_position = expected;
-  resolved->kv_end = expected + step.num_tokens;
+  resolved->kv_end = expected + step.append->num_tokens;
   if (expected == length) {
-    resolved->is_append = step.num_tokens > 0;
+    resolved->is_append = step.append->num_tokens > 0;
     resolved->new_length = resolved->kv_end;
     return absl::OkStatus();
   }
@@ -40,7 +40,7 @@ absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, Resolve
   return PositionMismatch(expected, length);
 }
 
-absl::Status ResolveRange(const SessionStep& step, ResolvedStep* resolved) {
+absl::Status ResolveRange(const StepAttend& step, ResolvedStep* resolved) {
   const std::int64_t attended = resolved->kv_end;
   if (step.kv_end) {
     if (*step.kv_end > attended) {
@@ -56,12 +56,12 @@ absl::Status ResolveRange(const SessionStep& step, ResolvedStep* resolved) {
   }
   resolved->kv_begin = step.kv_begin;
   // Positions count from the start of the cache, whatever part of it is attended over.
-  resolved->first_query_position = step.first_query_position.value_or(attended - step.attend.q_len);
+  resolved->first_query_position = step.first_query_position.value_or(attended - step.task.q_len);
   return absl::OkStatus();
 }
 
 absl::Status CheckKeyAxis(absl::string_view field, const std::optional<BiasOrMaskShape>& shape,
-                          const SessionStep& step, std::int64_t kv_len) {
+                          const StepAttend& step, std::int64_t kv_len) {
   if (!shape || shape->kv_len == kv_len || shape->kv_len == 1) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(field, ".shape ends with ", shape->kv_len, ", expected 1 or ", kv_len,
@@ -69,17 +69,17 @@ absl::Status CheckKeyAxis(absl::string_view field, const std::optional<BiasOrMas
                    step.kv_begin > 0 ? ", those before kv_begin included" : ""));
 }
 
-absl::Status CheckColumnSums(const SessionStep& step, std::int64_t kv_len) {
-  if (!step.wants_column_sums) return absl::OkStatus();
+absl::Status CheckColumnSums(const StepAttend& step, std::int64_t kv_len) {
+  if (!step.max_column_sum_bytes) return absl::OkStatus();
   const std::int64_t row_bytes =
-      static_cast<std::int64_t>(sizeof(float)) * step.attend.params.num_q_heads;
-  if (kv_len <= step.max_column_sum_bytes / row_bytes) return absl::OkStatus();
+      static_cast<std::int64_t>(sizeof(float)) * step.task.params.num_q_heads;
+  if (kv_len <= *step.max_column_sum_bytes / row_bytes) return absl::OkStatus();
   // Only a step that did not say which length it expects gets here.
   return ReasonedError(
       absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
       absl::StrCat("returns.column_sums takes ", kv_len, " rows of ", row_bytes,
                    " bytes: the layer has grown since the step arrived, when there was room for ",
-                   step.max_column_sum_bytes, " bytes; send it again"),
+                   *step.max_column_sum_bytes, " bytes; send it again"),
       {}, absl::Milliseconds(1));
 }
 
@@ -88,11 +88,12 @@ absl::Status CheckColumnSums(const SessionStep& step, std::int64_t kv_len) {
 absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length) {
   ResolvedStep resolved;
   ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, &resolved));
-  if (!step.has_attend) return resolved;
-  ATTENTION_RETURN_IF_ERROR(ResolveRange(step, &resolved));
-  ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("bias", step.bias_shape, step, resolved.kv_end));
-  ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("mask", step.mask_shape, step, resolved.kv_end));
-  ATTENTION_RETURN_IF_ERROR(CheckColumnSums(step, resolved.kv_end));
+  if (!step.attend) return resolved;
+  const StepAttend& attend = *step.attend;
+  ATTENTION_RETURN_IF_ERROR(ResolveRange(attend, &resolved));
+  ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("bias", attend.bias_shape, attend, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("mask", attend.mask_shape, attend, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckColumnSums(attend, resolved.kv_end));
   return resolved;
 }
 

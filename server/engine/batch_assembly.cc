@@ -76,9 +76,9 @@ void BatchAssembly::AddProjections(const std::vector<RequestProjection>& project
                                    const std::vector<std::int64_t>& append_positions,
                                    std::vector<ProjectionTask>& tasks) {
   for (const RequestProjection& projection : projections) {
-    if (projection.step >= 0 && !result.steps[projection.step].status.ok()) continue;
+    if (projection.step && !result.steps[*projection.step].status.ok()) continue;
     tasks.push_back(projection.task);
-    if (projection.step >= 0) tasks.back().first_position = append_positions[projection.step];
+    if (projection.step) tasks.back().first_position = append_positions[*projection.step];
   }
 }
 
@@ -95,8 +95,9 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length));
   append_position = resolved.append_position;
 
-  AttentionTask task = step.attend;
-  if (step.has_attend) {
+  AttentionTask task;
+  if (step.attend) {
+    task = step.attend->task;
     task.kv_len = resolved.kv_end;
     task.kv_begin = resolved.kv_begin;
     task.first_query_position = resolved.first_query_position;
@@ -111,41 +112,41 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
     old_lengths_.push_back({&cache, step.layer, length});
     cache.SetLength(step.layer, resolved.new_length);
     appends_.push_back({&cache, &step, resolved.append_position});
-    tokens_appended_ += step.num_tokens;
+    tokens_appended_ += step.append->num_tokens;
   }
   outcome.position = resolved.new_length;
   outcome.is_replay = resolved.is_replay;
-  if (!step.has_attend) return absl::OkStatus();
+  if (!step.attend) return absl::OkStatus();
   outcome.kv_len = resolved.kv_end;
-  if (step.wants_column_sums) {
-    outcome.column_sums.resize(static_cast<std::size_t>(resolved.kv_end) *
-                               step.attend.params.num_q_heads);
+  if (step.attend->max_column_sum_bytes) {
+    outcome.column_sums.resize(static_cast<std::size_t>(resolved.kv_end) * task.params.num_q_heads);
   }
   attends_.push_back({&step, &outcome, task});
   return absl::OkStatus();
 }
 
 std::vector<KvAppendTask> BatchAssembly::Appends() {
-  struct Place {
+  struct JoinedTask {
     std::size_t task;
     RowsOfSteps* joined;  // null: of one step
   };
   std::vector<KvAppendTask> tasks;
-  std::map<std::pair<const KvCache*, int>, Place> places;
+  std::map<std::pair<const KvCache*, int>, JoinedTask> joined_tasks;
   for (const Append& append : appends_) {
-    const SessionStep& step = *append.step;
+    const StepAppend& rows = *append.step->append;
+    const int layer = append.step->layer;
     const auto [it, is_first] =
-        places.try_emplace({append.cache, step.layer}, Place{tasks.size(), nullptr});
+        joined_tasks.try_emplace({append.cache, layer}, JoinedTask{tasks.size(), nullptr});
     if (is_first) {
       KvAppendTask& task = tasks.emplace_back();
       task.geometry = append.cache->geometry();
-      task.destination = append.cache->View(step.layer);
+      task.destination = append.cache->View(layer);
       task.position = append.position;
-      task.num_tokens = step.num_tokens;
-      task.k = step.k;
-      task.v = step.v;
-      task.k_pieces = step.k_pieces;
-      task.v_pieces = step.v_pieces;
+      task.num_tokens = rows.num_tokens;
+      task.k = rows.k;
+      task.v = rows.v;
+      task.k_pieces = rows.k_pieces;
+      task.v_pieces = rows.v_pieces;
       continue;
     }
     KvAppendTask& task = tasks[it->second.task];
@@ -155,9 +156,9 @@ std::vector<KvAppendTask> BatchAssembly::Appends() {
       AddPieces(task.k, task.k_pieces, 0, joined->k);
       AddPieces(task.v, task.v_pieces, 0, joined->v);
     }
-    AddPieces(step.k, step.k_pieces, task.num_tokens, joined->k);
-    AddPieces(step.v, step.v_pieces, task.num_tokens, joined->v);
-    task.num_tokens += step.num_tokens;
+    AddPieces(rows.k, rows.k_pieces, task.num_tokens, joined->k);
+    AddPieces(rows.v, rows.v_pieces, task.num_tokens, joined->v);
+    task.num_tokens += rows.num_tokens;
     task.k_pieces = joined->k;
     task.v_pieces = joined->v;
   }
@@ -171,7 +172,8 @@ std::vector<AttentionTask> BatchAssembly::Tasks() {
     AttentionTask task = attend.task;
     if (attend.step != nullptr) {
       task.kv_pages = attend.step->cache->View(attend.step->layer);
-      if (attend.step->wants_column_sums) task.column_sums = attend.outcome->column_sums.data();
+      if (attend.step->attend->max_column_sum_bytes)
+        task.column_sums = attend.outcome->column_sums.data();
     }
     tasks.push_back(task);
   }

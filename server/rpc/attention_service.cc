@@ -9,69 +9,32 @@
 #include "server/base/status_macros.h"
 #include "server/rpc/attend_call.h"
 #include "server/rpc/status_mapping.h"
+#include "server/rpc/tensor_exchange.h"
 
 namespace attention::server {
 namespace {
 
-class AttendStreamCall final : public PipelinedStream {
+// A request of a stream, and the next block of its weights.
+struct AttendExchange : TensorExchange<v1::AttendStreamRequest, AttendCall> {
+  using TensorExchange::TensorExchange;
+
+  std::size_t sequence = 0;
+  std::int64_t q_begin = 0;
+};
+
+class AttendStreamCall final : public TensorStream<AttendExchange> {
  public:
-  using PipelinedStream::PipelinedStream;
+  using TensorStream::TensorStream;
 
  private:
-  // One request of the stream, from arrival to its last answer.
-  struct Exchange {
-    Exchange(const ServiceContext& services, const CallFrame& frame)
-        : call(services, frame, received) {}
-
-    codec::ReceivedMessage received;
-    std::size_t bytes = 0;  // of the received message
-    v1::AttendStreamRequest wire;
-    AttendCall call;
-    // The next block of weights.
-    std::size_t sequence = 0;
-    std::int64_t q_begin = 0;
-  };
-  using ExchangePtr = std::shared_ptr<Exchange>;
-
   std::shared_ptr<AttendStreamCall> Self() {
     return std::static_pointer_cast<AttendStreamCall>(shared_from_this());
   }
 
-  absl::Status OnRequest(const grpc::ByteBuffer& bytes) override {
-    auto exchange = std::make_shared<Exchange>(services(), frame());
-    std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
-    exchange->bytes = bytes.Length();
-    ATTENTION_RETURN_IF_ERROR(exchange->received.Parse(bytes, &exchange->wire));
-    absl::Status status = frame().CheckRoom(exchange->bytes);
-    if (status.ok()) {
-      status = exchange->call.Begin(frame(), exchange->wire.request(), /*allows_weights=*/true,
-                                    request.get());
-    }
-    exchange->received.Release();
-    request->completion = [self = Self(), exchange](std::unique_ptr<AttentionRequest>,
-                                                    AttentionResult result) {
-      self->OnComputed(exchange, result);
-    };
-    Submit(exchange, status, std::move(request));
+  absl::Status Answer(const ExchangePtr& exchange, AttentionResult& result) override {
+    ATTENTION_ASSIGN_OR_RETURN(codec::OutgoingMessage response, exchange->call.Complete(result));
+    SendThenContinue(exchange, v1::AttendStreamResponse::kResponseFieldNumber, std::move(response));
     return absl::OkStatus();
-  }
-
-  void Submit(const ExchangePtr& exchange, absl::Status status,
-              std::unique_ptr<AttentionRequest> request) {
-    if (status.ok()) {
-      status = services().scheduler.Submit(request, Scheduler::Start::kWithPending);
-    }
-    if (!status.ok()) SendError(*exchange, status);
-  }
-
-  void OnComputed(const ExchangePtr& exchange, const AttentionResult& result) {
-    const absl::Status status = ContainExceptions([&] {
-      ATTENTION_RETURN_IF_ERROR(result.status);
-      SendThenContinue(exchange, v1::AttendStreamResponse::kResponseFieldNumber,
-                       exchange->call.Complete(result));
-      return absl::OkStatus();
-    });
-    if (!status.ok()) SendError(*exchange, status);
   }
 
   // Sends a part of the answer, then computes the next block of weights, if they are wanted.
@@ -120,10 +83,8 @@ class AttendStreamCall final : public PipelinedStream {
         AllocateWeights(*exchange, {rows, heads, task.kv_len}, &block->weights);
     request->weights.push_back(
         {task, exchange->q_begin, exchange->q_begin + rows, block->weights.floats()});
-    WorkEstimate work;
-    work.flops = 2.0 * static_cast<double>(rows * heads * task.kv_len) * task.params.head_dim_qk;
-    work.io_bytes = static_cast<double>(rows * row_bytes);
-    SetCosts(services(), work, rows * row_bytes, 1, kSequenceCosts, request.get());
+    services().work_model.Charge(EstimateWeights(task, rows), rows * row_bytes, 1, kSequenceCosts,
+                                 request.get());
     request->is_continuation = true;
     exchange->q_begin += rows;
     request->completion = [self = Self(), exchange, block](std::unique_ptr<AttentionRequest>,
@@ -153,46 +114,30 @@ class AttendStreamCall final : public PipelinedStream {
   }
 
   void OnBlockComputed(const ExchangePtr& exchange, Block& block, const AttentionResult& result) {
-    const absl::Status status = ContainExceptions([&] {
+    SendOrError(*exchange, [&]() -> absl::Status {
       ATTENTION_RETURN_IF_ERROR(result.status);
       codec::OutgoingMessage message(block.header);
       block.weights.MoveTo(v1::WeightsBlock::kWeightsFieldNumber, message);
       SendThenContinue(exchange, v1::AttendStreamResponse::kWeightsFieldNumber, std::move(message));
       return absl::OkStatus();
     });
-    if (!status.ok()) SendError(*exchange, status);
   }
 
-  void SendError(const Exchange& exchange, const absl::Status& status) {
-    SendLast(exchange.bytes, [&] {
-      v1::AttendStreamResponse response;
-      response.set_request_id(exchange.wire.request_id());
-      *response.mutable_error() = ToStreamError(status);
-      response.set_is_last(true);
-      return codec::OutgoingMessage(response).Serialize();
-    });
+  grpc::ByteBuffer ErrorAnswer(const AttendExchange& exchange,
+                               const absl::Status& status) override {
+    v1::AttendStreamResponse response;
+    response.set_request_id(exchange.wire.request_id());
+    *response.mutable_error() = ToStreamError(status);
+    response.set_is_last(true);
+    return codec::OutgoingMessage(response).Serialize();
   }
-};
-
-// A unary Attend, from arrival to its answer.
-struct AttendExchange {
-  AttendExchange(const ServiceContext& services, const CallFrame& frame)
-      : call(services, frame, received) {}
-
-  codec::ReceivedMessage received;
-  v1::AttendRequest wire;
-  AttendCall call;
 };
 
 }  // namespace
 
 AttentionServiceImpl::AttentionServiceImpl(const ServiceContext& services, StreamRegistry& registry)
     : services_(services),
-      attend_{services, "AttentionService/Attend",
-              [this, index = IndexOf("Attend")](auto* context, auto* channel, void* tag) {
-                RequestAtHeaders(index, context, channel, queue_, tag);
-              },
-              [this](UnaryCall& call) { Attend(call); }},
+      attend_(ATTENTION_UNARY_METHOD(AttentionService, Attend)),
       attend_stream_{
           services, "AttentionService/AttendStream", registry,
           [this](auto* context, auto* channel, void* tag) {
@@ -207,27 +152,7 @@ void AttentionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
 }
 
 void AttentionServiceImpl::Attend(UnaryCall& call) {
-  auto exchange = std::make_shared<AttendExchange>(services_, call.frame());
-  std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
-  absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
-  if (status.ok()) status = call.frame().CheckRoom(call.request().Length());
-  if (status.ok()) {
-    status =
-        exchange->call.Begin(call.frame(), exchange->wire, /*allows_weights=*/false, request.get());
-  }
-  exchange->received.Release();
-  call.ReleaseRequest();
-  request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
-                                          AttentionResult result) {
-    call.FinishWith([&]() -> absl::StatusOr<grpc::ByteBuffer> {
-      ATTENTION_RETURN_IF_ERROR(result.status);
-      return exchange->call.Complete(result).Serialize();
-    });
-  };
-  if (status.ok()) {
-    status = services_.scheduler.Submit(request, Scheduler::Start::kWithPending);
-  }
-  if (!status.ok()) call.Finish(status);
+  ServeTensorCall<v1::AttendRequest, UnaryAttendCall>(call, services_);
 }
 
 }  // namespace attention::server

@@ -1,14 +1,12 @@
 #include "server/rpc/forward_call.h"
 
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
-#include "server/rpc/request_timing.h"
-#include "server/rpc/step_call.h"
+#include "server/rpc/session_messages.h"
 
 namespace attention::server {
 namespace {
@@ -23,39 +21,39 @@ absl::Status AtSession(std::size_t index, const absl::Status& status) {
 
 }  // namespace
 
-absl::Status ForwardCall::AcquireSessions(const CallFrame& frame, const v1::ForwardRequest& wire) {
+absl::StatusOr<std::vector<StepTarget>> ForwardCall::AcquireSessions(
+    const CallFrame& frame, const v1::ForwardRequest& wire) {
+  std::vector<StepTarget> targets;
   for (int i = 0; i < wire.sessions_size(); ++i) {
-    auto lease =
-        services_.sessions.Acquire(DecodeHandle(wire.sessions(i).handle()), frame.tenant());
+    const v1::LayerSession& session = wire.sessions(i);
+    auto lease = services().sessions.Acquire(DecodeHandle(session.handle()), frame.tenant());
     if (!lease.ok()) return AtSession(static_cast<std::size_t>(i), lease.status());
+    targets.push_back(TargetOf(**lease, session.layer()));
     leases_.push_back(*std::move(lease));
   }
-  return absl::OkStatus();
+  return targets;
 }
 
 absl::Status ForwardCall::Begin(const CallFrame& frame, const v1::ForwardRequest& wire,
                                 AttentionRequest* request) {
-  ATTENTION_ASSIGN_OR_RETURN(layer_, services_.layers.Find(frame.tenant(), wire.layer_id()));
-  ATTENTION_RETURN_IF_ERROR(AcquireSessions(frame, wire));
-  const auto admit = [&](std::int64_t bytes) {
-    return frame.AdmitResults(tensors_.message_bytes(), bytes);
+  ATTENTION_ASSIGN_OR_RETURN(layer_, services().layers.Find(frame.tenant(), wire.layer_id()));
+  ATTENTION_ASSIGN_OR_RETURN(const std::vector<StepTarget> targets, AcquireSessions(frame, wire));
+  const auto decode = [&](ResponseAllocator& allocator) -> absl::Status {
+    ATTENTION_ASSIGN_OR_RETURN(decoded_,
+                               DecodeForward(wire, *layer_, targets, tensors(), allocator));
+    return absl::OkStatus();
   };
-  ResponseAllocator allocator(services_.buffers, services_.limits.max_response_bytes, admit);
-  try {
-    ATTENTION_ASSIGN_OR_RETURN(decoded_, DecodeForward(wire, layer_, leases_, tensors_, allocator));
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("out of memory for the tensors of the request");
-  }
-  request->tasks = std::move(decoded_.tasks);
-  request->steps = std::move(decoded_.steps);
-  request->inputs = std::move(decoded_.inputs);
-  request->outputs = std::move(decoded_.outputs);
+  ATTENTION_RETURN_IF_ERROR(Decode(frame, request, decode));
+  ForwardGraph& graph = decoded_.graph;
+  request->tasks = std::move(graph.tasks);
+  request->steps = std::move(graph.steps);
+  request->inputs = std::move(graph.inputs);
+  request->outputs = std::move(graph.outputs);
   request->projections_owner = layer_;
-  SetCosts(services_, decoded_.work, tensors_.copied_bytes() + decoded_.result_bytes,
-           request->tasks.size() + request->steps.size(), kSequenceCosts, request);
-  services_.metrics.input_bytes.Add(tensors_.copied_bytes());
-  services_.metrics.query_rows.Add(decoded_.num_rows);
-  wire_in_ = BeginQueueing(services_, request);
+  services().work_model.Charge(graph.work, tensors().copied_bytes() + decoded_.result_bytes,
+                               request->tasks.size() + request->steps.size(), kSequenceCosts,
+                               request);
+  services().metrics.query_rows.Add(decoded_.num_rows);
   return absl::OkStatus();
 }
 
@@ -77,9 +75,8 @@ absl::StatusOr<codec::OutgoingMessage> ForwardCall::Complete(const AttentionResu
     small_fields.add_positions(result.steps[i].position);
   }
   ZeroHiddenRows();
-  services_.metrics.output_bytes.Add(static_cast<std::int64_t>(decoded_.output.size()));
-  FinishTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
-               small_fields.mutable_timing());
+  services().metrics.output_bytes.Add(static_cast<std::int64_t>(decoded_.output.size()));
+  EncodeTiming(result, small_fields.mutable_timing());
   codec::OutgoingMessage response(small_fields);
   decoded_.output.MoveTo(v1::ForwardResponse::kOutputFieldNumber, response);
   return response;

@@ -6,23 +6,20 @@
 
 #include "attention/v1/layer_service.pb.h"
 #include "proto/codec/outgoing_message.h"
-#include "proto/codec/received_message.h"
-#include "server/rpc/service_context.h"
+#include "server/rpc/tensor_call.h"
 #include "server/wire/forward_decoder.h"
 
 namespace attention::server {
 
-class ForwardCall {
+class ForwardCall final : public TensorCall {
  public:
-  // The references must outlive the call.
-  ForwardCall(const ServiceContext& services, const CallFrame& frame,
-              const codec::ReceivedMessage& received)
-      : services_(services),
-        tensors_(received, services.buffers, services.regions, frame.tenant()) {}
+  static constexpr bool kReadsReceivedBytes = false;
 
-  // Decodes `wire` into `request`, whose tensors live in this. The received buffers are not needed
-  // any more. INVALID_ARGUMENT names the field; NOT_FOUND, FAILED_PRECONDITION for the layer or a
-  // session; RESOURCE_EXHAUSTED when memory is out.
+  using TensorCall::TensorCall;
+
+  // Decodes `wire` into `request`, whose tensors live in this. INVALID_ARGUMENT names the field;
+  // NOT_FOUND, FAILED_PRECONDITION for the layer or a session; RESOURCE_EXHAUSTED when memory is
+  // out.
   absl::Status Begin(const CallFrame& frame, const v1::ForwardRequest& wire,
                      AttentionRequest* request);
 
@@ -31,15 +28,14 @@ class ForwardCall {
   absl::StatusOr<codec::OutgoingMessage> Complete(const AttentionResult& result);
 
  private:
-  absl::Status AcquireSessions(const CallFrame& frame, const v1::ForwardRequest& wire);
+  // The sessions' caches; their leases are kept.
+  absl::StatusOr<std::vector<StepTarget>> AcquireSessions(const CallFrame& frame,
+                                                          const v1::ForwardRequest& wire);
   void ZeroHiddenRows();
 
-  const ServiceContext& services_;
-  RequestTensors tensors_;
   std::shared_ptr<const Layer> layer_;
   std::vector<SessionLease> leases_;
   DecodedForward decoded_;
-  absl::Duration wire_in_;
 };
 
 }  // namespace attention::server

@@ -3,37 +3,14 @@
 #include <memory>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "server/base/contain_exceptions.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/forward_call.h"
+#include "server/rpc/list_page.h"
+#include "server/rpc/tensor_exchange.h"
 #include "server/wire/layer_decoder.h"
 
 namespace attention::server {
-namespace {
-
-constexpr int kDefaultListPageSize = 100;
-constexpr int kMaxListPageSize = 1000;
-
-struct ForwardExchange {
-  ForwardExchange(const ServiceContext& services, const CallFrame& frame)
-      : call(services, frame, received) {}
-
-  codec::ReceivedMessage received;
-  v1::ForwardRequest wire;
-  ForwardCall call;
-};
-
-}  // namespace
-
-#define ATTENTION_UNARY_METHOD(NAME)                                              \
-  UnaryMethod {                                                                   \
-    services_, "LayerService/" #NAME,                                             \
-        [this, index = IndexOf(#NAME)](auto* context, auto* channel, void* tag) { \
-          RequestAtHeaders(index, context, channel, queue_, tag);                 \
-        },                                                                        \
-        [this](UnaryCall& call) { NAME(call); }                                   \
-  }
 
 LayerServiceImpl::LayerServiceImpl(const ServiceContext& services, StreamRegistry& registry)
     : services_(services),
@@ -42,11 +19,11 @@ LayerServiceImpl::LayerServiceImpl(const ServiceContext& services, StreamRegistr
                     [this](auto* context, auto* channel, void* tag) {
                       RequestCreateLayer(context, channel, queue_, queue_, tag);
                     }},
-      get_layer_(ATTENTION_UNARY_METHOD(GetLayer)),
-      list_layers_(ATTENTION_UNARY_METHOD(ListLayers)),
-      delete_layer_(ATTENTION_UNARY_METHOD(DeleteLayer)),
-      convert_layer_(ATTENTION_UNARY_METHOD(ConvertLayer)),
-      forward_(ATTENTION_UNARY_METHOD(Forward)) {}
+      get_layer_(ATTENTION_UNARY_METHOD(LayerService, GetLayer)),
+      list_layers_(ATTENTION_UNARY_METHOD(LayerService, ListLayers)),
+      delete_layer_(ATTENTION_UNARY_METHOD(LayerService, DeleteLayer)),
+      convert_layer_(ATTENTION_UNARY_METHOD(LayerService, ConvertLayer)),
+      forward_(ATTENTION_UNARY_METHOD(LayerService, Forward)) {}
 
 void LayerServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;
@@ -70,18 +47,14 @@ void LayerServiceImpl::GetLayer(UnaryCall& call) {
 void LayerServiceImpl::ListLayers(UnaryCall& call) {
   AnswerNow<v1::ListLayersRequest, v1::ListLayersResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
-        const int page_size = request.page_size() == 0 ? kDefaultListPageSize : request.page_size();
-        if (page_size < 0 || page_size > kMaxListPageSize) {
-          return absl::InvalidArgumentError(
-              absl::StrCat("page_size is ", page_size, ", expected 0 to ", kMaxListPageSize));
-        }
-        const auto limit = static_cast<std::size_t>(page_size);
-        const auto layers = services_.layers.List(frame.tenant(), request.page_token(), limit + 1);
-        for (std::size_t i = 0; i < layers.size() && i < limit; ++i) {
-          EncodeLayer(*layers[i], response->add_layers());
-        }
-        if (layers.size() > limit) response->set_next_page_token(layers[limit - 1]->layer_id);
-        return absl::OkStatus();
+        const auto list = [&](const std::string& after, std::size_t count) {
+          return services_.layers.List(frame.tenant(), after, count);
+        };
+        const auto add = [&](const Layer& layer) {
+          EncodeLayer(layer, response->add_layers());
+          return layer.layer_id;
+        };
+        return FillPage(request, list, add, response);
       });
 }
 
@@ -125,25 +98,7 @@ absl::StatusOr<grpc::ByteBuffer> LayerServiceImpl::Convert(UnaryCall& call,
 }
 
 void LayerServiceImpl::Forward(UnaryCall& call) {
-  auto exchange = std::make_shared<ForwardExchange>(services_, call.frame());
-  std::unique_ptr<AttentionRequest> request = call.frame().MakeRequest();
-  absl::Status status = exchange->received.Parse(call.request(), &exchange->wire);
-  if (status.ok()) status = call.frame().CheckRoom(call.request().Length());
-  if (status.ok()) status = exchange->call.Begin(call.frame(), exchange->wire, request.get());
-  exchange->received.Release();
-  call.ReleaseRequest();
-  request->completion = [&call, exchange](std::unique_ptr<AttentionRequest>,
-                                          AttentionResult result) {
-    call.FinishWith([&]() -> absl::StatusOr<grpc::ByteBuffer> {
-      ATTENTION_RETURN_IF_ERROR(result.status);
-      ATTENTION_ASSIGN_OR_RETURN(codec::OutgoingMessage response, exchange->call.Complete(result));
-      return std::move(response).Serialize();
-    });
-  };
-  if (status.ok()) {
-    status = services_.scheduler.Submit(request, Scheduler::Start::kWithPending);
-  }
-  if (!status.ok()) call.Finish(status);
+  ServeTensorCall<v1::ForwardRequest, ForwardCall>(call, services_);
 }
 
 }  // namespace attention::server

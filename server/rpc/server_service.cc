@@ -89,24 +89,15 @@ void EncodeExplanation(const ServiceContext& services, const AttentionTask& task
     return;
   }
   wire->set_kernel(services.backend.KernelName(task));
-  wire->set_roofline_seconds(RooflineSeconds(work, services.ceilings));
+  wire->set_roofline_seconds(services.work_model.Roofline(work));
 }
 
 }  // namespace
 
 ServerServiceImpl::ServerServiceImpl(const ServiceContext& services)
     : services_(services),
-      get_server_info_{
-          services, "ServerService/GetServerInfo",
-          [this, index = IndexOf("GetServerInfo")](auto* context, auto* channel, void* tag) {
-            RequestAtHeaders(index, context, channel, queue_, tag);
-          },
-          [this](UnaryCall& call) { GetServerInfo(call); }},
-      explain_{services, "ServerService/Explain",
-               [this, index = IndexOf("Explain")](auto* context, auto* channel, void* tag) {
-                 RequestAtHeaders(index, context, channel, queue_, tag);
-               },
-               [this](UnaryCall& call) { Explain(call); }} {}
+      get_server_info_(ATTENTION_UNARY_METHOD(ServerService, GetServerInfo)),
+      explain_(ATTENTION_UNARY_METHOD(ServerService, Explain)) {}
 
 void ServerServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;

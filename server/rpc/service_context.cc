@@ -62,23 +62,6 @@ absl::Status CheckNumCalls(const ServiceContext& services) noexcept {
 
 }  // namespace
 
-void SetCosts(const ServiceContext& services, const WorkEstimate& work, std::int64_t tensor_bytes,
-              std::size_t num_parts, const PartCosts& part, AttentionRequest* request) {
-  // What a request costs beside its arithmetic, in the engine and in the kernels (measured with one
-  // key of 64 dims: 4 to 7 us).
-  constexpr absl::Duration kOverhead = absl::Microseconds(5);
-  request->flops = work.flops;
-  const auto count = static_cast<std::int64_t>(num_parts);
-  request->work =
-      kOverhead + count * part.work + absl::Seconds(RooflineSeconds(work, services.ceilings));
-  request->bytes = tensor_bytes + count * part.bytes;
-}
-
-absl::Duration WorkOf(const ServiceContext& services, const WorkEstimate& work,
-                      const PartCosts& part) {
-  return part.work + absl::Seconds(RooflineSeconds(work, services.ceilings));
-}
-
 CallFrame::CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
                      const grpc::ServerContextBase& context, CancelFlag is_cancelled)
     : services_(services),

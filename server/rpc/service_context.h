@@ -17,6 +17,7 @@
 #include "server/base/call_log.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
+#include "server/domain/work_model.h"
 #include "server/layer/layer_table.h"
 #include "server/listener/connections.h"
 #include "server/memory/buffer_pool.h"
@@ -29,7 +30,6 @@
 
 namespace attention::server {
 
-class Connections;
 class ListenerHealth;
 
 // Bounds that clients may ask for (GetServerInfo) and the services apply.
@@ -74,7 +74,7 @@ struct ServiceContext {
   LayerTable& layers;
   std::function<std::vector<DeviceStatus>()> devices;
   const BackendDescription& backend;  // of one of the devices, which are all of one kind
-  DeviceCeilings ceilings;
+  WorkModel work_model;               // of each of them
   const Clock& clock;
   ServerMetrics& metrics;
   CallLog& call_log;
@@ -94,24 +94,6 @@ struct ServiceContext {
 // Set when a call's client has gone; the call's requests carry it.
 using CancelFlag = std::shared_ptr<std::atomic<bool>>;
 inline CancelFlag MakeCancelFlag() { return std::make_shared<std::atomic<bool>>(false); }
-
-// What a request's parts cost beside their arithmetic and their tensors: its sequences or its
-// steps.
-struct PartCosts {
-  absl::Duration work;
-  std::int64_t bytes = 0;
-};
-inline constexpr PartCosts kSequenceCosts{absl::Nanoseconds(500), 1024};
-// 16,384 steps of one row in a message left 125 MiB resident: their messages, buffers and answers.
-inline constexpr PartCosts kStepCosts{absl::Microseconds(1), 8192};
-
-// Tells the scheduler how much a request costs: `tensor_bytes` of tensors and results, and what its
-// parts take.
-void SetCosts(const ServiceContext& services, const WorkEstimate& work, std::int64_t tensor_bytes,
-              std::size_t num_parts, const PartCosts& part, AttentionRequest* request);
-// Of one part.
-absl::Duration WorkOf(const ServiceContext& services, const WorkEstimate& work,
-                      const PartCosts& part);
 
 // One call, from arrival to its end.
 class CallFrame {

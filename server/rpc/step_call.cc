@@ -1,12 +1,11 @@
 #include "server/rpc/step_call.h"
 
-#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/at_field.h"
 #include "server/base/status_macros.h"
-#include "server/rpc/request_timing.h"
+#include "server/rpc/session_messages.h"
 #include "server/rpc/status_mapping.h"
 #include "server/wire/step_decoder.h"
 
@@ -29,32 +28,19 @@ absl::Status AtStep(std::size_t index, const absl::Status& status) {
 
 }  // namespace
 
-SessionHandle DecodeHandle(const v1::SessionHandle& wire) {
-  return {wire.server_name(), wire.server_epoch(), wire.session_id()};
-}
-
 absl::Status StepCall::Begin(const CallFrame& frame, const v1::StepRequest& wire,
                              AttentionRequest* request) {
   if (wire.steps_size() < 1 || wire.steps_size() > kMaxSteps) {
     return absl::InvalidArgumentError(
         absl::StrCat("steps has ", wire.steps_size(), " entries, expected 1 to ", kMaxSteps));
   }
-  try {
-    ATTENTION_RETURN_IF_ERROR(BeginSteps(frame, wire, request));
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("out of memory for the tensors of the request");
-  }
-  services_.metrics.input_bytes.Add(tensors_.copied_bytes());
-  wire_in_ = BeginQueueing(services_, request);
-  return absl::OkStatus();
+  return Decode(frame, request, [&](ResponseAllocator& allocator) {
+    return BeginSteps(frame, wire, allocator, request);
+  });
 }
 
 absl::Status StepCall::BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
-                                  AttentionRequest* request) {
-  const auto admit = [&](std::int64_t bytes) {
-    return frame.AdmitResults(tensors_.message_bytes(), bytes);
-  };
-  ResponseAllocator allocator(services_.buffers, services_.limits.max_response_bytes, admit);
+                                  ResponseAllocator& allocator, AttentionRequest* request) {
   entries_.resize(static_cast<std::size_t>(wire.steps_size()));
   for (int i = 0; i < wire.steps_size(); ++i) {
     Entry& entry = entries_[i];
@@ -67,35 +53,37 @@ absl::Status StepCall::BeginSteps(const CallFrame& frame, const v1::StepRequest&
     if (!entry.status.ok()) continue;
     AllocateResult(allocator, request->steps[next++], entry.output, entry.lse);
   }
-  SetCosts(services_, work_, tensors_.copied_bytes() + allocator.budget().bytes(), entries_.size(),
-           kStepCosts, request);
+  services().work_model.Charge(work_, tensors().copied_bytes() + allocator.budget().bytes(),
+                               entries_.size(), kStepCosts, request);
   return absl::OkStatus();
 }
 
 absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& wire,
                                  ResponseBudget& budget, Entry* entry, AttentionRequest* request) {
   ATTENTION_ASSIGN_OR_RETURN(
-      SessionLease lease, services_.sessions.Acquire(DecodeHandle(wire.handle()), frame.tenant()));
-  ATTENTION_ASSIGN_OR_RETURN(DecodedStep decoded,
-                             DecodeStep(wire, *lease, num_tokens_, tensors_, budget));
-  services_.metrics.query_rows.Add(decoded.step.attend.q_len);
-  if (decoded.step.has_attend && decoded.step.wants_column_sums) {
-    entry->num_column_sum_heads = decoded.step.attend.params.num_q_heads;
+      SessionLease lease, services().sessions.Acquire(DecodeHandle(wire.handle()), frame.tenant()));
+  StepTarget target = TargetOf(*lease, wire.layer());
+  target.length += num_tokens_;
+  ATTENTION_ASSIGN_OR_RETURN(DecodedStep decoded, DecodeStep(wire, target, tensors(), budget));
+  SessionStep& step = decoded.step;
+  if (step.attend) {
+    const AttentionTask& task = step.attend->task;
+    services().metrics.query_rows.Add(task.q_len);
+    if (step.attend->max_column_sum_bytes) entry->num_column_sum_heads = task.params.num_q_heads;
   }
   work_ += decoded.work;
-  num_tokens_ += decoded.step.num_tokens;
-  decoded.step.work = WorkOf(services_, decoded.work, kStepCosts);
-  request->steps.push_back(std::move(decoded.step));
+  num_tokens_ += step.num_tokens();
+  step.work = services().work_model.PartWork(decoded.work, kStepCosts);
+  request->steps.push_back(std::move(step));
   entry->lease = std::move(lease);
   entry->output = std::move(decoded.output);
   entry->lse = std::move(decoded.lse);
   return absl::OkStatus();
 }
 
-codec::OutgoingMessage StepCall::Complete(AttentionResult& result) {
+absl::StatusOr<codec::OutgoingMessage> StepCall::Complete(AttentionResult& result) {
   v1::StepResponse small_fields;
-  FinishTiming(services_, result.timing, wire_in_, tensors_.copied_bytes(),
-               small_fields.mutable_timing());
+  EncodeTiming(result, small_fields.mutable_timing());
   codec::OutgoingMessage response(small_fields);
   std::size_t next = 0;  // of the steps that took part
   for (std::size_t i = 0; i < entries_.size(); ++i) {
@@ -113,7 +101,7 @@ codec::OutgoingMessage StepCall::CompleteStep(std::size_t index, StepOutcome& ou
   result.set_position(outcome.position);
   result.set_is_replay(outcome.is_replay);
   if (!outcome.status.ok()) return FailedStep(AtStep(index, outcome.status), std::move(result));
-  services_.metrics.output_bytes.Add(static_cast<std::int64_t>(entry.output.size()));
+  services().metrics.output_bytes.Add(static_cast<std::int64_t>(entry.output.size()));
   codec::OutgoingMessage message(result);
   entry.output.MoveTo(v1::SessionStepResult::kOutputFieldNumber, message);
   entry.lse.MoveTo(v1::SessionStepResult::kLseFieldNumber, message);

@@ -1,25 +1,22 @@
 // The part that Step and StepStream share: one StepRequest, from decoding to its response.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "attention/v1/session_service.pb.h"
 #include "proto/codec/outgoing_message.h"
-#include "proto/codec/received_message.h"
-#include "server/rpc/service_context.h"
-#include "server/wire/request_tensors.h"
-#include "server/wire/response_tensors.h"
+#include "server/rpc/tensor_call.h"
 
 namespace attention::server {
 
-class StepCall {
+class StepCall final : public TensorCall {
  public:
-  // The references must outlive the call.
-  StepCall(const ServiceContext& services, const CallFrame& frame,
-           const codec::ReceivedMessage& received)
-      : services_(services),
-        tensors_(received, services.buffers, services.regions, frame.tenant()) {}
+  // Rows to append.
+  static constexpr bool kReadsReceivedBytes = true;
+
+  using TensorCall::TensorCall;
 
   // Decodes the steps of `wire`, a message within the received one, into `request`, whose tensors
   // live in this or, rows to append, in the received message. Steps that cannot run keep their
@@ -29,7 +26,7 @@ class StepCall {
                      AttentionRequest* request);
 
   // The StepResponse of a request that was computed. Once.
-  codec::OutgoingMessage Complete(AttentionResult& result);
+  absl::StatusOr<codec::OutgoingMessage> Complete(AttentionResult& result);
 
  private:
   // One step of the request and what becomes of it.
@@ -42,21 +39,15 @@ class StepCall {
   };
 
   absl::Status BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
-                          AttentionRequest* request);
+                          ResponseAllocator& allocator, AttentionRequest* request);
   absl::Status BeginStep(const CallFrame& frame, const v1::SessionStep& wire,
                          ResponseBudget& budget, Entry* entry, AttentionRequest* request);
   codec::OutgoingMessage CompleteStep(std::size_t index, StepOutcome& outcome);
 
-  const ServiceContext& services_;
-  RequestTensors tensors_;
   std::vector<Entry> entries_;
   WorkEstimate work_;
   std::int64_t num_tokens_ = 0;  // that the steps so far append
   ResultLedger::Charge charge_;  // for column sums, which the engine allocates
-  absl::Duration wire_in_;
 };
-
-// A SessionHandle from the wire.
-SessionHandle DecodeHandle(const v1::SessionHandle& wire);
 
 }  // namespace attention::server

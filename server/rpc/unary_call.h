@@ -38,6 +38,17 @@ struct UnaryMethod {
   std::function<void(UnaryCall&)> handle;
 };
 
+// The UnaryMethod NAME of a service that is derived from TakenAtHeaders, in the service's own
+// constructor: it is handled by the service's member NAME.
+#define ATTENTION_UNARY_METHOD(SERVICE, NAME)                                     \
+  ::attention::server::UnaryMethod {                                              \
+    services_, #SERVICE "/" #NAME,                                                \
+        [this, index = IndexOf(#NAME)](auto* context, auto* channel, void* tag) { \
+          RequestAtHeaders(index, context, channel, queue_, tag);                 \
+        },                                                                        \
+        [this](::attention::server::UnaryCall& call) { NAME(call); }              \
+  }
+
 // One call: waits for a client, then for its message, is handled, and deletes itself when gRPC is
 // done with it.
 class UnaryCall final : private Receiver {

@@ -16,21 +16,21 @@ struct Part {
   std::vector<std::size_t> indices;  // of its steps in the whole
 };
 
-// Where a step of the whole went.
-struct Place {
+// A step of the whole as a part has it.
+struct PartStep {
   Part* part = nullptr;
-  int step = 0;
+  std::size_t step = 0;
 };
 
 // Gives each projection to the part that has its step.
 void CutProjections(const std::vector<RequestProjection>& whole,
                     std::vector<RequestProjection> AttentionRequest::*projections,
-                    const std::vector<Place>& places) {
+                    const std::vector<PartStep>& steps) {
   for (const RequestProjection& projection : whole) {
-    const Place& place = places[static_cast<std::size_t>(projection.step)];
-    std::vector<RequestProjection>& of_part = place.part->request.get()->*projections;
+    const PartStep& step = steps[*projection.step];
+    std::vector<RequestProjection>& of_part = step.part->request.get()->*projections;
     of_part.push_back(projection);
-    of_part.back().step = place.step;
+    of_part.back().step = step.step;
   }
 }
 
@@ -38,7 +38,7 @@ void CutProjections(const std::vector<RequestProjection>& whole,
 std::map<int, Part> Cut(AttentionRequest& whole) {
   const auto num_steps = static_cast<double>(whole.steps.size());
   std::map<int, Part> parts;
-  std::vector<Place> places;
+  std::vector<PartStep> steps;
   for (std::size_t i = 0; i < whole.steps.size(); ++i) {
     Part& part = parts[whole.steps[i].device];
     if (part.request == nullptr) {
@@ -50,12 +50,12 @@ std::map<int, Part> Cut(AttentionRequest& whole) {
       part.request->is_cancelled = whole.is_cancelled;
       part.request->projections_owner = whole.projections_owner;
     }
-    places.push_back({&part, static_cast<int>(part.indices.size())});
+    steps.push_back({&part, part.indices.size()});
     part.request->steps.push_back(std::move(whole.steps[i]));
     part.indices.push_back(i);
   }
-  CutProjections(whole.inputs, &AttentionRequest::inputs, places);
-  CutProjections(whole.outputs, &AttentionRequest::outputs, places);
+  CutProjections(whole.inputs, &AttentionRequest::inputs, steps);
+  CutProjections(whole.outputs, &AttentionRequest::outputs, steps);
   for (auto& [device, part] : parts) {
     const double share = static_cast<double>(part.indices.size()) / num_steps;
     part.request->work = whole.work * share;

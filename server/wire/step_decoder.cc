@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/api/work_estimate.h"
 #include "server/base/status_macros.h"
+#include "server/domain/work_model.h"
 #include "server/wire/config_decoder.h"
 #include "server/wire/tensor_decoder.h"
 
@@ -68,16 +68,16 @@ absl::Status DecodeRows(absl::string_view field, const v1::Tensor& tensor, std::
 absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometry,
                           RequestTensors& tensors, SessionStep* step) {
   if (!wire.has_k()) return absl::OkStatus();
+  StepAppend& append = step->append.emplace();
   ATTENTION_RETURN_IF_ERROR(DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk,
-                                       tensors, &step->k, &step->k_pieces));
+                                       tensors, &append.k, &append.k_pieces));
   ATTENTION_RETURN_IF_ERROR(DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v,
-                                       tensors, &step->v, &step->v_pieces));
+                                       tensors, &append.v, &append.v_pieces));
   if (wire.v().shape(0) != wire.k().shape(0)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "v.shape is ", ShapeText(wire.v()), ", expected ", wire.k().shape(0), " tokens, as k"));
   }
-  step->has_append = true;
-  step->num_tokens = wire.k().shape(0);
+  append.num_tokens = wire.k().shape(0);
   return absl::OkStatus();
 }
 
@@ -97,8 +97,8 @@ absl::Status CheckQueryShape(const v1::Tensor& q, const KvGeometry& geometry) {
 }
 
 absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry,
-                         RequestTensors& tensors, SessionStep* step) {
-  AttentionTask& task = step->attend;
+                         RequestTensors& tensors, StepAttend* attend) {
+  AttentionTask& task = attend->task;
   const v1::Tensor& q = wire.q();
   ATTENTION_ASSIGN_OR_RETURN(task.params.dtype, DecodeDType("q.dtype", q.dtype()));
   ATTENTION_RETURN_IF_ERROR(CheckTensor("q", q, tensors));
@@ -111,28 +111,27 @@ absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry
   task.q_len = q.shape(0);
   task.q = DenseRows(static_cast<const void*>(tensors.Place(q)), task.params.dtype,
                      task.params.num_q_heads, task.params.head_dim_qk);
-  step->has_attend = true;
   ATTENTION_RETURN_IF_ERROR(DecodeConfig("config", wire.config(), &task.params));
   return DecodeHeadVectors("config", wire.config(), tensors, &task);
 }
 
 absl::Status DecodeBiasAndMask(const v1::SessionStep& wire, RequestTensors& tensors,
-                               SessionStep* step) {
-  AttentionTask& task = step->attend;
+                               StepAttend* attend) {
+  AttentionTask& task = attend->task;
   const BiasOrMaskLimits limits{1, task.params.num_q_heads, task.q_len, std::nullopt};
   if (wire.has_bias()) {
     ATTENTION_ASSIGN_OR_RETURN(
         const DecodedBiasOrMask decoded,
         DecodeBiasOrMask("bias", wire.bias(), BiasOrMaskKind::kBias, limits, tensors));
     SetBias(decoded, 0, &task);
-    step->bias_shape = decoded.shape;
+    attend->bias_shape = decoded.shape;
   }
   if (wire.has_mask()) {
     ATTENTION_ASSIGN_OR_RETURN(
         const DecodedBiasOrMask decoded,
         DecodeBiasOrMask("mask", wire.mask(), BiasOrMaskKind::kMask, limits, tensors));
     SetMask(decoded, 0, &task);
-    step->mask_shape = decoded.shape;
+    attend->mask_shape = decoded.shape;
   }
   return absl::OkStatus();
 }
@@ -140,23 +139,23 @@ absl::Status DecodeBiasAndMask(const v1::SessionStep& wire, RequestTensors& tens
 // `length`: of the layer before the step.
 absl::Status DeclareColumnSums(const v1::SessionStep& wire, std::int64_t length,
                                ResponseBudget& budget, SessionStep* step) {
+  StepAttend& attend = *step->attend;
   // Other calls may append before the step runs: so much is not worth a refusal.
   constexpr std::int64_t kGrowthBytes = 64 * 1024;
   if (!wire.returns().column_sums()) return absl::OkStatus();
   const std::int64_t row_bytes =
-      std::int64_t{step->attend.params.num_q_heads} * static_cast<std::int64_t>(sizeof(float));
-  std::int64_t rows = step->expected_position.value_or(length) + step->num_tokens;
-  if (step->kv_end) rows = std::min(rows, *step->kv_end);
+      std::int64_t{attend.task.params.num_q_heads} * static_cast<std::int64_t>(sizeof(float));
+  std::int64_t rows = step->expected_position.value_or(length) + step->num_tokens();
+  if (attend.kv_end) rows = std::min(rows, *attend.kv_end);
   ATTENTION_RETURN_IF_ERROR(
       budget.CountRows("returns.column_sums asks for the keys' rows", rows, row_bytes));
-  step->wants_column_sums = true;
-  step->max_column_sum_bytes = rows * row_bytes + kGrowthBytes;
+  attend.max_column_sum_bytes = rows * row_bytes + kGrowthBytes;
   return absl::OkStatus();
 }
 
 absl::Status DeclareResult(const v1::SessionStep& wire, std::int64_t length, ResponseBudget& budget,
                            RequestTensors& tensors, DecodedStep* decoded) {
-  const AttentionTask& task = decoded->step.attend;
+  const AttentionTask& task = decoded->step.attend->task;
   const std::int64_t heads = task.params.num_q_heads;
   const std::initializer_list<std::int64_t> shape = {task.q_len, heads, task.params.head_dim_v};
   ATTENTION_RETURN_IF_ERROR(
@@ -170,66 +169,48 @@ absl::Status DeclareResult(const v1::SessionStep& wire, std::int64_t length, Res
   return DeclareColumnSums(wire, length, budget, &decoded->step);
 }
 
-// `length`: what the layer can hold at the most before the step.
-WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
-                          std::int64_t length) {
-  WorkEstimate work;
-  // Appended rows are read and written.
-  work.kv_bytes = 2.0 * static_cast<double>(step.num_tokens) * geometry.num_kv_heads *
-                  (geometry.head_dim_qk + geometry.head_dim_v) *
-                  static_cast<double>(DTypeBytes(geometry.dtype));
-  if (!step.has_attend) return work;
-  AttentionTask task = step.attend;
-  // A position beyond is an error when the step runs, and no reason to wait for it until then.
-  const std::int64_t attended =
-      std::min(step.expected_position.value_or(length), length) + step.num_tokens;
-  task.kv_len = std::min(step.kv_end.value_or(attended), attended);
-  task.kv_begin = std::min(step.kv_begin, task.kv_len);
-  task.first_query_position = step.first_query_position.value_or(attended - task.q_len);
-  work += EstimateWork(task);
-  return work;
+absl::Status DecodeAttend(const v1::SessionStep& wire, const StepTarget& target,
+                          RequestTensors& tensors, ResponseBudget& budget, DecodedStep* decoded) {
+  if (!wire.has_q()) return absl::OkStatus();
+  StepAttend& attend = decoded->step.attend.emplace();
+  if (wire.has_first_query_position()) attend.first_query_position = wire.first_query_position();
+  attend.kv_begin = wire.kv_begin();
+  if (wire.has_kv_end()) attend.kv_end = wire.kv_end();
+  ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, target.geometry, tensors, &attend));
+  ATTENTION_RETURN_IF_ERROR(DecodeBiasAndMask(wire, tensors, &attend));
+  return DeclareResult(wire, target.length, budget, tensors, decoded);
 }
 
 }  // namespace
 
-absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Session& session,
-                                       std::int64_t pending_tokens, RequestTensors& tensors,
-                                       ResponseBudget& budget) {
-  const KvCache& cache = *session.cache;
+absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTarget& target,
+                                       RequestTensors& tensors, ResponseBudget& budget) {
   DecodedStep decoded;
   SessionStep& step = decoded.step;
-  if (wire.layer() < 0 || wire.layer() >= cache.num_layers()) {
+  if (wire.layer() < 0 || wire.layer() >= target.num_layers) {
     return absl::InvalidArgumentError(
-        absl::StrCat("layer is ", wire.layer(), ", expected 0 to ", cache.num_layers() - 1));
+        absl::StrCat("layer is ", wire.layer(), ", expected 0 to ", target.num_layers - 1));
   }
   ATTENTION_RETURN_IF_ERROR(CheckPresence(wire));
   ATTENTION_RETURN_IF_ERROR(CheckPositions(wire));
-  step.cache = session.cache;
-  step.device = cache.device();
-  step.layer = wire.layer();
-  if (wire.has_expected_position()) step.expected_position = wire.expected_position();
-  if (wire.has_first_query_position()) step.first_query_position = wire.first_query_position();
-  step.kv_begin = wire.kv_begin();
-  if (wire.has_kv_end()) step.kv_end = wire.kv_end();
   if (wire.returns().weights()) {
     return absl::InvalidArgumentError(
         "returns.weights is true, expected false: weights are streamed by AttendStream only");
   }
-  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, cache.geometry(), tensors, &step));
-  const std::int64_t length = cache.length(step.layer) + pending_tokens;
-  if (wire.has_q()) {
-    ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, cache.geometry(), tensors, &step));
-    ATTENTION_RETURN_IF_ERROR(DecodeBiasAndMask(wire, tensors, &step));
-    ATTENTION_RETURN_IF_ERROR(DeclareResult(wire, length, budget, tensors, &decoded));
-  }
-  decoded.work = EstimateStep(step, cache.geometry(), length);
+  step.cache = target.cache;
+  step.device = target.device;
+  step.layer = wire.layer();
+  if (wire.has_expected_position()) step.expected_position = wire.expected_position();
+  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, target.geometry, tensors, &step));
+  ATTENTION_RETURN_IF_ERROR(DecodeAttend(wire, target, tensors, budget, &decoded));
+  decoded.work = EstimateStep(step, target.geometry, target.length);
   return decoded;
 }
 
 void AllocateResult(const ResponseAllocator& allocator, SessionStep& step, ResponseTensor& output,
                     ResponseTensor& lse) {
-  if (!step.has_attend) return;
-  AttentionTask& task = step.attend;
+  if (!step.attend) return;
+  AttentionTask& task = step.attend->task;
   output.Allocate(allocator);
   task.o = DenseRows(static_cast<void*>(output.data()), task.params.dtype, task.params.num_q_heads,
                      task.params.head_dim_v);

@@ -4,7 +4,7 @@
 #include "absl/status/statusor.h"
 #include "attention/v1/session_service.pb.h"
 #include "server/domain/attention_request.h"
-#include "server/session/session_table.h"
+#include "server/domain/step_target.h"
 #include "server/wire/request_tensors.h"
 #include "server/wire/response_tensors.h"
 
@@ -17,12 +17,10 @@ struct DecodedStep {
   WorkEstimate work;
 };
 
-// Checks the step, places its tensors and counts those of its result in the budget. The layer is
-// taken to hold at most `pending_tokens` more than now when the step runs: those that steps before
-// it append. INVALID_ARGUMENT names the field. Throws std::bad_alloc when memory is out.
-absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const Session& session,
-                                       std::int64_t pending_tokens, RequestTensors& tensors,
-                                       ResponseBudget& budget);
+// Checks the step, places its tensors and counts those of its result in the budget.
+// INVALID_ARGUMENT names the field. Throws std::bad_alloc when memory is out.
+absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTarget& target,
+                                       RequestTensors& tensors, ResponseBudget& budget);
 
 // Gets memory for the results of a decoded step, to which it then points. Once they have been
 // admitted. Throws std::bad_alloc when memory is out.

@@ -5,6 +5,7 @@
 
 #include "attention/v1/session_service.pb.h"
 #include "kernels/base/check.h"
+#include "server/session/session_table.h"
 #include "server/wire/step_decoder.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/fuzz_worker.h"
@@ -40,10 +41,13 @@ std::int64_t Execute(const server::Session& session, const codec::ReceivedMessag
   std::vector<server::DecodedStep> steps;
   auto request = std::make_unique<server::AttentionRequest>();
   for (int i = 0; i < wire.steps_size(); ++i) {
-    auto decoded =
-        server::DecodeStep(wire.steps(i), session, num_tokens, tensors, allocator.budget());
+    const server::KvCache& cache = *session.cache;
+    const int layer = wire.steps(i).layer();
+    server::StepTarget target{session.cache, cache.device(), cache.geometry(), cache.num_layers()};
+    if (layer >= 0 && layer < target.num_layers) target.length = cache.length(layer) + num_tokens;
+    auto decoded = server::DecodeStep(wire.steps(i), target, tensors, allocator.budget());
     if (!decoded.ok() || decoded->work.flops > kMaxFlops) continue;
-    num_tokens += decoded->step.num_tokens;
+    num_tokens += decoded->step.num_tokens();
     server::AllocateResult(allocator, decoded->step, decoded->output, decoded->lse);
     request->steps.push_back(decoded->step);
     steps.push_back(*std::move(decoded));  // keeps the outputs

@@ -61,7 +61,7 @@ ROOMS = {
     "server/scheduler": ("server/domain", "server/base"),
     "server/engine": ("server/scheduler", "server/cache", "server/domain", "kernels/api",
                       "kernels/base", "server/base"),
-    "server/wire": ("proto", "proto/codec", "server/session", "server/layer", "server/memory",
+    "server/wire": ("proto", "proto/codec", "server/layer", "server/memory",
                     "server/shared_memory", "server/domain", "server/base", "kernels/api",
                     "kernels/base"),
     "server/rpc": ("proto", "proto/codec", "proto/transport", "server/wire", "server/memory",

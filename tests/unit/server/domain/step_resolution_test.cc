@@ -12,11 +12,10 @@ using ::testing::HasSubstr;
 SessionStep AppendAndAttend(std::int64_t expected_position, std::int64_t num_tokens) {
   SessionStep step;
   step.expected_position = expected_position;
-  step.has_append = true;
-  step.num_tokens = num_tokens;
-  step.has_attend = true;
-  step.attend.q_len = num_tokens;
-  step.attend.params.num_q_heads = 1;
+  step.append = StepAppend{.num_tokens = num_tokens};
+  AttentionTask& task = step.attend.emplace().task;
+  task.q_len = num_tokens;
+  task.params.num_q_heads = 1;
   return step;
 }
 
@@ -59,9 +58,9 @@ INSTANTIATE_TEST_SUITE_P(GapAndOverlap, PositionMismatchTest,
 
 TEST(StepResolutionTest, AttendOnlyTakesAllThereIs) {
   SessionStep step = AppendAndAttend(0, 0);
-  step.has_append = false;
+  step.append.reset();
   step.expected_position.reset();
-  step.attend.q_len = 2;
+  step.attend->task.q_len = 2;
   const auto resolved = ResolveStep(step, 7);
   ASSERT_TRUE(resolved.ok());
   EXPECT_EQ(resolved->kv_end, 7);
@@ -71,14 +70,14 @@ TEST(StepResolutionTest, AttendOnlyTakesAllThereIs) {
 
 TEST(StepResolutionTest, AttendOnlyOverMoreThanThereIsIsRefused) {
   SessionStep step = AppendAndAttend(8, 0);
-  step.has_append = false;
+  step.append.reset();
   EXPECT_EQ(ResolveStep(step, 7).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(StepResolutionTest, ARangeKeepsPositionsOfTheWholeCache) {
   SessionStep step = AppendAndAttend(10, 1);
-  step.kv_begin = 4;
-  step.kv_end = 8;
+  step.attend->kv_begin = 4;
+  step.attend->kv_end = 8;
   const auto resolved = ResolveStep(step, 10);
   ASSERT_TRUE(resolved.ok());
   EXPECT_EQ(resolved->kv_begin, 4);
@@ -88,22 +87,22 @@ TEST(StepResolutionTest, ARangeKeepsPositionsOfTheWholeCache) {
 
 TEST(StepResolutionTest, RangesOutsideTheCacheNameTheField) {
   SessionStep step = AppendAndAttend(10, 1);
-  step.kv_end = 12;
+  step.attend->kv_end = 12;
   EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
               HasSubstr("kv_end is 12, expected at most the attended length 11"));
-  step.kv_end = 5;
-  step.kv_begin = 6;
+  step.attend->kv_end = 5;
+  step.attend->kv_begin = 6;
   EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()), HasSubstr("kv_begin is 6"));
 }
 
 TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
   SessionStep step = AppendAndAttend(10, 1);
-  step.mask_shape = BiasOrMaskShape{1, 1, 10};
+  step.attend->mask_shape = BiasOrMaskShape{1, 1, 10};
   EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
               HasSubstr("mask.shape ends with 10, expected 1 or 11, the keys from 0 to the "
                         "attended length"));
-  step.kv_end = 7;
-  step.kv_begin = 2;
+  step.attend->kv_end = 7;
+  step.attend->kv_begin = 2;
   EXPECT_THAT(
       std::string(ResolveStep(step, 10).status().message()),
       HasSubstr("mask.shape ends with 10, expected 1 or 7, the keys from 0 to kv_end, those "
@@ -112,18 +111,17 @@ TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
 
 TEST(StepResolutionTest, AMaskOfOneKeyFitsEveryLength) {
   SessionStep step = AppendAndAttend(10, 1);
-  step.mask_shape = step.bias_shape = BiasOrMaskShape{1, 1, 1};
+  step.attend->mask_shape = step.attend->bias_shape = BiasOrMaskShape{1, 1, 1};
   EXPECT_TRUE(ResolveStep(step, 10).ok());
 }
 
 TEST(StepResolutionTest, ColumnSumsBeyondTheBoundAreRefused) {
   SessionStep step = AppendAndAttend(10, 1);
-  step.wants_column_sums = true;
-  step.max_column_sum_bytes = 40;
+  step.attend->max_column_sum_bytes = 40;
   EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
               HasSubstr("returns.column_sums takes 11 rows of 4 bytes: the layer has grown"));
   EXPECT_TRUE(ResolveStep(step, 9).status().code() == absl::StatusCode::kFailedPrecondition);
-  step.max_column_sum_bytes = 44;
+  step.attend->max_column_sum_bytes = 44;
   EXPECT_TRUE(ResolveStep(step, 10).ok());
 }
 

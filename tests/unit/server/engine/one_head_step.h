@@ -18,15 +18,14 @@ inline server::SessionStep OneHeadStep(const std::shared_ptr<server::KvCache>& c
   server::SessionStep step;
   step.cache = cache;
   step.expected_position = position;
-  step.has_append = true;
-  step.num_tokens = num_tokens;
-  step.k = step.v = DenseRows(static_cast<const void*>(rows), DType::kFloat32, 1, dim);
-  step.has_attend = true;
-  step.attend.params = {1, 1, dim, dim};
-  step.attend.params.softmax_scale = 1;
-  step.attend.q_len = q_len;
-  step.attend.q = step.k;
-  step.attend.o = DenseRows(static_cast<void*>(output), DType::kFloat32, 1, dim);
+  const RowsView tokens = DenseRows(static_cast<const void*>(rows), DType::kFloat32, 1, dim);
+  step.append = server::StepAppend{.num_tokens = num_tokens, .k = tokens, .v = tokens};
+  AttentionTask& task = step.attend.emplace().task;
+  task.params = {1, 1, dim, dim};
+  task.params.softmax_scale = 1;
+  task.q_len = q_len;
+  task.q = tokens;
+  task.o = DenseRows(static_cast<void*>(output), DType::kFloat32, 1, dim);
   return step;
 }
 

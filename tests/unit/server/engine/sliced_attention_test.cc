@@ -56,17 +56,15 @@ class SlicedAttentionTest : public ::testing::Test {
     SessionStep step;
     step.cache = cache;
     step.expected_position = position;
-    step.has_append = true;
-    step.num_tokens = num_tokens;
     const void* first = rows_.data() + position * kHeads * kDim;
-    step.k = step.v = DenseRows(first, DType::kFloat32, kHeads, kDim);
-    step.has_attend = true;
-    step.attend.params = {kHeads, kHeads, kDim, kDim};
-    step.attend.params.softmax_scale = 0.05f;
-    step.attend.q_len = 1;
-    step.attend.q =
-        DenseRows(static_cast<const void*>(rows_.data()), DType::kFloat32, kHeads, kDim);
-    step.attend.o = DenseRows(static_cast<void*>(output->data()), DType::kFloat32, kHeads, kDim);
+    const RowsView tokens = DenseRows(first, DType::kFloat32, kHeads, kDim);
+    step.append = StepAppend{.num_tokens = num_tokens, .k = tokens, .v = tokens};
+    AttentionTask& task = step.attend.emplace().task;
+    task.params = {kHeads, kHeads, kDim, kDim};
+    task.params.softmax_scale = 0.05f;
+    task.q_len = 1;
+    task.q = DenseRows(static_cast<const void*>(rows_.data()), DType::kFloat32, kHeads, kDim);
+    task.o = DenseRows(static_cast<void*>(output->data()), DType::kFloat32, kHeads, kDim);
     auto request = std::make_unique<AttentionRequest>();
     request->arrival = clock_.Now();
     request->steps.push_back(step);

@@ -140,10 +140,8 @@ TEST_F(SpillerTest, StepsOfOneBatchDoNotTakePagesFromEachOther) {
       outcomes[i] = result.status.ok() ? result.steps[0].status : result.status;
     };
     if (i < 2) {
-      requests[i]->steps[0].has_append = false;
-      requests[i]->steps[0].num_tokens = 0;
-      requests[i]->steps[0].k = requests[i]->steps[0].v = {};
-      requests[i]->steps[0].attend.q =
+      requests[i]->steps[0].append.reset();
+      requests[i]->steps[0].attend->task.q =
           DenseRows(static_cast<const void*>(output_.data()), DType::kFloat32, 1, kDim);
     }
   }

@@ -63,17 +63,17 @@ class WorkerTest : public ::testing::Test {
     step.cache = cache;
     step.layer = layer;
     step.expected_position = position;
-    step.has_append = true;
-    step.num_tokens = num_tokens;
-    step.k = step.v = DenseRows(static_cast<const void*>(rows.data()), DType::kFloat32, 1, kDim);
-    step.has_attend = true;
-    step.attend.params = {1, 1, kDim, kDim};
-    step.attend.params.softmax_scale =
-        0.0f;  // uniform weights: the output is the mean of the values
-    step.attend.params.is_causal = true;
-    step.attend.q_len = num_tokens;
-    step.attend.q = step.k;
-    step.attend.o = DenseRows(static_cast<void*>(o.data()), DType::kFloat32, 1, kDim);
+    const RowsView tokens =
+        DenseRows(static_cast<const void*>(rows.data()), DType::kFloat32, 1, kDim);
+    step.append = StepAppend{.num_tokens = num_tokens, .k = tokens, .v = tokens};
+    AttentionTask& task = step.attend.emplace().task;
+    task.params = {1, 1, kDim, kDim};
+    // Uniform weights: the output is the mean of the values.
+    task.params.softmax_scale = 0.0f;
+    task.params.is_causal = true;
+    task.q_len = num_tokens;
+    task.q = tokens;
+    task.o = DenseRows(static_cast<void*>(o.data()), DType::kFloat32, 1, kDim);
     return step;
   }
 
@@ -104,7 +104,7 @@ class WorkerTest : public ::testing::Test {
     return *factory_.Create({1, kDim, kDim, DType::kFloat32}, num_layers, 0);
   }
   static float FirstOutput(const SessionStep& step) {
-    return *static_cast<const float*>(step.attend.o.data);
+    return *static_cast<const float*>(step.attend->task.o.data);
   }
 
   FaultyBackend backend_;
@@ -125,7 +125,7 @@ TEST_F(WorkerTest, AStepAppendsThenAttendsOverAllOfItsTokens) {
   EXPECT_TRUE(results_[0]->steps[0].status.ok());
   EXPECT_EQ(results_[0]->steps[0].position, 3);
   EXPECT_EQ(cache->length(0), 3);
-  const auto* o = static_cast<const float*>(step.attend.o.data);
+  const auto* o = static_cast<const float*>(step.attend->task.o.data);
   EXPECT_FLOAT_EQ(o[0], 1.0f);
   EXPECT_FLOAT_EQ(o[kDim], 1.5f);
   EXPECT_FLOAT_EQ(o[2 * kDim], 2.0f);
@@ -152,9 +152,10 @@ TEST_F(WorkerTest, RowsInPiecesThatManyStepsAppendToALayerBecomeOneAppend) {
   auto other = NewCache();
   SessionStep whole = Step(cache, 0, 1);
   SessionStep cut = Step(cache, 1, 2);
-  cut.k_pieces = {{0, Step(cache, 1, 1).k}, {1, Step(cache, 2, 1).k}};
-  cut.v_pieces = cut.k_pieces;
-  cut.k.data = cut.v.data = nullptr;
+  StepAppend& rows = *cut.append;
+  rows.k_pieces = {{0, Step(cache, 1, 1).append->k}, {1, Step(cache, 2, 1).append->k}};
+  rows.v_pieces = rows.k_pieces;
+  rows.k.data = rows.v.data = nullptr;
   SessionStep last = Step(cache, 3, 1);
   ExecuteAll(Request({whole, Step(other, 0, 1), cut}), Request({last}));
   EXPECT_EQ(backend_.append_calls, std::vector<std::size_t>{2}) << "of two caches";
@@ -194,7 +195,7 @@ TEST_F(WorkerTest, AReplayAttendsAgainWithoutAppending) {
   ExecuteAll(Request({replay}));
   EXPECT_TRUE(results_[1]->steps[0].is_replay);
   EXPECT_EQ(cache->length(0), 3);
-  EXPECT_FLOAT_EQ(static_cast<const float*>(replay.attend.o.data)[kDim], 1.5f);
+  EXPECT_FLOAT_EQ(static_cast<const float*>(replay.attend->task.o.data)[kDim], 1.5f);
 }
 
 TEST_F(WorkerTest, AGapFailsItsStepAndLeavesTheOthers) {
@@ -222,7 +223,7 @@ TEST_F(WorkerTest, ExhaustedPagesFailTheStepThatNeedsThem) {
 TEST_F(WorkerTest, AStepThatCannotAttendDoesNotAppend) {
   auto cache = NewCache();
   SessionStep step = Step(cache, 0, 2);
-  step.attend.o.data = nullptr;
+  step.attend->task.o.data = nullptr;
   ExecuteAll(Request({step}));
   EXPECT_THAT(std::string(results_[0]->steps[0].status.message()), HasSubstr("o is missing"));
   EXPECT_EQ(cache->length(0), 0);
@@ -267,8 +268,7 @@ TEST_F(WorkerTest, AnInvalidStatelessTaskFailsItsRequestByField) {
 
 TEST_F(WorkerTest, ColumnSumsCoverTheAttendedTokens) {
   SessionStep step = Step(NewCache(), 0, 4);
-  step.wants_column_sums = true;
-  step.max_column_sum_bytes = 1 << 20;
+  step.attend->max_column_sum_bytes = 1 << 20;
   ExecuteAll(Request({step}));
   const std::vector<float>& sums = results_[0]->steps[0].column_sums;
   ASSERT_EQ(sums.size(), 4u);
@@ -301,12 +301,13 @@ class ForwardTest : public WorkerTest {
     SessionStep step = Step(cache, position, num_tokens);
     std::vector<float>& projected = buffers_.emplace_back(num_tokens * kDim, -7.0f);
     std::vector<float>& y = buffers_.emplace_back(num_tokens * kDim, -9.0f);
-    ProjectionTask in{doubling_.get(),  num_tokens,      step.k.data, DType::kFloat32, kDim,
-                      projected.data(), DType::kFloat32, kDim};
-    ProjectionTask out{doubling_.get(), num_tokens, step.attend.o.data,
+    ProjectionTask in{doubling_.get(), num_tokens, step.append->k.data,
+                      DType::kFloat32, kDim,       projected.data(),
+                      DType::kFloat32, kDim};
+    ProjectionTask out{doubling_.get(), num_tokens, step.attend->task.o.data,
                        DType::kFloat32, kDim,       y.data(),
                        DType::kFloat32, kDim};
-    step.k.data = step.v.data = step.attend.q.data = projected.data();
+    step.append->k.data = step.append->v.data = step.attend->task.q.data = projected.data();
     auto request = Request({step});
     request->inputs.push_back({in, 0});
     request->outputs.push_back({out, 0});

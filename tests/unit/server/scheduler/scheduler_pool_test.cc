@@ -26,7 +26,7 @@ class EchoExecutor final : public BatchExecutor {
         for (const auto* list : {&request->inputs, &request->outputs}) {
           for (const RequestProjection& projection : *list) {
             projections_.push_back(
-                absl::StrCat(projection.task.num_rows, " for ", projection.step));
+                absl::StrCat(projection.task.num_rows, " for ", projection.step.value()));
           }
         }
       }

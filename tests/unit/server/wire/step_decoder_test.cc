@@ -5,6 +5,8 @@
 #include <functional>
 
 #include "kernels/reference/reference_backend.h"
+#include "server/cache/kv_cache.h"
+#include "server/cache/kv_cache_factory.h"
 #include "tests/support/decoding.h"
 #include "tests/support/fake_clock.h"
 
@@ -38,17 +40,20 @@ class StepDecoderTest : public ::testing::Test {
     return wire;
   }
   absl::StatusOr<DecodedStep> Decode(const v1::SessionStep& wire) {
-    return DecodeStep(wire, session_, /*pending_tokens=*/0, decoding_.tensors(),
-                      decoding_.budget());
+    return DecodeStep(wire, Target(/*pending_tokens=*/0), decoding_.tensors(), decoding_.budget());
+  }
+  StepTarget Target(std::int64_t pending_tokens) const {
+    return {cache_, cache_->device(), cache_->geometry(), cache_->num_layers(),
+            cache_->length(1) + pending_tokens};
   }
 
   std::unique_ptr<AttentionBackend> backend_ = reference::MakeReferenceBackend();
   PagePool pool_{backend_->memory(), std::size_t{4} << 20};
   KvCacheFactory caches_{{{*backend_, pool_}}, 16};
-  Session session_;
+  std::shared_ptr<KvCache> cache_;
   testing::Decoding decoding_{backend_->memory()};
 
-  void SetUp() override { session_.cache = *caches_.Create({2, 8, 6, DType::kBFloat16}, 2, 0); }
+  void SetUp() override { cache_ = *caches_.Create({2, 8, 6, DType::kBFloat16}, 2, 0); }
 };
 
 TEST_F(StepDecoderTest, RowsArePlacedAndTheOutputIsTheResults) {
@@ -58,14 +63,15 @@ TEST_F(StepDecoderTest, RowsArePlacedAndTheOutputIsTheResults) {
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   const SessionStep& step = decoded->step;
   EXPECT_EQ(step.layer, 1);
-  EXPECT_EQ(step.num_tokens, 3);
-  EXPECT_EQ(absl::string_view(static_cast<const char*>(step.k.data), wire.k().data().size()),
-            wire.k().data());
+  EXPECT_EQ(step.num_tokens(), 3);
+  EXPECT_EQ(
+      absl::string_view(static_cast<const char*>(step.append->k.data), wire.k().data().size()),
+      wire.k().data());
   AllocateResult(decoding_.allocator(), decoded->step, decoded->output, decoded->lse);
-  EXPECT_EQ(step.attend.o.data, decoded->output.data());
+  EXPECT_EQ(step.attend->task.o.data, decoded->output.data());
   EXPECT_EQ(decoded->output.size(), 3u * 4 * 6 * 4);
-  EXPECT_EQ(step.attend.params.kv_dtype, DType::kBFloat16);
-  EXPECT_EQ(step.attend.params.dtype, DType::kFloat32);
+  EXPECT_EQ(step.attend->task.params.kv_dtype, DType::kBFloat16);
+  EXPECT_EQ(step.attend->task.params.dtype, DType::kFloat32);
   EXPECT_GT(decoded->work.flops, 0);
 }
 
@@ -74,14 +80,14 @@ TEST_F(StepDecoderTest, AppendOnlyAndAttendOnlyAreLegal) {
   wire.clear_q();
   auto decoded = Decode(wire);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
-  EXPECT_FALSE(decoded->step.has_attend);
+  EXPECT_FALSE(decoded->step.attend.has_value());
   wire = Wire();
   wire.clear_k();
   wire.clear_v();
   wire.clear_expected_position();
   decoded = Decode(wire);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
-  EXPECT_FALSE(decoded->step.has_append);
+  EXPECT_FALSE(decoded->step.append.has_value());
 }
 
 // What cannot be computed must not be waited for, by this client or by others.
@@ -92,13 +98,13 @@ TEST_F(StepDecoderTest, APositionBeyondTheLayerIsEstimatedAsTheLayerIs) {
   wire.set_expected_position(std::int64_t{1} << 40);
   EXPECT_EQ(Decode(wire)->work.flops, flops);
   const auto pending =
-      DecodeStep(wire, session_, /*pending_tokens=*/7, decoding_.tensors(), decoding_.budget());
+      DecodeStep(wire, Target(/*pending_tokens=*/7), decoding_.tensors(), decoding_.budget());
   ASSERT_TRUE(pending.ok()) << pending.status();
   EXPECT_GT(pending->work.flops, flops) << "over what the steps before it append, too";
 }
 
 TEST_F(StepDecoderTest, ARangeIsEstimatedByItsLength) {
-  session_.cache->SetLength(1, 1000);
+  cache_->SetLength(1, 1000);
   v1::SessionStep wire = Wire();
   wire.clear_k();
   wire.clear_v();
@@ -110,7 +116,7 @@ TEST_F(StepDecoderTest, ARangeIsEstimatedByItsLength) {
 }
 
 TEST_F(StepDecoderTest, ColumnSumsAreCountedByTheLengthThatIsAttendedOver) {
-  session_.cache->SetLength(1, 1000);
+  cache_->SetLength(1, 1000);
   v1::SessionStep wire = Wire();
   wire.clear_k();
   wire.clear_v();
@@ -120,7 +126,7 @@ TEST_F(StepDecoderTest, ColumnSumsAreCountedByTheLengthThatIsAttendedOver) {
     const std::int64_t before = decoding_.budget().bytes();
     const auto decoded = Decode(wire);
     EXPECT_TRUE(decoded.ok()) << decoded.status();
-    EXPECT_GE(decoded->step.max_column_sum_bytes, decoding_.budget().bytes() - before);
+    EXPECT_GE(*decoded->step.attend->max_column_sum_bytes, decoding_.budget().bytes() - before);
     return decoding_.budget().bytes() - before;
   };
   const std::int64_t output_bytes = 3 * 4 * 6 * 4;
@@ -132,7 +138,7 @@ TEST_F(StepDecoderTest, ColumnSumsAreCountedByTheLengthThatIsAttendedOver) {
 }
 
 TEST_F(StepDecoderTest, ResultsOfAllStepsShareOneBudget) {
-  session_.cache->SetLength(1, 40'000);  // 640,000 bytes of column sums, of 1 MiB
+  cache_->SetLength(1, 40'000);  // 640,000 bytes of column sums, of 1 MiB
   v1::SessionStep wire = Wire();
   wire.clear_k();
   wire.clear_v();

@@ -1,4 +1,4 @@
-#include "server/wire/ragged_rows.h"
+#include "server/wire/ragged_rows_decoder.h"
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"

@@ -1,0 +1,70 @@
+#include "server/rpc/session_messages.h"
+
+#include <utility>
+
+#include "proto/codec/dtypes.h"
+#include "server/base/status_macros.h"
+#include "server/wire/tensor_decoder.h"
+#include "server/wire/timing_encoder.h"
+
+namespace attention::server {
+
+SessionHandle DecodeHandle(const v1::SessionHandle& wire) {
+  return {wire.server_name(), wire.server_epoch(), wire.session_id()};
+}
+
+absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessionRequest& wire,
+                                                          const std::string& tenant) {
+  if (!wire.has_geometry()) {
+    return absl::InvalidArgumentError("geometry is missing, expected the shape of the cache");
+  }
+  const v1::SessionGeometry& geometry = wire.geometry();
+  SessionTable::NewSession session;
+  session.tenant = tenant;
+  session.num_layers = geometry.num_layers();
+  session.geometry.num_kv_heads = geometry.num_kv_heads();
+  session.geometry.head_dim_qk = geometry.head_dim_qk();
+  session.geometry.head_dim_v = geometry.head_dim_v();
+  ATTENTION_ASSIGN_OR_RETURN(session.geometry.dtype,
+                             DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
+  session.expected_tokens = wire.expected_tokens();
+  session.name = wire.name();
+  if (wire.has_ttl()) {
+    session.ttl = absl::Seconds(wire.ttl().seconds()) + absl::Nanoseconds(wire.ttl().nanos());
+    if (session.ttl == absl::ZeroDuration()) {
+      return absl::InvalidArgumentError("ttl is 0s, expected more than 0, or absent");
+    }
+  }
+  return session;
+}
+
+void EncodeSession(const SessionTable& table, const Session& session, v1::Session* wire) {
+  wire->mutable_handle()->set_server_name(table.server_name());
+  wire->mutable_handle()->set_server_epoch(table.server_epoch());
+  wire->mutable_handle()->set_session_id(session.session_id);
+  const KvCache& cache = *session.cache;
+  v1::SessionGeometry* geometry = wire->mutable_geometry();
+  geometry->set_num_layers(cache.num_layers());
+  geometry->set_num_kv_heads(cache.geometry().num_kv_heads);
+  geometry->set_head_dim_qk(cache.geometry().head_dim_qk);
+  geometry->set_head_dim_v(cache.geometry().head_dim_v);
+  geometry->set_kv_dtype(codec::DTypeToWire(cache.geometry().dtype));
+  for (int layer = 0; layer < cache.num_layers(); ++layer) {
+    wire->add_layer_lengths(cache.length(layer));
+  }
+  wire->set_committed_length(cache.committed_length());
+  wire->set_kv_bytes(cache.kv_bytes());
+  EncodeDuration(session.ttl, wire->mutable_ttl());
+  EncodeTime(session.create_time, wire->mutable_create_time());
+  EncodeTime(session.expire_time(), wire->mutable_expire_time());
+  wire->set_name(session.name);
+}
+
+StepTarget TargetOf(const Session& session, int layer) {
+  const KvCache& cache = *session.cache;
+  StepTarget target{session.cache, cache.device(), cache.geometry(), cache.num_layers()};
+  if (layer >= 0 && layer < target.num_layers) target.length = cache.length(layer);
+  return target;
+}
+
+}  // namespace attention::server
