@@ -140,6 +140,7 @@ class GraphBuilder {
   void AddStep(const ForwardSession& session, const AttentionTask& task, std::int64_t kv_rows) {
     SessionStep step;
     step.cache = session.target.cache;
+    step.device = session.target.device;
     step.layer = session.layer;
     step.expected_position = session.expected_position;
     if (kv_rows_.is_present()) {

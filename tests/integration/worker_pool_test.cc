@@ -4,7 +4,9 @@
 #include <set>
 
 #include "tests/support/faulty_backend.h"
+#include "tests/support/layer_driver.h"
 #include "tests/support/session_driver.h"
+#include "tests/support/wire_tensor.h"
 
 namespace attention::testing {
 namespace {
@@ -136,6 +138,33 @@ TEST_F(FailingWorkerTest, ItsSessionsGoOnWhenTheirMemoryIsKept) {
   EXPECT_EQ(num_made_, 3);
   EXPECT_EQ(server_->Metric("attention_device_failures_total"), 1);
   EXPECT_EQ(server_->Metric("attention_sessions_lost_total"), 0);
+}
+
+// A cache has one writer, the worker of its device.
+TEST_F(FailingWorkerTest, AForwardRunsWhereItsSessionIs) {
+  Start(/*memory_outlives=*/true);
+  const v1::LayerConfig config = SmallLayerConfig();
+  v1::ForwardRequest request;
+  request.set_layer_id(MustCreateLayer(*server_, MakeLayer(config, 1)));
+  *request.mutable_x() = RandomTensor(v1::DTYPE_FLOAT32, {1, config.model_dim()}, 3);
+  v1::LayerSession* session = request.add_sessions();
+  const auto forward = [&](const v1::SessionHandle& handle, std::int64_t position) {
+    *session->mutable_handle() = handle;
+    session->set_expected_position(position);
+    v1::ForwardResponse response;
+    return Forward(*server_, request, &response);
+  };
+  // Each goes to the worker with the most room, so they are on two.
+  std::vector<v1::SessionHandle> handles;
+  for (int i = 0; i < 2; ++i) {
+    handles.push_back(MustCreateSessionFor(*server_, config));
+    ASSERT_TRUE(forward(handles.back(), 0).ok());
+  }
+  faults_[1].run_status = absl::InternalError("the device is broken");
+  const grpc::Status outcomes[] = {forward(handles[0], 1), forward(handles[1], 1)};
+  faults_[1].run_status = absl::OkStatus();
+  EXPECT_NE(outcomes[0].ok(), outcomes[1].ok())
+      << outcomes[0].error_message() << " and " << outcomes[1].error_message();
 }
 
 TEST_F(FailingWorkerTest, ItsSessionsAreLostByNameWithTheirMemory) {
