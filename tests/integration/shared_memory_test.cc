@@ -122,7 +122,7 @@ struct BadPlace {
   const char* message;
 };
 
-TEST_F(SharedMemoryTest, APlaceThatIsNotInTheRegionIsNamed) {
+TEST_F(SharedMemoryTest, AReferenceOutsideTheRegionIsNamed) {
   const std::string others = channel_->MustCreate(kMegabyte, "somebody-else")->region_id();
   const BadPlace cases[] = {
       {"Behind", [](auto& r) { r.mutable_k()->mutable_shared_memory()->set_offset(4 * kMegabyte); },
@@ -197,7 +197,7 @@ TEST_F(SharedMemoryTest, AReleasedRegionIsFreedThoughItsClientHoldsIt) {
   EXPECT_EQ(memory_->data()[5], 0);
 }
 
-TEST_F(SharedMemoryTest, PacketsThatAreNoRequestAreRefusedAndTheLaneGoesOn) {
+TEST_F(SharedMemoryTest, PacketsThatAreNoRequestAreRefusedAndTheChannelGoesOn) {
   EXPECT_EQ(channel_->Call("\xff\xff").error().code(), grpc::INVALID_ARGUMENT);
   EXPECT_THAT(
       channel_->Call(v1::SharedMemoryRequest().SerializeAsString() + std::string("\x1a\x00", 2))
@@ -280,8 +280,12 @@ TEST(SharedMemoryLifetimeTest, WhatIsQueuedOutlivesTheClientsLease) {
   ASSERT_TRUE(WaitUntil([&] { return own.Metric("attention_queued_requests") == 1; }));
   channel.reset();
   ASSERT_TRUE(WaitUntil([&] {
+    // A call that still finds the region would wait behind the busy worker.
+    const auto context = NewContext();
+    context->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
     v1::AttendResponse response;
-    return ReasonOf(Attend(own, Shared(request, *memory), &response)) == "REGION_NOT_FOUND";
+    const v1::AttendRequest shared = Shared(request, *memory);
+    return ReasonOf(own.attention().Attend(context.get(), shared, &response)) == "REGION_NOT_FOUND";
   }));
   EXPECT_EQ(own.Metric("attention_shared_memory_regions"), 1) << "it counts until it is freed";
   busy.Finish();
