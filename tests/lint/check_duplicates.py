@@ -25,9 +25,6 @@ ALLOWED = {
     "kernels/cpu/weights-inl.h:kernels/cpu/weights-inl.h": HOT,
     "kernels/cuda/kernels/generic/attend_float.h:kernels/cuda/kernels/generic/row_totals.h": HOT,
     "kernels/cpu/cpu_backend.cc:kernels/reference/reference_backend.cc": "two backends that state the same limits",
-    "server/rpc/attention_service.cc:server/rpc/layer_service.cc": "calls whose exchanges have types of their own",
-    "server/rpc/attention_service.cc:server/rpc/session_service.cc": "calls whose exchanges have types of their own",
-    "server/rpc/layer_service.cc:server/rpc/session_service.cc": "lists of two kinds",
     "server/rpc/health_service.cc:server/rpc/health_service.cc": "members of two calls, in the order of their end",
     "server/rpc/health_service.cc:server/rpc/reflection_service.cc": "calls that end in ways of their own",
 }
