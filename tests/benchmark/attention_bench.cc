@@ -46,7 +46,7 @@ struct Ceiling {
   double value = 0;
 };
 
-// Of "batch,q_heads,kv_heads,q_len,kv_len,head_dim": a causal case named "shape".
+// The causal case named "shape" of {batch, q_heads, kv_heads, q_len, kv_len, head_dim}.
 CaseSpec CaseOf(const std::vector<std::int64_t>& shape) {
   return {.name = "shape",
           .batch_size = static_cast<int>(shape[0]),
@@ -127,8 +127,9 @@ class Bench {
     const std::string dtype_name(DTypeName(dtype));
     if (!IsWanted(spec.name + "/" + dtype_name)) return;
     std::string ceiling_name = spec.bound == Bound::kMemory ? "memory_read" : "fma";
-    // What 16-bit arithmetic could do, whether or not the kernels use it. On some processors
-    // (Emerald Rapids here) the dot product instruction is no faster than float32 multiply-adds.
+    // The ceiling is the fastest 16-bit arithmetic, whether or not the kernels use it. On some
+    // processors (Emerald Rapids here) the dot product instruction is no faster than float32
+    // multiply-adds.
     if (spec.bound == Bound::kArithmetic && dtype != DType::kFloat32 &&
         Measure("bf16_dot").value > Measure("fma").value) {
       ceiling_name = "bf16_dot";

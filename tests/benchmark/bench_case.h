@@ -11,7 +11,7 @@
 
 namespace attention::bench {
 
-// What bounds a case, and so what its rate is measured in and compared with.
+// The resource that bounds a case: its rate is measured in that, and compared with its ceiling.
 enum class Bound { kArithmetic, kMemory };
 
 struct CaseSpec {
@@ -60,7 +60,7 @@ class BenchCase {
 
   const WorkEstimate& work() const { return work_; }
 
-  // Of the first repetition.
+  // The tasks of the first repetition.
   const std::vector<AttentionTask>& tasks() const { return steps_.front(); }
 
  private:

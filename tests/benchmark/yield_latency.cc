@@ -60,12 +60,12 @@ class FlagSetter {
     due_ = (Clock::now() + time).time_since_epoch().count();
     has_judged_ = false;  // last: the setter looks at the others only then
   }
-  // Whether the setter kept its core between taking the time and setting the flag.
+  // True when the setter kept its core between taking the time and setting the flag.
   bool IsPrompt() const {
     while (!has_judged_) std::this_thread::yield();
     return is_prompt_;
   }
-  // Since it was set last.
+  // The time since the flag was set last.
   double WallMicroseconds() const {
     return Microseconds(Clock::now() - Clock::time_point(Clock::duration(set_at_.load())));
   }

@@ -168,7 +168,7 @@ TEST_P(LargeProjectionTest, RepeatedRunsGiveTheSameBits) {
 }  // namespace
 }  // namespace attention::testing
 
-// Says at once when there is no device, and on which one it runs.
+// Prints the device that the tests run on; skips them at once when there is none.
 int main(int argc, char** argv) {
   ::testing::InitGoogleMock(&argc, argv);
   const attention::BackendInfo& info = attention::testing::Cuda().info();

@@ -16,7 +16,7 @@
 namespace attention::testing {
 namespace {
 
-// Attends over a page at an address that is nobody's.
+// Attends over a page at an address that was never allocated.
 absl::Status Fault(AttentionBackend& backend) {
   const AttentionProblem problem({.q_len = 1, .kv_len = 40});
   PagedKv paged(backend, problem, {.page_size = 64});

@@ -1,4 +1,4 @@
-// What a fuzzing target is made of: valid messages to start from, a message of its type to mutate,
+// The parts of a fuzzing target: valid messages to start from, a message of its type to mutate,
 // and libFuzzer's entry point. Each target's source is linked either with libFuzzer or with the
 // fixed-seed driver (mutation_test.cc).
 #pragma once

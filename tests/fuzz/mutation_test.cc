@@ -49,7 +49,7 @@ TEST(MutationTest, NoMessageBreaksTheDecoderOrWhatRunsBehindIt) {
     const std::string input = NextInput(corpus, random);
     const std::int64_t before = progress().computed;
     RunOne(input);
-    // What was computed is worth going on from; the oldest finds make room.
+    // An input that was computed is worth mutating; in a full corpus it replaces another find.
     if (progress().computed == before) continue;
     if (corpus.size() < kMaxCorpus) {
       corpus.push_back(input);

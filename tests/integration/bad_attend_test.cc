@@ -1,5 +1,5 @@
 // Wrong requests for attention: each is refused by the name of its field, and the server goes on.
-// What is strange but legal stays within its own rows.
+// Strange but legal values stay within their own rows.
 #include <limits>
 
 #include "tests/support/service_fixture.h"

@@ -170,7 +170,7 @@ TEST_F(BadCallTest, TheQueueIsBoundedInBytesToo) {
   TestServer own(
       SlowBackend([](server::ServerConfig& config) { config.max_queued_bytes = 12 << 20; }));
   BusyWorker busy(own);
-  // Of 7 MB with its results: the first one fits, another beside it does not.
+  // A request of 7 MB with its results: the first one fits, another beside it does not.
   const auto rows = [](std::int64_t count) {
     return MakeAttendRequest({.num_q_heads = 1,
                               .num_kv_heads = 1,

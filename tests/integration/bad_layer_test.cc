@@ -1,4 +1,4 @@
-// What clients get wrong about layers, and what becomes of layers' memory.
+// Wrong layer calls, and what becomes of the memory of layers.
 #include <fstream>
 #include <future>
 
@@ -13,7 +13,7 @@ class BadLayerTest : public ServiceFixture {
  protected:
   BadLayerTest() : layer_(MakeLayer(SmallLayerConfig(), 1)) {}
 
-  // What the server says of the upload, changed.
+  // The server's answer to the upload after `change`; expects that no layer was registered.
   grpc::Status UploadChanged(
       const std::function<void(std::vector<v1::CreateLayerRequest>&)>& change) {
     auto messages = UploadOf(layer_, "bad", std::size_t{1} << 20);

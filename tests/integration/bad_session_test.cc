@@ -268,7 +268,7 @@ TEST_F(BadSessionTest, NaNInACacheStaysInItsSession) {
   }
   const v1::SessionStepResult result = MustStep(shared_server(), MakeAttend(prompt, clean, 0, 20));
   EXPECT_EQ(FindMismatch(prompt, AsResponse(result)), "");
-  // A page that held NaN is clean for whoever gets it next.
+  // A page that held NaN is clean for the session that gets it next.
   EXPECT_TRUE(Delete(shared_server(), poisoned).ok());
   const v1::SessionHandle next = MustCreate(shared_server()).handle();
   EXPECT_EQ(FindMismatch(prompt, Feed(shared_server(), prompt, next, 7)), "");

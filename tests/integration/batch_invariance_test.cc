@@ -71,7 +71,7 @@ TEST_F(BatchInvarianceTest, AloneOrAmongSixtyThreeOthers) {
     const v1::AttendRequest subject = Subject(dtype);
     const v1::AttendResponse alone = MustAttend(shared_server(), subject);
     int largest_batch = 0;
-    // Company is a matter of timing; until it came about, the test has shown nothing.
+    // Others share the batch only by timing; until they have, the test has shown nothing.
     for (int attempt = 0; attempt < 50 && largest_batch < 2; ++attempt) {
       v1::AttendResponse among;
       largest_batch = std::max(largest_batch, AttendAmongOthers(shared_server(), subject, &among));

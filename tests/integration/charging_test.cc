@@ -1,5 +1,5 @@
-// What a request makes the server do is charged before it is done: results before they are made,
-// turns by who asks and not by how he calls himself. Against the server's own process.
+// The work that a request causes is charged before it is done: results before they are made, turns
+// with no gain for a caller that keeps changing its name. Against the server's own process.
 #include <atomic>
 #include <thread>
 

@@ -26,8 +26,7 @@ std::vector<std::string> SlowFlags(std::vector<std::string> flags) {
   return flags;
 }
 
-// --- Whoever does not read
-// ------------------------------------------------------------------------
+// --- Clients that do not read ---
 
 // A load generator that is stopped in the middle: its sockets stay open and fill up.
 class FrozenClient {
@@ -42,7 +41,7 @@ class FrozenClient {
     constexpr char kAnswers[] = "attention_output_bytes_total";
     EXPECT_TRUE(WaitUntil([&] { return client.Metric(kAnswers) > 64e6; }, absl::Seconds(60)));
     kill(pid_, SIGSTOP);
-    // What was under way is computed; then nothing moves any more, with answers unsent.
+    // The work under way is computed; then nothing moves any more, with answers unsent.
     double last = -1;
     EXPECT_TRUE(WaitUntil([&] {
       const double before = std::exchange(last, client.Metric("attention_query_rows_total"));
@@ -78,8 +77,7 @@ TEST(DrainTest, AClientThatHasStoppedReadingByUnixSocketDoesNotHoldTheServerBack
   std::filesystem::remove(path);
 }
 
-// --- What is in flight
-// ----------------------------------------------------------------------------
+// --- Calls in flight ---
 
 TEST(DrainTest, EveryCallIsAnsweredWhenTheTimeIsUp) {
   for (int round = 0; round < 3; ++round) {
@@ -142,8 +140,7 @@ TEST(DrainTest, AComputationThatDoesNotEndCostsTheCleanEnd) {
   EXPECT_THAT(server.Log(), HasSubstr("the drain has not ended after 1.001s"));
 }
 
-// --- Streams whose client has gone
-// ----------------------------------------------------------------
+// --- Streams whose client has gone ---
 
 TEST(DrainTest, AStreamThatIsCancelledWhileItsReadsArePausedEnds) {
   constexpr int kStreams = 8;
@@ -171,8 +168,7 @@ TEST(DrainTest, AStreamThatIsCancelledWhileItsReadsArePausedEnds) {
   busy.Finish();
 }
 
-// --- Signals
-// --------------------------------------------------------------------------------------
+// --- Signals ---
 
 TEST(DrainTest, ASecondSignalEndsTheProcessAtOnce) {
   for (const int signal : {SIGTERM, SIGINT}) {

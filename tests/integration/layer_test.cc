@@ -1,4 +1,4 @@
-// What layers compute: against float64, in every form, with and without sessions.
+// The outputs of layers against float64: in every form, with and without sessions.
 #include <future>
 #include <thread>
 
@@ -365,7 +365,7 @@ TEST_F(LayerTest, TheSdkMakesCallsAndConvertsLayers) {
             std::string(client::kLayerNotFound));
 }
 
-// Independent of the server's: heads averaged here, in the weights that the oracle reads.
+// The layer with its KV heads averaged here, independently of the server, for the oracle to read.
 LayerCase Pooled(const LayerCase& source, int num_kv_heads) {
   LayerCase pooled = source;
   pooled.config.set_num_kv_heads(num_kv_heads);

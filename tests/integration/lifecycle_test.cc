@@ -127,7 +127,7 @@ TEST(LifecycleTest, AWatcherIsToldOfTheDrain) {
   EXPECT_EQ(watcher.Finish(), (std::vector<std::string>{kServing, kNotServing}));
 }
 
-// With nothing in flight, the drain timeout is not for waiting on those who only listen.
+// A server with nothing in flight does not wait out the drain timeout for clients that only listen.
 TEST(LifecycleTest, OpenWatchesDoNotHoldTheServerBack) {
   ServerProcess process({"--drain-timeout=20s"});
   Watcher watcher(process.client());

@@ -1,4 +1,4 @@
-// Whose a session is, how long it lives, and what becomes of its cache.
+// A session's owner, how long it lives, and what becomes of its cache.
 #include <set>
 
 #include "tests/support/session_driver.h"
@@ -197,7 +197,7 @@ TEST_F(SessionLifetimeTest, AnExhaustedPoolServesAgainWhenASessionIsDeleted) {
   ASSERT_FALSE(full.empty());
   EXPECT_EQ(MustGet(own, refused).layer_lengths(0), 0);
   EXPECT_EQ(MustGet(own, refused).kv_bytes(), 0);
-  // What is there can still be read, and stateless work goes on.
+  // The cached tokens can still be read, and stateless work goes on.
   MustStep(own, MakeAttend(prompt, full[0], 0, 2));
   ExpectServes(own);
 

@@ -1,4 +1,4 @@
-// What a session computes: prompts whole and in pieces, layers, ranges, replays.
+// The results of sessions: prompts whole and in pieces, layers, ranges, replays.
 #include "attention/client/merge.h"
 #include "tests/support/session_driver.h"
 

@@ -84,7 +84,7 @@ TEST(SharedMemoryFaultTest, AClientThatIsKilledTakesNobodyWithIt) {
   EXPECT_GT(neighbour->shared_memory_usage().num_requests, 0);
 }
 
-// What a client may do to memory while the server reads and writes it.
+// A client's abuse of memory while the server reads and writes it.
 struct Abuse {
   const char* name;
   std::function<void(const SharedMemory&)> abuse;

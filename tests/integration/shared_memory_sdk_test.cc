@@ -172,7 +172,7 @@ TEST(SharedMemorySdkTest, ARefusedRequestIsToldAsWithoutIt) {
   EXPECT_THAT(client->Attend(Sdk(wire)), HasBitsOf(MustAttend(server, wire)));
 }
 
-// What makes a client do without, and that it then does.
+// Options and a server with which a client has to do without shared memory.
 struct Without {
   const char* name;
   client::SharedMemoryOptions options;

@@ -1,4 +1,4 @@
-// More sessions than the KV pages hold: idle ones wait in other memory, and nobody can tell.
+// More sessions than the KV pages hold: idle ones wait in other memory, and no answer changes.
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -42,7 +42,7 @@ class SpillTest : public ::testing::Test {
     return answers;
   }
 
-  // Longer than kv_spill_idle: what no event tells.
+  // Sleeps for longer than kv_spill_idle; no event tells that it has passed.
   static void WaitIdle() { absl::SleepFor(absl::Milliseconds(5)); }
 
   const std::vector<v1::AttendRequest> prompts_ = {MakePrompt(kLength, v1::DTYPE_FLOAT32, 1),

@@ -22,7 +22,7 @@ namespace {
 using namespace attention::cuda;  // NOLINT: the device's words
 
 // Freed memory is poisoned, and kept for as long as work is queued that may still touch it: a copy
-// or kernel that comes too late reads NaN, and writes where nobody is.
+// or kernel that comes too late reads NaN, and writes to memory that nothing else uses.
 class HeapAllocator final : public MemoryAllocator {
  public:
   HeapAllocator(const StreamQueues& streams, std::size_t capacity)

@@ -21,7 +21,7 @@ inline constexpr int kNumStreamOrders = 9;
 std::unique_ptr<AttentionBackend> MakeCudaOverlapping(std::size_t part_bytes, int order,
                                                       double launch_flops = 2e11);
 
-// One that stays.
+// The backend that all tests of a program share.
 AttentionBackend& Cuda();
 
 // The same on a device of compute capability 9.0: on the host one that passes for it, else the

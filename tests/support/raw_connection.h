@@ -1,4 +1,4 @@
-// An HTTP/2 connection that says what it likes, when it likes.
+// An HTTP/2 connection on which a test sends any bytes, at any time.
 #pragma once
 
 #include <cstdint>

@@ -7,9 +7,9 @@ namespace attention::client::internal {
 // form. A program that uses the SDK's plain forms alone thus has none of these threads.
 //
 // gRPC (1.51) shares one set of them among all channels and ends it with the last channel, whose
-// destructor joins them. A call in flight may well be what holds the last channel, and its callback
-// then lets go of it on one of these threads: that would join itself, go on, and free what it runs
-// on. With the threads kept, a channel may be destroyed anywhere.
+// destructor joins them. A call in flight may be the only holder of the last channel, and its
+// callback then releases it on one of these threads: the thread would join itself, go on, and free
+// what it runs on. With the threads kept, a channel may be destroyed anywhere.
 void KeepCallbackThreads();
 
 }  // namespace attention::client::internal

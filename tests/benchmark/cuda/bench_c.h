@@ -50,7 +50,7 @@ struct AttentionBenchPeer {
   int (*launch)(std::int64_t token);
   // Writes the part's output of the last launch to o, in the order of the stream.
   int (*output)(std::int64_t token, std::int64_t part, void* o);
-  // Lets go of what it prepared; not called when it did not.
+  // Releases what `prepare` made; not called for a case that it did not prepare.
   void (*close)(std::int64_t token);
 };
 

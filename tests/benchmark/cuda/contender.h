@@ -1,4 +1,4 @@
-// Somebody who computes a case on the device: the kernels, or a peer.
+// A contender computes a case on the device: the kernels, or a peer.
 #pragma once
 
 #include <memory>
@@ -21,7 +21,7 @@ class Contender {
   virtual std::string name() const = 0;
   // Names of the kernels that run, or the form of a call.
   virtual std::string form() const = 0;
-  // Before each Launch, outside of its time: what it counts in is as before the first.
+  // Called before each Launch and not timed: resets the memory that a launch counts in.
   virtual absl::Status Rewind() { return absl::OkStatus(); }
   // In the device's order, without waiting; inputs are in the device's memory.
   virtual absl::Status Launch() = 0;

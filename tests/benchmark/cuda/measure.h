@@ -62,8 +62,8 @@ struct Bench {
 // The result of each case. An error is the device's or ours; peers that fail are outcomes.
 absl::StatusOr<std::vector<CaseResult>> MeasureGroup(const Bench& bench, const Group& group);
 
-// Seconds of the device between two marks around nothing that takes time: what each repetition has
-// too much.
+// Seconds of the device between two marks with no work between them: the excess in the time of each
+// repetition.
 absl::StatusOr<double> MeasureMarks(cuda::DeviceMeter& meter);
 
 }  // namespace attention::bench

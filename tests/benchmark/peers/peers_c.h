@@ -1,5 +1,5 @@
-// What peers.py calls by ctypes. Functions return null or a negative number on failure and leave
-// the reason in PeersError. One thread at a time.
+// The functions that peers.py calls by ctypes. They return null or a negative number on failure and
+// leave the reason in PeersError. One thread at a time.
 //
 // Tensors are dense and belong to the caller, who keeps them until the case is destroyed.
 #pragma once

@@ -6,7 +6,7 @@
 namespace attention::bench {
 namespace {
 
-// A stream's opening and the first faults of buffers are not what is asked for.
+// The first exchanges are not counted: they open the stream and fault buffers in.
 constexpr int kSkipped = 3;
 constexpr std::size_t kMinRecorded = 5;
 

@@ -59,7 +59,7 @@ class Recorder {
   explicit Recorder(double seconds) : deadline_(Now() + seconds) {}
 
   void Add(double started, std::size_t bytes);
-  // Whether the time is over and there is something to show.
+  // True when the time is over and enough exchanges were recorded.
   bool IsOver() const;
   Sample Finish();
 

@@ -9,7 +9,7 @@
 
 namespace attention::bench {
 
-// What a process has used since its start.
+// The resources that a process has used since its start.
 struct ProcessUse {
   double cpu_seconds = 0;
   double minor_faults = 0;

@@ -19,7 +19,7 @@ struct Contender {
   std::function<std::unique_ptr<Requests>()> make_requests;
   Load load;                   // in_flight and seconds are the contest's
   std::string reference = {};  // whose figures its own are divided by; empty: none
-  // What those quotients should be at most and at least; 0: anything.
+  // The bounds that those quotients should keep; 0: none.
   double max_p50_ratio = 0;
   double min_throughput_ratio = 0;
 };
@@ -30,7 +30,7 @@ struct ContestOptions {
   int in_flight = 4;  // of the turns that measure throughput
 };
 
-// Of all rounds.
+// The figures of a contender over all rounds.
 struct Figures {
   std::string exchange, contender, reference;
   double p50_us = 0;          // one in flight: the median of the rounds' medians
@@ -43,7 +43,7 @@ struct Figures {
   double p50_ratio = 0;
   double throughput_ratio = 0;
   double others_share = 0;  // of the processors' time during the contest, see OtherWork
-  // As asked of the contender.
+  // The contender's own bounds.
   double max_p50_ratio = 0;
   double min_throughput_ratio = 0;
 

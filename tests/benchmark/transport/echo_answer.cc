@@ -57,7 +57,7 @@ grpc::ByteBuffer CopiedEchoAnswer(grpc::ByteBuffer* request) {
   const AnswerBytes wanted = Header(request);
   const std::size_t size = wanted == kEchoAll ? copied : std::min<std::size_t>(wanted, copy.size());
   void* answer = std::malloc(size);
-  // What was copied shows in the answer, so that no compiler leaves the copy out.
+  // The answer is filled with a copied byte, so that no compiler leaves the copy out.
   std::memset(answer, copied > 0 ? copy[copied - 1] : 0, size);
   const grpc::Slice slice(answer, size, std::free);
   return grpc::ByteBuffer(&slice, 1);

@@ -1,4 +1,4 @@
-// How much of the machine went to neither this benchmark nor its servers.
+// The share of the machine that went to neither this benchmark nor its servers.
 #pragma once
 
 #include <set>
@@ -12,7 +12,7 @@ class OtherWork {
   // Counts from here. The servers must outlive it.
   explicit OtherWork(std::set<const ChildProcess*> servers);
 
-  // Of the time of all processors, 0 to 1.
+  // The share of the time of all processors, 0 to 1.
   double Share() const;
 
  private:

@@ -26,14 +26,14 @@ using RawService = v1::AttentionService::WithRawMethod_Attend<
 // Calls waiting for a client on each queue: more than any contender has in flight.
 constexpr int kWaitingCalls = 16;
 
-// What a completion queue returns.
+// An event that a completion queue returns.
 class Event {
  public:
   virtual ~Event() = default;
   virtual void Happened(bool ok) = 0;
 };
 
-// What calls are made of. All of it outlives them.
+// The parts of the server that a call uses. All of them outlive it.
 struct Place {
   RawService* service;
   grpc::ServerCompletionQueue* queue;

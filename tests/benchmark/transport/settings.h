@@ -1,4 +1,4 @@
-// What the contenders of the transport benchmark differ in.
+// The settings in which the contenders of the transport benchmark differ.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ NLOHMANN_JSON_SERIALIZE_ENUM(Memory, {{Memory::kDefault, "default"},
                                       {Memory::kKeepHuge, "keep-huge"},
                                       {Memory::kReserved, "reserved"}})
 
-// Of one end of a connection; both ends of a contender get the same.
+// The settings of one end of a connection; both ends of a contender get the same.
 struct ChannelSettings {
   int socket_buffer_bytes = 0;    // SO_SNDBUF and SO_RCVBUF; 0: the system's
   int max_frame_bytes = 0;        // HTTP/2; 0: gRPC's 16 KiB
@@ -36,8 +36,8 @@ struct EchoSettings {
   int num_queues = 1;      // completion queues
   int threads_per_queue = 1;
   bool has_worker = false;  // "cq": another thread answers, as where something is computed
-  // "cq": the request is copied to one place and the answer written anew, which whoever computes
-  // one from the other cannot do without.
+  // "cq": the request is copied to one place and the answer written anew, as a server must that
+  // computes its answers.
   bool is_copying = false;
   Memory memory = Memory::kKeep;
   ChannelSettings channel = {};

@@ -95,7 +95,7 @@ class SocketCaller final : public Caller {
     return message;
   }
 
-  // Whether all of it is written.
+  // Writes as much as the socket takes; true when all of `message` is written.
   bool Write(const std::string& message, std::size_t* written) {
     const ssize_t count =
         send(fd_, message.data() + *written, message.size() - *written, MSG_DONTWAIT);

@@ -16,16 +16,16 @@ struct StudyOptions {
   std::string backend = "cpu";  // of the server
 };
 
-// What both ends of a connection are given where a study does not say otherwise.
+// The settings of both ends of a connection where a study does not say otherwise.
 ChannelSettings ChosenSettings();
 
 // The attention server with next to nothing to compute, beside an echo of the same sizes.
 std::vector<Figures> StudyServer(const StudyOptions& options);
 // The same exchanges with their tensors in shared memory, beside messages by both sockets.
 std::vector<Figures> StudyLane(const StudyOptions& options);
-// Which gRPC API and how many queues and threads: echo against echo, and the bare socket.
+// The choice of gRPC API, queues and threads: echo against echo, and the bare socket.
 std::vector<Figures> StudyApis(const StudyOptions& options);
-// What each setting is worth: the chosen ones, and each of them taken away or added alone.
+// The worth of each setting: the chosen ones, and each of them taken away or added alone.
 std::vector<Figures> StudySettings(const StudyOptions& options);
 
 }  // namespace attention::bench

@@ -45,8 +45,8 @@ class FakeTimer final : public Timer {
     return step;
   }
 
-  // Forgets what was to run and all that is added later. An action may hold whoever holds this
-  // timer, so a test that may leave some calls this in the end.
+  // Forgets the actions that are left and all that are added later. An action may hold the owner of
+  // this timer, so a test that may leave some calls this in the end.
   void Close() {
     std::multimap<absl::Time, std::function<void()>> actions;
     absl::MutexLock lock(&mutex_);

@@ -1,4 +1,4 @@
-// What is sent is what protobuf would have sent, and large tensors are sent from where they lie.
+// The bytes sent are those that protobuf would send; large tensors are sent from where they lie.
 #include "proto/codec/outgoing_message.h"
 
 #include <gmock/gmock.h>

@@ -1,4 +1,4 @@
-// What is received means what protobuf's own parser says it means, however it was cut on the way.
+// A received message means what protobuf's own parser says it means, however it was cut on the way.
 #include "proto/codec/received_message.h"
 
 #include <gmock/gmock.h>
@@ -18,7 +18,7 @@ using google::protobuf::Message;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-// Of a field: wire type 0 is a varint, 1 and 5 have eight and four bytes, 2 has a length.
+// The tag of a field: wire type 0 is a varint, 1 and 5 have eight and four bytes, 2 has a length.
 std::string Tag(int number, int wire_type) {
   return {static_cast<char>(number << 3 | wire_type)};  // number < 16
 }

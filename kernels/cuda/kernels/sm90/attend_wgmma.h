@@ -256,7 +256,7 @@ struct Consumer {
     Ring<Sizes::kStages> ring = value_ring;
     if constexpr (!kIsFirst) ring.Advance();
     // A weight of zero times a value that is not finite would be NaN, so these are added by hand.
-    // Until the values have come nobody knows if there are any: what is kept is who sees which key.
+    // Such values are not known until they have come, so the keys that each row sees are kept.
     // (Waiting for them here took a seventh of prefill of 2k.)
     SeenKeys<Sizes::kTileKeys> seen[2] = {};
     if (is_masked) {

@@ -1,4 +1,4 @@
-// What becomes of requests when memory is out: each allocation on their way fails in turn.
+// Requests when memory is out: each allocation on their way fails in turn.
 #include <gmock/gmock.h>
 
 #include <atomic>

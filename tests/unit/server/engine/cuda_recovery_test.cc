@@ -1,4 +1,4 @@
-// What becomes of a device whose GPU loses its context: the CUDA backend over a simulated GPU,
+// The recovery of a device whose GPU loses its context: the CUDA backend over a simulated GPU,
 // behind everything that a server has before it.
 #include <gmock/gmock.h>
 
@@ -24,7 +24,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr int kDim = 64;
-// Of launches, for requests of a few rows: each block is a launch of its own.
+// The flops of a launch, so few that each block of a request of a few rows is a launch of its own.
 constexpr double kTinyLaunch = 1;
 
 class CudaRecoveryTest : public ::testing::Test {

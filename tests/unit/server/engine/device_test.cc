@@ -53,7 +53,7 @@ class DeviceTest : public ::testing::Test {
     request->arrival = clock_.Now();
     request->steps.push_back(step);
     request->completion = [this](std::unique_ptr<AttentionRequest>, AttentionResult result) {
-      // Whoever is told of a failure finds a device that has been seen to.
+      // The failure of the device must have been reported before the request is completed.
       num_reported_at_completion_ = reported_.size();
       result_ = std::move(result);
     };

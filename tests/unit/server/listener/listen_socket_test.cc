@@ -43,7 +43,7 @@ class UnixListenSocketTest : public ::testing::Test {
     return answers;
   }
 
-  // What a process leaves that was killed.
+  // Makes the file that a killed process leaves; RestoreStaleFile puts it in its place.
   void LeaveStaleFile() {
     auto socket = Bind();
     ASSERT_TRUE(socket.ok()) << socket.status();
@@ -85,7 +85,7 @@ TEST_F(UnixListenSocketTest, ASocketThatAnswersIsLeftToItsServer) {
   EXPECT_TRUE(Answers());
 }
 
-// Whoever replaced the file by force keeps it.
+// A server that replaced the file by force keeps it.
 TEST_F(UnixListenSocketTest, AnothersFileIsNotRemoved) {
   std::optional<ListenSocket> first;
   {

@@ -68,7 +68,7 @@ TEST(MetricsPageTest, TheNamesAreAContract) {
                                           "attention_wire_out_seconds"}));
 }
 
-// What Prometheus sends when it scrapes native histograms.
+// The Accept header that Prometheus sends when it scrapes native histograms.
 constexpr char kNativeAccept[] =
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;"
     "q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.1";

@@ -322,8 +322,7 @@ TEST_F(SchedulerTest, ManyThreadsSubmitAndEveryCompletionRunsOnce) {
   EXPECT_EQ(Completed(absl::StatusCode::kOk), accepted.load());
 }
 
-// --- On the caller's thread
-// -----------------------------------------------------------------------
+// --- On the caller's thread ---
 
 TEST_F(SchedulerTest, PendingWorkRunsOnTheThreadThatAsksForItAsOneBatch) {
   ASSERT_TRUE(Submit(Scheduler::Start::kWithPending).ok());
@@ -368,8 +367,7 @@ TEST_F(SchedulerTest, WhatArrivesDuringAnInlineRunIsTheWorkers) {
   EXPECT_EQ(executor_.batch_sizes(), (std::vector<std::size_t>{1, 1}));
 }
 
-// --- A device that fails
-// --------------------------------------------------------------------------
+// --- A device that fails ---
 
 // Fails its first batch; sets its device up again when it is told to.
 class FailingExecutor final : public BatchExecutor {
@@ -464,8 +462,7 @@ TEST_F(FailedDeviceTest, StoppingAnswersWhatFailedWithIt) {
   EXPECT_EQ(Completed(absl::StatusCode::kInternal), 1);
 }
 
-// --- Long requests
-// --------------------------------------------------------------------------------
+// --- Long requests ---
 
 TEST_F(SchedulerTest, ShortWorkInterruptsALongRequest) {
   auto endless = Request();

@@ -14,7 +14,7 @@ using ::testing::ElementsAre;
 const absl::Time kStart = absl::FromUnixSeconds(1'000'000);
 constexpr absl::Duration kMs = absl::Milliseconds(1);
 
-// Who has a turn of his own, and what it means for the work that a queue gives out.
+// The tenants that have a turn of their own, and what it means for the work that a queue gives out.
 class TenantTableTest : public ::testing::Test {
  protected:
   struct Spec {
@@ -33,7 +33,7 @@ class TenantTableTest : public ::testing::Test {
     request->bytes = spec.bytes;
     queue_->Add(std::move(request));
   }
-  // Of a batch all is computed.
+  // Takes what is next; all of a batch counts as computed.
   Decision Next(absl::Duration now = absl::ZeroDuration()) {
     Decision decision = queue_->Next(kStart + now);
     queue_->EndBatch(std::vector<double>(decision.batch.size(), 1));

@@ -67,7 +67,7 @@ std::vector<std::int64_t> IdsOf(const Decision& decision) {
 class WorkQueueTest : public ::testing::Test {
  protected:
   void Add(const Spec& spec) { queue_->Add(Request(spec)); }
-  // Of a batch all is computed.
+  // Takes what is next; all of a batch counts as computed.
   Decision Next(absl::Duration now = absl::ZeroDuration()) {
     Decision decision = queue_->Next(kStart + now);
     queue_->EndBatch(std::vector<double>(decision.batch.size(), 1));
@@ -106,8 +106,7 @@ class WorkQueueTest : public ::testing::Test {
   absl::Duration long_work_;
 };
 
-// --- Batches
-// --------------------------------------------------------------------------------------
+// --- Batches ---
 
 TEST_F(WorkQueueTest, NothingQueuedIsNothingToDo) {
   const Decision decision = Next();
@@ -138,8 +137,7 @@ TEST_F(WorkQueueTest, StopsAtTheBudgetOfWork) {
   EXPECT_EQ(Next().batch.size(), 2u);
 }
 
-// --- Dead work
-// ------------------------------------------------------------------------------------
+// --- Contention ---
 
 // A batch is short as soon as a second tenant has shown itself, and for a while after.
 TEST_F(WorkQueueTest, BatchesAreShorterWhileTenantsContend) {
@@ -164,6 +162,8 @@ TEST_F(WorkQueueTest, ATenantThatTurnsUpBetweenBatchesOfAnotherShortensThem) {
   for (int i = 0; i < 20; ++i) Add({.tenant = "a"});
   EXPECT_EQ(Next().batch.size(), 1u);
 }
+
+// --- Expired and cancelled work ---
 
 TEST_F(WorkQueueTest, ExpiredAndCancelledWorkIsDroppedWithItsReason) {
   Add({.deadline = kMs, .id = 1});
@@ -202,8 +202,7 @@ TEST_F(WorkQueueTest, ALongRequestThatIsCancelledBetweenSlicesIsAbandoned) {
   EXPECT_TRUE(queue_->empty());
 }
 
-// --- Between tenants
-// ------------------------------------------------------------------------------
+// --- Between tenants ---
 
 TEST_F(WorkQueueTest, AFloodingTenantDoesNotDelayAnother) {
   for (int i = 0; i < 100; ++i) Add({.tenant = "flood", .work = 2 * kMs, .id = 1});
@@ -286,8 +285,7 @@ TEST_F(WorkQueueTest, ALongRequestThatFailsPaysForWhatItGot) {
   EXPECT_THAT(IdsOf(Next()), ElementsAre(1)) << "nobody had work: all begin together";
 }
 
-// --- Within a tenant
-// ------------------------------------------------------------------------------
+// --- Within a tenant ---
 
 TEST_F(WorkQueueTest, HigherPriorityGoesFirst) {
   Add({.priority = Priority::kLow, .id = 3});
@@ -361,8 +359,7 @@ TEST_F(WorkQueueTest, BytesOfALongRequestCountUntilItsEnd) {
   EXPECT_EQ(queue_->load().bytes, 0);
 }
 
-// --- Steps of a session
-// ---------------------------------------------------------------------------
+// --- Steps of a session ---
 
 TEST_F(WorkQueueTest, AStepAfterALongOneOfItsLayerWaitsForIt) {
   Add({.work = 10 * kMs, .session = 1});

@@ -90,7 +90,7 @@ TEST_F(StepDecoderTest, AppendOnlyAndAttendOnlyAreLegal) {
   EXPECT_FALSE(decoded->step.append.has_value());
 }
 
-// What cannot be computed must not be waited for, by this client or by others.
+// A step that cannot be computed must not make this client or others wait.
 TEST_F(StepDecoderTest, APositionBeyondTheLayerIsEstimatedAsTheLayerIs) {
   v1::SessionStep wire = Wire();
   wire.set_expected_position(0);
