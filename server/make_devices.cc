@@ -21,7 +21,7 @@ std::size_t KvCapacity(const ServerConfig& config, std::size_t num_devices,
   return pages.free_bytes() / 10 * 8;
 }
 
-// Those that can be used. When none can, the first one's reason.
+// The GPUs that can be used. When none can, the first one's error.
 absl::StatusOr<std::vector<int>> UsableGpus(const GpuList& list) {
   ATTENTION_ASSIGN_OR_RETURN(const std::vector<VisibleGpu> gpus, list());
   std::vector<int> usable;

@@ -18,7 +18,7 @@
 
 namespace attention::server {
 
-// As MakeBackend; tests give others.
+// Makes a backend as MakeBackend does; tests give others.
 using BackendFactory = std::function<absl::StatusOr<std::unique_ptr<AttentionBackend>>(
     std::string_view name, const BackendOptions& options)>;
 
@@ -26,7 +26,7 @@ using BackendFactory = std::function<absl::StatusOr<std::unique_ptr<AttentionBac
 using DeviceLog = std::function<void(std::size_t worker, const BackendInfo& info,
                                      const absl::Status& failure, const absl::Status& recovery)>;
 
-// What the backend of each worker is made with: a worker for each NUMA node, or as many as the
+// The options of each worker's backend: a worker for each NUMA node, or as many as the
 // configuration says, with the node's CPUs and its part of the threads; or a GPU each: those that
 // are chosen, or else all that can be used. INVALID_ARGUMENT names the key that does not fit the
 // machine, UNAVAILABLE says why there is no GPU. `gpus` is asked only for what is not chosen. Where

@@ -1,6 +1,7 @@
 // Divides the memory that the process may use among all that a server uses memory for.
 //
-// What is configured is taken as it is; what is left is divided among the rest, by fixed shares.
+// Configured amounts are taken as they are; what is left is divided among the rest, by fixed
+// shares.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@
 namespace attention::server {
 
 struct MemoryPlan {
-  // As it was given, with a number of bytes for every key that leaves them to the server, but for
-  // those of memory that a GPU has.
+  // The configuration as it was given, with a number of bytes for every key that leaves them to the
+  // server, but for those of memory that a GPU has.
   ServerConfig config;
   std::int64_t idle_buffer_bytes = 0;  // of tensors' buffers between calls
   std::string text;                    // the whole budget, for the log

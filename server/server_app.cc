@@ -164,8 +164,8 @@ std::vector<std::unique_ptr<Scheduler>> SchedulersOf(const Devices& devices,
   return schedulers;
 }
 
-// What packs layers on every device, where their memory is not one. Null: the first's serves all,
-// or has none.
+// The projections that pack layers on every device, where the devices do not share one memory.
+// Null: the first device's serve all, or it has none.
 std::unique_ptr<ProjectionBackend> ReplicasOf(const Devices& devices) {
   if (devices.size() == 1 || devices[0]->backend().memory().outlives_backend()) return nullptr;
   std::vector<ProjectionBackend*> projections;

@@ -24,7 +24,7 @@ class ServerApp {
   virtual const std::vector<std::string>& addresses() const = 0;
   virtual const std::string& admin_address() const = 0;  // empty: none
 
-  // Whether no device has been usable for longer than device-recovery-timeout: then only another
+  // True when no device has been usable for longer than device-recovery-timeout: then only another
   // process can help, and this one should end. Thread-safe.
   virtual bool is_beyond_help() const = 0;
 

@@ -1,4 +1,4 @@
-// Which fields of a message lead to tensors.
+// The fields of a message that lead to tensors.
 #pragma once
 
 #include <google/protobuf/descriptor.h>
@@ -25,7 +25,7 @@ struct MessageShape {
     const google::protobuf::FieldDescriptor* field;
     std::unique_ptr<MessageShape> shape;
   };
-  // Null: the field is parsed by protobuf.
+  // The child at the field; null if the field is parsed by protobuf.
   const Child* Find(int field_number) const;
 
   bool is_tensor = false;

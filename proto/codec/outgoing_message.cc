@@ -23,7 +23,7 @@ std::size_t VarintSize(std::uint64_t value) {
   return google::protobuf::io::CodedOutputStream::VarintSize64(value);
 }
 
-// Of a length-delimited field.
+// The bytes that a length-delimited field takes, with its tag and length.
 std::size_t FieldSize(int field_number, std::size_t value_size) {
   return VarintSize(TagOf(field_number)) + VarintSize(value_size) + value_size;
 }

@@ -17,7 +17,7 @@ using google::protobuf::Message;
 
 enum WireType { kVarint = 0, kFixed64 = 1, kLengthDelimited = 2, kFixed32 = 5 };
 
-// What protobuf's parser takes for a tag or a length.
+// The most bytes that protobuf's parser takes for a tag or a length.
 constexpr int kMaxTagBytes = 5;
 constexpr int kMaxLengthBytes = 5;
 
@@ -38,7 +38,7 @@ class MessageParser {
   // Parses the next `size` bytes.
   absl::Status Parse(const MessageShape& shape, std::size_t size, Message* message) {
     const std::size_t end = reader_.remaining() - size;
-    // Of messages inside messages: each level has a string of its own, which keeps its memory.
+    // Each level of messages inside messages has a string of its own, which keeps its memory.
     if (small_fields_.size() <= path_.size()) small_fields_.emplace_back();
     std::string& small_fields = small_fields_[path_.size()];
     small_fields.clear();
@@ -53,7 +53,7 @@ class MessageParser {
   }
 
  private:
-  // Where the parser is: "steps[2].q", followed by `inner` if given.
+  // The parser's position: "steps[2].q", followed by `inner` if given.
   std::string Name(absl::string_view inner) const {
     std::string name;
     for (const auto& [field, index] : path_) {

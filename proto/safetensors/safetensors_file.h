@@ -18,7 +18,7 @@
 namespace attention::safetensors {
 
 struct FileTensor {
-  // As the file writes it: "F32", "F16", "BF16", ...; it may be one that nobody here knows.
+  // The type's name in the file: "F32", "F16", "BF16", ...; it may be one that nobody here knows.
   std::string dtype;
   std::vector<std::int64_t> shape;
   absl::string_view bytes;  // row-major, little-endian; any alignment; in the file

@@ -10,7 +10,7 @@
 
 namespace attention::transport {
 
-// As sendmsg. A negative `passed_fd` is none.
+// Sends as sendmsg does. A negative `passed_fd` is none.
 inline ssize_t SendPacket(int socket, std::string bytes, int passed_fd, int flags) {
   iovec buffer{bytes.data(), bytes.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -29,8 +29,8 @@ inline ssize_t SendPacket(int socket, std::string bytes, int passed_fd, int flag
   return sendmsg(socket, &message, MSG_NOSIGNAL | flags);
 }
 
-// As recvmsg. `passed_fd` becomes the descriptor that came with the packet, and is then the
-// caller's; it is left alone if none did.
+// Receives as recvmsg does. `passed_fd` becomes the descriptor that came with the packet, and is
+// then the caller's; it is left alone if none did.
 inline ssize_t ReceivePacket(int socket, std::span<char> bytes, int* passed_fd, int flags) {
   iovec buffer{bytes.data(), bytes.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];

@@ -10,8 +10,8 @@
 
 namespace attention::server {
 
-// What `work` returns, a status or a value with one, or, when it throws, RESOURCE_EXHAUSTED or
-// INTERNAL. Memory may be out here, too: a status without words needs none.
+// Returns the result of `work`, a status or a value with one, or, when it throws,
+// RESOURCE_EXHAUSTED or INTERNAL. Memory may be out here, too: a status without words needs none.
 template <typename Work>
 auto ContainExceptions(Work work) -> decltype(work()) {
   absl::StatusCode code = absl::StatusCode::kInternal;

@@ -1,5 +1,5 @@
-// Why a call failed, beyond its status code. Travels inside the server as a payload of absl::Status
-// and leaves it as a google.rpc.ErrorInfo.
+// The reason why a call failed, beyond its status code. Travels inside the server as a payload of
+// absl::Status and leaves it as a google.rpc.ErrorInfo.
 #pragma once
 
 #include <map>

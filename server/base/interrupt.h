@@ -1,4 +1,4 @@
-// How work that takes long is told that nobody wants it any more.
+// Tells work that takes long that nobody wants it any more.
 #pragma once
 
 #include <functional>

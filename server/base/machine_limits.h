@@ -1,4 +1,4 @@
-// How much memory and processor time this process may use: what the machine has, or less where a
+// The memory and processor time that this process may use: what the machine has, or less where a
 // control group of a container, a pod or a service says so.
 #pragma once
 

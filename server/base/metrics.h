@@ -28,7 +28,7 @@ class Histogram {
   static constexpr int kMinExponent = -20;
   static constexpr int kMaxExponent = 16;
   static constexpr int kNumBuckets = (kMaxExponent - kMinExponent) * kPerDoubling;
-  // Of the first bucket.
+  // The index of the first bucket.
   static constexpr int kFirstIndex = kMinExponent * kPerDoubling + 1;
   // Values up to here, the least bound, are in a bucket of their own.
   static constexpr double kZeroThreshold = 1.0 / (1 << -kMinExponent);
@@ -36,7 +36,7 @@ class Histogram {
   // Larger values than 2^16 count as that.
   void Observe(double value);
 
-  // Of the i-th bucket from the first.
+  // The count of the i-th bucket from the first.
   std::int64_t BucketCount(int bucket) const {
     return buckets_[bucket].load(std::memory_order_relaxed);
   }
@@ -49,12 +49,12 @@ class Histogram {
   std::atomic<double> sum_{0};
 };
 
-// Why queued work was dropped without being computed.
+// The reason why queued work was dropped without being computed.
 enum class DropReason { kDeadline, kCancelled, kDraining };
 inline constexpr int kNumDropReasons = 3;
 
-// Why a connection was closed as soon as it was accepted: the process had no descriptors left,
-// there were as many connections as there may be, or its peer had as many.
+// The reason why a connection was closed as soon as it was accepted: the process had no descriptors
+// left, there were as many connections as there may be, or its peer had as many as a peer may.
 enum class ConnectionRefusal { kDescriptors, kAll, kPeer };
 inline constexpr int kNumConnectionRefusals = 3;
 

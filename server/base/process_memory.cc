@@ -29,7 +29,7 @@ std::int64_t ResidentBytes() {
 bool FreedMemory::IsExcessive(const Sample& sample) {
   used_[static_cast<std::size_t>(next_)] = sample.used;
   next_ = (next_ + 1) % kNumSamples;
-  // What lies in memory and is not allocated: freed, and the process' own.
+  // The bytes that lie in memory and are not allocated: those freed, and the process' own.
   const std::int64_t kept = sample.resident - sample.used;
   least_kept_ = std::min(least_kept_, kept);
   const std::int64_t freed = std::min(sample.free, kept - least_kept_);

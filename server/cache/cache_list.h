@@ -20,7 +20,7 @@ class CacheList {
  public:
   void Add(const std::shared_ptr<KvCache>& cache) {
     MutexLock lock(&mutex_);
-    // What is gone is dropped when the list has doubled.
+    // Caches that are gone are dropped when the list has doubled.
     if (caches_.size() >= next_sweep_) {
       std::erase_if(caches_, [](const auto& known) { return known.expired(); });
       next_sweep_ = std::max<std::size_t>(kMinSweep, 2 * caches_.size());
@@ -28,7 +28,7 @@ class CacheList {
     caches_.push_back(cache);
   }
 
-  // Those that still exist.
+  // The caches that still exist.
   std::vector<std::shared_ptr<KvCache>> Alive() const {
     std::vector<std::shared_ptr<KvCache>> alive;
     MutexLock lock(&mutex_);

@@ -37,8 +37,8 @@ class KvCache {
 
   int device() const { return device_; }
   const KvGeometry& geometry() const { return geometry_; }
-  // Whether the device has lost what the cache held: nothing can be read or appended any more. What
-  // has been spilled is not lost with the device. Any thread.
+  // True when the device has lost what the cache held: nothing can be read or appended any more.
+  // Pages that have been spilled are not lost with the device. Any thread.
   bool is_lost() const {
     const int generation = generation_.load(std::memory_order_acquire);
     return generation != kOnHost && generation != pool_.generation();
@@ -61,7 +61,7 @@ class KvCache {
     layers_[layer].length.store(length, std::memory_order_release);
   }
 
-  // What the layer's pages lack for so many tokens.
+  // The bytes that the layer's pages lack for so many tokens.
   std::size_t MissingBytes(int layer, std::int64_t new_length) const;
 
   // Valid until the next Extend of the layer, or Spill.
@@ -89,7 +89,7 @@ class KvCache {
   absl::Time last_used() const { return last_used_; }
 
  private:
-  // In place of a generation of the device's pool.
+  // Stands for the host's memory in place of a generation of the device's pool.
   static constexpr int kOnHost = -1;
 
   struct Layer {

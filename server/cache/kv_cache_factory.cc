@@ -36,8 +36,8 @@ absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
   return absl::InvalidArgumentError(absl::StrCat("geometry.", status.message()));
 }
 
-// What a device could still hold. A cache counts before it has its first page: sessions are often
-// made many at a time, so this may be less than nothing.
+// The bytes that a device could still hold. A cache counts before it has its first page: sessions
+// are often made many at a time, so this may be negative.
 std::int64_t RoomOf(const PagePool& pool) {
   return static_cast<std::int64_t>(pool.capacity_bytes()) -
          static_cast<std::int64_t>(pool.used_bytes()) -

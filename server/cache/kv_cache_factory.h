@@ -36,7 +36,7 @@ class KvCacheFactory {
   absl::StatusOr<std::shared_ptr<KvCache>> Create(const KvGeometry& geometry, int num_layers,
                                                   std::int64_t expected_tokens) const;
 
-  // Of all devices together.
+  // The bytes of all devices together.
   std::int64_t capacity_bytes() const;
   std::int64_t free_bytes() const;
   std::int64_t used_bytes() const;

@@ -32,7 +32,8 @@ class PagePool {
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
-  // Null when no page of this size is left. page_bytes is at most chunk_bytes().
+  // Allocates a page, or returns null if none of this size is left. page_bytes is at most
+  // chunk_bytes().
   void* Allocate(std::size_t page_bytes);
   // `generation`: when the page was allocated. Pages of one before the present are gone already.
   void Free(void* page, int generation);
@@ -42,7 +43,7 @@ class PagePool {
   void LoseAll();
   int generation() const { return generation_.load(std::memory_order_acquire); }
 
-  // Whether `count` pages could be allocated now.
+  // True when `count` pages could be allocated now.
   bool CanAllocate(std::size_t page_bytes, std::size_t count) const;
 
   // The caches that take their pages here; counted by themselves.

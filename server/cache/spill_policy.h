@@ -1,5 +1,5 @@
-// Whose pages go to the host's memory when a device has none left. A pure function: who is idle,
-// now, limits.
+// The choice of caches whose pages go to the host's memory when a device has none left. A pure
+// function of the idle caches, the time and the limits.
 #pragma once
 
 #include <cstddef>

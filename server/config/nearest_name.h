@@ -1,4 +1,4 @@
-// Which of the names that exist may have been meant by one that does not.
+// Finds the existing name that may have been meant by one that does not exist.
 #pragma once
 
 #include <string>

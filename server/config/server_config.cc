@@ -91,7 +91,7 @@ CLI::Validator PageSizeCheck() {
       "TOKENS", "page size");
 }
 
-// Empty, or what is wrong.
+// Says what is wrong, or nothing.
 std::string CheckListener(const std::string& text) {
   return std::string(ParseListener(text).status().message());
 }
@@ -132,7 +132,7 @@ CLI::Validator SharedMemoryListenCheck() {
       "ADDRESS", "unix socket");
 }
 
-// Empty, or what is wrong.
+// Says what is wrong, or nothing.
 std::string ParseTenantWeights(const std::string& text, std::map<std::string, double>* weights) {
   if (text.empty()) return {};
   for (const std::string& entry : Split(text)) {
@@ -157,7 +157,7 @@ CLI::Validator TenantWeightsCheck() {
       "TENANT=WEIGHT[,...]", "tenant weights");
 }
 
-// Empty, or what is wrong.
+// Says what is wrong, or nothing.
 std::string ParseOrdinals(const std::string& text, std::vector<int>* ordinals) {
   if (text.empty()) return {};
   for (const std::string& entry : Split(text)) {
@@ -219,9 +219,9 @@ class Parser {
     return arguments;
   }
 
-  // Empty, or what is wrong: a variable whose name is nearly that of a key was meant for it. Others
-  // are only told of: a cluster sets such variables itself (ATTENTION_SERVICE_HOST of a service
-  // that is called attention), and so do scripts.
+  // Says what is wrong, or nothing: a variable whose name is nearly that of a key was meant for it.
+  // Others are only told of: a cluster sets such variables itself (ATTENTION_SERVICE_HOST of a
+  // service that is called attention), and so do scripts.
   std::string CheckEnvironment(std::vector<std::string>* warnings) const {
     std::vector<std::string> known;
     for (const CLI::Option* option : app_.get_options()) known.push_back(option->get_envname());

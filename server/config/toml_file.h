@@ -17,7 +17,7 @@ class TomlFile final : public CLI::ConfigTOML {
   // Throws CLI::ConfigError with the file, the line and what was expected.
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override;
 
-  // Where the file sets the key: " (FILE, line N)"; empty where it does not.
+  // The place where the file sets the key: " (FILE, line N)"; empty where it does not.
   std::string PlaceOf(const std::string& key) const;
 
  private:

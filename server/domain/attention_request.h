@@ -38,7 +38,7 @@ struct StepAppend {
   std::int64_t num_tokens = 0;
   RowsView k;  // [num_tokens, num_kv_heads, head_dim_qk]
   RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]
-  // Where the rows lie instead, if not empty: in the pieces in which they were received.
+  // The pieces in which the rows were received; if not empty, the rows lie there instead.
   std::vector<RowsPiece> k_pieces;
   std::vector<RowsPiece> v_pieces;
 };
@@ -114,7 +114,7 @@ struct AttentionRequest {
   // Set by the caller when its client has gone; read before compute begins.
   std::shared_ptr<const std::atomic<bool>> is_cancelled;
 
-  // What to compute: stateless sequences, session steps, or blocks of attention weights.
+  // The work to do: stateless sequences, session steps, or blocks of attention weights.
   std::vector<AttentionTask> tasks;
   std::vector<SessionStep> steps;
   std::vector<WeightsTask> weights;

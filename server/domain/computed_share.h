@@ -1,4 +1,4 @@
-// How much of a request was computed: what its tenant pays for, and what a device's speed is
+// The share of a request that was computed: what its tenant pays for, and what a device's speed is
 // measured by.
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace attention::server {
 
-// Of the request's work, 0 to 1: nothing of what failed.
+// The share of the request's work that was computed, 0 to 1; failed work counts as not computed.
 double ComputedShare(const AttentionRequest& request, const AttentionResult& result);
 
 }  // namespace attention::server

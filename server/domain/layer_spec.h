@@ -1,4 +1,5 @@
-// What an attention layer computes, and which tensors it is made of; without the tensors.
+// Describes an attention layer: what it computes, and which tensors it is made of; without the
+// tensors.
 #pragma once
 
 #include <array>

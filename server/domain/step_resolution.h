@@ -1,4 +1,4 @@
-// What a session step means at the moment it runs: a pure function of the step and the layer's
+// The meaning of a session step at the moment it runs: a pure function of the step and the layer's
 // length, which only the session's worker changes.
 #pragma once
 

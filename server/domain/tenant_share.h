@@ -1,11 +1,11 @@
-// How much of a shared resource one tenant may hold.
+// The part of a shared resource that one tenant may hold.
 #pragma once
 
 #include <cstdint>
 
 namespace attention::server {
 
-// Whether `amount` more may join, of a resource of which `held` is in use, `held_by_tenant` of it
+// True when `amount` more may join, of a resource of which `held` is in use, `held_by_tenant` of it
 // by the tenant. A tenant may hold at most four times of what it leaves free (dynamic thresholds:
 // Choudhury, Hahne 1998), so that one that floods leaves a fifth to others, two leave a ninth, and
 // nobody is shut out.

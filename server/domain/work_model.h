@@ -1,4 +1,4 @@
-// How much work requests are: what the scheduler budgets by and what tenants pay.
+// The work of requests: what the scheduler budgets by and what tenants pay.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +13,11 @@
 
 namespace attention::server {
 
-// Of a step whose layer holds at most `length` tokens before it. A position beyond counts as the
-// length: it is an error when the step runs, and no reason to wait for it until then.
+// The work of a step whose layer holds at most `length` tokens before it. A position beyond counts
+// as the length: it is an error when the step runs, and no reason to wait for it until then.
 WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry, std::int64_t length);
 
-// Of `rows` rows of attention weights.
+// The work of `rows` rows of attention weights.
 WorkEstimate EstimateWeights(const AttentionTask& task, std::int64_t rows);
 
 // The projections of one request.
@@ -40,7 +40,7 @@ inline constexpr PartCosts kSequenceCosts{absl::Nanoseconds(500), 1024};
 // 16,384 steps of one row in a message left 125 MiB resident: their messages, buffers and answers.
 inline constexpr PartCosts kStepCosts{absl::Microseconds(1), 8192};
 
-// From estimates to time on one kind of device. Immutable.
+// Turns estimates into time on one kind of device. Immutable.
 class WorkModel {
  public:
   explicit WorkModel(const DeviceCeilings& ceilings) : ceilings_(ceilings) {}

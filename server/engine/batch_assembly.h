@@ -42,7 +42,7 @@ class BatchAssembly {
   std::vector<AttentionTask> Tasks();
 
   std::vector<WeightsTask> weights() const { return weights_; }
-  // What is projected before the appends, and after the attention.
+  // The projections before the appends, and those after the attention.
   const std::vector<ProjectionTask>& inputs() const { return inputs_; }
   const std::vector<ProjectionTask>& outputs() const { return outputs_; }
   std::int64_t tokens_appended() const { return tokens_appended_; }

@@ -32,7 +32,7 @@ class BoundProjection final : public PackedProjection {
   std::size_t bytes() const override;
   // UNAVAILABLE when it is lost.
   absl::Status Unpack(float* weights, float* bias) const override;
-  // Of any device.
+  // True when the weights on any of the devices are lost.
   bool is_lost() const override;
 
   const std::vector<Replica>& replicas() const { return replicas_; }

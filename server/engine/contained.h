@@ -1,4 +1,4 @@
-// Who looks after a device is told of its failures.
+// Tells a device's own failures from those that requests cause.
 #pragma once
 
 #include "absl/status/status.h"

@@ -25,9 +25,10 @@ class Device {
  public:
   struct Options {
     std::size_t kv_capacity_bytes = 0;
-    // Of the host's memory, for pages of idle sessions when there are no others; 0: none.
+    // The bytes of the host's memory for pages of idle sessions, for when no others are left; 0:
+    // none.
     std::size_t kv_spill_bytes = 0;
-    // How long a session must have been idle for that.
+    // The time that a session must have been idle before its pages go there.
     absl::Duration kv_spill_idle = absl::Seconds(1);
     // The CPU that the worker's thread is kept on.
     std::optional<int> cpu;

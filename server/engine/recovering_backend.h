@@ -35,8 +35,8 @@ class RecoveringBackend final : public AttentionBackend {
   absl::Status Recover();
   bool is_usable() const;
 
-  // As of the first backend. The memory is one allocator for all of them: what outlives its backend
-  // may be freed at any time, what does not must be forgotten instead.
+  // These are as of the first backend. The memory is one allocator for all backends: what outlives
+  // its backend may be freed at any time, what does not must be forgotten instead.
   const BackendInfo& info() const override { return info_; }
   MemoryAllocator& memory() override { return memory_; }
   MemoryAllocator& host_memory() override { return host_memory_; }
@@ -57,7 +57,8 @@ class RecoveringBackend final : public AttentionBackend {
   ProjectionBackend* projections() override { return has_projections_ ? &projections_ : nullptr; }
 
  private:
-  // Those of the present backend. What one has packed outlives it as its memory does, or is lost.
+  // The projections of the present backend. Weights that a backend has packed outlive it if its
+  // memory does, and else are lost.
   class Projections final : public ProjectionBackend {
    public:
     explicit Projections(const RecoveringBackend& owner) : owner_(owner) {}
@@ -93,7 +94,7 @@ class RecoveringBackend final : public AttentionBackend {
 
   RecoveringBackend(BackendMaker maker, std::shared_ptr<AttentionBackend> backend);
 
-  // What goes with the memory of a backend: set when it is given up.
+  // The flag of everything that goes with a backend's memory: set when the backend is given up.
   using LostFlag = std::shared_ptr<std::atomic<bool>>;
 
   std::shared_ptr<AttentionBackend> Current() const;

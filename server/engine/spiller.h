@@ -41,11 +41,11 @@ class Spiller {
   absl::Status Hold(KvCache& cache);
   void Release(KvCache& cache) { cache.Unpin(clock_.Now()); }
 
-  // As KvCache::Extend, of a cache that is held.
+  // Extends as KvCache::Extend does. The cache must be held.
   absl::Status Extend(KvCache& cache, int layer, std::int64_t new_length);
 
  private:
-  // What `attempt` returns, again after each cache that makes room for it.
+  // Returns the result of `attempt`, which is made again after each cache that makes room for it.
   absl::Status WithRoom(std::size_t bytes, absl::FunctionRef<absl::Status()> attempt);
   std::vector<std::shared_ptr<KvCache>> ChooseVictims(std::size_t bytes) const;
 

@@ -98,7 +98,7 @@ std::unique_ptr<SlicedRequest> Worker::BeginSliced(std::unique_ptr<AttentionRequ
 }
 
 absl::Status Worker::Project(const std::vector<ProjectionTask>& tasks) {
-  // Those of a layer, of whichever request, share one pass over its weights.
+  // Projections of one layer, of whichever request, share one pass over its weights.
   return tasks.empty() ? absl::OkStatus() : backend_.projections()->Project(tasks);
 }
 

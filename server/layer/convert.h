@@ -1,4 +1,4 @@
-// From multi-head to grouped-query and multi-query attention.
+// Converts layers from multi-head to grouped-query and multi-query attention.
 #pragma once
 
 #include "absl/status/statusor.h"

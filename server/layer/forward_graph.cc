@@ -33,7 +33,7 @@ class GraphBuilder {
   }
 
  private:
-  // Where the rows of a sequence are.
+  // The place of a sequence's rows.
   struct Sequence {
     std::size_t index = 0;
     std::int64_t x_len = 0;

@@ -1,7 +1,7 @@
 // A layer's Forward as the engine computes it: projections into queries, keys and values, attention
 // over them or steps of sessions, and projections out of attention's output.
 //
-// What lies between the projections is float32, in memory of the caller's.
+// The values between the projections are float32, in memory of the caller's.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace attention::server {
 
-// Which keys of the call count, in rows of the keys' tensor. Strides are in elements, and 0 along
-// axes of 1.
+// The keys of the call that count, in rows of the keys' tensor. Strides are in elements, and 0
+// along axes of 1.
 struct KeyMask {
   const std::uint8_t* data = nullptr;  // null: all do
   std::int64_t sequence_stride = 0;    // of dense rows
@@ -55,7 +55,7 @@ struct ForwardShapes {
 };
 ForwardShapes ShapesOf(const Layer& layer, const ForwardInput& input);
 
-// Of the shapes above; the output has x's type and its rows, dense or packed.
+// The memory of the shapes above; the output has x's type and its rows, dense or packed.
 struct ForwardMemory {
   float* input = nullptr;
   float* kv = nullptr;

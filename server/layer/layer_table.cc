@@ -15,8 +15,8 @@ namespace {
 
 constexpr std::size_t kMaxIdBytes = 128;
 
-// What makes two layers' packed weights the same: who has them, dtype and shapes of all tensors,
-// and their bytes. A tenant's name has no zero byte.
+// The key that layers have in common when their packed weights are the same: their owner, dtype and
+// shapes of all tensors, and the hash of their bytes. A tenant's name has no zero byte.
 std::string WeightsKey(const LayerTable::NewLayer& layer, const LayerTensors& tensors,
                        const std::string& hash) {
   std::string key = absl::StrCat(layer.is_from_file ? "" : layer.tenant, absl::string_view("\0", 1),
@@ -148,7 +148,7 @@ absl::StatusOr<std::shared_ptr<const LayerWeights>> LayerTable::WeightsOf(
   }
   ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<const LayerWeights> packed,
                              LayerWeights::Pack(*projections_, tensors));
-  // Counted from now on by what they are, until nobody holds them.
+  // The packed weights count by their own size from now on, until nobody holds them.
   reservation.Shrink(static_cast<std::int64_t>(packed->bytes()));
   auto counted = std::make_shared<std::pair<Reservation, std::shared_ptr<const LayerWeights>>>(
       std::move(reservation), std::move(packed));

@@ -141,15 +141,15 @@ class LayerTable {
 
   std::int64_t num_layers() const;
   std::int64_t weight_bytes() const { return bytes_->used(); }
-  // Those of the tenant; of its weights those that are not from files.
+  // The same of the tenant; the bytes of weights from files do not count.
   std::int64_t num_layers(const std::string& tenant) const;
   std::int64_t weight_bytes(const std::string& tenant) const;
 
  private:
   using Key = std::pair<std::string, std::string>;  // tenant and id
 
-  // Those whose weights went with their device's memory, for the caller to let go of: it frees them
-  // without the lock.
+  // Takes out the layers whose weights went with their device's memory, for the caller to let go
+  // of: it frees them without the lock.
   std::vector<std::shared_ptr<const Layer>> TakeLost();
   void RemoveFromQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckQuota(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -168,10 +168,10 @@ class LayerTable {
   mutable Mutex mutex_;
   std::map<Key, std::shared_ptr<const Layer>> layers_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::int64_t> layers_per_tenant_ ABSL_GUARDED_BY(mutex_);
-  // While anybody holds some.
+  // The bytes of each tenant, alive while anybody holds some.
   std::unordered_map<std::string, std::weak_ptr<LayerBytes>> bytes_of_tenant_
       ABSL_GUARDED_BY(mutex_);
-  // By who may share them and by content.
+  // The packed weights, by WeightsKey: by who may share them and by content.
   std::unordered_map<std::string, std::weak_ptr<const LayerWeights>> weights_
       ABSL_GUARDED_BY(mutex_);
 };

@@ -36,10 +36,10 @@ class LayerTensors {
   // many.
   absl::Status Append(absl::string_view bytes);
 
-  // That every tensor but the biases is there, and the last one complete.
+  // Checks that every tensor but the biases is there, and that the last one is complete.
   absl::Status CheckComplete() const;
 
-  // Of the bytes of all tensors, in the order of LayerTensor.
+  // The hash of the bytes of all tensors, in the order of LayerTensor.
   std::string Hash() const;
 
   // A whole tensor, of the right size.

@@ -16,7 +16,7 @@ class LayerWeights {
   // RESOURCE_EXHAUSTED when memory is out. Thread-safe.
   static absl::StatusOr<std::shared_ptr<const LayerWeights>> Pack(ProjectionBackend& projections,
                                                                   const LayerTensors& tensors);
-  // What Pack will take, at the most.
+  // The most bytes that Pack will take.
   static std::size_t PackedBytes(const ProjectionBackend& projections, const LayerSpec& spec);
 
   // x to q, k and v beside each other; to q alone with cross-attention.
@@ -25,7 +25,7 @@ class LayerWeights {
   const PackedProjection* context() const { return context_.get(); }
   const PackedProjection& output() const { return *output_; }
   std::size_t bytes() const;
-  // Whether a part is (PackedProjection::is_lost).
+  // True when a part is lost (PackedProjection::is_lost).
   bool is_lost() const;
 
   // The tensors that were packed, bit by bit (a NaN may have become another). The device's errors.

@@ -14,7 +14,7 @@
 namespace attention::server {
 namespace {
 
-// No address and no user is called so.
+// A name that no address and no user has.
 constexpr char kOwnPeer[] = "self";
 
 bool IsSame(int fd, dev_t device, ino_t inode) {

@@ -42,10 +42,10 @@ class Connections {
   // The server's own, to itself: no limit applies, and it is not counted.
   void AddOwn(int fd);
 
-  // Forgets those that gRPC has closed.
+  // Forgets the connections that gRPC has closed.
   void Sweep();
 
-  // As of the last Sweep.
+  // The number of connections, as of the last Sweep.
   std::size_t count() const;
 
   // Bytes that have come over the connection of a peer's address, as gRPC names it; nothing when

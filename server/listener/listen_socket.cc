@@ -182,7 +182,7 @@ int ListenAt(const addrinfo& info, int port) {
   return -error;
 }
 
-// What a machine without IPv6 says of a name that has an address of it.
+// True for errors that a machine without IPv6 reports for a name that has an IPv6 address.
 bool IsFamilyMissing(int error) { return error == EAFNOSUPPORT || error == EADDRNOTAVAIL; }
 
 struct HostAndPort {

@@ -37,7 +37,7 @@ class ListenSocket {
  private:
   ListenSocket(int fd, int port) : fd_(fd), port_(port) {}
 
-  // Which file is the socket's.
+  // The identity of the socket's file.
   struct File {
     std::string path;
     dev_t device = 0;

@@ -1,4 +1,4 @@
-// Where the server takes calls, and the settings of that place alone.
+// A place where the server takes calls, and the settings of that place alone.
 #pragma once
 
 #include <optional>

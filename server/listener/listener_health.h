@@ -1,4 +1,4 @@
-// What the server's own calls through its listeners have shown.
+// The health of the listeners, as the server's own calls through them have shown it.
 //
 // A listener counts as lost after several calls in a row that were not answered, so that a machine
 // that is merely busy is neither taken out of service nor, later still, restarted.

@@ -31,8 +31,8 @@ absl::Status Failed(absl::string_view what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
 }
 
-// Where to reach a socket that listens at an address; one that listens at all of them is reached
-// through loopback.
+// The address at which to reach a socket that listens at `listening`; one that listens at all
+// addresses is reached through loopback.
 Address Destination(Address listening) {
   if (listening.bytes.ss_family == AF_INET) {
     auto& address = reinterpret_cast<sockaddr_in&>(listening.bytes);

@@ -47,7 +47,7 @@ class ProbeSocket {
   ~ProbeSocket();
 
   int fd() const { return fd_; }
-  // For who closes it in its own time.
+  // Hands the socket to a caller that closes it in its own time.
   int Release();
 
  private:

@@ -65,7 +65,7 @@ class BufferPool {
   PooledBuffer Get(std::size_t bytes);
 
   std::size_t idle_bytes() const;
-  // Of buffers that are handed out.
+  // The bytes of buffers that are handed out.
   std::size_t used_bytes() const;
 
  private:

@@ -15,11 +15,11 @@ namespace attention::server {
 struct ResultLedger::Held {
   Mutex mutex;
   std::int64_t bytes ABSL_GUARDED_BY(mutex) = 0;
-  // Of tenants that hold some.
+  // The bytes of each tenant that holds some.
   std::unordered_map<std::string, std::int64_t> by_tenant ABSL_GUARDED_BY(mutex);
 };
 
-// What one charge holds.
+// The bytes that one charge holds, given back with it.
 class ResultLedger::Holding {
  public:
   Holding(std::shared_ptr<Held> held, std::string tenant, std::int64_t bytes)

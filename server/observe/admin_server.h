@@ -15,8 +15,8 @@ class AdminServer {
  public:
   struct Pages {
     std::function<MetricsPage(std::string_view accept)> metrics;
-    // Why the server does not take work, and why it should be started again; empty: it does, and it
-    // should not.
+    // The reasons why the server does not take work, and why it should be started again; empty when
+    // it does, and when it should not.
     std::function<std::string()> why_not_ready;
     std::function<std::string()> why_not_alive;
   };

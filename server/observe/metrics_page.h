@@ -15,8 +15,8 @@ struct MetricsPage {
   std::string body;
 };
 
-// As the scraper's Accept header asks: protobuf with native histograms, or the text format, which
-// has no such.
+// Renders the format that the scraper's Accept header asks for: protobuf with native histograms, or
+// the text format, which has none.
 MetricsPage RenderMetrics(const ServerMetrics& metrics, const std::vector<Gauge>& gauges,
                           std::string_view accept);
 

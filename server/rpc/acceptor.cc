@@ -17,7 +17,7 @@ namespace {
 
 constexpr absl::Duration kTellPeriod = absl::Seconds(5);
 constexpr int kPollMs = 250;
-// How often connections that gRPC has closed are looked for: as a rule, and at a limit.
+// The time between two looks for connections that gRPC has closed: as a rule, and at a limit.
 constexpr absl::Duration kSweepPeriod = absl::Seconds(1);
 constexpr absl::Duration kSweepPeriodAtLimit = absl::Milliseconds(20);
 // After the descriptors ran out: some will have been closed by then.

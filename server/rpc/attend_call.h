@@ -8,7 +8,7 @@
 
 namespace attention::server {
 
-// Of a stream, which may return weights.
+// A request of a stream, which may return weights.
 class AttendCall : public TensorCall {
  public:
   static constexpr bool kReadsReceivedBytes = false;
@@ -25,7 +25,7 @@ class AttendCall : public TensorCall {
   // The AttendResponse of a request that was computed. Once.
   absl::StatusOr<codec::OutgoingMessage> Complete(const AttentionResult& result);
 
-  // Of the request, for the second pass of weights.
+  // The request's tasks and charge, for the second pass of weights.
   const std::vector<AttentionTask>& tasks() const { return decoded_.tasks; }
   const ResultLedger::Charge& charge() const { return decoded_.charge; }
 
@@ -37,7 +37,7 @@ class AttendCall : public TensorCall {
   DecodedAttend decoded_;
 };
 
-// A unary one, which has no room for weights.
+// A request of a unary call, which has no room for weights.
 class UnaryAttendCall final : public AttendCall {
  public:
   using AttendCall::AttendCall;

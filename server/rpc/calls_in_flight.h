@@ -70,8 +70,8 @@ class CallsInFlight {
     has_changed_.Await(&mutex_, [this] { return num_places_ == 0; });
   }
 
-  // Those that a drain waits for: they have come, and a client that watches the health service,
-  // which never ends its call, is none of them.
+  // Adds a call that a drain waits for: one that has come, and is not a watch of the health
+  // service, which its client never ends.
   void Add(bool is_stream) {
     MutexLock lock(&mutex_);
     ++num_open_;
@@ -91,7 +91,7 @@ class CallsInFlight {
     MutexLock lock(&mutex_);
     return num_open_;
   }
-  // Of the open calls.
+  // The streams among the open calls.
   int num_streams() const {
     MutexLock lock(&mutex_);
     return num_streams_;

@@ -11,7 +11,7 @@
 namespace attention::server {
 namespace {
 
-// So many small requests fill a batch.
+// The number of small requests that fill a batch.
 constexpr int kMaxEventsInARow = 32;
 
 // An event that takes longer has copied some 256 KiB of tensors. To be answered with others would
@@ -56,7 +56,7 @@ void CompletionThreads::Serve() {
   const gpr_timespec at_once = gpr_inf_past(GPR_CLOCK_MONOTONIC);
   void* tag = nullptr;
   bool ok = false;
-  // Whether an event was there without waiting, so that the next most likely is, too. To look in
+  // True when an event was there without waiting, so that the next most likely is, too. To look in
   // vain before each computation costs a single caller 8 us of some 250.
   bool is_busy = false;
   int num_events = 0;  // since something was computed

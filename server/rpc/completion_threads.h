@@ -15,7 +15,7 @@
 
 namespace attention::server {
 
-// What a completion queue hands back: the tag of an operation. Called once for each operation that
+// The tag of an operation, which a completion queue hands back. Called once for each operation that
 // was begun with it.
 class Event {
  public:

@@ -22,7 +22,7 @@ namespace {
 // latency of 1 MiB messages by a tenth to a fifth on TCP and did nothing worse elsewhere.
 constexpr int kMaxFrameBytes = 16777215;
 
-// Of a call. Proxies let less through.
+// The most bytes of a call's metadata. Proxies let less through.
 constexpr int kMaxMetadataBytes = 256 << 10;
 
 constexpr int kMinPingIntervalMs = 10'000;

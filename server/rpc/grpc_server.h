@@ -41,7 +41,7 @@ class GrpcServer {
 
   // Health becomes NOT_SERVING; calls are served as before.
   void AnnounceDrain();
-  // That, and idle streams end.
+  // Announces the drain, and ends idle streams.
   void BeginDrain();
   // Waits for calls in flight until the deadline; then answers what is left with UNAVAILABLE, stops
   // the scheduler, and closes connections.

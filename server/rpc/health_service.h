@@ -40,7 +40,7 @@ class HealthServiceImpl final
   // Takes calls from now on; the server must have started.
   void Listen(grpc::ServerCompletionQueue& queue);
 
-  // Of every service. Watchers are told.
+  // Sets the status of every service. Watchers are told.
   void SetServing(bool is_serving);
 
   // SERVICE_UNKNOWN for a service that is not known.

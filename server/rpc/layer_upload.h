@@ -79,7 +79,7 @@ class LayerUpload final : public DrainableStream, private Receiver {
   void EndIfStalled(absl::Time now) override;
 
  private:
-  // For how long is EndIfStalled's to watch.
+  // The wait is EndIfStalled's to watch.
   absl::Time WaitsSince() const override { return absl::InfiniteFuture(); }
   void EndReceiving(const absl::Status& status) override { Finish(status); }
 
@@ -116,7 +116,7 @@ class LayerUpload final : public DrainableStream, private Receiver {
   std::unique_ptr<LayerAssembly> assembly_ ABSL_GUARDED_BY(mutex_);
   bool is_finished_ ABSL_GUARDED_BY(mutex_) = false;
   bool has_all_ ABSL_GUARDED_BY(mutex_) = false;  // registered soon: too late for a drain
-  // What has come since when; begins anew whenever it was enough.
+  // The bytes that have come since span_begin_; the span begins anew whenever they were enough.
   absl::Time span_begin_ ABSL_GUARDED_BY(mutex_);
   std::size_t span_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 

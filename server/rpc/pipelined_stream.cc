@@ -61,7 +61,7 @@ absl::Time PipelinedStream::WaitsSince() const {
 void PipelinedStream::EndReceiving(const absl::Status& status) {
   MutexLock lock(&mutex_);
   EndReads(status);
-  // What waits for answers, or for their reader, would keep the message's beginning.
+  // A stream that waits for answers, or for their reader, would keep the message's beginning.
   if (!is_finished_) context_.TryCancel();
 }
 
@@ -208,8 +208,8 @@ void PipelinedStream::ReadOn() {
   ResumeReads();
 }
 
-// Of a broken stream there is nothing to read, and no room may ever come: what it has in the
-// scheduler is dropped without a write.
+// A broken stream has nothing to read, and no room may ever come: what it has in the scheduler is
+// dropped without a write.
 void PipelinedStream::ResumeReads() {
   if (!is_read_paused_ || !(is_broken_ || MayReadAhead())) return;
   is_read_paused_ = false;

@@ -25,7 +25,7 @@ constexpr std::int64_t kOverheadBytes = 512;
 constexpr int kOverheadShare = 256;
 constexpr std::int64_t kIdleSlack = 1 << 10;
 
-// Less in a whole timeout is standing still.
+// Progress of less in a whole timeout counts as standing still.
 constexpr std::int64_t kLeastProgress = 64 << 10;
 // A stream is ended for what its connection holds only if that is more than an error of counting.
 constexpr std::int64_t kLeastHeld = 1 << 20;
@@ -81,7 +81,8 @@ bool ReceivingLedger::Leave(const Place& place, std::size_t bytes) {
   if (bytes > 0) {
     connection.left += OnTheWire(bytes);
   } else {
-    // What came of its message is dropped: what the connection holds more than before the call.
+    // The bytes that came of its message are dropped: those that the connection holds more than
+    // before the call.
     const std::int64_t more = std::max<std::int64_t>(0, connection.held - call.held_before);
     const std::int64_t dropped = call.part > 0 ? call.part : more;
     connection.left += dropped;

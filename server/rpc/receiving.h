@@ -52,8 +52,8 @@ class ReceivingLedger {
     std::int64_t max_bytes = 0;
     absl::Duration timeout;
   };
-  // What the connection to this peer, as gRPC names it, has received since it was made; nothing
-  // when the system does not say, as of unix sockets.
+  // Returns the bytes that the connection to this peer, as gRPC names it, has received since it was
+  // made; nothing when the system does not say, as of unix sockets.
   using Counter = std::function<std::optional<std::int64_t>(const std::string& peer)>;
 
   // A unary call waits for one message. A stream waits for the next as long as it is open.
@@ -69,24 +69,24 @@ class ReceivingLedger {
   };
   struct Connection {
     std::list<Call> calls;
-    // What it had received when nothing of that was held, and what has left since: handed over, or
-    // dropped with a call.
+    // The bytes it had received when none of them was held, and those that have left since: handed
+    // over, or dropped with a call.
     std::optional<std::int64_t> settled;
     std::int64_t left = 0;
     absl::Time settle_time = absl::InfinitePast();
-    // As of the last look.
+    // The bytes received and held, as of the last look.
     std::optional<std::int64_t> received;
     std::int64_t held = 0;
     // A call has left without its message, of which more may have come since the last look.
     bool has_dropped = false;
-    // When it was last seen to have moved on, and to where.
+    // The time when it was last seen to have moved on, and the bytes it had received by then.
     absl::Time move_time = absl::InfinitePast();
     std::int64_t moved_to = 0;
   };
   using Connections = std::map<std::string, Connection>;
 
  public:
-  // Of a call, from Begin until Leave.
+  // The place of a call, from Begin until Leave.
   class Place {
    private:
     friend class ReceivingLedger;

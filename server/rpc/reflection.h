@@ -1,4 +1,4 @@
-// What the server tells tools about its services: the answers of gRPC's reflection protocol.
+// The answers of gRPC's reflection protocol, which tell tools about the server's services.
 //
 // Thread-safety: all methods.
 #pragma once

@@ -24,7 +24,7 @@ constexpr std::int64_t kWorthALook = 250;
 
 constexpr int kConnectionsPerLook = 256;
 
-// What gRPC's channelz answers; discarded when there is no such thing.
+// Parses an answer of gRPC's channelz; discarded when there is no such thing.
 json Parse(char* text) {
   if (text == nullptr) return json(json::value_t::discarded);
   const std::unique_ptr<char, decltype(&gpr_free)> owned(text, gpr_free);

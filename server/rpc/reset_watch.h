@@ -15,7 +15,8 @@
 
 namespace attention::server {
 
-// How many calls of one connection may be reset: a thousand at once, and as many in each second.
+// The number of calls of one connection that may be reset: a thousand at once, and as many in each
+// second.
 class ResetBudget {
  public:
   static constexpr double kMost = 1000;
@@ -23,7 +24,8 @@ class ResetBudget {
 
   explicit ResetBudget(absl::Time now) : last_(now) {}
 
-  // Of all calls of the connection so far. False: more were reset than may be, and than succeeded.
+  // Takes the counts of all calls of the connection so far. False: more were reset than may be, and
+  // than succeeded.
   bool Spend(std::int64_t reset, std::int64_t succeeded, absl::Time now);
 
  private:
@@ -33,7 +35,7 @@ class ResetBudget {
   absl::Time last_;
 };
 
-// What gRPC counts of one connection.
+// The counts that gRPC keeps of one connection.
 struct ConnectionCounts {
   std::int64_t id = 0;
   std::string address;  // of the peer, as Connections::Close takes it

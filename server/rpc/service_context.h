@@ -1,4 +1,4 @@
-// What the services share, and the frame around every call: who calls, how it ended.
+// The objects that the services share, and the frame around every call: who calls, how it ended.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -113,8 +113,8 @@ class CallFrame {
   const std::string& peer() const { return peer_; }
   absl::Time deadline() const { return deadline_; }
 
-  // Whether the scheduler would take a request of this call with a message of so many bytes: to be
-  // asked before a large one is decoded.
+  // Checks that the scheduler would take a request of this call with a message of so many bytes: to
+  // be asked before a large one is decoded.
   absl::Status CheckRoom(std::size_t bytes) const;
 
   // The same of a message whose results take so many bytes, before they are allocated. What is

@@ -12,7 +12,7 @@
 namespace attention::server {
 namespace {
 
-// As many as sequences in an AttendRequest, for the same reason.
+// The limit is that of sequences in an AttendRequest, for the same reason.
 constexpr int kMaxSteps = 16384;
 
 codec::OutgoingMessage FailedStep(const absl::Status& status, v1::SessionStepResult result = {}) {

@@ -69,7 +69,8 @@ class UnaryCall final : private Receiver {
   // The call may be gone when these return.
   void Finish(const absl::Status& status);
   void Finish(grpc::ByteBuffer response);
-  // With what `make` returns, an absl::StatusOr<grpc::ByteBuffer>, or the error that it throws.
+  // Finishes with what `make` returns, an absl::StatusOr<grpc::ByteBuffer>, or the error that it
+  // throws.
   template <typename Make>
   void FinishWith(Make make) {
     absl::StatusOr<grpc::ByteBuffer> response = ContainExceptions(std::move(make));

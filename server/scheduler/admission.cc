@@ -10,7 +10,7 @@ namespace attention::server {
 namespace {
 
 absl::Status QueueFull(const QueueView& view, absl::string_view message) {
-  // What has to go before there is room: the tenant's own part at the most.
+  // The work that has to go before there is room: the tenant's own part at the most.
   const absl::Duration in_the_way = std::min(view.all.work, view.tenant.work / view.tenant_share);
   return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull, message, {},
                        RetryDelay(in_the_way, view.work_rate));
@@ -36,7 +36,7 @@ absl::Status CheckAdmission(const QueueView& view, const QueueLimits& limits, st
                                                    " bytes with its results, expected at most ",
                                                    limits.max_bytes, " (max-queued-bytes)"));
   }
-  // Of others' load only the operator is told (/metrics).
+  // Only the operator is told of others' load (/metrics).
   if (!HasRoom(view.all.requests, view.tenant.requests, 1, limits.max_requests)) {
     return QueueFull(
         view, absl::StrCat("the queue of ", limits.max_requests,

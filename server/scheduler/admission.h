@@ -1,5 +1,5 @@
-// Whether a request may join the queue: a pure function of what is queued, the limits and the
-// measured rate.
+// Decides whether a request may join the queue: a pure function of what is queued, the limits and
+// the measured rate.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +15,17 @@ struct QueueLimits {
   std::int64_t max_bytes = 0;
 };
 
-// What admission looks at.
+// The state of the queue that admission looks at.
 struct QueueView {
   QueueLoad all;
   QueueLoad tenant;
-  // Of the device's time that the tenant would get if everybody who has work went on.
+  // The share of the device's time that the tenant would get if everybody who has work went on.
   double tenant_share = 1;
   // Estimated work that the device does in a second of computing; 0: not measured yet.
   double work_rate = 0;
 };
 
-// How long a request of the tenant that joins now waits for its turn at the most: until all that is
+// The longest that a request of the tenant that joins now waits for its turn: until all that is
 // queued is done, or until the tenant's own is at its share, whichever comes first. Zero while the
 // rate is unknown.
 absl::Duration ExpectedWait(const QueueView& view);

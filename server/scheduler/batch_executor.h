@@ -1,4 +1,4 @@
-// What the scheduler calls to have work computed. Implemented by engine/.
+// The interface that the scheduler calls to have work computed. Implemented by engine/.
 //
 // Thread-safety: one call at a time, of executor and slices together, on any thread.
 #pragma once
@@ -25,8 +25,8 @@ class SlicedRequest {
   virtual ~SlicedRequest() = default;
 
   virtual const AttentionRequest& request() const = 0;
-  // Of the request's work, 0 to 1; grows with every slice. When it is done: what was computed of
-  // it, without what failed.
+  // The share of the request's work that is done, 0 to 1; grows with every slice. At the end it is
+  // the share that was computed, without what failed.
   virtual double progress() const = 0;
 
   // Goes on until done, or, after one unit of work at the least, until `should_yield` is set by

@@ -116,7 +116,7 @@ absl::Status Scheduler::CheckRoomFor(const Arrival& arrival, std::vector<Dropped
     metrics_.dropped[static_cast<int>(DropReason::kDeadline)].Add();
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
-  // Who is first in his tenant's queue does not wait for what is in it.
+  // A request that is first in its tenant's queue does not wait for what is in it.
   const bool is_first =
       arrival.priority == Priority::kHigh && !queue_.IsShared(arrival.tenant, now);
   const absl::Duration until_deadline =
@@ -247,7 +247,7 @@ Decision Scheduler::TakeNext() {
   try {
     decision = queue_.Next(clock_.Now());
   } catch (const std::bad_alloc&) {
-    // Nothing to run; EndRun has it tried again.
+    // No decision was made, so nothing runs; EndRun has it tried again.
   }
   running_work_ = WorkOf(decision);
   should_yield_.store(queue_.ShouldYield(), std::memory_order_relaxed);

@@ -43,11 +43,11 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // When accepted work is to run.
+  // The moment when accepted work is to run.
   enum class Start {
     kNow,
-    // As kNow, unless it is small: then the caller promises to call ComputePending soon, before it
-    // waits for anything. What else it submits until then shares the batch.
+    // The same as kNow, unless the work is small: then the caller promises to call ComputePending
+    // soon, before it waits for anything. What else it submits until then shares the batch.
     kWithPending,
   };
 
@@ -69,8 +69,8 @@ class Scheduler {
     std::int64_t bytes;
     absl::Time deadline;
   };
-  // What Submit would say, for callers that would rather not decode a message in vain. OK promises
-  // nothing.
+  // The answer that Submit would give, for callers that would rather not decode a message in vain.
+  // OK promises nothing.
   absl::Status CheckRoom(const Arrival& arrival);
 
   // From now on every Submit is refused, but for continuations; what is queued still runs.

@@ -16,7 +16,7 @@ struct Part {
   std::vector<std::size_t> indices;  // of its steps in the whole
 };
 
-// A step of the whole as a part has it.
+// The place of one of the whole's steps in a part.
 struct PartStep {
   Part* part = nullptr;
   std::size_t step = 0;
@@ -93,7 +93,7 @@ class Joint {
     Complete(std::move(whole_), std::move(joined));
   }
 
-  // The whole again, of which no part was taken.
+  // Gives the whole back, of which no part was taken.
   std::unique_ptr<AttentionRequest> TakeBack() { return std::move(whole_); }
 
  private:

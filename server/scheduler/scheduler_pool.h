@@ -25,12 +25,13 @@ class SchedulerPool {
   explicit SchedulerPool(std::vector<std::unique_ptr<Scheduler>> schedulers)
       : schedulers_(std::move(schedulers)) {}
 
-  // As Scheduler::Submit. Of a request on several devices, what some of them refuse fails step by
-  // step; only when all refuse is it left with the caller, and then without its steps.
+  // Submits as Scheduler::Submit does. Steps of a request on several devices fail one by one where
+  // their device refuses them; only when all refuse is the request left with the caller, and then
+  // without its steps.
   absl::Status Submit(std::unique_ptr<AttentionRequest>& request,
                       Scheduler::Start start = Scheduler::Start::kNow);
 
-  // As those of Scheduler, for all of them. There is room when one of them has it.
+  // The same as in Scheduler, for all devices. There is room when one of them has it.
   void ComputePending();
   absl::Status CheckAccepting() const { return schedulers_[0]->CheckAccepting(); }
   absl::Status CheckRoom(const Scheduler::Arrival& arrival);
@@ -38,7 +39,7 @@ class SchedulerPool {
   bool AwaitIdle(absl::Time deadline);
   void Stop();
 
-  // Of all devices, and of one.
+  // The load of all devices, and that of one.
   QueueLoad load() const;
   QueueLoad load(int device) const { return schedulers_[device]->load(); }
   // Requests of the tenant that wait for any device.

@@ -25,9 +25,9 @@ std::vector<LayerKey> LayersOf(const AttentionRequest& request);
 
 class StepOrder {
  public:
-  // Whether a long request for one of the layers is pending.
+  // True when a long request for one of the layers is pending.
   bool FollowsLong(std::span<const LayerKey> layers) const;
-  // Whether no short request for one of the layers is pending.
+  // True when no short request for one of the layers is pending.
   bool MayBeginLong(std::span<const LayerKey> layers) const;
 
   void Add(std::span<const LayerKey> layers, bool is_long) { Count(layers, is_long, 1); }

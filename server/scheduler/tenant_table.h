@@ -25,7 +25,7 @@
 
 namespace attention::server {
 
-// What is queued, of everybody or of a tenant.
+// The queued work of everybody or of a tenant.
 struct QueueLoad {
   std::int64_t requests = 0;
   std::int64_t bytes = 0;  // with those of long requests in progress
@@ -48,7 +48,7 @@ struct TenantQueue {
   bool is_shared = false;  // by tenants without one of their own
   double weight = 1;
   double virtual_time = 0;  // seconds of work over weight
-  // The same of each class over its share.
+  // The virtual time of each class: its work over its share.
   double short_time = 0;
   double long_time = 0;
   Requests short_requests;
@@ -75,8 +75,8 @@ class TenantTable {
 
   explicit TenantTable(const Limits& limits);
 
-  // Where a request of the tenant that arrives now waits. The tenant's requests that wait already
-  // are in the same queue.
+  // The queue in which a request of the tenant that arrives now waits. The tenant's requests that
+  // wait already are in the same queue.
   TenantQueue& Join(const std::string& name, absl::Time now);
   // To be called when a request has left the queue that it joined: a long one when it is done.
   void Leave(const TenantQueue& queue, const std::string& name);

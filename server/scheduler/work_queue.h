@@ -1,5 +1,5 @@
-// What waits for one device, and which of it runs next. Decides from what is queued and the time it
-// is told; knows no clock, no lock and no thread.
+// The work that waits for one device, and the choice of what runs next. Decides from what is queued
+// and the time it is told; knows no clock, no lock and no thread.
 //
 // Between tenants: start-time fair queueing (Goyal, Vin, Cheng 1996) over estimated work. A
 // tenant's virtual time advances by the work it is given, divided by its weight; who is furthest
@@ -60,7 +60,8 @@ struct AbandonedRequest {
   DropReason reason;
 };
 
-// What to do next: one of batch, long_request and sliced, or none of them when nothing can run.
+// The next thing to do: one of batch, long_request and sliced, or none of them when nothing can
+// run.
 struct Decision {
   std::vector<std::unique_ptr<AttentionRequest>> batch;
   std::unique_ptr<AttentionRequest> long_request;  // to begin
@@ -91,7 +92,7 @@ class WorkQueue {
 
   // Removes every expired or cancelled request: they hold room that others could use.
   std::vector<DroppedRequest> TakeExpiredAndCancelled(absl::Time now);
-  // Everything that has not begun, and what has.
+  // The requests that have not begun, and those that have; all leave the queue.
   std::vector<std::unique_ptr<AttentionRequest>> TakeAll();
   std::vector<std::unique_ptr<SlicedRequest>> TakeAllSliced();
 
@@ -99,7 +100,7 @@ class WorkQueue {
   bool empty() const { return load_.requests == 0 && num_in_progress_ == 0; }
   int num_in_progress() const { return num_in_progress_; }
   const QueueLoad& load() const { return load_; }
-  // Of the turn in which a request of the tenant that arrives now would wait.
+  // The load of the turn in which a request of the tenant that arrives now would wait.
   QueueLoad load(const std::string& tenant, absl::Time now) const;
   // The turn's weight in the weights of all that have work, itself included.
   double ShareOf(const std::string& tenant, absl::Time now) const;
@@ -128,7 +129,7 @@ class WorkQueue {
 
   void DropDead(absl::Time now, Decision& decision);
   void DropDeadFronts(TenantQueue& tenant, absl::Time now, Decision& decision);
-  // Of the batch that is formed now.
+  // The budget of the batch that is formed now.
   absl::Duration BatchBudget(absl::Time now);
   void TakeBatch(absl::Time now, Decision& decision);
   void TakeLong(TenantQueue& tenant, Decision& decision);

@@ -16,7 +16,7 @@ namespace {
 // Enough for an hour of one expiry a second; an id is 32 bytes.
 constexpr std::size_t kMaxRemembered = 4096;
 
-// What a client sends in a handle comes back in errors, which travel in headers of a few KiB.
+// Fields that a client sends in a handle come back in errors, which travel in headers of a few KiB.
 constexpr std::size_t kMaxHandleBytes = 256;
 constexpr std::size_t kMaxNameBytes = 128;
 

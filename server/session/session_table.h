@@ -106,7 +106,7 @@ class SessionTable {
   // FAILED_PRECONDITION SESSION_MOVED, NOT_FOUND SESSION_LOST, SESSION_EXPIRED, SESSION_NOT_FOUND.
   absl::StatusOr<SessionLease> Acquire(const SessionHandle& handle, absl::string_view tenant);
 
-  // As Acquire, but a session that is gone already is OK.
+  // The errors are those of Acquire, but a session that is gone already is OK.
   absl::Status Delete(const SessionHandle& handle, absl::string_view tenant);
 
   // The tenant's sessions by ascending id, starting after `after_id`. Being listed keeps none

@@ -24,10 +24,10 @@ constexpr std::size_t kMaxPacketBytes = 4096;
 constexpr absl::Duration kAcceptRest = absl::Milliseconds(100);
 
 // A packet of a client; empty when none is there yet, nullopt when the connection has ended.
-// Descriptors that come with it are nobody's, and the system closes them.
+// Descriptors that come with it belong to nobody, and the system closes them.
 std::optional<std::string> ReceivePacket(int fd) {
   char bytes[kMaxPacketBytes];
-  // Of a packet that is longer, what is read is no message.
+  // The bytes read of a packet that is longer are no message.
   const ssize_t size = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_TRUNC);
   if (size < 0 && (errno == EAGAIN || errno == EINTR)) return std::string();
   if (size <= 0) return std::nullopt;

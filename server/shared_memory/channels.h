@@ -32,9 +32,9 @@ namespace attention::server {
 class SharedMemoryChannels {
  public:
   struct Limits {
-    // More wait until others end.
+    // Connections beyond this wait until others end.
     int max_connections = 0;
-    // More are refused.
+    // Connections beyond this are refused.
     int max_connections_per_user = 0;
   };
 
@@ -67,7 +67,7 @@ class SharedMemoryChannels {
                        const Limits& limits, std::uint64_t server_epoch, RegionTable& regions);
 
   void Serve();
-  // Until something happens; what did, by descriptor. The alarm's is the first.
+  // Waits until something happens, and returns what did, by descriptor. The alarm's is the first.
   std::vector<pollfd> AwaitEvents() const;
   void Accept();
   int ConnectionsOf(std::uint32_t user) const;

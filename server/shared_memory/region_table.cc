@@ -11,7 +11,7 @@
 namespace attention::server {
 namespace {
 
-// Of a connection, a user, or all.
+// The usage of a connection, a user, or all.
 struct Usage {
   std::int64_t regions = 0;
   std::int64_t bytes = 0;
@@ -23,7 +23,7 @@ absl::Status Exceeded(const char* whose, std::int64_t count, const char* what, s
                                     " of shared memory, expected at most ", limit));
 }
 
-// With one more region of so many bytes.
+// Checks the usage with one more region of so many bytes.
 absl::Status Check(const char* whose, const Usage& usage, std::int64_t bytes,
                    std::int64_t max_bytes, std::int64_t max_regions) {
   if (usage.regions >= max_regions) {
@@ -37,7 +37,7 @@ absl::Status Check(const char* whose, const Usage& usage, std::int64_t bytes,
 
 }  // namespace
 
-// What counts, and whose it is.
+// The regions that count, and whose they are.
 class RegionTable::Ledger {
  public:
   explicit Ledger(const Limits& limits) : limits_(limits) {}

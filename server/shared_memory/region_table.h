@@ -1,9 +1,9 @@
 // The regions of all clients: who may use which, until when, and how much there may be.
 //
 // A region belongs to a tenant and lives as long as the connection that asked for it (its lease).
-// What is being computed keeps the memory beyond that. It counts, against its connection, the
-// user that has connected and all together, from before it is made until its pages are freed.
-// Tenants do not count, as who connects may claim any number of them.
+// Work that is being computed keeps the memory beyond that. A region counts, against its
+// connection, the user that has connected and all together, from before it is made until its pages
+// are freed. Tenants do not count, as a client may claim any number of them.
 //
 // Thread-safety: all methods.
 #pragma once
@@ -31,7 +31,7 @@ class RegionTable {
     std::int64_t max_regions = 0;
     std::int64_t max_regions_per_connection = 0;
   };
-  // Who asks for a region.
+  // The client that asks for a region.
   struct Owner {
     std::uint64_t connection = 0;  // its number
     std::uint32_t user = 0;        // as the system numbers them
@@ -62,7 +62,7 @@ class RegionTable {
   // Pages are taken and freed there: a region at a time would keep others waiting.
   TurnWorker::Queue& worker() const { return *worker_.queue(); }
 
-  // Those that count.
+  // The regions that count, and their bytes.
   std::int64_t num_regions() const;
   std::int64_t bytes() const;
 
@@ -81,7 +81,7 @@ class RegionTable {
   std::unordered_map<std::string, Entry> regions_ ABSL_GUARDED_BY(mutex_);
 };
 
-// How much is populated or freed before it is another region's turn: some milliseconds.
+// The bytes that are populated or freed before it is another region's turn: some milliseconds.
 inline constexpr std::int64_t kBytesPerTurn = std::int64_t{16} << 20;
 
 }  // namespace attention::server

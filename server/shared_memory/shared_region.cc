@@ -76,7 +76,7 @@ int SharedRegion::TakeFd() { return std::exchange(fd_, -1); }
 bool SharedRegion::Depopulate(std::int64_t bytes) {
   const std::int64_t count = std::min(Pages(bytes), populated_);
   populated_ -= count;
-  // Of the file, not of this mapping alone.
+  // The pages are taken from the file, not from this mapping alone.
   if (count > 0) madvise(data_ + populated_, static_cast<std::size_t>(count), MADV_REMOVE);
   return populated_ > 0;
 }

@@ -47,7 +47,7 @@ class SharedRegion {
   char* data() const { return data_; }
   std::int64_t size() const { return size_; }
 
-  // Whether [offset, offset + bytes) lies within.
+  // True when [offset, offset + bytes) lies within.
   bool Contains(std::int64_t offset, std::int64_t bytes) const {
     return offset >= 0 && bytes >= 0 && bytes <= size_ && offset <= size_ - bytes;
   }

@@ -15,7 +15,8 @@ class TurnWorker {
   // Works on a task for a turn; true when that was the last.
   using Task = std::function<bool()>;
 
-  // Where tasks are put. It may outlive the worker: then whoever adds a task works on it himself.
+  // The place where tasks are put. It may outlive the worker: then the caller that adds a task
+  // works on it itself.
   class Queue;
 
   TurnWorker();

@@ -21,7 +21,7 @@ constexpr std::int64_t kMaxSequences = 16384;
 constexpr absl::string_view kPackedLayout = "[tokens, heads, head_dim]";
 constexpr absl::string_view kDenseLayout = "[batch, tokens, heads, head_dim]";
 
-// Where the rows of each sequence lie in q, k and v.
+// The places of each sequence's rows in q, k and v.
 struct Sequences {
   bool is_dense = false;
   std::int64_t padded_q_len = 0;   // dense: rows of one sequence in q; packed: the longest
@@ -269,7 +269,7 @@ absl::Status DeclareResponse(const v1::AttendRequest& request, const AttentionPa
                                           std::nullopt, budget, &decoded->column_sums));
   }
   if (!request.returns().weights()) return absl::OkStatus();
-  // Of blocks there is one at a time. It has one row of weights at the least.
+  // Blocks of weights are there one at a time. A block has one row of weights at the least.
   ATTENTION_RETURN_IF_ERROR(budget.CountRows("returns.weights asks for rows over the longest keys",
                                              sequences.padded_kv_len, float_row_bytes));
   if (budget.HasRoom(kWeightsBlockBytes)) budget.Count(kWeightsBlockBytes);
@@ -380,7 +380,7 @@ class TaskBuilder {
   std::int64_t kv_row_ = 0;
 };
 
-// Where the lse of every row goes; rows behind a sequence's length in the dense form keep -inf.
+// The place for the lse of every row; rows behind a sequence's length in the dense form keep -inf.
 float* PrepareLse(const v1::AttendRequest& request, const AttentionParams& params,
                   DecodedAttend* decoded) {
   const auto count = static_cast<std::size_t>(NumQueryRows(request.q()) * params.num_q_heads);

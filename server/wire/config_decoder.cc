@@ -36,7 +36,7 @@ absl::Status CheckScoreDType(absl::string_view field, const v1::Tensor& tensor, 
   return absl::OkStatus();
 }
 
-// Of a dense [batch, heads, queries, keys].
+// Sets the strides of a dense [batch, heads, queries, keys].
 void SetStrides(std::int64_t batch, DecodedBiasOrMask* decoded) {
   if (batch == 0) return;  // nobody reads it, and the other axes may have any size
   const BiasOrMaskShape& shape = decoded->shape;

@@ -25,7 +25,7 @@ absl::Status CheckCount(absl::string_view field, std::int64_t actual, std::int64
       absl::StrCat(field, " has ", actual, " entries, expected ", expected, ", one a sequence"));
 }
 
-// What is given and what is not, against the layer's kind.
+// Checks the fields that are given and those that are not against the layer's kind.
 absl::Status CheckPresence(const v1::ForwardRequest& request, const LayerSpec& spec) {
   const bool has_sessions = request.sessions_size() > 0;
   if (!spec.is_cross() && request.has_context()) {

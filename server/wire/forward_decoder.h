@@ -26,7 +26,7 @@ struct DecodedForward {
   std::int64_t num_rows = 0;
   std::int64_t result_bytes = 0;  // of the output, and of what is between the projections
 
-  // What the above points into, beside the tensors and the layer.
+  // The buffers that the above points into, beside the tensors and the layer.
   std::vector<PooledBuffer> buffers;
   ResultLedger::Charge charge;  // for them
   // Rows of the output that stay or become zero when it is computed: [begin, end).

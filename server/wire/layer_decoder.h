@@ -8,7 +8,7 @@
 
 namespace attention::server {
 
-// With defaults filled in, and valid. Errors name the field from the config on.
+// Returns the spec with defaults filled in, and valid. Errors name the field from the config on.
 absl::StatusOr<LayerSpec> DecodeLayerConfig(const v1::LayerConfig& wire);
 
 absl::StatusOr<LayerTensor> DecodeLayerTensorName(v1::LayerTensorName name);

@@ -7,7 +7,7 @@
 namespace attention::server {
 namespace {
 
-// As of AttendRequest, for the same reason.
+// The limit is that of AttendRequest, for the same reason.
 constexpr std::int64_t kMaxSequences = 16384;
 
 absl::Status CheckLens(absl::string_view lens_field, const RaggedRows& rows,

@@ -1,4 +1,4 @@
-// Where the tensors of a request lie while it waits and is computed: in the client's shared memory,
+// The places of a request's tensors while it waits and is computed: in the client's shared memory,
 // or in buffers of the pool, each tensor at the start of a cache line.
 //
 // The latter is the one copy on the way in. The kernels want whole rows at aligned addresses (rows
@@ -46,8 +46,8 @@ class RequestTensors {
   // Resolves the place of a tensor of so many bytes that lies in shared memory, for Place.
   absl::Status ResolveTensor(absl::string_view field, const v1::Tensor& tensor, std::int64_t bytes);
 
-  // Where the tensor lies: in shared memory, or at a place of its own to which its data is copied,
-  // 64-byte aligned. Once for each tensor.
+  // Returns the place of the tensor: in shared memory, or a place of its own to which its data is
+  // copied, 64-byte aligned. Once for each tensor.
   const char* Place(const v1::Tensor& tensor);
 
   // Rows that the kernels read once and store in an order of their own: they are read where they
@@ -57,7 +57,7 @@ class RequestTensors {
   void PlaceRows(const v1::Tensor& tensor, RowsView* rows, std::vector<RowsPiece>* pieces);
 
   std::int64_t copied_bytes() const { return copied_bytes_; }
-  // Of the whole message.
+  // The bytes of the whole message.
   std::int64_t message_bytes() const { return static_cast<std::int64_t>(message_->size()); }
 
  private:

@@ -21,7 +21,7 @@
 
 namespace attention::server {
 
-// What all results of one request take. Counted in full before any of it is allocated.
+// The bytes that all results of one request take. Counted in full before any of it is allocated.
 class ResponseBudget {
  public:
   explicit ResponseBudget(std::int64_t max_bytes) : max_bytes_(max_bytes) {}
@@ -94,7 +94,7 @@ class ResponseTensor {
 // whole, then allocated.
 class ResponseAllocator {
  public:
-  // Whether the server has room for the bytes of all results, and what holds it.
+  // Returns what holds the bytes of all results, or why the server has no room for them.
   using Admission = absl::FunctionRef<absl::StatusOr<ResultLedger::Charge>(std::int64_t bytes)>;
 
   // The references must outlive the allocator.

@@ -19,7 +19,7 @@ absl::Status BadDType(absl::string_view field, v1::DType dtype, absl::string_vie
       absl::StrCat(field, " is ", DTypeText(dtype), ", expected ", expected));
 }
 
-// Of a tensor that CheckTensor found good.
+// The number of elements of a tensor that CheckTensor found good.
 std::int64_t NumElements(const v1::Tensor& tensor) {
   std::int64_t count = 1;
   for (const std::int64_t dimension : tensor.shape()) count *= dimension;

@@ -16,7 +16,7 @@ namespace attention::server {
 
 // float32, float16 or bfloat16.
 absl::StatusOr<DType> DecodeDType(absl::string_view field, v1::DType dtype);
-// What a cache may store: int8 and float8_e4m3 too.
+// Decodes a type that a cache may store: int8 and float8_e4m3 too.
 absl::StatusOr<DType> DecodeKvDType(absl::string_view field, v1::DType dtype);
 
 // "[2, 3, 4]"
@@ -32,9 +32,9 @@ std::int64_t ElementBytes(v1::DType dtype);
 absl::Status InvalidAxis(absl::string_view field, const v1::Tensor& tensor, int axis,
                          absl::string_view layout, absl::string_view expected);
 
-// That the dtype is known, dimensions are not negative, and the data has exactly the bytes that
-// dtype and shape say, without overflow, or lies within a region of shared memory. Before Place,
-// and after the dtype was compared with those that the field may have.
+// Checks that the dtype is known, dimensions are not negative, and the data has exactly the bytes
+// that dtype and shape say, without overflow, or lies within a region of shared memory. To be
+// called before Place, and after the dtype was compared with those that the field may have.
 absl::Status CheckTensor(absl::string_view field, const v1::Tensor& tensor,
                          RequestTensors& tensors);
 
@@ -44,7 +44,7 @@ absl::StatusOr<const float*> PlaceHeadVector(absl::string_view field, const v1::
 absl::Status CheckFinite(absl::string_view field, const float* values, std::int64_t count);
 
 absl::Status CheckBoolDType(absl::string_view field, v1::DType dtype);
-// That each of a bool tensor's bytes is 0 or 1.
+// Checks that each of a bool tensor's bytes is 0 or 1.
 absl::Status CheckBools(absl::string_view field, const v1::Tensor& tensor, const char* data);
 
 }  // namespace attention::server
