@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # Cheapest first.
-CHECKS=(lint_tests includes strings quotes sizes duplicates readme markdown commits shell format proto tidy)
+CHECKS=(lint_tests includes strings quotes comments sizes duplicates readme markdown commits shell format proto tidy)
 
 check_lint_tests() {
   python3 -m unittest discover -q -s tests/lint -p 'test_*.py' &&
@@ -17,6 +17,7 @@ check_lint_tests() {
 check_includes() { python3 tests/lint/check_includes.py; }
 check_strings() { python3 tests/lint/check_strings.py; }
 check_quotes() { python3 tests/lint/check_quotes.py; }
+check_comments() { python3 tests/lint/check_comments.py; }
 check_sizes() { python3 tests/lint/check_sizes.py; }
 check_duplicates() { python3 tests/lint/check_duplicates.py; }
 check_readme() { python3 tests/lint/check_readme.py; }

@@ -8,6 +8,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+import check_comments
 import check_commits
 import check_duplicates
 import check_includes
@@ -295,6 +296,36 @@ class QuotesTest(Tree):
 
     def test_flags_are_the_operator_s(self):
         self.assertEqual(self.check("""return "is '" + text;""", "server/config/x.cc"), [])
+
+
+class CommentsTest(Tree):
+    def check(self, text, path="server/base/x.h"):
+        self.start_over()
+        self.write(path, text)
+        return check_comments.check_tree(self.root)
+
+    def test_an_opening_without_a_subject(self):
+        for opening, hint in check_comments.HINTS.items():
+            for mark in ("//", "  //", "///", "/*", "/**"):
+                text = f"int a;\n{mark} {opening} it holds.\n"
+                self.assert_one(self.check(text), f'server/base/x.h:2: a comment opens with "{opening}"', hint)
+
+    def test_every_kind_of_source(self):
+        for suffix in (".h", ".cc", ".cu", ".cuh", ".inc"):
+            self.assert_one(self.check("// What it holds.\n", "kernels/x" + suffix), f"x{suffix}:1")
+        self.assertEqual(self.check("// What it holds.\n", "docs/x.md"), [])
+
+    def test_each_comment_of_a_file(self):
+        self.assertEqual(len(self.check("// Of a.\nint a;\n// Of b.\n\n// Of c.\n")), 3)
+
+    def test_only_the_first_line_of_a_comment(self):
+        self.assertEqual(self.check("// The bytes of a row.\n// What they hold.\n//\n// Of all.\n"), [])
+
+    def test_other_words_are_fine(self):
+        for text in ("// Whole rows.", "// Office hours.", "// Whose turn it is.", "// Null: none.",
+                     "// The bytes, whether or not they are used.", "int a;  // of the row",
+                     'text = "What is it?";', "What(a);"):
+            self.assertEqual(self.check(text + "\n"), [], text)
 
 
 class SizesTest(Tree):
