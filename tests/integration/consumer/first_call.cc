@@ -1,5 +1,5 @@
-// The first program of docs/clients.md, as its reader builds it: against the installed SDK, with CMake or
-// pkg-config. Prints the first row of the output.
+// The first program of docs/clients.md, as its reader builds it: against the installed SDK, with
+// CMake or pkg-config. Prints the first row of the output.
 //
 //   first_call [ADDRESS]
 // [program]
