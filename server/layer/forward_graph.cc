@@ -144,7 +144,10 @@ class GraphBuilder {
     step.layer = session.layer;
     step.expected_position = session.expected_position;
     if (kv_rows_.is_present()) {
-      step.append = StepAppend{.num_tokens = kv_rows, .k = task.k, .v = task.v};
+      StepAppend& append = step.append.emplace();
+      append.num_tokens = kv_rows;
+      append.k = task.k;
+      append.v = task.v;
     }
     if (input_.x.is_present()) {
       StepAttend& attend = step.attend.emplace();

@@ -12,7 +12,7 @@ using ::testing::HasSubstr;
 SessionStep AppendAndAttend(std::int64_t expected_position, std::int64_t num_tokens) {
   SessionStep step;
   step.expected_position = expected_position;
-  step.append = StepAppend{.num_tokens = num_tokens};
+  step.append = StepAppend{num_tokens, {}, {}, {}, {}};
   AttentionTask& task = step.attend.emplace().task;
   task.q_len = num_tokens;
   task.params.num_q_heads = 1;

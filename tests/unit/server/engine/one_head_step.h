@@ -19,7 +19,7 @@ inline server::SessionStep OneHeadStep(const std::shared_ptr<server::KvCache>& c
   step.cache = cache;
   step.expected_position = position;
   const RowsView tokens = DenseRows(static_cast<const void*>(rows), DType::kFloat32, 1, dim);
-  step.append = server::StepAppend{.num_tokens = num_tokens, .k = tokens, .v = tokens};
+  step.append = server::StepAppend{num_tokens, tokens, tokens, {}, {}};
   AttentionTask& task = step.attend.emplace().task;
   task.params = {1, 1, dim, dim};
   task.params.softmax_scale = 1;

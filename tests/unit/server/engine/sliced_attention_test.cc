@@ -58,7 +58,7 @@ class SlicedAttentionTest : public ::testing::Test {
     step.expected_position = position;
     const void* first = rows_.data() + position * kHeads * kDim;
     const RowsView tokens = DenseRows(first, DType::kFloat32, kHeads, kDim);
-    step.append = StepAppend{.num_tokens = num_tokens, .k = tokens, .v = tokens};
+    step.append = StepAppend{num_tokens, tokens, tokens, {}, {}};
     AttentionTask& task = step.attend.emplace().task;
     task.params = {kHeads, kHeads, kDim, kDim};
     task.params.softmax_scale = 0.05f;

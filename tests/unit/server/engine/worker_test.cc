@@ -65,7 +65,7 @@ class WorkerTest : public ::testing::Test {
     step.expected_position = position;
     const RowsView tokens =
         DenseRows(static_cast<const void*>(rows.data()), DType::kFloat32, 1, kDim);
-    step.append = StepAppend{.num_tokens = num_tokens, .k = tokens, .v = tokens};
+    step.append = StepAppend{num_tokens, tokens, tokens, {}, {}};
     AttentionTask& task = step.attend.emplace().task;
     task.params = {1, 1, kDim, kDim};
     // Uniform weights: the output is the mean of the values.
