@@ -4,9 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -29,6 +26,7 @@
 #include "server/observe/admin_server.h"
 #include "server/observe/logging.h"
 #include "server/observe/metrics_page.h"
+#include "server/port_file.h"
 #include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
 #include "server/shared_memory/channels.h"
@@ -119,22 +117,6 @@ RegionTable::Limits RegionLimits(const ServerConfig& config) {
   return {config.max_shared_bytes, config.max_shared_bytes_per_user,
           config.max_shared_bytes_per_connection, config.max_shared_regions,
           config.max_shared_regions_per_connection};
-}
-
-// Written beside and renamed, so that a reader never sees half of it.
-absl::Status WritePortFile(const std::string& path, const std::vector<std::string>& addresses,
-                           const std::string& admin_address) {
-  if (path.empty()) return absl::OkStatus();
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream file(temporary);
-    file << nlohmann::json{{"listen", addresses}, {"admin_listen", admin_address}} << "\n";
-    if (!file.flush()) {
-      return absl::UnavailableError(absl::StrCat("port-file: cannot write ", temporary));
-    }
-  }
-  if (std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("port-file: cannot write ", path));
 }
 
 using Devices = std::vector<std::unique_ptr<Device>>;

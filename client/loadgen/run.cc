@@ -95,7 +95,8 @@ bool WriteJson(const Report& report, std::ostream& err) {
        << "\n";
   file.close();
   if (file.good()) return true;
-  err << "attention-loadgen: cannot write --json " << report.options.json_path << "\n";
+  err << "attention-loadgen: cannot write --json " << report.options.json_path << ": "
+      << std::strerror(errno) << "\n";
   return false;
 }
 

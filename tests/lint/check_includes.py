@@ -116,7 +116,7 @@ LIBRARIES = (
     ("the TOML library", r"toml\+\+/", ("server/config",)),
     ("the JSON library", r"nlohmann/",
      ("proto/safetensors", "server/wire", "server/rpc", "server/config", "server/observe",
-      "server/server_app.cc", "client/loadgen", "client/examples")),
+      "server/port_file.cc", "client/loadgen", "client/examples")),
     ("Abseil", r"absl/",
      tuple(room for room in ROOMS if room not in ("kernels/base", "tests"))),
     ("OpenSSL", r"openssl/", ("server/layer", "server/listener", "server/rpc")),
