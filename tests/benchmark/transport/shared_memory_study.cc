@@ -62,7 +62,7 @@ Contender MakeContender(const std::string& name, const Exchange& exchange,
 
 }  // namespace
 
-std::vector<Figures> StudyLane(const StudyOptions& options) {
+std::vector<Figures> StudySharedMemory(const StudyOptions& options) {
   const TemporaryFolder folder;
   const AttentionProcess server(options.server_binary, options.backend, folder.path());
   const SharedChannel in_place(server.channel_path(), /*copies=*/false);

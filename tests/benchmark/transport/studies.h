@@ -22,7 +22,7 @@ ChannelSettings ChosenSettings();
 // The attention server with next to nothing to compute, beside an echo of the same sizes.
 std::vector<Figures> StudyServer(const StudyOptions& options);
 // The same exchanges with their tensors in shared memory, beside messages by both sockets.
-std::vector<Figures> StudyLane(const StudyOptions& options);
+std::vector<Figures> StudySharedMemory(const StudyOptions& options);
 // The choice of gRPC API, queues and threads: echo against echo, and the bare socket.
 std::vector<Figures> StudyApis(const StudyOptions& options);
 // The worth of each setting: the chosen ones, and each of them taken away or added alone.

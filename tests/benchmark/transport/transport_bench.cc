@@ -35,7 +35,7 @@ int Main(int argc, char** argv) {
   options.server_binary = (std::filesystem::path(OwnPath()).parent_path() / "attention-server");
   CLI::App app("Measures the transport: the server's own path beside echoes of the same bytes.");
   app.add_option("--study", study, "What to compare: README.md in this program's folder tells")
-      ->check(CLI::IsMember({"server", "channel", "apis", "settings"}))
+      ->check(CLI::IsMember({"server", "shared-memory", "apis", "settings"}))
       ->capture_default_str();
   app.add_option("--server", options.server_binary, "attention-server's file")
       ->capture_default_str();
@@ -51,10 +51,10 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", "attention-bench-transport " ATTENTION_VERSION);
   CLI11_PARSE(app, argc, argv);
   SetUpMemory(Memory::kKeep);
-  const auto run = study == "server"    ? StudyServer
-                   : study == "channel" ? StudyLane
-                   : study == "apis"    ? StudyApis
-                                        : StudySettings;
+  const auto run = study == "server"          ? StudyServer
+                   : study == "shared-memory" ? StudySharedMemory
+                   : study == "apis"          ? StudyApis
+                                              : StudySettings;
   const std::vector<Figures> figures = run(options);
   if (json_path.empty()) return 0;
   std::ofstream file(json_path);
