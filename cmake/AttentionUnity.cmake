@@ -14,7 +14,7 @@ function(attention_local_names out file)
   string(REPLACE "[[noreturn]] " "" text "${text}")
   string(REPLACE ";" "@" text "${text}")
   string(REGEX REPLACE "[][]" "(" text "${text}")
-  # Of a line, what comes before a bracket, a value or a body.
+  # Keeps the part of a line before a bracket, a value or a body.
   string(REGEX REPLACE "\n(class|struct|enum class|enum) ([A-Za-z0-9_]+)[^\n]*" "\n\\1 \\2{" text "${text}")
   string(REGEX REPLACE " ?([(={@])[^\n]*" "\\1" text "${text}")
   string(REPLACE "\nnamespace{" ";" parts "${text}")

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/support/session_driver.h"
+#include "tests/support/sharing_client.h"
 #include "tests/support/wire_tensor.h"
 
 namespace attention::testing {
@@ -25,18 +26,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::size_t kMegabyte = std::size_t{1} << 20;
-
-std::string SocketPath(const std::string& name) {
-  return ::testing::TempDir() + "attention-channel-" + name + "-" + std::to_string(getpid());
-}
-
-ConfigChange Sharing(const std::string& name, const ConfigChange& change = nullptr) {
-  return [name, change](server::ServerConfig& config) {
-    config.shared_memory_listen = "unix:" + SocketPath(name);
-    if (change) change(config);
-  };
-}
+// The socket of a server that is Sharing(name).
+std::string SocketPath(const std::string& name) { return PathOf(name + "-channel"); }
 
 // One server for the tests that need no other.
 TestServer& SharingServer() {
