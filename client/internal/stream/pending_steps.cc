@@ -50,11 +50,13 @@ std::optional<PendingStep> PendingSteps::Take(uint64_t id) {
   if (found == sent_.end()) return std::nullopt;
   PendingStep step = std::move(found->second);
   sent_.erase(found);
+  has_taken_shared_ = IsShared(step);
   return step;
 }
 
 bool PendingSteps::HoldBack(uint64_t id, PendingStep& step, bool is_lost,
                             absl::StatusOr<StepResult>& result) {
+  has_taken_shared_ = false;
   if (is_lost || FollowsOne(id, step, again_, Any)) {
     again_.emplace(id, std::move(step));
     return true;
@@ -88,8 +90,9 @@ PendingSteps::Decided PendingSteps::Clear() {
 }
 
 bool PendingSteps::may_send_again() const {
-  return std::any_of(sent_.begin(), sent_.end(),
-                     [](const auto& entry) { return IsShared(entry.second); });
+  return has_taken_shared_ || std::any_of(sent_.begin(), sent_.end(), [](const auto& entry) {
+           return IsShared(entry.second);
+         });
 }
 
 }  // namespace attention::client::internal

@@ -51,7 +51,8 @@ class PendingSteps {
 
   // A request that is sent, for the first time or again.
   void Add(uint64_t id, PendingStep step) { sent_.emplace(id, std::move(step)); }
-  // Takes out the request that the server has answered; nullopt for an unknown id.
+  // Takes out the request that the server has answered; nullopt for an unknown id. One at a time:
+  // HoldBack tells what becomes of a step before the next one is taken.
   std::optional<PendingStep> Take(uint64_t id);
   // True if an answered step is kept, moved from: it is to be sent again because it `is_lost` or
   // follows a step that is, or that is not known yet. False if its result stands.
@@ -69,12 +70,14 @@ class PendingSteps {
   size_t size() const { return sent_.size() + again_.size() + refused_.size(); }
   size_t num_sent() const { return sent_.size(); }
   bool is_holding_back() const { return !again_.empty() || !refused_.empty(); }
+  // True while the answer to a request in shared memory is awaited, or is being read.
   bool may_send_again() const;
 
  private:
   absl::flat_hash_map<uint64_t, PendingStep> sent_;  // and not answered
   Steps again_;                                      // to be sent again
   AnsweredSteps refused_;                            // perhaps to be sent again
+  bool has_taken_shared_ = false;                    // and HoldBack has not told of it
 };
 
 }  // namespace attention::client::internal

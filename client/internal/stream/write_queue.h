@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <deque>
-#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -15,35 +14,41 @@ namespace attention::client::internal {
 
 class WriteQueue {
  public:
-  void Push(grpc::ByteBuffer message) { queue_.push_back(std::move(message)); }
+  void Push(grpc::ByteBuffer message) { waiting_.push_back(std::move(message)); }
   // In order, before all others that are not being written.
   void PushFirst(std::vector<grpc::ByteBuffer> messages) {
-    queue_.insert(queue_.begin() + (is_writing_ ? 1 : 0), std::make_move_iterator(messages.begin()),
-                  std::make_move_iterator(messages.end()));
+    for (; !messages.empty(); messages.pop_back()) {
+      waiting_.push_front(std::move(messages.back()));
+    }
   }
 
-  // The message to write now, which stays here until OnWritten; null when there is none.
+  // The message to write now, which stays in its place until OnWritten; null when there is none.
   const grpc::ByteBuffer* StartNext() {
-    if (queue_.empty()) return nullptr;
+    if (waiting_.empty()) return nullptr;
+    written_.Swap(&waiting_.front());
+    waiting_.pop_front();
     is_writing_ = true;
-    return &queue_.front();
+    return &written_;
   }
   void OnWritten() {
-    queue_.pop_front();
+    written_.Clear();
     is_writing_ = false;
   }
   void Clear() {
-    queue_.clear();
-    is_writing_ = false;
+    waiting_.clear();
+    OnWritten();
   }
 
   bool is_writing() const { return is_writing_; }
   // Neither written nor being written.
-  size_t num_waiting() const { return queue_.size() - (is_writing_ ? 1 : 0); }
+  size_t num_waiting() const { return waiting_.size(); }
 
  private:
-  std::deque<grpc::ByteBuffer> queue_;
-  bool is_writing_ = false;  // the front
+  std::deque<grpc::ByteBuffer> waiting_;
+  // Apart from the others: gRPC reads it meanwhile, and a queue that makes room assigns elements,
+  // which copies a ByteBuffer (it has no move) and leaks one that is assigned to itself.
+  grpc::ByteBuffer written_;
+  bool is_writing_ = false;
 };
 
 }  // namespace attention::client::internal

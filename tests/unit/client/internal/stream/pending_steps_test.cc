@@ -108,6 +108,16 @@ TEST_F(PendingStepsTest, StepsInSharedMemoryMayBeSentAgainUntilTheyAreAnswered) 
   EXPECT_FALSE(steps_.may_send_again());
 }
 
+// Else a stream that is told to finish just then closes before the step is sent again.
+TEST_F(PendingStepsTest, AStepWhoseAnswerIsBeingReadMayBeSentAgain) {
+  steps_.Add(1, SharedStep(kLayer));
+  std::optional<PendingStep> step = steps_.Take(1);
+  EXPECT_TRUE(steps_.may_send_again());
+  absl::StatusOr<StepResult> result = StepResult();
+  EXPECT_FALSE(steps_.HoldBack(1, *step, /*is_lost=*/false, result));
+  EXPECT_FALSE(steps_.may_send_again());
+}
+
 TEST_F(PendingStepsTest, TheEndLeavesAllThatIsNotAnswered) {
   steps_.Add(1, SharedStep(kLayer));
   steps_.Add(2, SharedStep(kLayer));
