@@ -13,9 +13,9 @@ std::optional<std::string> ErrorMetadata(const absl::Status& status, std::string
   return internal::MetadataOf(status, key);
 }
 
-std::optional<int64_t> ActualPosition(const absl::Status& status) {
+std::optional<std::int64_t> ActualPosition(const absl::Status& status) {
   const std::optional<std::string> text = ErrorMetadata(status, kActualPosition);
-  int64_t position = 0;
+  std::int64_t position = 0;
   if (!text.has_value() || !absl::SimpleAtoi(*text, &position)) return std::nullopt;
   return position;
 }

@@ -25,7 +25,7 @@ bool ShapesFit(const Tensor& output, const Tensor& lse) {
   return lse.shape() == expected;
 }
 
-absl::Status Check(absl::Span<const Partial> partials, size_t index) {
+absl::Status Check(absl::Span<const Partial> partials, std::size_t index) {
   const auto error = [index](const char* what) {
     return absl::InvalidArgumentError(absl::StrCat("partials[", index, "]: ", what));
   };
@@ -41,7 +41,7 @@ absl::Status Check(absl::Span<const Partial> partials, size_t index) {
 }
 
 // Merges one row of every part into `output` [head_dim_v] and returns the row's lse.
-float MergeRow(const std::vector<Part>& parts, size_t row, std::span<float> output) {
+float MergeRow(const std::vector<Part>& parts, std::size_t row, std::span<float> output) {
   float max_lse = kNothingVisible;
   for (const Part& part : parts) {
     // fmax would drop a NaN, which has to reach the result.
@@ -55,7 +55,7 @@ float MergeRow(const std::vector<Part>& parts, size_t row, std::span<float> outp
     const float weight = part.lse[row] == max_lse ? 1.0f : std::exp(part.lse[row] - max_lse);
     denominator += weight;
     const float* values = part.output.data() + row * output.size();
-    for (size_t i = 0; i < output.size(); ++i) output[i] += weight * values[i];
+    for (std::size_t i = 0; i < output.size(); ++i) output[i] += weight * values[i];
   }
   for (float& value : output) value /= denominator;
   return max_lse + std::log(denominator);
@@ -70,15 +70,15 @@ std::string Bytes(const std::vector<float>& values) {
 absl::StatusOr<MergedPartials> MergePartials(absl::Span<const Partial> partials) {
   if (partials.empty()) return absl::InvalidArgumentError("partials: empty, expected at least one");
   std::vector<Part> parts;
-  for (size_t i = 0; i < partials.size(); ++i) {
+  for (std::size_t i = 0; i < partials.size(); ++i) {
     if (absl::Status status = Check(partials, i); !status.ok()) return status;
     parts.push_back({partials[i].output->ToFloats(), partials[i].lse->floats()});
   }
   const Shape& shape = partials[0].output->shape();
-  const size_t head_dim_v = static_cast<size_t>(shape.back());
+  const std::size_t head_dim_v = static_cast<std::size_t>(shape.back());
   std::vector<float> output(parts[0].output.size(), 0.0f);
   std::vector<float> lse(parts[0].lse.size());
-  for (size_t row = 0; row < lse.size(); ++row) {
+  for (std::size_t row = 0; row < lse.size(); ++row) {
     lse[row] = MergeRow(parts, row, std::span(output).subspan(row * head_dim_v, head_dim_v));
   }
   return MergedPartials{Tensor(DType::kFloat32, shape, Bytes(output)),

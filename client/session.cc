@@ -10,14 +10,16 @@ namespace attention::client {
 namespace {
 
 // Layers the server did not list are empty.
-std::vector<int64_t> PositionsOf(const SessionInfo& info) {
-  std::vector<int64_t> positions = info.layer_lengths;
-  positions.resize(static_cast<size_t>(std::max(info.geometry.num_layers, 0)), 0);
+std::vector<std::int64_t> PositionsOf(const SessionInfo& info) {
+  std::vector<std::int64_t> positions = info.layer_lengths;
+  positions.resize(static_cast<std::size_t>(std::max(info.geometry.num_layers, 0)), 0);
   return positions;
 }
 
 // Tokens that a step appends.
-int64_t NumTokens(const SessionStep& step) { return step.k.is_present() ? step.k.shape[0] : 0; }
+std::int64_t NumTokens(const SessionStep& step) {
+  return step.k.is_present() ? step.k.shape[0] : 0;
+}
 
 }  // namespace
 
@@ -25,7 +27,7 @@ Session::Session(std::shared_ptr<Connection> connection, SessionInfo info)
     : connection_(std::move(connection)), info_(std::move(info)), positions_(PositionsOf(info_)) {}
 
 absl::StatusOr<SessionStep> Session::MakeStep(const LayerStep& step) const {
-  if (step.layer < 0 || static_cast<size_t>(step.layer) >= positions_.size()) {
+  if (step.layer < 0 || static_cast<std::size_t>(step.layer) >= positions_.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("layer: ", step.layer, ", expected 0 to ", positions_.size() - 1));
   }
@@ -51,7 +53,7 @@ absl::StatusOr<SessionStep> Session::MakeStep(const LayerStep& step) const {
 }
 
 void Session::Advance(const SessionStep& step) {
-  positions_.at(static_cast<size_t>(step.layer)) =
+  positions_.at(static_cast<std::size_t>(step.layer)) =
       step.expected_position.value_or(position(step.layer)) + NumTokens(step);
 }
 

@@ -10,23 +10,23 @@ namespace {
 
 struct ElementType {
   std::string_view name;
-  size_t bytes;
+  std::size_t bytes;
 };
 
 // By DType.
 constexpr ElementType kElementTypes[] = {{"float32", 4}, {"float16", 2}, {"bfloat16", 2},
                                          {"bool", 1},    {"int8", 1},    {"float8_e4m3", 1}};
-static_assert(std::size(kElementTypes) == static_cast<size_t>(DType::kFloat8E4M3) + 1);
+static_assert(std::size(kElementTypes) == static_cast<std::size_t>(DType::kFloat8E4M3) + 1);
 
 ElementType TypeOf(DType dtype) {
-  const auto index = static_cast<size_t>(dtype);
+  const auto index = static_cast<std::size_t>(dtype);
   return index < std::size(kElementTypes) ? kElementTypes[index] : ElementType{"unknown", 0};
 }
 
 template <typename Element, typename Convert>
 std::string Pack(std::span<const float> values, Convert convert) {
   std::string data(values.size() * sizeof(Element), '\0');
-  for (size_t i = 0; i < values.size(); ++i) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
     const Element element = convert(values[i]);
     std::memcpy(data.data() + i * sizeof(Element), &element, sizeof(Element));
   }
@@ -35,9 +35,9 @@ std::string Pack(std::span<const float> values, Convert convert) {
 
 template <typename Convert>
 std::vector<float> Widen(std::string_view data, Convert convert) {
-  std::vector<float> values(data.size() / sizeof(uint16_t));
-  for (size_t i = 0; i < values.size(); ++i) {
-    uint16_t bits;
+  std::vector<float> values(data.size() / sizeof(std::uint16_t));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::uint16_t bits;
     std::memcpy(&bits, data.data() + i * sizeof(bits), sizeof(bits));
     values[i] = convert(bits);
   }
@@ -46,15 +46,15 @@ std::vector<float> Widen(std::string_view data, Convert convert) {
 
 }  // namespace
 
-size_t ElementBytes(DType dtype) { return TypeOf(dtype).bytes; }
+std::size_t ElementBytes(DType dtype) { return TypeOf(dtype).bytes; }
 
 std::string_view DTypeName(DType dtype) { return TypeOf(dtype).name; }
 
-int64_t NumElements(const Shape& shape) {
-  int64_t product = 1;
+std::int64_t NumElements(const Shape& shape) {
+  std::int64_t product = 1;
   bool overflows = false;
   bool has_zero = false;
-  for (const int64_t dimension : shape) {
+  for (const std::int64_t dimension : shape) {
     if (dimension < 0) return -1;
     if (dimension == 0) has_zero = true;
     overflows = overflows || __builtin_mul_overflow(product, dimension, &product);
@@ -67,18 +67,18 @@ int64_t NumElements(const Shape& shape) {
 // rather than read out of bounds.
 TensorView::TensorView(std::span<const float> values, Shape shape_in)
     : dtype(DType::kFloat32), shape(std::move(shape_in)) {
-  if (NumElements(shape) == static_cast<int64_t>(values.size())) data = values.data();
+  if (NumElements(shape) == static_cast<std::int64_t>(values.size())) data = values.data();
 }
 
-TensorView::TensorView(std::span<const uint16_t> values, DType dtype_in, Shape shape_in)
+TensorView::TensorView(std::span<const std::uint16_t> values, DType dtype_in, Shape shape_in)
     : dtype(dtype_in), shape(std::move(shape_in)) {
-  const bool fits = NumElements(shape) == static_cast<int64_t>(values.size());
-  if (fits && ElementBytes(dtype) == sizeof(uint16_t)) data = values.data();
+  const bool fits = NumElements(shape) == static_cast<std::int64_t>(values.size());
+  if (fits && ElementBytes(dtype) == sizeof(std::uint16_t)) data = values.data();
 }
 
-size_t TensorView::num_bytes() const {
-  const int64_t elements = num_elements();
-  return elements < 0 ? 0 : static_cast<size_t>(elements) * ElementBytes(dtype);
+std::size_t TensorView::num_bytes() const {
+  const std::int64_t elements = num_elements();
+  return elements < 0 ? 0 : static_cast<std::size_t>(elements) * ElementBytes(dtype);
 }
 
 Tensor::Tensor(DType dtype, Shape shape, std::string data)
@@ -104,16 +104,16 @@ Tensor Tensor::FromFloats(std::span<const float> values, Shape shape, DType dtyp
   std::string data;
   switch (dtype) {
     case DType::kFloat16:
-      data = Pack<uint16_t>(values, internal::ToFloat16);
+      data = Pack<std::uint16_t>(values, internal::ToFloat16);
       break;
     case DType::kBFloat16:
-      data = Pack<uint16_t>(values, internal::ToBFloat16);
+      data = Pack<std::uint16_t>(values, internal::ToBFloat16);
       break;
     case DType::kFloat32:
       data.assign(reinterpret_cast<const char*>(values.data()), values.size_bytes());
       break;
     case DType::kBool:
-      data = Pack<uint8_t>(values, [](float value) { return uint8_t{value != 0}; });
+      data = Pack<std::uint8_t>(values, [](float value) { return std::uint8_t{value != 0}; });
       break;
     case DType::kInt8:
     case DType::kFloat8E4M3:

@@ -22,14 +22,14 @@ using namespace attention::client;  // NOLINT(google-build-using-namespace): a s
 constexpr int kNumLayers = 4;
 constexpr int kNumHeads = 8;
 constexpr int kHeadDim = 32;
-constexpr int64_t kNumPatches = 14 * 14;  // an image of 224 x 224 pixels in patches of 16 x 16
+constexpr std::int64_t kNumPatches = 14 * 14;  // an image of 224 x 224 pixels in patches of 16 x 16
 constexpr int kNumTokens = 8;
 constexpr double kErrorBound = 1e-5;
 
 // Stands in for a model's projections: random rows [num_rows, kNumHeads, kHeadDim].
-Tensor Project(int64_t num_rows, std::mt19937& generator) {
+Tensor Project(std::int64_t num_rows, std::mt19937& generator) {
   std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(num_rows * kNumHeads * kHeadDim));
+  std::vector<float> values(static_cast<std::size_t>(num_rows * kNumHeads * kHeadDim));
   for (float& value : values) value = normal(generator);
   return Tensor::FromFloats(values, {num_rows, kNumHeads, kHeadDim});
 }
@@ -69,7 +69,7 @@ double LargestError(const Tensor& q, const ImageLayer& image, std::span<const fl
   for (int head = 0; head < kNumHeads; ++head) {
     const float* q_row = q.floats().data() + head * kHeadDim;
     std::vector<double> weights;
-    for (int64_t j = 0; j < kNumPatches; ++j) {
+    for (std::int64_t j = 0; j < kNumPatches; ++j) {
       const float* k_row = image.k.floats().data() + (j * kNumHeads + head) * kHeadDim;
       double dot = 0;
       for (int d = 0; d < kHeadDim; ++d) dot += double{q_row[d]} * k_row[d];
@@ -79,7 +79,7 @@ double LargestError(const Tensor& q, const ImageLayer& image, std::span<const fl
     for (const double weight : weights) denominator += weight;
     for (int d = 0; d < kHeadDim; ++d) {
       double expected = 0;
-      for (int64_t j = 0; j < kNumPatches; ++j) {
+      for (std::int64_t j = 0; j < kNumPatches; ++j) {
         expected += weights[j] * image.v.floats()[(j * kNumHeads + head) * kHeadDim + d];
       }
       const double error = std::abs(expected / denominator - seen[head * kHeadDim + d]);
@@ -113,7 +113,7 @@ absl::Status Run(const std::string& target) {
                 static_cast<long long>(session->position(0)), kNumLayers);
   }
   absl::Status status = session->Refresh();
-  const int64_t length = session->info().committed_length;
+  const std::int64_t length = session->info().committed_length;
   status.Update(session->Delete());
   if (!status.ok()) return status;
   std::printf(

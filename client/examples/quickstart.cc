@@ -25,15 +25,15 @@ using namespace attention::client;  // NOLINT(google-build-using-namespace): a s
 
 struct Variant {
   const char* name;
-  int64_t q_len;
-  int64_t kv_len;
-  int64_t num_q_heads;
-  int64_t num_kv_heads;
+  std::int64_t q_len;
+  std::int64_t kv_len;
+  std::int64_t num_q_heads;
+  std::int64_t num_kv_heads;
   DType dtype;
   AttentionConfig config;
 };
 
-constexpr int64_t kHeadDim = 64;
+constexpr std::int64_t kHeadDim = 64;
 constexpr int kTimedCalls = 9;
 
 std::vector<Variant> Variants() {
@@ -61,25 +61,25 @@ double ErrorBound(DType dtype) {
 
 Tensor RandomTensor(Shape shape, DType dtype, std::mt19937& generator) {
   std::uniform_real_distribution<float> uniform(-1, 1);
-  std::vector<float> values(static_cast<size_t>(NumElements(shape)));
+  std::vector<float> values(static_cast<std::size_t>(NumElements(shape)));
   for (float& value : values) value = uniform(generator);
   return Tensor::FromFloats(values, std::move(shape), dtype);
 }
 
-bool IsVisible(const AttentionConfig& config, int64_t position, int64_t j) {
+bool IsVisible(const AttentionConfig& config, std::int64_t position, std::int64_t j) {
   if (config.is_causal && j > position) return false;
   return !config.window_left.has_value() || j >= position - *config.window_left;
 }
 
 // One row of attention in float64. `q` [kHeadDim], `k` and `v` [kv_len, num_kv_heads, kHeadDim].
 std::vector<double> ReferenceRow(const Variant& variant, const float* q, const float* k,
-                                 const float* v, int64_t position, int64_t kv_head) {
-  const int64_t stride = variant.num_kv_heads * kHeadDim;
+                                 const float* v, std::int64_t position, std::int64_t kv_head) {
+  const std::int64_t stride = variant.num_kv_heads * kHeadDim;
   std::vector<double> scores(variant.kv_len, -std::numeric_limits<double>::infinity());
-  for (int64_t j = 0; j < variant.kv_len; ++j) {
+  for (std::int64_t j = 0; j < variant.kv_len; ++j) {
     if (!IsVisible(variant.config, position, j)) continue;
     double dot = 0;
-    for (int64_t d = 0; d < kHeadDim; ++d) {
+    for (std::int64_t d = 0; d < kHeadDim; ++d) {
       dot += double{q[d]} * double{k[j * stride + kv_head * kHeadDim + d]};
     }
     scores[j] = dot / std::sqrt(double{kHeadDim});
@@ -87,10 +87,10 @@ std::vector<double> ReferenceRow(const Variant& variant, const float* q, const f
   const double max_score = *std::max_element(scores.begin(), scores.end());
   double denominator = 0;
   std::vector<double> output(kHeadDim, 0.0);
-  for (int64_t j = 0; j < variant.kv_len; ++j) {
+  for (std::int64_t j = 0; j < variant.kv_len; ++j) {
     const double weight = std::exp(scores[j] - max_score);
     denominator += weight;
-    for (int64_t d = 0; d < kHeadDim; ++d) {
+    for (std::int64_t d = 0; d < kHeadDim; ++d) {
       output[d] += weight * double{v[j * stride + kv_head * kHeadDim + d]};
     }
   }
@@ -104,16 +104,16 @@ double LargestError(const Variant& variant, const Tensor& q, const Tensor& k, co
   const std::vector<float> q_values = q.ToFloats(), k_values = k.ToFloats(),
                            v_values = v.ToFloats(), actual = result.ToFloats();
   if (actual.size() != q_values.size()) return std::numeric_limits<double>::infinity();
-  const int64_t group = variant.num_q_heads / variant.num_kv_heads;
+  const std::int64_t group = variant.num_q_heads / variant.num_kv_heads;
   double largest = 0;
-  for (int64_t i = 0; i < variant.q_len; ++i) {
-    const int64_t position = variant.kv_len - variant.q_len + i;
-    for (int64_t head = 0; head < variant.num_q_heads; ++head) {
-      const int64_t offset = (i * variant.num_q_heads + head) * kHeadDim;
+  for (std::int64_t i = 0; i < variant.q_len; ++i) {
+    const std::int64_t position = variant.kv_len - variant.q_len + i;
+    for (std::int64_t head = 0; head < variant.num_q_heads; ++head) {
+      const std::int64_t offset = (i * variant.num_q_heads + head) * kHeadDim;
       const std::vector<double> expected =
           ReferenceRow(variant, q_values.data() + offset, k_values.data(), v_values.data(),
                        position, head / group);
-      for (int64_t d = 0; d < kHeadDim; ++d) {
+      for (std::int64_t d = 0; d < kHeadDim; ++d) {
         const double error = std::abs(double{actual[offset + d]} - expected[d]);
         if (!(error <= largest)) largest = error;  // a NaN stays
       }
@@ -159,7 +159,7 @@ void PrintHeader() {
 }
 
 void PrintRow(const Variant& variant, const Outcome& outcome, bool is_good) {
-  const auto shape = [](int64_t len, int64_t heads) {
+  const auto shape = [](std::int64_t len, std::int64_t heads) {
     return absl::StrCat("[", len, ", ", heads, ", ", kHeadDim, "]");
   };
   std::printf("%-18s  %-14s  %-14s  %-8s  %12.2e  %8.1e  %11.3f%s\n", variant.name,

@@ -26,10 +26,10 @@ using attention::client::Shape;
 using attention::client::Tensor;
 using attention::client::TensorView;
 
-Tensor RandomTensor(Shape shape, uint32_t seed) {
+Tensor RandomTensor(Shape shape, std::uint32_t seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(attention::client::NumElements(shape)));
+  std::vector<float> values(static_cast<std::size_t>(attention::client::NumElements(shape)));
   for (float& value : values) value = normal(random);
   return Tensor::FromFloats(values, std::move(shape));
 }
@@ -43,7 +43,7 @@ T OrExit(absl::StatusOr<T> result, const char* what) {
 
 void Print(const char* what, const Tensor& output) {
   std::printf("%-22s [", what);
-  for (size_t i = 0; i < output.shape().size(); ++i) {
+  for (std::size_t i = 0; i < output.shape().size(); ++i) {
     std::printf("%s%lld", i == 0 ? "" : ", ", static_cast<long long>(output.shape()[i]));
   }
   std::printf("]\n");

@@ -21,7 +21,7 @@ constexpr int kNumLayers = 2;
 constexpr int kNumQHeads = 8;
 constexpr int kNumKvHeads = 2;
 constexpr int kHeadDim = 64;
-constexpr int64_t kPromptTokens = 48;
+constexpr std::int64_t kPromptTokens = 48;
 constexpr int kNewTokens = 16;
 
 // Stands in for a model's projections: `num_tokens` random rows.
@@ -29,10 +29,10 @@ struct Rows {
   Tensor q, k, v;
 };
 
-Rows Project(int64_t num_tokens, std::mt19937& generator) {
+Rows Project(std::int64_t num_tokens, std::mt19937& generator) {
   std::uniform_real_distribution<float> uniform(-1, 1);
-  const auto random = [&](int64_t num_heads) {
-    std::vector<float> values(static_cast<size_t>(num_tokens * num_heads * kHeadDim));
+  const auto random = [&](std::int64_t num_heads) {
+    std::vector<float> values(static_cast<std::size_t>(num_tokens * num_heads * kHeadDim));
     for (float& value : values) value = uniform(generator);
     return Tensor::FromFloats(values, {num_tokens, num_heads, kHeadDim});
   };
@@ -40,7 +40,7 @@ Rows Project(int64_t num_tokens, std::mt19937& generator) {
 }
 
 // Appends and attends `num_tokens` in every layer.
-absl::Status Forward(Session& session, int64_t num_tokens, std::mt19937& generator) {
+absl::Status Forward(Session& session, std::int64_t num_tokens, std::mt19937& generator) {
   for (int layer = 0; layer < kNumLayers; ++layer) {
     const Rows rows = Project(num_tokens, generator);
     const absl::StatusOr<LayerStepResult> result =

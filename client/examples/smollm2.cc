@@ -31,7 +31,7 @@ struct Options {
 
 struct Prompt {
   std::string text;
-  std::vector<int32_t> ids;
+  std::vector<std::int32_t> ids;
 };
 
 // Throws nlohmann::json::exception.
@@ -39,13 +39,13 @@ std::vector<Prompt> ReadPrompts(const std::string& path) {
   std::ifstream file(path);
   std::vector<Prompt> prompts;
   for (const nlohmann::json& entry : nlohmann::json::parse(file)) {
-    prompts.push_back({entry.at("text"), entry.at("ids").get<std::vector<int32_t>>()});
+    prompts.push_back({entry.at("text"), entry.at("ids").get<std::vector<std::int32_t>>()});
   }
   return prompts;
 }
 
 struct Speed {
-  int64_t tokens = 0;
+  std::int64_t tokens = 0;
   absl::Duration time;
 };
 
@@ -84,12 +84,12 @@ absl::Status Generate(SmolLm2& model, ModelAttention& attention, int max_tokens,
 
 void PrintTexts(const SmolLm2& model, const std::vector<Prompt>& prompts,
                 const std::vector<Sequence>& sequences, bool print_ids) {
-  for (size_t i = 0; i < prompts.size(); ++i) {
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
     const std::span generated = std::span(sequences[i].tokens).subspan(prompts[i].ids.size());
     std::printf("> %s\n%s\n\n", prompts[i].text.c_str(), model.Text(generated).c_str());
     if (!print_ids) continue;
     std::printf("ids:");
-    for (const int32_t token : generated) std::printf(" %d", token);
+    for (const std::int32_t token : generated) std::printf(" %d", token);
     std::printf("\n");
   }
 }

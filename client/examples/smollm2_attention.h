@@ -22,7 +22,7 @@ struct AttentionShape {
 // The rows that a sequence brings to a pass.
 struct SequenceRows {
   int sequence = 0;  // 0 to num_sequences - 1
-  int64_t num_rows = 0;
+  std::int64_t num_rows = 0;
 };
 
 // One layer's new rows of several sequences, one after another.

@@ -7,14 +7,16 @@
 namespace attention::examples {
 namespace {
 
-constexpr int64_t kPageSize = 64;  // the server's default
+constexpr std::int64_t kPageSize = 64;  // the server's default
 
 // Pages of one layer of one sequence.
 struct Cache {
   std::vector<void*> pages;
-  int64_t length = 0;
+  std::int64_t length = 0;
 
-  PagedKvView view() const { return {pages.data(), static_cast<int64_t>(pages.size()), kPageSize}; }
+  PagedKvView view() const {
+    return {pages.data(), static_cast<std::int64_t>(pages.size()), kPageSize};
+  }
 };
 
 class LocalAttention final : public ModelAttention {
@@ -28,7 +30,7 @@ class LocalAttention final : public ModelAttention {
     params_.softmax_scale = DefaultSoftmaxScale(shape.head_dim);
     params_.is_causal = true;
     layout_ = backend_->PageLayout(params_.kv_geometry(), kPageSize);
-    caches_.resize(static_cast<size_t>(num_sequences) * shape.num_layers);
+    caches_.resize(static_cast<std::size_t>(num_sequences) * shape.num_layers);
   }
   LocalAttention(const LocalAttention&) = delete;
   LocalAttention& operator=(const LocalAttention&) = delete;
@@ -43,9 +45,9 @@ class LocalAttention final : public ModelAttention {
                       float* output) override {
     std::vector<KvAppendTask> appends;
     std::vector<AttentionTask> tasks;
-    int64_t begin_row = 0;
+    std::int64_t begin_row = 0;
     for (const auto& [sequence, num_rows] : sequences) {
-      Cache& cache = caches_[static_cast<size_t>(sequence) * num_layers_ + layer];
+      Cache& cache = caches_[static_cast<std::size_t>(sequence) * num_layers_ + layer];
       const absl::Status status = Reserve(cache, cache.length + num_rows);
       if (!status.ok()) return status;
       appends.push_back({.geometry = params_.kv_geometry(),
@@ -62,7 +64,7 @@ class LocalAttention final : public ModelAttention {
       task.first_query_position = cache.length - num_rows;
       task.q = Rows(rows.q, begin_row, params_.num_q_heads);
       task.kv_pages = cache.view();
-      const int64_t row_elements = int64_t{params_.num_q_heads} * params_.head_dim_v;
+      const std::int64_t row_elements = std::int64_t{params_.num_q_heads} * params_.head_dim_v;
       task.o = DenseRows(output + begin_row * row_elements, DType::kFloat32, params_.num_q_heads,
                          params_.head_dim_v);
       begin_row += num_rows;
@@ -74,13 +76,13 @@ class LocalAttention final : public ModelAttention {
   }
 
  private:
-  RowsView Rows(const float* data, int64_t begin_row, int num_heads) const {
+  RowsView Rows(const float* data, std::int64_t begin_row, int num_heads) const {
     return DenseRows(data + begin_row * num_heads * params_.head_dim_qk, DType::kFloat32, num_heads,
                      params_.head_dim_qk);
   }
 
-  absl::Status Reserve(Cache& cache, int64_t length) {
-    while (static_cast<int64_t>(cache.pages.size()) * kPageSize < length) {
+  absl::Status Reserve(Cache& cache, std::int64_t length) {
+    while (static_cast<std::int64_t>(cache.pages.size()) * kPageSize < length) {
       void* page = backend_->memory().Allocate(layout_.page_bytes);
       if (page == nullptr) return absl::ResourceExhaustedError("no memory for another KV page");
       cache.pages.push_back(page);

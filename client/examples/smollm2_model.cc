@@ -20,9 +20,9 @@ struct SmolLm2::Layer {
 // Matrix products, each shape prepared once.
 struct SmolLm2::Products {
   // y [rows, out] = x [rows, in] * weight [in, out].
-  void Run(const float* x, std::span<const float> weight, float* y, int64_t rows, int64_t in,
-           int64_t out) {
-    const auto desc = [](int64_t height, int64_t width) {
+  void Run(const float* x, std::span<const float> weight, float* y, std::int64_t rows,
+           std::int64_t in, std::int64_t out) {
+    const auto desc = [](std::int64_t height, std::int64_t width) {
       return dnnl::memory::desc({height, width}, dnnl::memory::data_type::f32,
                                 dnnl::memory::format_tag::ab);
     };
@@ -40,19 +40,20 @@ struct SmolLm2::Products {
 
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
-  std::map<std::tuple<int64_t, int64_t, int64_t>, dnnl::matmul> prepared;
+  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, dnnl::matmul> prepared;
 };
 
 namespace {
 
 // y = x / rms(x) * weight for each row of `weight.size()`.
-void RmsNorm(const float* x, std::span<const float> weight, float epsilon, int64_t rows, float* y) {
-  const size_t width = weight.size();
-  for (int64_t row = 0; row < rows; ++row, x += width, y += width) {
+void RmsNorm(const float* x, std::span<const float> weight, float epsilon, std::int64_t rows,
+             float* y) {
+  const std::size_t width = weight.size();
+  for (std::int64_t row = 0; row < rows; ++row, x += width, y += width) {
     float sum = 0;
-    for (size_t i = 0; i < width; ++i) sum += x[i] * x[i];
+    for (std::size_t i = 0; i < width; ++i) sum += x[i] * x[i];
     const float scale = 1 / std::sqrt(sum / static_cast<float>(width) + epsilon);
-    for (size_t i = 0; i < width; ++i) y[i] = x[i] * scale * weight[i];
+    for (std::size_t i = 0; i < width; ++i) y[i] = x[i] * scale * weight[i];
   }
 }
 
@@ -70,7 +71,7 @@ void Rotate(const float* from, int num_heads, int head_dim, const float* cosines
 }
 
 void Add(const std::vector<float>& from, std::vector<float>& to) {
-  for (size_t i = 0; i < from.size(); ++i) to[i] += from[i];
+  for (std::size_t i = 0; i < from.size(); ++i) to[i] += from[i];
 }
 
 template <typename Number>
@@ -119,25 +120,27 @@ absl::Status SmolLm2::ReadSettings() {
   if (!status.ok()) return status;
   const nlohmann::json list = nlohmann::json::parse(*ends, nullptr, /*allow_exceptions=*/false);
   for (const nlohmann::json& token : list) {
-    if (token.is_number_integer()) end_tokens_.insert(token.get<int32_t>());
+    if (token.is_number_integer()) end_tokens_.insert(token.get<std::int32_t>());
   }
-  width_ = int64_t{num_q_heads_} * head_dim_;
-  vocabulary_size_ = file_.NumBytes("embedding") / static_cast<int64_t>(sizeof(float)) / width_;
-  ffn_width_ = file_.NumBytes("layers.0.ffn_down") / static_cast<int64_t>(sizeof(float)) / width_;
+  width_ = std::int64_t{num_q_heads_} * head_dim_;
+  vocabulary_size_ =
+      file_.NumBytes("embedding") / static_cast<std::int64_t>(sizeof(float)) / width_;
+  ffn_width_ =
+      file_.NumBytes("layers.0.ffn_down") / static_cast<std::int64_t>(sizeof(float)) / width_;
   return absl::OkStatus();
 }
 
 absl::Status SmolLm2::ReadWeights() {
   absl::Status status;
-  const auto read = [&](const std::string& name, int64_t in, int64_t out) {
-    auto weight = file_.Get<float>(name, static_cast<size_t>(in * out));
+  const auto read = [&](const std::string& name, std::int64_t in, std::int64_t out) {
+    auto weight = file_.Get<float>(name, static_cast<std::size_t>(in * out));
     status.Update(weight.status());
     return weight.ok() ? *weight : std::span<const float>();
   };
   embedding_ = read("embedding", vocabulary_size_, width_);
   output_ = read("output", width_, vocabulary_size_);
   output_norm_ = read("output_norm", 1, width_);
-  const int64_t qkv_width = int64_t{num_q_heads_ + 2 * num_kv_heads_} * head_dim_;
+  const std::int64_t qkv_width = std::int64_t{num_q_heads_ + 2 * num_kv_heads_} * head_dim_;
   for (int i = 0; i < num_layers_; ++i) {
     const std::string prefix = absl::StrCat("layers.", i, ".");
     layers_.push_back({.attn_norm = read(prefix + "attn_norm", 1, width_),
@@ -151,9 +154,11 @@ absl::Status SmolLm2::ReadWeights() {
 }
 
 absl::Status SmolLm2::ReadVocabulary() {
-  const auto ends = file_.Get<int64_t>("vocabulary.ends", static_cast<size_t>(vocabulary_size_));
+  const auto ends =
+      file_.Get<std::int64_t>("vocabulary.ends", static_cast<std::size_t>(vocabulary_size_));
   if (!ends.ok()) return ends.status();
-  const auto bytes = file_.Get<uint8_t>("vocabulary.bytes", static_cast<size_t>(ends->back()));
+  const auto bytes =
+      file_.Get<std::uint8_t>("vocabulary.bytes", static_cast<std::size_t>(ends->back()));
   if (!bytes.ok()) return bytes.status();
   if (!std::ranges::is_sorted(*ends) || ends->front() < 0) {
     return absl::InvalidArgumentError("vocabulary.ends must not descend");
@@ -163,10 +168,10 @@ absl::Status SmolLm2::ReadVocabulary() {
   return absl::OkStatus();
 }
 
-std::string SmolLm2::Text(std::span<const int32_t> tokens) const {
+std::string SmolLm2::Text(std::span<const std::int32_t> tokens) const {
   std::string text;
-  for (const int32_t token : tokens) {
-    const int64_t begin = token == 0 ? 0 : vocabulary_ends_[token - 1];
+  for (const std::int32_t token : tokens) {
+    const std::int64_t begin = token == 0 ? 0 : vocabulary_ends_[token - 1];
     const auto piece = vocabulary_bytes_.subspan(begin, vocabulary_ends_[token] - begin);
     text.append(piece.begin(), piece.end());
   }
@@ -175,13 +180,13 @@ std::string SmolLm2::Text(std::span<const int32_t> tokens) const {
 
 absl::Status SmolLm2::Advance(std::span<Sequence> sequences, ModelAttention& attention) {
   std::vector<SequenceRows> rows;
-  std::vector<int64_t> last_rows;
+  std::vector<std::int64_t> last_rows;
   x_.clear(), cosines_.clear(), sines_.clear();
-  int64_t num_rows = 0;
-  for (size_t s = 0; s < sequences.size(); ++s) {
+  std::int64_t num_rows = 0;
+  for (std::size_t s = 0; s < sequences.size(); ++s) {
     const auto& [tokens, length, is_finished] = sequences[s];
     if (is_finished) continue;
-    for (int64_t position = length; position < std::ssize(tokens); ++position, ++num_rows) {
+    for (std::int64_t position = length; position < std::ssize(tokens); ++position, ++num_rows) {
       if (tokens[position] < 0 || tokens[position] >= vocabulary_size_) {
         return absl::InvalidArgumentError(
             absl::StrCat("token ", tokens[position], ", expected less than ", vocabulary_size_));
@@ -204,24 +209,26 @@ absl::Status SmolLm2::Advance(std::span<Sequence> sequences, ModelAttention& att
   }
   const auto num_sequences = std::ssize(rows);
   h_.resize(num_sequences * width_);
-  for (int64_t i = 0; i < num_sequences; ++i) {
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
     RmsNorm(&x_[last_rows[i] * width_], output_norm_, norm_epsilon_, 1, &h_[i * width_]);
   }
   std::vector<float> logits(num_sequences * vocabulary_size_);
   products_->Run(h_.data(), output_, logits.data(), num_sequences, width_, vocabulary_size_);
-  for (int64_t i = 0; i < num_sequences; ++i) {
+  for (std::int64_t i = 0; i < num_sequences; ++i) {
     const auto row = std::span(logits).subspan(i * vocabulary_size_, vocabulary_size_);
     Sequence& sequence = sequences[rows[i].sequence];
     sequence.length = std::ssize(sequence.tokens);
-    sequence.tokens.push_back(static_cast<int32_t>(std::ranges::max_element(row) - row.begin()));
+    sequence.tokens.push_back(
+        static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin()));
   }
   return absl::OkStatus();
 }
 
-absl::Status SmolLm2::RunLayer(int index, std::span<const SequenceRows> sequences, int64_t rows,
-                               ModelAttention& attention) {
+absl::Status SmolLm2::RunLayer(int index, std::span<const SequenceRows> sequences,
+                               std::int64_t rows, ModelAttention& attention) {
   const Layer& layer = layers_[index];
-  const int64_t kv_width = int64_t{num_kv_heads_} * head_dim_, qkv_width = width_ + 2 * kv_width;
+  const std::int64_t kv_width = std::int64_t{num_kv_heads_} * head_dim_,
+                     qkv_width = width_ + 2 * kv_width;
   h_.resize(rows * width_), added_.resize(rows * width_), attended_.resize(rows * width_);
   qkv_.resize(rows * qkv_width), q_.resize(rows * width_);
   k_.resize(rows * kv_width), v_.resize(rows * kv_width);
@@ -229,7 +236,7 @@ absl::Status SmolLm2::RunLayer(int index, std::span<const SequenceRows> sequence
 
   RmsNorm(x_.data(), layer.attn_norm, norm_epsilon_, rows, h_.data());
   products_->Run(h_.data(), layer.qkv, qkv_.data(), rows, width_, qkv_width);
-  for (int64_t row = 0; row < rows; ++row) {
+  for (std::int64_t row = 0; row < rows; ++row) {
     const float* from = &qkv_[row * qkv_width];
     const float *cosines = &cosines_[row * head_dim_ / 2], *sines = &sines_[row * head_dim_ / 2];
     Rotate(from, num_q_heads_, head_dim_, cosines, sines, &q_[row * width_]);
@@ -246,9 +253,9 @@ absl::Status SmolLm2::RunLayer(int index, std::span<const SequenceRows> sequence
   products_->Run(h_.data(), layer.gate_up, gate_up_.data(), rows, width_, 2 * ffn_width_);
   std::vector<float>& hidden = qkv_;  // [rows, ffn_width]
   hidden.resize(rows * ffn_width_);
-  for (int64_t row = 0; row < rows; ++row) {
+  for (std::int64_t row = 0; row < rows; ++row) {
     const float *gate = &gate_up_[row * 2 * ffn_width_], *up = gate + ffn_width_;
-    for (int64_t i = 0; i < ffn_width_; ++i) {
+    for (std::int64_t i = 0; i < ffn_width_; ++i) {
       hidden[row * ffn_width_ + i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
     }
   }

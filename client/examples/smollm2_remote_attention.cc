@@ -38,7 +38,7 @@ class RemoteAttention final : public ModelAttention {
     }
     const auto answer = stream_->Step(request);
     if (!answer.ok()) return answer.status();
-    for (size_t i = 0; i < sequences.size(); ++i) {
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
       const client::SessionStepResult& result = answer->results[i];
       const absl::Status status = sessions_[sequences[i].sequence].Accept(request.steps[i], result);
       if (!status.ok()) return status;
@@ -54,7 +54,7 @@ class RemoteAttention final : public ModelAttention {
   }
 
  private:
-  TensorView View(const float* data, int64_t num_rows, int num_heads) const {
+  TensorView View(const float* data, std::int64_t num_rows, int num_heads) const {
     return TensorView(data, client::DType::kFloat32, {num_rows, num_heads, shape_.head_dim});
   }
 

@@ -10,16 +10,16 @@
 namespace attention::examples {
 namespace {
 
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own bound
+constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own bound
 
 }  // namespace
 
 absl::StatusOr<Safetensors> Safetensors::Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  const auto file_bytes = static_cast<uint64_t>(file.tellg());
+  const auto file_bytes = static_cast<std::uint64_t>(file.tellg());
   file.seekg(0);
-  uint64_t header_bytes = 0;  // little-endian, as every machine this runs on
+  std::uint64_t header_bytes = 0;  // little-endian, as every machine this runs on
   file.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
   if (!file || header_bytes > kMaxHeaderBytes || header_bytes + sizeof header_bytes > file_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": not a .safetensors file"));
@@ -51,7 +51,7 @@ absl::Status Safetensors::ReadHeader(const std::string& text) {
         !offsets[1].is_number_unsigned()) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " has no data_offsets"));
     }
-    const Range range{offsets[0].get<size_t>(), offsets[1].get<size_t>()};
+    const Range range{offsets[0].get<std::size_t>(), offsets[1].get<std::size_t>()};
     if (range.begin > range.end || range.end > data_.size()) {
       return absl::InvalidArgumentError(
           absl::StrCat("tensor ", name, " lies outside the file's ", data_.size(), " bytes"));
@@ -61,10 +61,10 @@ absl::Status Safetensors::ReadHeader(const std::string& text) {
   return absl::OkStatus();
 }
 
-int64_t Safetensors::NumBytes(const std::string& name) const {
+std::int64_t Safetensors::NumBytes(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) return -1;
-  return static_cast<int64_t>(found->second.end - found->second.begin);
+  return static_cast<std::int64_t>(found->second.end - found->second.begin);
 }
 
 absl::StatusOr<std::string> Safetensors::Metadata(const std::string& name) const {
@@ -74,7 +74,7 @@ absl::StatusOr<std::string> Safetensors::Metadata(const std::string& name) const
 }
 
 absl::StatusOr<std::span<const std::byte>> Safetensors::Bytes(const std::string& name,
-                                                              size_t size) const {
+                                                              std::size_t size) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) {
     return absl::NotFoundError(absl::StrCat("the model has no tensor ", name));

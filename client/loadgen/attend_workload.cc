@@ -5,8 +5,8 @@
 namespace attention::loadgen {
 namespace {
 
-int64_t DrawOffset(std::mt19937_64& random) {
-  return static_cast<int64_t>(random() % TensorPool::kPeriod);
+std::int64_t DrawOffset(std::mt19937_64& random) {
+  return static_cast<std::int64_t>(random() % TensorPool::kPeriod);
 }
 
 client::AttendRequest MakeRequest(const TensorPool& pool, const AttentionCase& request) {
@@ -30,7 +30,7 @@ AttendWorkload::AttendWorkload(const Options& options, const TensorPool& pool,
                                std::shared_ptr<client::Client> client)
     : shape_(WithoutCache(options.shape)), pool_(pool), client_(std::move(client)) {
   for (int user = 0; user < options.in_flight_limit(); ++user) {
-    std::seed_seq seed{options.seed, static_cast<uint64_t>(user)};
+    std::seed_seq seed{options.seed, static_cast<std::uint64_t>(user)};
     users_.emplace_back(seed);
   }
 }
@@ -40,7 +40,7 @@ void AttendWorkload::Prepare(int, const client::CallOptions&, client::StatusCall
 }
 
 void AttendWorkload::Send(int user, const client::CallOptions& call, AnswerCallback done) {
-  std::mt19937_64& random = users_[static_cast<size_t>(user)];
+  std::mt19937_64& random = users_[static_cast<std::size_t>(user)];
   AttentionCase request = {.shape = shape_};
   request.q_offset = DrawOffset(random);
   request.k_offset = DrawOffset(random);

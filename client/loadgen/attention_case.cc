@@ -8,8 +8,8 @@ namespace {
 
 // Tokens to the left and right of a query that it sees; negative: all.
 struct Window {
-  int64_t left = -1;
-  int64_t right = -1;
+  std::int64_t left = -1;
+  std::int64_t right = -1;
 };
 
 Window WindowOf(const ShapeOptions& shape) {
@@ -56,12 +56,12 @@ AttentionTask TaskOf(const AttentionCase& request) {
   return task;
 }
 
-Work WorkOf(const AttentionCase& request, int64_t kv_rows_sent) {
+Work WorkOf(const AttentionCase& request, std::int64_t kv_rows_sent) {
   const ShapeOptions& shape = request.shape;
-  const auto element_bytes = static_cast<int64_t>(DTypeBytes(shape.dtype));
-  const int64_t sent =
+  const auto element_bytes = static_cast<std::int64_t>(DTypeBytes(shape.dtype));
+  const std::int64_t sent =
       shape.q_len * request.q_row() + kv_rows_sent * (request.k_row() + request.v_row());
-  const int64_t received = shape.q_len * shape.num_q_heads * shape.head_dim_v;
+  const std::int64_t received = shape.q_len * shape.num_q_heads * shape.head_dim_v;
   return {.tokens = shape.q_len,
           .flops = EstimateWork(TaskOf(request)).flops,
           .bytes_sent = sent * element_bytes,

@@ -48,7 +48,7 @@ void Collector::AddOk(const RequestTimes& times, const client::Timing& timing, c
   totals_.compute.Add(timing.compute);
   totals_.outside.Add(times.answered - times.sent - timing.queue - timing.batch_formation -
                       timing.compute);
-  totals_.batch_size.Add(static_cast<int64_t>(timing.batch_size));
+  totals_.batch_size.Add(static_cast<std::int64_t>(timing.batch_size));
   AddSending(times);
 }
 

@@ -30,42 +30,42 @@ struct RequestTimes {
 };
 
 struct ErrorTally {
-  int64_t count = 0;
+  std::int64_t count = 0;
   std::string example;  // the first message
 };
 // By canonical code ("UNAVAILABLE") and reason ("QUEUE_FULL", "(none)").
 using ErrorTallies = std::map<std::pair<std::string, std::string>, ErrorTally>;
 
 struct Totals {
-  int64_t num_ok = 0;
-  int64_t num_refused = 0;    // RESOURCE_EXHAUSTED by the server's own limits
-  int64_t num_errors = 0;     // everything else that failed, setup included
-  int64_t num_abandoned = 0;  // cancelled by the user's interrupt
-  ErrorTallies errors;        // refusals included
-  Work work;                  // of the OK ones, as all histograms but those of refusal and sending
+  std::int64_t num_ok = 0;
+  std::int64_t num_refused = 0;    // RESOURCE_EXHAUSTED by the server's own limits
+  std::int64_t num_errors = 0;     // everything else that failed, setup included
+  std::int64_t num_abandoned = 0;  // cancelled by the user's interrupt
+  ErrorTallies errors;             // refusals included
+  Work work;  // of the OK ones, as all histograms but those of refusal and sending
 
   // Nanoseconds.
   Histogram latency;  // scheduled to answered
   Histogram queue;    // the server's own account ...
   Histogram batch_formation;
   Histogram compute;
-  Histogram outside;        // ... and what is left of sent to answered: network, SDK, encoding
-  Histogram refusal;        // of the refused ones: sent to answered
-  Histogram slip;           // scheduled to sent
-  Histogram send_lag;       // the same where nothing but the sender was to blame
-  Histogram batch_size;     // requests in the batch
-  int64_t num_limited = 0;  // requests sent late for want of a user
+  Histogram outside;             // ... and what is left of sent to answered: network, SDK, encoding
+  Histogram refusal;             // of the refused ones: sent to answered
+  Histogram slip;                // scheduled to sent
+  Histogram send_lag;            // the same where nothing but the sender was to blame
+  Histogram batch_size;          // requests in the batch
+  std::int64_t num_limited = 0;  // requests sent late for want of a user
   absl::Duration last_answer;
 
-  int64_t num_answered() const { return num_ok + num_refused + num_errors; }
+  std::int64_t num_answered() const { return num_ok + num_refused + num_errors; }
 };
 
 // The answers since the last look, warm-up included; failures since the warm-up.
 struct Interval {
-  int64_t num_ok = 0;
+  std::int64_t num_ok = 0;
   Histogram latency;
-  int64_t num_errors = 0;
-  int64_t num_refused = 0;
+  std::int64_t num_errors = 0;
+  std::int64_t num_refused = 0;
 };
 
 class Collector {

@@ -104,10 +104,10 @@ RunFacts Driver::Run(const std::function<bool(const DriverState&)>& poll) {
   tickets_ = std::make_unique<Tickets>(options_, start);
   if (options_.warmup == absl::ZeroDuration()) cpu_.Start();
   running_senders_ = options_.threads;
-  std::vector<absl::Duration> busy(static_cast<size_t>(options_.threads));
+  std::vector<absl::Duration> busy(static_cast<std::size_t>(options_.threads));
   std::vector<absl::Duration> total(busy.size());
   std::vector<std::jthread> senders;
-  for (size_t i = 0; i < busy.size(); ++i) {
+  for (std::size_t i = 0; i < busy.size(); ++i) {
     senders.emplace_back([this, &busy, &total, i] {
       RunSender(busy[i], total[i]);
       --running_senders_;

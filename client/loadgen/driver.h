@@ -24,7 +24,7 @@ namespace attention::loadgen {
 // The run as a whole, beside the outcomes of its requests.
 struct RunFacts {
   absl::Duration recorded;  // from the end of the warm-up to the end, or the last answer after it
-  int64_t num_unsent = 0;   // open loop: due, but not sent when the run ended
+  std::int64_t num_unsent = 0;  // open loop: due, but not sent when the run ended
   bool is_interrupted = false;
   double sender_busy_share = 0;  // of the senders' time: neither asleep nor waiting for a user
   CpuUse cpu;
@@ -80,7 +80,7 @@ class Driver {
   std::atomic<bool> stop_ = false;       // set by an interrupt
   std::atomic<bool> is_behind_ = false;  // the schedule slips for want of users
   std::atomic<int> running_senders_ = 0;
-  std::atomic<int64_t> untaken_ = 0;  // taken, but no user was free before the end
+  std::atomic<std::int64_t> untaken_ = 0;  // taken, but no user was free before the end
   std::stop_source cancel_;
   CpuMeter cpu_;
 };

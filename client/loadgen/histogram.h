@@ -16,28 +16,28 @@ class Histogram {
   Histogram();
 
   // Negative values count as 0.
-  void Add(int64_t value);
+  void Add(std::int64_t value);
   // In nanoseconds.
   void Add(absl::Duration duration) { Add(absl::ToInt64Nanoseconds(duration)); }
   void Merge(const Histogram& other);
 
-  int64_t count() const { return count_; }
+  std::int64_t count() const { return count_; }
   // 0 while empty, as all that follow.
-  int64_t min() const { return count_ == 0 ? 0 : min_; }
-  int64_t max() const { return max_; }
+  std::int64_t min() const { return count_ == 0 ? 0 : min_; }
+  std::int64_t max() const { return max_; }
   double mean() const;
   // The value that `percent` (0 to 100) of the values do not exceed: of n sorted values the one
   // with rank ceil(n * percent / 100).
-  int64_t Percentile(double percent) const;
+  std::int64_t Percentile(double percent) const;
   absl::Duration DurationPercentile(double percent) const {
     return absl::Nanoseconds(Percentile(percent));
   }
 
  private:
-  std::vector<int64_t> counts_;
-  int64_t count_ = 0;
-  int64_t min_ = 0;
-  int64_t max_ = 0;
+  std::vector<std::int64_t> counts_;
+  std::int64_t count_ = 0;
+  std::int64_t min_ = 0;
+  std::int64_t max_ = 0;
   double sum_ = 0;
 };
 

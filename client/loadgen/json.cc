@@ -10,7 +10,7 @@ using Json = nlohmann::ordered_json;
 // Raised when a key changes its meaning or goes away.
 constexpr int kSchemaVersion = 1;
 
-double Us(int64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1e3; }
+double Us(std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1e3; }
 
 Json OptionalSeconds(const std::optional<absl::Duration>& duration) {
   return duration.has_value() ? Json(absl::ToDoubleSeconds(*duration)) : Json(nullptr);

@@ -15,20 +15,20 @@ Options MixedWorkload::OptionsOf(const Options& options, WorkloadKind kind) {
   Options own = options;
   own.workload = kind;
   int first = 0;
-  while (kKinds[static_cast<size_t>(first)] != kind) ++first;
+  while (kKinds[static_cast<std::size_t>(first)] != kind) ++first;
   // Its users are `first`, `first` + 3, ... below the number of all.
   own.sessions = (options.sessions - first + kNumKinds - 1) / kNumKinds;
   own.concurrency = own.max_in_flight = own.sessions;
   if (kind == WorkloadKind::kDecode) own.shape.q_len = 1;
   // Users of different kinds do not share their random numbers.
-  own.seed = options.seed + static_cast<uint64_t>(first);
+  own.seed = options.seed + static_cast<std::uint64_t>(first);
   return own;
 }
 
 MixedWorkload::MixedWorkload(const Options& options, const TensorPool& pool,
                              const std::shared_ptr<client::Client>& client)
     : num_users_(options.sessions) {
-  for (size_t i = 0; i < kinds_.size(); ++i) {
+  for (std::size_t i = 0; i < kinds_.size(); ++i) {
     kinds_[i] = MakeWorkload(OptionsOf(options, kKinds[i]), pool, client);
   }
 }

@@ -27,7 +27,7 @@ class MixedWorkload final : public Workload {
 
  private:
   // The kinds take users in turn.
-  Workload& Of(int user) const { return *kinds_[static_cast<size_t>(user % kNumKinds)]; }
+  Workload& Of(int user) const { return *kinds_[static_cast<std::size_t>(user % kNumKinds)]; }
 
   const int num_users_;
   std::array<std::unique_ptr<Workload>, kNumKinds> kinds_;

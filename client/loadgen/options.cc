@@ -86,8 +86,8 @@ void AddLoadFlags(CLI::App& app, Options* options) {
   AddDuration(
       app, "--warmup", [options](absl::Duration value) { options->warmup = value; },
       "Load before the recorded part (2s)");
-  app.add_option_function<int64_t>(
-      "--requests", [options](int64_t value) { options->requests = value; },
+  app.add_option_function<std::int64_t>(
+      "--requests", [options](std::int64_t value) { options->requests = value; },
       "Stop after so many recorded requests");
 }
 
@@ -190,7 +190,7 @@ std::string ToString(SharedMemory shared_memory) {
 
 std::optional<absl::Duration> ParseDurationText(const std::string& text) {
   // Behind a sign, digits and a point there is one unit, which ParseDuration knows or refuses.
-  const size_t unit = text.find_first_not_of("+-.0123456789");
+  const std::size_t unit = text.find_first_not_of("+-.0123456789");
   const bool has_one_unit =
       unit == std::string::npos || text.find_first_of(".0123456789", unit) == std::string::npos;
   absl::Duration duration;

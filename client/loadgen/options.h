@@ -36,8 +36,8 @@ std::string ToString(SharedMemory shared_memory);
 
 // The attention that each request computes.
 struct ShapeOptions {
-  int64_t q_len = 128;   // attend: queries; prefill: tokens of the prompt; decode: always 1
-  int64_t kv_len = 128;  // attend only
+  std::int64_t q_len = 128;   // attend: queries; prefill: tokens of the prompt; decode: always 1
+  std::int64_t kv_len = 128;  // attend only
   int num_q_heads = 8;
   int num_kv_heads = 8;
   int head_dim_qk = 64;
@@ -45,7 +45,8 @@ struct ShapeOptions {
   DType dtype = DType::kFloat32;
   std::optional<DType> kv_dtype = {};  // of the session's cache; unset: as dtype
   bool is_causal = true;
-  int64_t window = 0;  // tokens; 0: none. Causal: the newest `window` keys, else half to each side
+  std::int64_t window =
+      0;  // tokens; 0: none. Causal: the newest `window` keys, else half to each side
 };
 
 struct Options {
@@ -60,16 +61,16 @@ struct Options {
   int threads = 1;                         // that build and send requests
   absl::Duration warmup = absl::Seconds(2);
   std::optional<absl::Duration> duration;  // of the recorded part
-  std::optional<int64_t> requests;         // recorded ones; at least one of the two is set
+  std::optional<std::int64_t> requests;    // recorded ones; at least one of the two is set
 
   ShapeOptions shape;
-  int64_t context = 1024;        // decode: tokens in a session before its first step
-  int64_t decode_tokens = 1024;  // decode: steps of a session until a new one replaces it
-  int sessions = 1;              // all but attend: sessions that exist at a time; mixed: users
-  int layers = 1;                // all but attend
-  int streams = 0;               // all but attend: streams that steps share; 0: a call each
+  std::int64_t context = 1024;        // decode: tokens in a session before its first step
+  std::int64_t decode_tokens = 1024;  // decode: steps of a session until a new one replaces it
+  int sessions = 1;                   // all but attend: sessions that exist at a time; mixed: users
+  int layers = 1;                     // all but attend
+  int streams = 0;                    // all but attend: streams that steps share; 0: a call each
 
-  uint64_t seed = 1;
+  std::uint64_t seed = 1;
   absl::Duration timeout = absl::Seconds(30);  // of each call
   absl::Duration connect_timeout = absl::Seconds(5);
   std::string tenant = "default";

@@ -18,13 +18,14 @@ constexpr int kMaxLayers = 1024;  // as SessionGeometry
 constexpr int kMaxChannels = 64;  // as ClientOptions
 constexpr int kMaxThreads = 256;
 constexpr int kMaxStreams = 100000;
-constexpr int64_t kMaxTokens = int64_t{1} << 24;  // far beyond what a 2 GiB message carries
+constexpr std::int64_t kMaxTokens = std::int64_t{1}
+                                    << 24;  // far beyond what a 2 GiB message carries
 constexpr double kMaxRate = 1e6;
-constexpr int64_t kMaxMessageBytes = std::numeric_limits<int32_t>::max();  // gRPC's
+constexpr std::int64_t kMaxMessageBytes = std::numeric_limits<std::int32_t>::max();  // gRPC's
 
 absl::Status Wrong(const std::string& text) { return absl::InvalidArgumentError(text); }
 
-absl::Status CheckRange(const char* flag, int64_t value, int64_t min, int64_t max) {
+absl::Status CheckRange(const char* flag, std::int64_t value, std::int64_t min, std::int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
   return Wrong(absl::StrCat(flag, " is ", value, ", expected ", min, " to ", max));
 }
@@ -59,7 +60,7 @@ absl::Status CheckMode(const Options& options, const GivenFlags& given) {
   if (!given("--rate")) return Wrong("--mode open needs --rate");
   if (!(options.rate > 0 && options.rate <= kMaxRate)) {
     return Wrong(absl::StrCat("--rate is ", options.rate, ", expected above 0, up to ",
-                              static_cast<int64_t>(kMaxRate)));
+                              static_cast<std::int64_t>(kMaxRate)));
   }
   return CheckRange("--max-in-flight", options.max_in_flight, 1, kMaxInFlight);
 }
@@ -82,7 +83,7 @@ absl::Status CheckTimes(const Options& options) {
                               absl::FormatDuration(options.connect_timeout), ", expected above 0"));
   }
   if (!options.requests.has_value()) return absl::OkStatus();
-  return CheckRange("--requests", *options.requests, 1, std::numeric_limits<int32_t>::max());
+  return CheckRange("--requests", *options.requests, 1, std::numeric_limits<std::int32_t>::max());
 }
 
 absl::Status CheckShape(const ShapeOptions& shape) {
@@ -106,11 +107,11 @@ absl::Status CheckMessageSize(const Options& options) {
   const ShapeOptions& shape = options.shape;
   const bool has_attend =
       options.workload == WorkloadKind::kAttend || options.workload == WorkloadKind::kMixed;
-  const int64_t kv_rows = has_attend ? std::max(shape.kv_len, shape.q_len) : shape.q_len;
-  const int64_t elements =
+  const std::int64_t kv_rows = has_attend ? std::max(shape.kv_len, shape.q_len) : shape.q_len;
+  const std::int64_t elements =
       shape.q_len * shape.num_q_heads * shape.head_dim_qk +
-      kv_rows * shape.num_kv_heads * (int64_t{shape.head_dim_qk} + shape.head_dim_v);
-  const int64_t bytes = elements * static_cast<int64_t>(DTypeBytes(shape.dtype));
+      kv_rows * shape.num_kv_heads * (std::int64_t{shape.head_dim_qk} + shape.head_dim_v);
+  const std::int64_t bytes = elements * static_cast<std::int64_t>(DTypeBytes(shape.dtype));
   if (bytes <= kMaxMessageBytes) return absl::OkStatus();
   return Wrong(absl::StrCat("a request of this shape has ", bytes, " bytes, expected at most ",
                             kMaxMessageBytes, ", which one gRPC message can carry"));

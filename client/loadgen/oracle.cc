@@ -52,11 +52,11 @@ double Norm(std::span<const double> values) {
 absl::Status CompareRow(std::span<const float> actual, std::span<const double> expected,
                         const ShapeOptions& shape) {
   std::vector<double> errors(expected.size());
-  for (size_t i = 0; i < errors.size(); ++i) {
+  for (std::size_t i = 0; i < errors.size(); ++i) {
     errors[i] = static_cast<double>(actual[i]) - expected[i];
   }
   const double least_norm = std::sqrt(static_cast<double>(shape.head_dim_v) /
-                                      static_cast<double>(std::max<int64_t>(shape.kv_len, 1)));
+                                      static_cast<double>(std::max<std::int64_t>(shape.kv_len, 1)));
   const double error = Norm(errors) / std::max(Norm(expected), least_norm);
   const double bound = RelativeTolerance(shape.dtype, shape.head_dim_qk, shape.kv_len);
   if (error <= bound) return absl::OkStatus();
@@ -67,9 +67,9 @@ absl::Status CompareRow(std::span<const float> actual, std::span<const double> e
 absl::Status CheckQuery(const AttentionTask& task, std::span<const float> actual,
                         const ShapeOptions& shape) {
   const reference::ReferenceResult expected = reference::ReferenceAttention(task);
-  const auto head_dim_v = static_cast<size_t>(shape.head_dim_v);
+  const auto head_dim_v = static_cast<std::size_t>(shape.head_dim_v);
   for (int head = 0; head < shape.num_q_heads; ++head) {
-    const size_t begin = static_cast<size_t>(head) * head_dim_v;
+    const std::size_t begin = static_cast<std::size_t>(head) * head_dim_v;
     const absl::Status status = CompareRow(actual.subspan(begin, head_dim_v),
                                            std::span(expected.o).subspan(begin, head_dim_v), shape);
     if (!status.ok()) {
@@ -80,12 +80,14 @@ absl::Status CheckQuery(const AttentionTask& task, std::span<const float> actual
 }
 
 // The request's keys and values as its session's cache holds them: a page of the reference backend.
-std::vector<uint8_t> CacheOf(const reference::ReferencePage& page, const uint8_t* k,
-                             const uint8_t* v, DType dtype) {
+std::vector<std::uint8_t> CacheOf(const reference::ReferencePage& page, const std::uint8_t* k,
+                                  const std::uint8_t* v, DType dtype) {
   const KvGeometry& geometry = page.geometry;
-  const auto row_bytes = [&](int dim) { return dim * static_cast<int64_t>(DTypeBytes(dtype)); };
-  std::vector<uint8_t> cache(page.bytes());
-  for (int64_t token = 0; token < page.page_size; ++token) {
+  const auto row_bytes = [&](int dim) {
+    return dim * static_cast<std::int64_t>(DTypeBytes(dtype));
+  };
+  std::vector<std::uint8_t> cache(page.bytes());
+  for (std::int64_t token = 0; token < page.page_size; ++token) {
     for (int head = 0; head < geometry.num_kv_heads; ++head) {
       page.StoreRow(cache.data(), page.KeyIndex(token, head, 0), page.KeyScaleIndex(token, head), k,
                     dtype, geometry.head_dim_qk);
@@ -100,20 +102,20 @@ std::vector<uint8_t> CacheOf(const reference::ReferencePage& page, const uint8_t
 
 }  // namespace
 
-double RelativeTolerance(DType dtype, int64_t head_dim_qk, int64_t kv_len) {
+double RelativeTolerance(DType dtype, std::int64_t head_dim_qk, std::int64_t kv_len) {
   const double roundings =
       16 + std::sqrt(static_cast<double>(head_dim_qk)) + std::sqrt(static_cast<double>(kv_len));
   return 2 * DTypeEpsilon(dtype) + roundings * DTypeEpsilon(DType::kFloat32);
 }
 
-std::vector<int64_t> RowsToCheck(const AttentionCase& request) {
+std::vector<std::int64_t> RowsToCheck(const AttentionCase& request) {
   const ShapeOptions& shape = request.shape;
-  const int64_t multiplies_per_row =
-      shape.kv_len * shape.num_q_heads * (int64_t{shape.head_dim_qk} + shape.head_dim_v);
-  const int64_t count = std::clamp<int64_t>(kMaxMultiplies / multiplies_per_row, 2,
-                                            std::max<int64_t>(2, shape.q_len));
-  std::vector<int64_t> rows;
-  for (int64_t i = 0; i < count; ++i) rows.push_back(i * (shape.q_len - 1) / (count - 1));
+  const std::int64_t multiplies_per_row =
+      shape.kv_len * shape.num_q_heads * (std::int64_t{shape.head_dim_qk} + shape.head_dim_v);
+  const std::int64_t count = std::clamp<std::int64_t>(kMaxMultiplies / multiplies_per_row, 2,
+                                                      std::max<std::int64_t>(2, shape.q_len));
+  std::vector<std::int64_t> rows;
+  for (std::int64_t i = 0; i < count; ++i) rows.push_back(i * (shape.q_len - 1) / (count - 1));
   rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
   return rows;
 }
@@ -127,14 +129,14 @@ CheckedAnswer CheckAnswer(const TensorPool& pool, const AttentionCase& request,
   checked.status = CheckFinite(actual);
 
   const ShapeOptions& shape = request.shape;
-  const std::vector<uint8_t> k = pool.Gather(request.k_offset, shape.kv_len * request.k_row());
-  const std::vector<uint8_t> v = pool.Gather(request.v_offset, shape.kv_len * request.v_row());
+  const std::vector<std::uint8_t> k = pool.Gather(request.k_offset, shape.kv_len * request.k_row());
+  const std::vector<std::uint8_t> v = pool.Gather(request.v_offset, shape.kv_len * request.v_row());
   AttentionTask task = TaskOf(request);
-  const int64_t first_query_position = task.first_query_position;
+  const std::int64_t first_query_position = task.first_query_position;
   task.q_len = 1;
   task.k = DenseRows(k.data(), shape.dtype, shape.num_kv_heads, shape.head_dim_qk);
   task.v = DenseRows(v.data(), shape.dtype, shape.num_kv_heads, shape.head_dim_v);
-  std::vector<uint8_t> cache;
+  std::vector<std::uint8_t> cache;
   void* pages[1];
   if (task.params.kv_dtype != shape.dtype) {
     const reference::ReferencePage page{task.params.kv_geometry(), shape.kv_len};
@@ -142,14 +144,14 @@ CheckedAnswer CheckAnswer(const TensorPool& pool, const AttentionCase& request,
     pages[0] = cache.data();
     task.kv_pages = {pages, 1, page.page_size};
   }
-  for (const int64_t row : RowsToCheck(request)) {
+  for (const std::int64_t row : RowsToCheck(request)) {
     if (!checked.status.ok()) return checked;
     task.q = DenseRows(pool.At(request.q_offset + row * request.q_row()), shape.dtype,
                        shape.num_q_heads, shape.head_dim_qk);
     task.first_query_position = first_query_position + row;
-    const size_t row_size = static_cast<size_t>(shape.num_q_heads) * shape.head_dim_v;
+    const std::size_t row_size = static_cast<std::size_t>(shape.num_q_heads) * shape.head_dim_v;
     checked.status = CheckQuery(
-        task, std::span(actual).subspan(static_cast<size_t>(row) * row_size, row_size), shape);
+        task, std::span(actual).subspan(static_cast<std::size_t>(row) * row_size, row_size), shape);
     if (!checked.status.ok()) {
       checked.status =
           absl::DataLossError(absl::StrCat("query ", row, ", ", checked.status.message()));

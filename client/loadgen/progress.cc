@@ -50,7 +50,7 @@ void Progress::Update(const DriverState& state) {
   last_ = state.elapsed;
 }
 
-void Progress::UpdateVerifying(int64_t left) {
+void Progress::UpdateVerifying(std::int64_t left) {
   const absl::Duration now = SteadyClock().Now();
   const absl::Duration interval = is_terminal_ ? absl::Seconds(1) : kCheckInterval;
   if (options_.is_quiet || now - last_check_ < interval) return;

@@ -27,7 +27,7 @@ class Progress {
 
   // To be called often; writes once a second.
   void Update(const DriverState& state);
-  void UpdateVerifying(int64_t left);
+  void UpdateVerifying(std::int64_t left);
 
  private:
   bool IsDue(absl::Duration now) const;

@@ -32,8 +32,8 @@ void WarnOfClient(const Report& report, std::vector<std::string>& warnings) {
 }
 
 void WarnOfSchedule(const Report& report, std::vector<std::string>& warnings) {
-  const int64_t sent = report.totals.num_answered() + report.totals.num_abandoned;
-  const int64_t due = sent + report.facts.num_unsent;
+  const std::int64_t sent = report.totals.num_answered() + report.totals.num_abandoned;
+  const std::int64_t due = sent + report.facts.num_unsent;
   if (static_cast<double>(report.facts.num_unsent) > kMaxUnsentShare * static_cast<double>(due)) {
     warnings.push_back(
         absl::StrFormat("--rate was not kept: %d of %d requests that were due had not been sent "

@@ -143,7 +143,7 @@ ExitCode Run(const Options& options, const std::shared_ptr<client::Client>& clie
       });
     }
     driver.Close();
-    report.verified = verifier.Finish([&](int64_t left) {
+    report.verified = verifier.Finish([&](std::int64_t left) {
       progress.UpdateVerifying(left);
       return context.is_interrupted();
     });

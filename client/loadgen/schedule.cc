@@ -4,7 +4,7 @@
 
 namespace attention::loadgen {
 
-Schedule::Schedule(Arrivals arrivals, double rate, uint64_t seed)
+Schedule::Schedule(Arrivals arrivals, double rate, std::uint64_t seed)
     : arrivals_(arrivals), rate_(rate), random_(seed) {}
 
 absl::Duration Schedule::Next() {

@@ -14,7 +14,7 @@ class Schedule {
  public:
   // `rate` in arrivals per second, above 0. kConstant spaces them evenly; kPoisson draws
   // exponential gaps, as independent users would cause.
-  Schedule(Arrivals arrivals, double rate, uint64_t seed);
+  Schedule(Arrivals arrivals, double rate, std::uint64_t seed);
 
   // The next arrival, counted from the schedule's start; never before the one before.
   absl::Duration Next();

@@ -6,10 +6,11 @@
 namespace attention::loadgen {
 namespace {
 
-constexpr int64_t kContextChunkBytes = int64_t{2} << 20;  // of keys, and as much of values
+constexpr std::int64_t kContextChunkBytes = std::int64_t{2}
+                                            << 20;  // of keys, and as much of values
 
-int64_t DrawOffset(std::mt19937_64& random) {
-  return static_cast<int64_t>(random() % TensorPool::kPeriod);
+std::int64_t DrawOffset(std::mt19937_64& random) {
+  return static_cast<std::int64_t>(random() % TensorPool::kPeriod);
 }
 
 // A step request of one session, whose single result decides.
@@ -24,10 +25,10 @@ absl::Status Accept(client::Session& session, const client::SessionStep& step,
 
 }  // namespace
 
-int64_t ContextChunkRows(const AttentionCase& request) {
-  const int64_t row_bytes = std::max(request.k_row(), request.v_row()) *
-                            static_cast<int64_t>(DTypeBytes(request.shape.dtype));
-  return std::max<int64_t>(1, kContextChunkBytes / row_bytes);
+std::int64_t ContextChunkRows(const AttentionCase& request) {
+  const std::int64_t row_bytes = std::max(request.k_row(), request.v_row()) *
+                                 static_cast<std::int64_t>(DTypeBytes(request.shape.dtype));
+  return std::max<std::int64_t>(1, kContextChunkBytes / row_bytes);
 }
 
 SessionWorkload::SessionWorkload(const Options& options, const TensorPool& pool,
@@ -44,9 +45,9 @@ SessionWorkload::SessionWorkload(const Options& options, const TensorPool& pool,
                    ? std::make_unique<StepStreams>(client_, options.streams,
                                                    /*num_targets=*/1, std::max(options.sessions, 1))
                    : nullptr),
-      users_(static_cast<size_t>(options.sessions)) {
-  for (size_t i = 0; i < users_.size(); ++i) {
-    std::seed_seq seed{options.seed, static_cast<uint64_t>(i)};
+      users_(static_cast<std::size_t>(options.sessions)) {
+  for (std::size_t i = 0; i < users_.size(); ++i) {
+    std::seed_seq seed{options.seed, static_cast<std::uint64_t>(i)};
     users_[i].random.seed(seed);
   }
 }
@@ -89,10 +90,11 @@ void SessionWorkload::Create(int index, const client::CallOptions& call,
   });
 }
 
-client::LayerStep SessionWorkload::MakeAppend(const User& user, int layer, int64_t rows) const {
+client::LayerStep SessionWorkload::MakeAppend(const User& user, int layer,
+                                              std::int64_t rows) const {
   const AttentionCase row = {.shape = shape_};
-  const int64_t position = user.session->position(layer);
-  const auto index = static_cast<size_t>(layer);
+  const std::int64_t position = user.session->position(layer);
+  const auto index = static_cast<std::size_t>(layer);
   client::LayerStep step;
   step.layer = layer;
   step.k = pool_.View(user.k_offsets[index] + position * row.k_row(),
@@ -110,8 +112,8 @@ void SessionWorkload::AppendContext(User& user, const client::CallOptions& call,
     user.is_ready = true;
     return done(absl::OkStatus());
   }
-  const int64_t left = context_ - user.session->position(layer);
-  const int64_t rows = std::min(left, ContextChunkRows({.shape = shape_}));
+  const std::int64_t left = context_ - user.session->position(layer);
+  const std::int64_t rows = std::min(left, ContextChunkRows({.shape = shape_}));
   auto step = user.session->MakeStep(MakeAppend(user, layer, rows));
   if (!step.ok()) return done(step.status());
   client_->StepAsync({.steps = {*step}}, call,
@@ -145,8 +147,8 @@ void SessionWorkload::Send(int index, const client::CallOptions& call, AnswerCal
   AttentionCase request = {.shape = shape_, .layer = layer};
   request.shape.kv_len = user.session->position(layer) + shape_.q_len;
   request.q_offset = DrawOffset(user.random);
-  request.k_offset = user.k_offsets[static_cast<size_t>(layer)];
-  request.v_offset = user.v_offsets[static_cast<size_t>(layer)];
+  request.k_offset = user.k_offsets[static_cast<std::size_t>(layer)];
+  request.v_offset = user.v_offsets[static_cast<std::size_t>(layer)];
 
   client::LayerStep layer_step = MakeAppend(user, layer, shape_.q_len);
   layer_step.q =

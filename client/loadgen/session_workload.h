@@ -17,7 +17,7 @@ namespace attention::loadgen {
 
 // Rows of a context that travel in one call: a few MiB, so that filling long contexts neither meets
 // the server's message limit nor holds up other requests for long.
-int64_t ContextChunkRows(const AttentionCase& request);
+std::int64_t ContextChunkRows(const AttentionCase& request);
 
 class SessionWorkload final : public Workload {
  public:
@@ -35,22 +35,22 @@ class SessionWorkload final : public Workload {
     std::mt19937_64 random;
     std::optional<client::Session> session;
     bool is_ready = false;
-    int64_t steps = 0;  // completed in every layer
+    std::int64_t steps = 0;  // completed in every layer
     int next_layer = 0;
     // By layer, in the pool. [num_layers]
-    std::vector<int64_t> k_offsets;
-    std::vector<int64_t> v_offsets;
+    std::vector<std::int64_t> k_offsets;
+    std::vector<std::int64_t> v_offsets;
   };
 
-  User& At(int user) { return users_[static_cast<size_t>(user)]; }
-  const User& At(int user) const { return users_[static_cast<size_t>(user)]; }
+  User& At(int user) { return users_[static_cast<std::size_t>(user)]; }
+  const User& At(int user) const { return users_[static_cast<std::size_t>(user)]; }
 
   void Create(int user, const client::CallOptions& call, client::StatusCallback done);
   // Appends the next chunk of the first layer whose context is not complete, and so on until all
   // are.
   void AppendContext(User& user, const client::CallOptions& call, client::StatusCallback done);
   // Rows of layer `layer` of the user's session from its position on.
-  client::LayerStep MakeAppend(const User& user, int layer, int64_t rows) const;
+  client::LayerStep MakeAppend(const User& user, int layer, std::int64_t rows) const;
   // Sends a step as a call of its own or on the user's stream.
   void SendStep(int user, const client::SessionStep& step, const client::CallOptions& call,
                 client::Callback<client::StepResult> done);
@@ -58,8 +58,8 @@ class SessionWorkload final : public Workload {
   void FinishStep(User& user);
 
   const ShapeOptions shape_;
-  const int64_t context_;
-  const int64_t steps_per_session_;
+  const std::int64_t context_;
+  const std::int64_t steps_per_session_;
   const int num_layers_;
   const TensorPool& pool_;
   const std::shared_ptr<client::Client> client_;

@@ -7,14 +7,14 @@ namespace attention::loadgen {
 StepStreams::StepStreams(std::shared_ptr<client::Client> client, int num_streams, int num_targets,
                          int max_outstanding)
     : client_(std::move(client)),
-      num_targets_(static_cast<size_t>(num_targets)),
+      num_targets_(static_cast<std::size_t>(num_targets)),
       max_outstanding_(max_outstanding),
-      streams_(static_cast<size_t>(num_streams)) {}
+      streams_(static_cast<std::size_t>(num_streams)) {}
 
 absl::StatusOr<std::shared_ptr<client::StepStream>> StepStreams::Of(
     int user, const client::CallOptions& call) {
   absl::MutexLock lock(&mutex_);
-  const size_t index = static_cast<size_t>(user) % streams_.size();
+  const std::size_t index = static_cast<std::size_t>(user) % streams_.size();
   std::shared_ptr<client::StepStream>& stream = streams_[index];
   if (stream != nullptr && stream->status().ok()) return stream;
   client::StepStreamOptions options;

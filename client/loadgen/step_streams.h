@@ -25,7 +25,7 @@ class StepStreams {
 
  private:
   const std::shared_ptr<client::Client> client_;
-  const size_t num_targets_;
+  const std::size_t num_targets_;
   const int max_outstanding_;
   absl::Mutex mutex_;
   std::vector<std::shared_ptr<client::StepStream>> streams_ ABSL_GUARDED_BY(mutex_);

@@ -5,7 +5,7 @@
 namespace attention::loadgen {
 namespace {
 
-double Ms(int64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1e6; }
+double Ms(std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1e6; }
 
 std::string Load(const Options& options) {
   if (options.mode == LoopMode::kClosed) {

@@ -23,36 +23,36 @@ client::DType ToClientDType(DType dtype) {
   return client::DType::kFloat32;
 }
 
-TensorPool::TensorPool(DType dtype, int64_t max_elements, uint64_t seed)
-    : dtype_(dtype), bytes_(static_cast<size_t>(kPeriod + max_elements) * DTypeBytes(dtype)) {
+TensorPool::TensorPool(DType dtype, std::int64_t max_elements, std::uint64_t seed)
+    : dtype_(dtype), bytes_(static_cast<std::size_t>(kPeriod + max_elements) * DTypeBytes(dtype)) {
   std::mt19937_64 random(seed);
-  for (int64_t i = 0; i < kPeriod; ++i) {
+  for (std::int64_t i = 0; i < kPeriod; ++i) {
     const double uniform = static_cast<double>(random() >> 11) * 0x1p-52 - 1;  // [-1, 1)
     StoreElement(bytes_.data(), dtype, i, static_cast<float>(uniform * kMaxMagnitude));
   }
-  const size_t period_bytes = static_cast<size_t>(kPeriod) * DTypeBytes(dtype);
-  for (size_t filled = period_bytes; filled < bytes_.size();) {
-    const size_t chunk = std::min(period_bytes, bytes_.size() - filled);
+  const std::size_t period_bytes = static_cast<std::size_t>(kPeriod) * DTypeBytes(dtype);
+  for (std::size_t filled = period_bytes; filled < bytes_.size();) {
+    const std::size_t chunk = std::min(period_bytes, bytes_.size() - filled);
     std::memcpy(bytes_.data() + filled, bytes_.data(), chunk);
     filled += chunk;
   }
 }
 
-const void* TensorPool::At(int64_t offset) const {
-  return bytes_.data() + static_cast<size_t>(offset % kPeriod) * DTypeBytes(dtype_);
+const void* TensorPool::At(std::int64_t offset) const {
+  return bytes_.data() + static_cast<std::size_t>(offset % kPeriod) * DTypeBytes(dtype_);
 }
 
-client::TensorView TensorPool::View(int64_t offset, client::Shape shape) const {
+client::TensorView TensorPool::View(std::int64_t offset, client::Shape shape) const {
   return client::TensorView(At(offset), ToClientDType(dtype_), std::move(shape));
 }
 
-std::vector<uint8_t> TensorPool::Gather(int64_t offset, int64_t num_elements) const {
-  const size_t element_bytes = DTypeBytes(dtype_);
-  std::vector<uint8_t> gathered(static_cast<size_t>(num_elements) * element_bytes);
-  for (int64_t done = 0; done < num_elements;) {
-    const int64_t chunk = std::min(num_elements - done, kPeriod - (offset + done) % kPeriod);
-    std::memcpy(gathered.data() + static_cast<size_t>(done) * element_bytes, At(offset + done),
-                static_cast<size_t>(chunk) * element_bytes);
+std::vector<std::uint8_t> TensorPool::Gather(std::int64_t offset, std::int64_t num_elements) const {
+  const std::size_t element_bytes = DTypeBytes(dtype_);
+  std::vector<std::uint8_t> gathered(static_cast<std::size_t>(num_elements) * element_bytes);
+  for (std::int64_t done = 0; done < num_elements;) {
+    const std::int64_t chunk = std::min(num_elements - done, kPeriod - (offset + done) % kPeriod);
+    std::memcpy(gathered.data() + static_cast<std::size_t>(done) * element_bytes, At(offset + done),
+                static_cast<std::size_t>(chunk) * element_bytes);
     done += chunk;
   }
   return gathered;

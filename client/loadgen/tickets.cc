@@ -17,7 +17,7 @@ Tickets::Tickets(const Options& options, absl::Duration start)
       end_(options.duration.has_value() ? record_begin_ + *options.duration
                                         : absl::InfiniteDuration()),
       schedule_(options.arrivals, RateOf(options), options.seed),
-      recorded_left_(options.requests.value_or(std::numeric_limits<int64_t>::max())) {}
+      recorded_left_(options.requests.value_or(std::numeric_limits<std::int64_t>::max())) {}
 
 bool Tickets::Admit(const Ticket& ticket) {
   if (!ticket.is_recorded) return true;
@@ -54,9 +54,9 @@ std::optional<Ticket> Tickets::TakeNext(absl::Duration now) {
   return Admit(ticket) ? std::optional(ticket) : std::nullopt;
 }
 
-int64_t Tickets::CloseAndCountUntaken(absl::Duration now) {
+std::int64_t Tickets::CloseAndCountUntaken(absl::Duration now) {
   const absl::Duration end = std::min(now, end_);
-  int64_t untaken = 0;
+  std::int64_t untaken = 0;
   absl::MutexLock lock(&mutex_);
   while (!is_over_ && now >= record_begin_) {
     const Ticket ticket{.scheduled = start_ + schedule_.Next(), .is_recorded = true};

@@ -31,7 +31,7 @@ class Tickets {
   std::optional<Ticket> TakeNext(absl::Duration now);
   // Open loop: ends the schedule at `now` (if it has not ended before) and counts the arrivals
   // until then that nobody took. 0 during the warm-up.
-  int64_t CloseAndCountUntaken(absl::Duration now);
+  std::int64_t CloseAndCountUntaken(absl::Duration now);
 
   // Every one of --requests was taken.
   bool has_used_up_requests();
@@ -48,7 +48,7 @@ class Tickets {
   const absl::Duration end_;
   absl::Mutex mutex_;
   Schedule schedule_ ABSL_GUARDED_BY(mutex_);
-  int64_t recorded_left_ ABSL_GUARDED_BY(mutex_);
+  std::int64_t recorded_left_ ABSL_GUARDED_BY(mutex_);
   bool is_over_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

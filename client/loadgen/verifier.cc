@@ -8,15 +8,17 @@
 namespace attention::loadgen {
 namespace {
 
-constexpr size_t kMaxMessages = 10;
+constexpr std::size_t kMaxMessages = 10;
 constexpr absl::Duration kPollInterval = absl::Milliseconds(50);
 
-int64_t BytesOf(const Answer& answer) { return static_cast<int64_t>(answer.output.bytes().size()); }
+std::int64_t BytesOf(const Answer& answer) {
+  return static_cast<std::int64_t>(answer.output.bytes().size());
+}
 
 }  // namespace
 
-Verifier::Verifier(const TensorPool& pool, double fraction, uint64_t seed,
-                   int64_t max_pending_bytes)
+Verifier::Verifier(const TensorPool& pool, double fraction, std::uint64_t seed,
+                   std::int64_t max_pending_bytes)
     : pool_(pool), fraction_(fraction), max_pending_bytes_(max_pending_bytes), random_(seed) {
   if (fraction_ <= 0) return;
   const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
@@ -92,7 +94,7 @@ void Verifier::RunChecks() {
   }
 }
 
-VerifyResult Verifier::Finish(const std::function<bool(int64_t)>& poll) {
+VerifyResult Verifier::Finish(const std::function<bool(std::int64_t)>& poll) {
   {
     absl::MutexLock lock(&mutex_);
     is_finishing_ = true;
@@ -101,15 +103,15 @@ VerifyResult Verifier::Finish(const std::function<bool(int64_t)>& poll) {
     return pending_.empty() && num_checking_ == 0;
   };
   for (;;) {
-    int64_t left = 0;
+    std::int64_t left = 0;
     {
       absl::MutexLock lock(&mutex_);
       if (mutex_.AwaitWithTimeout(absl::Condition(&is_done), kPollInterval)) return result_;
-      left = static_cast<int64_t>(pending_.size()) + num_checking_;
+      left = static_cast<std::int64_t>(pending_.size()) + num_checking_;
     }
     if (!poll(left)) continue;
     absl::MutexLock lock(&mutex_);
-    result_.num_unchecked += static_cast<int64_t>(pending_.size());
+    result_.num_unchecked += static_cast<std::int64_t>(pending_.size());
     pending_.clear();
   }
 }

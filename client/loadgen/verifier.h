@@ -20,20 +20,20 @@
 namespace attention::loadgen {
 
 struct VerifyResult {
-  int64_t num_checked = 0;
-  int64_t rows_checked = 0;  // queries of those; see oracle.h
-  int64_t num_mismatches = 0;
-  int64_t num_unchecked = 0;            // chosen, but interrupted before their turn
+  std::int64_t num_checked = 0;
+  std::int64_t rows_checked = 0;  // queries of those; see oracle.h
+  std::int64_t num_mismatches = 0;
+  std::int64_t num_unchecked = 0;       // chosen, but interrupted before their turn
   std::vector<std::string> mismatches;  // of the first few: the request and what was wrong
 };
 
 class Verifier {
  public:
-  static constexpr int64_t kDefaultMaxPendingBytes = int64_t{256} << 20;
+  static constexpr std::int64_t kDefaultMaxPendingBytes = std::int64_t{256} << 20;
 
   // Chooses `fraction` of the answers. `pool` must outlive the verifier.
-  Verifier(const TensorPool& pool, double fraction, uint64_t seed,
-           int64_t max_pending_bytes = kDefaultMaxPendingBytes);
+  Verifier(const TensorPool& pool, double fraction, std::uint64_t seed,
+           std::int64_t max_pending_bytes = kDefaultMaxPendingBytes);
   // Drops what is pending.
   ~Verifier();
 
@@ -44,7 +44,7 @@ class Verifier {
 
   // Checks what is pending. `poll` is called some twenty times a second with the number of answers
   // left, and ends it by returning true.
-  VerifyResult Finish(const std::function<bool(int64_t)>& poll);
+  VerifyResult Finish(const std::function<bool(std::int64_t)>& poll);
 
  private:
   void RunChecks();
@@ -55,11 +55,11 @@ class Verifier {
 
   const TensorPool& pool_;
   const double fraction_;
-  const int64_t max_pending_bytes_;
+  const std::int64_t max_pending_bytes_;
   mutable absl::Mutex mutex_;
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
   std::deque<Answer> pending_ ABSL_GUARDED_BY(mutex_);
-  int64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::int64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   int num_checking_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::function<void()>> held_ ABSL_GUARDED_BY(mutex_);
   bool is_finishing_ ABSL_GUARDED_BY(mutex_) = false;

@@ -9,7 +9,7 @@
 
 namespace attention::loadgen {
 
-int64_t LargestTensor(const Options& options) {
+std::int64_t LargestTensor(const Options& options) {
   if (options.workload == WorkloadKind::kMixed) {
     return std::max({LargestTensor(MixedWorkload::OptionsOf(options, WorkloadKind::kAttend)),
                      LargestTensor(MixedWorkload::OptionsOf(options, WorkloadKind::kPrefill)),
@@ -17,7 +17,7 @@ int64_t LargestTensor(const Options& options) {
   }
   const ShapeOptions& shape = options.shape;
   const AttentionCase request = {.shape = shape};
-  int64_t kv_rows = shape.q_len;
+  std::int64_t kv_rows = shape.q_len;
   if (options.workload == WorkloadKind::kAttend) kv_rows = shape.kv_len;
   if (options.workload == WorkloadKind::kDecode) kv_rows = ContextChunkRows(request);
   return std::max(

@@ -46,7 +46,7 @@ class Workload {
 };
 
 // Elements of the largest tensor that the workload sends.
-int64_t LargestTensor(const Options& options);
+std::int64_t LargestTensor(const Options& options);
 
 // `pool` must outlive the workload, and the workload every call it has made.
 std::unique_ptr<Workload> MakeWorkload(const Options& options, const TensorPool& pool,

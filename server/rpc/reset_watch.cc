@@ -50,7 +50,7 @@ std::string AddressOf(const std::string& name) {
 
 ConnectionCounts CountsOf(std::int64_t id) {
   ConnectionCounts counts;
-  const json answer = Parse(grpc_channelz_get_socket(static_cast<intptr_t>(id)));
+  const json answer = Parse(grpc_channelz_get_socket(static_cast<std::intptr_t>(id)));
   if (!answer.is_object() || !answer.contains("socket")) return counts;
   const json& socket = answer["socket"];
   counts.id = id;
@@ -91,8 +91,9 @@ void ResetWatch::Look(absl::Time now) {
 }
 
 void ResetWatch::LookAtServer(std::int64_t server, absl::Time now) {
-  const json answer = Parse(grpc_channelz_get_server_sockets(
-      static_cast<intptr_t>(server), static_cast<intptr_t>(next_id_), kConnectionsPerLook));
+  const json answer = Parse(grpc_channelz_get_server_sockets(static_cast<std::intptr_t>(server),
+                                                             static_cast<std::intptr_t>(next_id_),
+                                                             kConnectionsPerLook));
   if (!answer.is_object()) return;
   for (const json& socket : answer.value("socketRef", json::array())) {
     const ConnectionCounts counts = CountsOf(Number(socket, "socketId"));

@@ -78,13 +78,13 @@ TEST(SharedMemorySdkTest, TensorsOfAllocateSharedAreNotCopied) {
   request.q = q.view();
   request.k = k.view();
   request.v = v.view();
-  const int64_t before = client->shared_memory_usage().used_bytes;
+  const std::int64_t before = client->shared_memory_usage().used_bytes;
   const auto result = client->Attend(request);
   EXPECT_THAT(result, HasBitsOf(MustAttend(server, wire)));
   EXPECT_EQ(result->timing.copied_bytes, 0);
   // Nothing was added to what the tensors take but the result.
   EXPECT_LE(client->shared_memory_usage().used_bytes - before,
-            static_cast<int64_t>(result->output.bytes().size()) + 64);
+            static_cast<std::int64_t>(result->output.bytes().size()) + 64);
   // A result is a tensor like any other: it is sent from where it lies.
   request.q = result->output.view();
   EXPECT_TRUE(client->Attend(request).ok());
@@ -111,7 +111,7 @@ void ExpectSameSteps(client::Client& client, Step step) {
       {.geometry = {.num_layers = 1, .num_kv_heads = 2, .head_dim_qk = 32, .head_dim_v = 32}});
   ASSERT_TRUE(session.ok()) << session.status();
   std::string output;
-  for (int64_t begin = 0; begin < 1200; begin += 400) {
+  for (std::int64_t begin = 0; begin < 1200; begin += 400) {
     const v1::Tensor q = Rows(prompt.q(), begin, begin + 400);
     const v1::Tensor k = Rows(prompt.k(), begin, begin + 400);
     const v1::Tensor v = Rows(prompt.v(), begin, begin + 400);
@@ -150,7 +150,7 @@ TEST(SharedMemorySdkTest, CallsWithWeightsGoByIt) {
   TestServer& server = SharingServer();
   const auto client = NewClient(server.address());
   const v1::AttendRequest wire = LargeRequest();
-  int64_t num_rows = 0;
+  std::int64_t num_rows = 0;
   const auto result = client->AttendWithWeights(
       Sdk(wire), [&](const client::WeightsBlock& block) { num_rows += block.weights.shape()[0]; });
   EXPECT_THAT(result, HasBitsOf(MustAttend(server, wire)));
@@ -283,7 +283,7 @@ TEST(SharedMemoryFallBackTest, AServerThatRestartsIsSharedWithAgain) {
     server.reset();
     server = std::make_unique<TestServer>(change);
     EXPECT_THAT(client->Attend(request), HasBitsOf(expected));
-    const int64_t before = client->shared_memory_usage().num_requests;
+    const std::int64_t before = client->shared_memory_usage().num_requests;
     EXPECT_TRUE(WaitUntil([&] {
       EXPECT_THAT(client->Attend(request), HasBitsOf(expected));
       return client->shared_memory_usage().num_requests > before;

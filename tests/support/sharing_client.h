@@ -12,7 +12,7 @@
 
 namespace attention::testing {
 
-inline constexpr int64_t kMegabyte = int64_t{1} << 20;
+inline constexpr std::int64_t kMegabyte = std::int64_t{1} << 20;
 
 inline std::string PathOf(const std::string& name) {
   return ::testing::TempDir() + "attention-" + name + "-" + std::to_string(getpid());

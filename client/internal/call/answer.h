@@ -16,7 +16,8 @@
 namespace attention::client::internal {
 
 // The bytes of an answer, or why there is none, and the target that answered.
-using AnswerCallback = std::function<void(const absl::StatusOr<grpc::ByteBuffer>&, size_t target)>;
+using AnswerCallback =
+    std::function<void(const absl::StatusOr<grpc::ByteBuffer>&, std::size_t target)>;
 
 // Reads an answer: `convert(message, received)` has its tensors' bytes in `received`. INTERNAL: the
 // bytes are no message of the type.
@@ -36,7 +37,8 @@ auto ReadAnswer(const grpc::ByteBuffer& bytes, Convert convert)
 // `convert(message, received)` makes the one of the other.
 template <typename Message, typename Result, typename Convert>
 AnswerCallback Reading(Callback<Result> done, Convert convert) {
-  return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
+  return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer,
+                                           std::size_t) {
     if (!answer.ok()) return done(answer.status());
     done(ReadAnswer<Message>(*answer, convert));
   };

@@ -17,7 +17,7 @@ class OutgoingRequest {
   virtual ~OutgoingRequest() = default;
 
   // The bytes of an attempt at the target.
-  virtual absl::StatusOr<grpc::ByteBuffer> BytesFor(size_t target) = 0;
+  virtual absl::StatusOr<grpc::ByteBuffer> BytesFor(std::size_t target) = 0;
   // Called with the outcome of each attempt: before another begins, and before the answer is read.
   virtual void OnOutcome(const absl::Status& outcome) = 0;
 };
@@ -27,7 +27,7 @@ class FixedRequest final : public OutgoingRequest {
  public:
   explicit FixedRequest(grpc::ByteBuffer bytes) : bytes_(std::move(bytes)) {}
 
-  absl::StatusOr<grpc::ByteBuffer> BytesFor(size_t) override { return bytes_; }
+  absl::StatusOr<grpc::ByteBuffer> BytesFor(std::size_t) override { return bytes_; }
   void OnOutcome(const absl::Status&) override {}
 
  private:

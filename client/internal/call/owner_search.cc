@@ -14,13 +14,13 @@ namespace {
 // Counts the answers of a search; the last one, or the first that is the server, ends it.
 class Search {
  public:
-  Search(std::string server_name, size_t num_targets,
-         std::function<void(absl::StatusOr<size_t>)> ready)
+  Search(std::string server_name, std::size_t num_targets,
+         std::function<void(absl::StatusOr<std::size_t>)> ready)
       : server_name_(std::move(server_name)), num_pending_(num_targets), ready_(std::move(ready)) {}
 
   // `answer`: the target's name.
-  void OnAnswer(const absl::StatusOr<std::string>& answer, size_t target) {
-    std::function<void(absl::StatusOr<size_t>)> ready;
+  void OnAnswer(const absl::StatusOr<std::string>& answer, std::size_t target) {
+    std::function<void(absl::StatusOr<std::size_t>)> ready;
     bool is_found = false;
     absl::Status failure;
     {
@@ -35,15 +35,15 @@ class Search {
     if (is_found) return ready(target);
     // A target that did not answer may be the owner: better its failure than another's "moved".
     if (!failure.ok()) return ready(std::move(failure));
-    ready(size_t{0});
+    ready(std::size_t{0});
   }
 
  private:
   const std::string server_name_;
   absl::Mutex mutex_;
-  size_t num_pending_ ABSL_GUARDED_BY(mutex_);
+  std::size_t num_pending_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
-  std::function<void(absl::StatusOr<size_t>)> ready_ ABSL_GUARDED_BY(mutex_);
+  std::function<void(absl::StatusOr<std::size_t>)> ready_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The server that a GetServerInfo answer names.
@@ -58,9 +58,10 @@ absl::StatusOr<std::string> NameIn(const absl::StatusOr<grpc::ByteBuffer>& answe
 }  // namespace
 
 void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& server_name,
-               const CallSettings& settings, std::function<void(absl::StatusOr<size_t>)> ready) {
+               const CallSettings& settings,
+               std::function<void(absl::StatusOr<std::size_t>)> ready) {
   Targets& targets = transport->targets();
-  if (const std::optional<size_t> known = targets.TargetOf(server_name); known.has_value()) {
+  if (const std::optional<std::size_t> known = targets.TargetOf(server_name); known.has_value()) {
     return ready(*known);
   }
   absl::StatusOr<grpc::ByteBuffer> bytes =
@@ -70,15 +71,17 @@ void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& s
   CallSettings at_once = settings;
   at_once.may_block = false;
   auto search = std::make_shared<Search>(server_name, targets.size(), std::move(ready));
-  for (size_t target = 0; target < targets.size(); ++target) {
-    RunUnary(transport,
-             {at_once, Transport::OneTarget(target), ATTN_METHOD(ServerService, GetServerInfo)},
-             request,
-             [transport, search](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t answered) {
-               const absl::StatusOr<std::string> name = NameIn(answer);
-               if (name.ok()) transport->targets().Learn(*name, answered);
-               search->OnAnswer(name, answered);
-             });
+  for (std::size_t target = 0; target < targets.size(); ++target) {
+    RunUnary(
+        transport,
+        {at_once, Transport::OneTarget(target),
+         ATTENTION_CLIENT_METHOD(ServerService, GetServerInfo)},
+        request,
+        [transport, search](const absl::StatusOr<grpc::ByteBuffer>& answer, std::size_t answered) {
+          const absl::StatusOr<std::string> name = NameIn(answer);
+          if (name.ok()) transport->targets().Learn(*name, answered);
+          search->OnAnswer(name, answered);
+        });
   }
 }
 

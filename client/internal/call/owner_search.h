@@ -16,6 +16,7 @@ namespace attention::client::internal {
 // its name first if that is not known. Once no target answers to the name, the first is given,
 // whose server then says what it knows of the session.
 void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& server_name,
-               const CallSettings& settings, std::function<void(absl::StatusOr<size_t>)> ready);
+               const CallSettings& settings,
+               std::function<void(absl::StatusOr<std::size_t>)> ready);
 
 }  // namespace attention::client::internal

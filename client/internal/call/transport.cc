@@ -8,16 +8,16 @@ namespace attention::client::internal {
 
 Route Transport::AnyTarget() {
   return [first = targets_.TakeTurn(), count = targets_.size()](int attempt) {
-    return (first + static_cast<size_t>(attempt) - 1) % count;
+    return (first + static_cast<std::size_t>(attempt) - 1) % count;
   };
 }
 
-Route Transport::OneTarget(size_t target) {
+Route Transport::OneTarget(std::size_t target) {
   return [target](int) { return target; };
 }
 
 absl::StatusOr<grpc::ByteBuffer> Transport::Serialize(codec::OutgoingMessage message) const {
-  if (message.size() > static_cast<size_t>(options_.max_message_bytes)) {
+  if (message.size() > static_cast<std::size_t>(options_.max_message_bytes)) {
     return absl::ResourceExhaustedError(absl::StrCat("the request has ", message.size(),
                                                      " bytes, max_message_bytes is ",
                                                      options_.max_message_bytes));

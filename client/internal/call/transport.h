@@ -19,10 +19,10 @@
 namespace attention::client::internal {
 
 // The target to which an attempt, numbered from 1, goes.
-using Route = std::function<size_t(int attempt)>;
+using Route = std::function<std::size_t(int attempt)>;
 
 // Names a method to gRPC: "/attention.v1.AttentionService/Attend".
-#define ATTN_METHOD(service, method) "/attention.v1." #service "/" #method
+#define ATTENTION_CLIENT_METHOD(service, method) "/attention.v1." #service "/" #method
 
 class Transport {
  public:
@@ -43,7 +43,7 @@ class Transport {
 
   // The target whose turn it is; each retry goes to the next one.
   Route AnyTarget();
-  static Route OneTarget(size_t target);
+  static Route OneTarget(std::size_t target);
 
   // The bytes to send, independent of the caller's tensors. RESOURCE_EXHAUSTED if the message is
   // larger than the client's options allow, before anything is copied, or memory is out.

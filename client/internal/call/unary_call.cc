@@ -56,7 +56,7 @@ class RetryingUnaryCall final : public RetryingCall {
   const AnswerCallback done_;
   // The last attempt's.
   grpc::ByteBuffer answer_;
-  size_t target_ = 0;
+  std::size_t target_ = 0;
 };
 
 }  // namespace

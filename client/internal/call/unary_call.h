@@ -13,7 +13,7 @@ namespace attention::client::internal {
 struct UnaryCall {
   CallSettings settings;
   Route route;
-  const char* method;  // ATTN_METHOD
+  const char* method;  // ATTENTION_CLIENT_METHOD
 };
 
 // Sends the request, at each attempt anew, and calls `done` once.

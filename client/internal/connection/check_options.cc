@@ -10,8 +10,8 @@ namespace attention::client::internal {
 namespace {
 
 constexpr int kMaxChannels = 64;
-constexpr int64_t kMinSharedBytes = int64_t{1} << 20;
-constexpr int64_t kMaxSharedBytes = int64_t{1} << 40;
+constexpr std::int64_t kMinSharedBytes = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxSharedBytes = std::int64_t{1} << 40;
 
 absl::Status Check(bool is_valid, const char* option, const char* expected) {
   if (is_valid) return absl::OkStatus();
@@ -19,11 +19,13 @@ absl::Status Check(bool is_valid, const char* option, const char* expected) {
 }
 
 absl::Status CheckRetryPolicy(const RetryPolicy& policy) {
-  ATTN_RETURN_IF_ERROR(Check(policy.max_attempts >= 1, "retry_policy.max_attempts", "at least 1"));
-  ATTN_RETURN_IF_ERROR(Check(policy.initial_backoff >= absl::ZeroDuration() &&
-                                 policy.initial_backoff <= policy.max_backoff,
-                             "retry_policy.initial_backoff", "0 to max_backoff"));
-  ATTN_RETURN_IF_ERROR(Check(policy.multiplier >= 1, "retry_policy.multiplier", "at least 1"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(
+      Check(policy.max_attempts >= 1, "retry_policy.max_attempts", "at least 1"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(policy.initial_backoff >= absl::ZeroDuration() &&
+                                             policy.initial_backoff <= policy.max_backoff,
+                                         "retry_policy.initial_backoff", "0 to max_backoff"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(
+      Check(policy.multiplier >= 1, "retry_policy.multiplier", "at least 1"));
   return Check(policy.jitter >= 0 && policy.jitter <= 1, "retry_policy.jitter", "0 to 1");
 }
 
@@ -33,8 +35,8 @@ bool IsPrintable(const std::string& text) {
 }
 
 absl::Status CheckTarget(const std::string& target) {
-  ATTN_RETURN_IF_ERROR(Check(!target.empty(), "targets", "no empty address"));
-  const size_t end = target.find("://");
+  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(!target.empty(), "targets", "no empty address"));
+  const std::size_t end = target.find("://");
   if (end == std::string::npos) return absl::OkStatus();
   const std::string scheme = target.substr(0, end);
   if (scheme == "dns" || scheme == "unix") return absl::OkStatus();
@@ -46,30 +48,33 @@ absl::Status CheckTarget(const std::string& target) {
 }  // namespace
 
 absl::Status CheckOptions(const ClientOptions& options) {
-  ATTN_RETURN_IF_ERROR(Check(!options.targets.empty(), "targets", "at least one"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(!options.targets.empty(), "targets", "at least one"));
   for (const std::string& target : options.targets) {
-    ATTN_RETURN_IF_ERROR(CheckTarget(target));
+    ATTENTION_CLIENT_RETURN_IF_ERROR(CheckTarget(target));
   }
-  ATTN_RETURN_IF_ERROR(Check(!options.tenant.empty() && IsPrintable(options.tenant), "tenant",
-                             "printable ASCII, not empty"));
-  ATTN_RETURN_IF_ERROR(
+  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(!options.tenant.empty() && IsPrintable(options.tenant),
+                                         "tenant", "printable ASCII, not empty"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(
       Check(options.default_timeout > absl::ZeroDuration(), "default_timeout", "more than 0"));
-  ATTN_RETURN_IF_ERROR(Check(
+  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(
       options.max_message_bytes > 0 && options.max_message_bytes <= std::numeric_limits<int>::max(),
       "max_message_bytes", "1 to 2^31 - 1"));
-  ATTN_RETURN_IF_ERROR(Check(options.num_channels >= 1 && options.num_channels <= kMaxChannels,
-                             "num_channels", "1 to 64"));
-  ATTN_RETURN_IF_ERROR(Check(options.keepalive_interval > absl::ZeroDuration() &&
-                                 options.keepalive_timeout > absl::ZeroDuration(),
-                             "keepalive_interval and keepalive_timeout", "more than 0"));
-  ATTN_RETURN_IF_ERROR(Check(options.shared_memory.max_bytes >= kMinSharedBytes &&
-                                 options.shared_memory.max_bytes <= kMaxSharedBytes,
-                             "shared_memory.max_bytes", "2^20 to 2^40"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(
+      Check(options.num_channels >= 1 && options.num_channels <= kMaxChannels, "num_channels",
+            "1 to 64"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(options.keepalive_interval > absl::ZeroDuration() &&
+                                             options.keepalive_timeout > absl::ZeroDuration(),
+                                         "keepalive_interval and keepalive_timeout",
+                                         "more than 0"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(options.shared_memory.max_bytes >= kMinSharedBytes &&
+                                             options.shared_memory.max_bytes <= kMaxSharedBytes,
+                                         "shared_memory.max_bytes", "2^20 to 2^40"));
   return CheckRetryPolicy(options.retry_policy);
 }
 
 absl::Status CheckOptions(const CallOptions& options) {
-  ATTN_RETURN_IF_ERROR(Check(IsPrintable(options.request_id), "request_id", "printable ASCII"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(
+      Check(IsPrintable(options.request_id), "request_id", "printable ASCII"));
   if (options.retry_policy.has_value()) return CheckRetryPolicy(*options.retry_policy);
   return absl::OkStatus();
 }

@@ -46,9 +46,10 @@ GrpcConnection::GrpcConnection(const ClientOptions& options, std::shared_ptr<Tim
 
 GrpcConnection::Prepared GrpcConnection::Prepare(
     const CallOptions& options, absl::StatusOr<codec::OutgoingMessage> request) const {
-  ATTN_RETURN_IF_ERROR(CheckOptions(options));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(CheckOptions(options));
   if (!request.ok()) return std::move(request).status();
-  ATTN_ASSIGN_OR_RETURN(grpc::ByteBuffer bytes, transport_->Serialize(*std::move(request)));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(grpc::ByteBuffer bytes,
+                                    transport_->Serialize(*std::move(request)));
   return std::make_shared<FixedRequest>(std::move(bytes));
 }
 
@@ -71,7 +72,7 @@ void GrpcConnection::CallOwner(const std::string& server_name, const CallOptions
   if (!transport_->targets().TargetOf(server_name).has_value()) settings.may_block = false;
   FindOwner(transport_, server_name, settings,
             [transport = transport_, settings, method, request = *std::move(prepared),
-             done = std::move(done)](absl::StatusOr<size_t> target) {
+             done = std::move(done)](absl::StatusOr<std::size_t> target) {
               if (!target.ok()) return done(std::move(target).status(), 0);
               RunUnary(transport, {settings, Transport::OneTarget(*target), method}, request, done);
             });
@@ -79,7 +80,7 @@ void GrpcConnection::CallOwner(const std::string& server_name, const CallOptions
 
 void GrpcConnection::Attend(const AttendRequest& request, const CallOptions& options,
                             Callback<AttendResult> done) {
-  static constexpr char kMethod[] = ATTN_METHOD(AttentionService, Attend);
+  static constexpr char kMethod[] = ATTENTION_CLIENT_METHOD(AttentionService, Attend);
   if (absl::Status status = CheckOptions(options); !status.ok()) return done(std::move(status));
   Route route = transport_->AnyTarget();
   auto shared = ShareRequest(shared_memory_, route(1), request,
@@ -115,9 +116,10 @@ void GrpcConnection::CreateSession(const SessionOptions& request, const CallOpti
   ToProto(request, &message);
   // Every attempt asks for the same session.
   if (request.name.empty()) message.set_name(NewUniqueId());
-  CallAny(options, ATTN_METHOD(SessionService, CreateSession), codec::OutgoingMessage(message),
+  CallAny(options, ATTENTION_CLIENT_METHOD(SessionService, CreateSession),
+          codec::OutgoingMessage(message),
           [transport = transport_, done = std::move(done)](
-              const absl::StatusOr<grpc::ByteBuffer>& answer, size_t target) {
+              const absl::StatusOr<grpc::ByteBuffer>& answer, std::size_t target) {
             if (!answer.ok()) return done(answer.status());
             auto info = ReadAnswer<v1::CreateSessionResponse>(*answer, kSessionFromProto);
             if (info.ok()) transport->targets().Learn(info->handle.server_name, target);
@@ -129,14 +131,14 @@ void GrpcConnection::GetSession(const SessionHandle& handle, const CallOptions& 
                                 Callback<SessionInfo> done) {
   v1::GetSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner(handle.server_name, options, ATTN_METHOD(SessionService, GetSession),
+  CallOwner(handle.server_name, options, ATTENTION_CLIENT_METHOD(SessionService, GetSession),
             codec::OutgoingMessage(message),
             Reading<v1::GetSessionResponse>(std::move(done), kSessionFromProto));
 }
 
 void GrpcConnection::ListSessions(const ListSessionsRequest& request, const CallOptions& options,
                                   Callback<ListSessionsResult> done) {
-  const size_t num_targets = transport_->targets().size();
+  const std::size_t num_targets = transport_->targets().size();
   absl::StatusOr<PageToken> token = ParsePageToken(request.page_token, num_targets);
   if (!token.ok()) return done(std::move(token).status());
   v1::ListSessionsRequest message;
@@ -147,10 +149,10 @@ void GrpcConnection::ListSessions(const ListSessionsRequest& request, const Call
   RunUnary(
       transport_,
       {transport_->Settings(options), Transport::OneTarget(token->target),
-       ATTN_METHOD(SessionService, ListSessions)},
+       ATTENTION_CLIENT_METHOD(SessionService, ListSessions)},
       *std::move(prepared),
       [num_targets, done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer,
-                                            size_t target) {
+                                            std::size_t target) {
         if (!answer.ok()) return done(answer.status());
         absl::StatusOr<ListSessionsResult> result =
             ReadAnswer<v1::ListSessionsResponse>(*answer, kFromProto);
@@ -165,19 +167,19 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
                                    StatusCallback done) {
   v1::DeleteSessionRequest message;
   ToProto(handle, message.mutable_handle());
-  CallOwner(handle.server_name, options, ATTN_METHOD(SessionService, DeleteSession),
+  CallOwner(handle.server_name, options, ATTENTION_CLIENT_METHOD(SessionService, DeleteSession),
             codec::OutgoingMessage(message),
-            [done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
+            [done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer, std::size_t) {
               done(answer.status());
             });
 }
 
 void GrpcConnection::Step(const StepRequest& request, const CallOptions& options,
                           Callback<StepResult> done) {
-  static constexpr char kMethod[] = ATTN_METHOD(SessionService, Step);
+  static constexpr char kMethod[] = ATTENTION_CLIENT_METHOD(SessionService, Step);
   if (absl::Status status = CheckOptions(options); !status.ok()) return done(std::move(status));
   const std::string server_name = request.steps.empty() ? "" : request.steps[0].handle.server_name;
-  const std::optional<size_t> owner = transport_->targets().TargetOf(server_name);
+  const std::optional<std::size_t> owner = transport_->targets().TargetOf(server_name);
   std::shared_ptr<SharedMemoryRequest> shared;
   if (owner.has_value()) {
     shared = ShareRequest(
@@ -194,38 +196,39 @@ void GrpcConnection::Step(const StepRequest& request, const CallOptions& options
 }
 
 void GrpcConnection::GetServerInfo(const CallOptions& options, Callback<ServerInfo> done) {
-  CallAny(options, ATTN_METHOD(ServerService, GetServerInfo),
+  CallAny(options, ATTENTION_CLIENT_METHOD(ServerService, GetServerInfo),
           codec::OutgoingMessage(v1::GetServerInfoRequest()),
           Reading<v1::GetServerInfoResponse>(std::move(done), kFromProto));
 }
 
 void GrpcConnection::Explain(const ExplainRequest& request, const CallOptions& options,
                              Callback<ExplainResult> done) {
-  CallAny(options, ATTN_METHOD(ServerService, Explain), ToWire(request),
+  CallAny(options, ATTENTION_CLIENT_METHOD(ServerService, Explain), ToWire(request),
           Reading<v1::ExplainResponse>(std::move(done), kFromProto));
 }
 
-absl::StatusOr<size_t> GrpcConnection::TargetOf(const StepStreamOptions& options) const {
+absl::StatusOr<std::size_t> GrpcConnection::TargetOf(const StepStreamOptions& options) const {
   if (!options.server_name.empty()) {
-    return FutureOf<absl::StatusOr<size_t>>([&](auto done) {
+    return FutureOf<absl::StatusOr<std::size_t>>([&](auto done) {
              FindOwner(transport_, options.server_name, transport_->Settings(options.call),
                        std::move(done));
            })
         .get();
   }
   const auto count = static_cast<int>(transport_->targets().size());
-  if (options.target >= 0 && options.target < count) return static_cast<size_t>(options.target);
+  if (options.target >= 0 && options.target < count)
+    return static_cast<std::size_t>(options.target);
   return absl::InvalidArgumentError(
       absl::StrCat("target is ", options.target, ", expected 0 to ", count - 1));
 }
 
 absl::StatusOr<std::unique_ptr<StepStream>> GrpcConnection::OpenStepStream(
     const StepStreamOptions& options) {
-  ATTN_RETURN_IF_ERROR(CheckOptions(options.call));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(CheckOptions(options.call));
   if (options.max_outstanding < 1) {
     return absl::InvalidArgumentError("max_outstanding: expected at least 1");
   }
-  ATTN_ASSIGN_OR_RETURN(const size_t target, TargetOf(options));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(const std::size_t target, TargetOf(options));
   // A stream is meant to last, so the client's default timeout does not apply to it.
   const CallSettings settings = ResolveSettings(
       transport_->options(), options.call, transport_->timer()->Now(), absl::InfiniteDuration());
@@ -234,7 +237,7 @@ absl::StatusOr<std::unique_ptr<StepStream>> GrpcConnection::OpenStepStream(
 }
 
 absl::Status GrpcConnection::WaitUntilReady(absl::Time deadline) {
-  ATTN_RETURN_IF_ERROR(transport_->targets().WaitUntilReady(deadline));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(transport_->targets().WaitUntilReady(deadline));
   if (shared_memory_ != nullptr) shared_memory_->WaitUntilTried(deadline);
   return absl::OkStatus();
 }

@@ -64,7 +64,7 @@ class GrpcConnection final : public Connection {
  private:
   using Prepared = absl::StatusOr<std::shared_ptr<OutgoingRequest>>;
 
-  absl::StatusOr<size_t> TargetOf(const StepStreamOptions& options) const;
+  absl::StatusOr<std::size_t> TargetOf(const StepStreamOptions& options) const;
   // Calls any target, or a session's owner. `request` is the message, or what is wrong with it.
   void CallAny(const CallOptions& options, const char* method,
                absl::StatusOr<codec::OutgoingMessage> request, AnswerCallback done);

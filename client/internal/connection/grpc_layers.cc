@@ -24,9 +24,9 @@ template <typename Result>
 class EveryTarget : public std::enable_shared_from_this<EveryTarget<Result>> {
  public:
   using Done = std::function<void(absl::StatusOr<Result>)>;
-  using Start = std::function<void(size_t target, Done next)>;
+  using Start = std::function<void(std::size_t target, Done next)>;
 
-  static void Run(size_t num_targets, Start start, Done done) {
+  static void Run(std::size_t num_targets, Start start, Done done) {
     auto run = std::make_shared<EveryTarget>();
     run->num_targets_ = num_targets;
     run->start_ = std::move(start);
@@ -35,14 +35,14 @@ class EveryTarget : public std::enable_shared_from_this<EveryTarget<Result>> {
   }
 
  private:
-  void Next(size_t target) {
+  void Next(std::size_t target) {
     start_(target, [self = this->shared_from_this(), target](absl::StatusOr<Result> outcome) {
       if (!outcome.ok() || target + 1 == self->num_targets_) return self->done_(std::move(outcome));
       self->Next(target + 1);
     });
   }
 
-  size_t num_targets_ = 0;
+  std::size_t num_targets_ = 0;
   Start start_;
   Done done_;
 };
@@ -69,7 +69,7 @@ void GrpcConnection::CreateLayer(const LayerOptions& request, const CallOptions&
   EveryTarget<LayerInfo>::Run(
       transport_->targets().size(),
       [transport = transport_, settings = transport_->Settings(options), messages](
-          size_t target, Callback<LayerInfo> next) {
+          std::size_t target, Callback<LayerInfo> next) {
         StartUpload(transport, settings, target, messages, std::move(next));
       },
       std::move(done));
@@ -79,7 +79,7 @@ void GrpcConnection::GetLayer(const std::string& layer_id, const CallOptions& op
                               Callback<LayerInfo> done) {
   v1::GetLayerRequest message;
   message.set_layer_id(layer_id);
-  CallAny(options, ATTN_METHOD(LayerService, GetLayer), codec::OutgoingMessage(message),
+  CallAny(options, ATTENTION_CLIENT_METHOD(LayerService, GetLayer), codec::OutgoingMessage(message),
           Reading<v1::GetLayerResponse>(std::move(done), kLayerFromProto));
 }
 
@@ -88,7 +88,8 @@ void GrpcConnection::ListLayers(const ListLayersRequest& request, const CallOpti
   v1::ListLayersRequest message;
   message.set_page_size(request.page_size);
   message.set_page_token(request.page_token);
-  CallAny(options, ATTN_METHOD(LayerService, ListLayers), codec::OutgoingMessage(message),
+  CallAny(options, ATTENTION_CLIENT_METHOD(LayerService, ListLayers),
+          codec::OutgoingMessage(message),
           Reading<v1::ListLayersResponse>(std::move(done),
                                           [](auto& answer, const codec::ReceivedMessage&) {
                                             return FromProto(std::move(answer));
@@ -104,14 +105,16 @@ void GrpcConnection::DeleteLayer(const std::string& layer_id, const CallOptions&
   EveryTarget<bool>::Run(
       transport_->targets().size(),
       [transport = transport_, settings = transport_->Settings(options),
-       prepared = *std::move(prepared)](size_t target, Callback<bool> next) {
-        RunUnary(transport,
-                 {settings, Transport::OneTarget(target), ATTN_METHOD(LayerService, DeleteLayer)},
-                 prepared,
-                 [next = std::move(next)](const absl::StatusOr<grpc::ByteBuffer>& answer, size_t) {
-                   if (!answer.ok()) return next(answer.status());
-                   next(true);
-                 });
+       prepared = *std::move(prepared)](std::size_t target, Callback<bool> next) {
+        RunUnary(
+            transport,
+            {settings, Transport::OneTarget(target),
+             ATTENTION_CLIENT_METHOD(LayerService, DeleteLayer)},
+            prepared,
+            [next = std::move(next)](const absl::StatusOr<grpc::ByteBuffer>& answer, std::size_t) {
+              if (!answer.ok()) return next(answer.status());
+              next(true);
+            });
       },
       [done = std::move(done)](const absl::StatusOr<bool>& outcome) { done(outcome.status()); });
 }
@@ -127,9 +130,10 @@ void GrpcConnection::ConvertLayer(const ConvertLayerRequest& request, const Call
   EveryTarget<LayerInfo>::Run(
       transport_->targets().size(),
       [transport = transport_, settings = transport_->Settings(options),
-       prepared = *std::move(prepared)](size_t target, Callback<LayerInfo> next) {
+       prepared = *std::move(prepared)](std::size_t target, Callback<LayerInfo> next) {
         RunUnary(transport,
-                 {settings, Transport::OneTarget(target), ATTN_METHOD(LayerService, ConvertLayer)},
+                 {settings, Transport::OneTarget(target),
+                  ATTENTION_CLIENT_METHOD(LayerService, ConvertLayer)},
                  prepared, Reading<v1::ConvertLayerResponse>(std::move(next), kLayerFromProto));
       },
       std::move(done));
@@ -141,7 +145,7 @@ void GrpcConnection::Forward(const ForwardRequest& request, const CallOptions& o
       std::move(done), [](const auto& message, const codec::ReceivedMessage& received) {
         return FromWire(message, received);
       });
-  static constexpr char kMethod[] = ATTN_METHOD(LayerService, Forward);
+  static constexpr char kMethod[] = ATTENTION_CLIENT_METHOD(LayerService, Forward);
   if (request.sessions.empty()) {
     return CallAny(options, kMethod, ToWire(request), std::move(read));
   }

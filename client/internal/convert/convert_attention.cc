@@ -13,13 +13,13 @@ namespace attention::client::internal {
 namespace {
 
 // The range of google.protobuf.Duration, about 10,000 years.
-constexpr int64_t kMaxDurationSeconds = 315576000000;
+constexpr std::int64_t kMaxDurationSeconds = 315576000000;
 
 // Where results lie: on the boundary that vector instructions and caches like best.
 constexpr std::align_val_t kResultAlignment{64};
 
 // Not filled with zeros: every byte is about to be written.
-std::shared_ptr<char> NewResultMemory(size_t num_bytes) {
+std::shared_ptr<char> NewResultMemory(std::size_t num_bytes) {
   return {static_cast<char*>(::operator new(num_bytes, kResultAlignment)),
           [](char* memory) { ::operator delete(memory, kResultAlignment); }};
 }
@@ -44,7 +44,7 @@ void ToProto(absl::Duration duration, google::protobuf::Duration* message) {
   if (duration < -limit) duration = -limit;
   absl::Duration rest;
   message->set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &rest));
-  message->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  message->set_nanos(static_cast<std::int32_t>(absl::ToInt64Nanoseconds(rest)));
 }
 
 absl::Duration FromProto(const google::protobuf::Duration& message) {
@@ -57,7 +57,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const st
     return absl::InvalidArgumentError(absl::StrCat(
         field, ".shape: [", absl::StrJoin(tensor.shape, ", "), "] is negative or too large"));
   }
-  const size_t num_bytes = tensor.num_bytes();
+  const std::size_t num_bytes = tensor.num_bytes();
   if (num_bytes > 0 && tensor.data == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(field, ".data: null, or a span whose size is not the product of shape [",
@@ -79,22 +79,22 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const TensorView& tensor, const st
 absl::Status AddTensor(const TensorView& tensor, const std::string& field, int field_number,
                        const TensorRefs* refs, codec::OutgoingMessage* message) {
   if (!tensor.is_present()) return absl::OkStatus();
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field, refs));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(codec::OutgoingMessage made, ToWire(tensor, field, refs));
   message->Add(field_number, std::move(made));
   return absl::OkStatus();
 }
 
 absl::StatusOr<Tensor> FromWire(const v1::Tensor& message, const codec::ReceivedMessage& received,
                                 const TensorRefs* refs) {
-  ATTN_ASSIGN_OR_RETURN(const DType dtype, FromProto(message.dtype()));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(const DType dtype, FromProto(message.dtype()));
   Shape shape(message.shape().begin(), message.shape().end());
   if (message.has_shared_memory() && refs != nullptr) {
     return refs->Read(message.shared_memory(), dtype, std::move(shape));
   }
   const codec::TensorBytes bytes = received.Data(message);
-  const int64_t elements = NumElements(shape);
-  if (elements < 0 || static_cast<uint64_t>(elements) * ElementBytes(dtype) !=
-                          static_cast<uint64_t>(bytes.size())) {
+  const std::int64_t elements = NumElements(shape);
+  if (elements < 0 || static_cast<std::uint64_t>(elements) * ElementBytes(dtype) !=
+                          static_cast<std::uint64_t>(bytes.size())) {
     return absl::InternalError(absl::StrCat("the server sent ", bytes.size(), " bytes for a ",
                                             std::string(DTypeName(dtype)), " tensor of shape [",
                                             absl::StrJoin(shape, ", "), "]"));
@@ -125,10 +125,12 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config,
   if (config.window_right.has_value()) small_fields.set_window_right(*config.window_right);
   small_fields.set_sink_tokens(config.sink_tokens);
   codec::OutgoingMessage message(small_fields);
-  ATTN_RETURN_IF_ERROR(AddTensor(config.alibi_slopes, "config.alibi_slopes",
-                                 v1::AttentionConfig::kAlibiSlopesFieldNumber, refs, &message));
-  ATTN_RETURN_IF_ERROR(AddTensor(config.sink_logits, "config.sink_logits",
-                                 v1::AttentionConfig::kSinkLogitsFieldNumber, refs, &message));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(AddTensor(config.alibi_slopes, "config.alibi_slopes",
+                                             v1::AttentionConfig::kAlibiSlopesFieldNumber, refs,
+                                             &message));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(AddTensor(config.sink_logits, "config.sink_logits",
+                                             v1::AttentionConfig::kSinkLogitsFieldNumber, refs,
+                                             &message));
   return message;
 }
 
@@ -156,13 +158,13 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool
   const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
     return AddTensor(tensor, field, field_number, refs, &message);
   };
-  ATTN_RETURN_IF_ERROR(add(request.q, "q", Wire::kQFieldNumber));
-  ATTN_RETURN_IF_ERROR(add(request.k, "k", Wire::kKFieldNumber));
-  ATTN_RETURN_IF_ERROR(add(request.v, "v", Wire::kVFieldNumber));
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config, refs));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(request.q, "q", Wire::kQFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(request.k, "k", Wire::kKFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(request.v, "v", Wire::kVFieldNumber));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config, refs));
   message.Add(Wire::kConfigFieldNumber, std::move(config));
-  ATTN_RETURN_IF_ERROR(add(request.bias, "bias", Wire::kBiasFieldNumber));
-  ATTN_RETURN_IF_ERROR(add(request.mask, "mask", Wire::kMaskFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(request.bias, "bias", Wire::kBiasFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(request.mask, "mask", Wire::kMaskFieldNumber));
   return message;
 }
 
@@ -171,13 +173,14 @@ absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
                                       const TensorRefs* refs) {
   AttendResult result;
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received, refs));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.output, FromWire(message.output(), received, refs));
   }
   if (message.has_lse()) {
-    ATTN_ASSIGN_OR_RETURN(result.lse, FromWire(message.lse(), received));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.lse, FromWire(message.lse(), received));
   }
   if (message.has_column_sums()) {
-    ATTN_ASSIGN_OR_RETURN(result.column_sums, FromWire(message.column_sums(), received));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.column_sums,
+                                      FromWire(message.column_sums(), received));
   }
   result.timing = FromProto(message.timing());
   return result;
@@ -186,7 +189,7 @@ absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
 absl::StatusOr<WeightsBlock> FromWire(const v1::WeightsBlock& message,
                                       const codec::ReceivedMessage& received) {
   WeightsBlock block{.sequence = message.sequence(), .q_begin = message.q_begin(), .weights = {}};
-  ATTN_ASSIGN_OR_RETURN(block.weights, FromWire(message.weights(), received));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(block.weights, FromWire(message.weights(), received));
   return block;
 }
 

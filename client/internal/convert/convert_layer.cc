@@ -70,13 +70,13 @@ RotaryConfig FromProto(const v1::RotaryConfig& message) {
 }
 
 // Small enough for any limit on messages, large enough that their number costs nothing.
-constexpr size_t kChunkBytes = size_t{1} << 20;
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 
 absl::Status AddUpload(v1::LayerTensorName name, const TensorView& tensor, const char* field,
                        std::vector<codec::OutgoingMessage>* messages) {
   if (!tensor.is_present()) return absl::OkStatus();
-  ATTN_ASSIGN_OR_RETURN([[maybe_unused]] const codec::OutgoingMessage checked,
-                        ToWire(tensor, field));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN([[maybe_unused]] const codec::OutgoingMessage checked,
+                                    ToWire(tensor, field));
   v1::CreateLayerRequest begin;
   begin.mutable_tensor()->set_name(name);
   v1::Tensor* header = begin.mutable_tensor()->mutable_tensor();
@@ -84,7 +84,7 @@ absl::Status AddUpload(v1::LayerTensorName name, const TensorView& tensor, const
   header->mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
   messages->emplace_back(begin);
   const std::string_view bytes(static_cast<const char*>(tensor.data), tensor.num_bytes());
-  for (size_t at = 0; at < bytes.size(); at += kChunkBytes) {
+  for (std::size_t at = 0; at < bytes.size(); at += kChunkBytes) {
     v1::CreateLayerRequest chunk;
     chunk.set_chunk(std::string(bytes.substr(at, kChunkBytes)));
     messages->emplace_back(chunk);
@@ -94,8 +94,8 @@ absl::Status AddUpload(v1::LayerTensorName name, const TensorView& tensor, const
 
 // Copied: the configuration stays small, and an upload's messages are plain protobuf.
 absl::Status CopyTensor(const TensorView& tensor, const char* field, v1::Tensor* message) {
-  ATTN_ASSIGN_OR_RETURN([[maybe_unused]] const codec::OutgoingMessage checked,
-                        ToWire(tensor, field));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN([[maybe_unused]] const codec::OutgoingMessage checked,
+                                    ToWire(tensor, field));
   message->set_dtype(internal::ToProto(tensor.dtype));
   message->mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
   message->set_data(tensor.data, tensor.num_bytes());
@@ -110,12 +110,12 @@ absl::Status ToProto(const AttentionConfig& config, v1::AttentionConfig* message
   if (config.window_right.has_value()) message->set_window_right(*config.window_right);
   message->set_sink_tokens(config.sink_tokens);
   if (config.alibi_slopes.is_present()) {
-    ATTN_RETURN_IF_ERROR(CopyTensor(config.alibi_slopes, "config.attention.alibi_slopes",
-                                    message->mutable_alibi_slopes()));
+    ATTENTION_CLIENT_RETURN_IF_ERROR(CopyTensor(
+        config.alibi_slopes, "config.attention.alibi_slopes", message->mutable_alibi_slopes()));
   }
   if (config.sink_logits.is_present()) {
-    ATTN_RETURN_IF_ERROR(CopyTensor(config.sink_logits, "config.attention.sink_logits",
-                                    message->mutable_sink_logits()));
+    ATTENTION_CLIENT_RETURN_IF_ERROR(CopyTensor(config.sink_logits, "config.attention.sink_logits",
+                                                message->mutable_sink_logits()));
   }
   return absl::OkStatus();
 }
@@ -135,7 +135,7 @@ absl::StatusOr<std::vector<codec::OutgoingMessage>> ToWire(const LayerOptions& o
   config->set_num_kv_heads(from.num_kv_heads);
   config->set_head_dim_qk(from.head_dim_qk);
   config->set_head_dim_v(from.head_dim_v);
-  ATTN_RETURN_IF_ERROR(ToProto(from.attention, config->mutable_attention()));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(ToProto(from.attention, config->mutable_attention()));
   if (from.rotary.has_value()) ToProto(*from.rotary, config->mutable_rotary());
   std::vector<codec::OutgoingMessage> messages;
   messages.emplace_back(first);
@@ -146,7 +146,7 @@ absl::StatusOr<std::vector<codec::OutgoingMessage>> ToWire(const LayerOptions& o
       {"b_q", v1::LAYER_TENSOR_NAME_B_Q, &w.b_q}, {"b_k", v1::LAYER_TENSOR_NAME_B_K, &w.b_k},
       {"b_v", v1::LAYER_TENSOR_NAME_B_V, &w.b_v}, {"b_o", v1::LAYER_TENSOR_NAME_B_O, &w.b_o}};
   for (const auto& [field, name, tensor] : tensors) {
-    ATTN_RETURN_IF_ERROR(AddUpload(name, *tensor, field, &messages));
+    ATTENTION_CLIENT_RETURN_IF_ERROR(AddUpload(name, *tensor, field, &messages));
   }
   return messages;
 }
@@ -155,7 +155,7 @@ absl::StatusOr<LayerInfo> FromProto(v1::Layer&& message) {
   LayerInfo info;
   info.layer_id = message.layer_id();
   const v1::LayerConfig& config = message.config();
-  ATTN_ASSIGN_OR_RETURN(info.dtype, internal::FromProto(config.dtype()));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(info.dtype, internal::FromProto(config.dtype()));
   info.config.model_dim = config.model_dim();
   info.config.context_dim = config.context_dim();
   info.config.output_dim = config.output_dim();
@@ -182,7 +182,7 @@ absl::StatusOr<LayerInfo> FromProto(v1::Layer&& message) {
 absl::StatusOr<ListLayersResult> FromProto(v1::ListLayersResponse&& message) {
   ListLayersResult result;
   for (v1::Layer& layer : *message.mutable_layers()) {
-    ATTN_ASSIGN_OR_RETURN(LayerInfo info, FromProto(std::move(layer)));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(LayerInfo info, FromProto(std::move(layer)));
     result.layers.push_back(std::move(info));
   }
   result.next_page_token = message.next_page_token();
@@ -207,11 +207,12 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const ForwardRequest& request) {
     }
   }
   codec::OutgoingMessage message(small_fields);
-  ATTN_RETURN_IF_ERROR(AddTensor(request.x, "x", Wire::kXFieldNumber, nullptr, &message));
-  ATTN_RETURN_IF_ERROR(
+  ATTENTION_CLIENT_RETURN_IF_ERROR(
+      AddTensor(request.x, "x", Wire::kXFieldNumber, nullptr, &message));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(
       AddTensor(request.context, "context", Wire::kContextFieldNumber, nullptr, &message));
-  ATTN_RETURN_IF_ERROR(AddTensor(request.padding_mask, "padding_mask",
-                                 Wire::kPaddingMaskFieldNumber, nullptr, &message));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(AddTensor(request.padding_mask, "padding_mask",
+                                             Wire::kPaddingMaskFieldNumber, nullptr, &message));
   return message;
 }
 
@@ -219,7 +220,8 @@ absl::StatusOr<ForwardResult> FromWire(const v1::ForwardResponse& message,
                                        const codec::ReceivedMessage& received) {
   ForwardResult result;
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.output,
+                                      internal::FromWire(message.output(), received));
   }
   result.positions.assign(message.positions().begin(), message.positions().end());
   result.timing = internal::FromProto(message.timing());

@@ -55,7 +55,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const ExplainRequest& request) {
     small_fields.set_first_query_position(*request.first_query_position);
   }
   codec::OutgoingMessage message(small_fields);
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(codec::OutgoingMessage config, ToWire(request.config));
   message.Add(v1::ExplainRequest::kConfigFieldNumber, std::move(config));
   return message;
 }

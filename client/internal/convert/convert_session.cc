@@ -17,7 +17,7 @@ absl::StatusOr<SessionGeometry> FromProto(const v1::SessionGeometry& message) {
                            .num_kv_heads = message.num_kv_heads(),
                            .head_dim_qk = message.head_dim_qk(),
                            .head_dim_v = message.head_dim_v()};
-  ATTN_ASSIGN_OR_RETURN(geometry.kv_dtype, internal::FromProto(message.kv_dtype()));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(geometry.kv_dtype, internal::FromProto(message.kv_dtype()));
   return geometry;
 }
 
@@ -28,7 +28,7 @@ SessionHandle FromProto(const v1::SessionHandle& message) {
 }
 
 // The step of this index in its request.
-absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t index,
+absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, std::size_t index,
                                               const TensorRefs* refs) {
   using Wire = v1::SessionStep;
   Wire small_fields;
@@ -49,17 +49,18 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, size_t in
     }
   }
   codec::OutgoingMessage message(small_fields);
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage config, internal::ToWire(step.config, refs));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(codec::OutgoingMessage config,
+                                    internal::ToWire(step.config, refs));
   message.Add(Wire::kConfigFieldNumber, std::move(config));
   const auto add = [&](const TensorView& tensor, const char* field, int field_number) {
     return AddTensor(tensor, absl::StrCat("steps[", index, "].", field), field_number, refs,
                      &message);
   };
-  ATTN_RETURN_IF_ERROR(add(step.k, "k", Wire::kKFieldNumber));
-  ATTN_RETURN_IF_ERROR(add(step.v, "v", Wire::kVFieldNumber));
-  ATTN_RETURN_IF_ERROR(add(step.q, "q", Wire::kQFieldNumber));
-  ATTN_RETURN_IF_ERROR(add(step.bias, "bias", Wire::kBiasFieldNumber));
-  ATTN_RETURN_IF_ERROR(add(step.mask, "mask", Wire::kMaskFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(step.k, "k", Wire::kKFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(step.v, "v", Wire::kVFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(step.q, "q", Wire::kQFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(step.bias, "bias", Wire::kBiasFieldNumber));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(add(step.mask, "mask", Wire::kMaskFieldNumber));
   return message;
 }
 
@@ -71,13 +72,15 @@ absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
   result.position = message.position();
   result.is_replay = message.is_replay();
   if (message.has_output()) {
-    ATTN_ASSIGN_OR_RETURN(result.output, internal::FromWire(message.output(), received, refs));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.output,
+                                      internal::FromWire(message.output(), received, refs));
   }
   if (message.has_lse()) {
-    ATTN_ASSIGN_OR_RETURN(result.lse, internal::FromWire(message.lse(), received));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.lse, internal::FromWire(message.lse(), received));
   }
   if (message.has_column_sums()) {
-    ATTN_ASSIGN_OR_RETURN(result.column_sums, internal::FromWire(message.column_sums(), received));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.column_sums,
+                                      internal::FromWire(message.column_sums(), received));
   }
   return result;
 }
@@ -106,7 +109,7 @@ absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
   SessionInfo info;
   info.handle = FromProto(message.handle());
   info.name = message.name();
-  ATTN_ASSIGN_OR_RETURN(info.geometry, FromProto(message.geometry()));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(info.geometry, FromProto(message.geometry()));
   info.layer_lengths.assign(message.layer_lengths().begin(), message.layer_lengths().end());
   info.committed_length = message.committed_length();
   info.kv_bytes = message.kv_bytes();
@@ -118,9 +121,9 @@ absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
 
 absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message) {
   ListSessionsResult result;
-  result.sessions.reserve(static_cast<size_t>(message.sessions_size()));
+  result.sessions.reserve(static_cast<std::size_t>(message.sessions_size()));
   for (v1::Session& session : *message.mutable_sessions()) {
-    ATTN_ASSIGN_OR_RETURN(SessionInfo info, FromProto(std::move(session)));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(SessionInfo info, FromProto(std::move(session)));
     result.sessions.push_back(std::move(info));
   }
   result.next_page_token = std::move(*message.mutable_next_page_token());
@@ -129,8 +132,9 @@ absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message)
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request, const TensorRefs* refs) {
   codec::OutgoingMessage message{v1::StepRequest()};
-  for (size_t i = 0; i < request.steps.size(); ++i) {
-    ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage step, ToWire(request.steps[i], i, refs));
+  for (std::size_t i = 0; i < request.steps.size(); ++i) {
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(codec::OutgoingMessage step,
+                                      ToWire(request.steps[i], i, refs));
     message.Add(v1::StepRequest::kStepsFieldNumber, std::move(step));
   }
   return message;
@@ -140,9 +144,9 @@ absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
                                     const codec::ReceivedMessage& received,
                                     const TensorRefs* refs) {
   StepResult result;
-  result.results.reserve(static_cast<size_t>(message.results_size()));
+  result.results.reserve(static_cast<std::size_t>(message.results_size()));
   for (const v1::SessionStepResult& step : message.results()) {
-    ATTN_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received, refs));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(SessionStepResult converted, FromWire(step, received, refs));
     result.results.push_back(std::move(converted));
   }
   result.timing = FromProto(message.timing());

@@ -5,9 +5,9 @@
 
 namespace attention::client::internal {
 
-absl::StatusOr<PageToken> ParsePageToken(const std::string& text, size_t num_targets) {
+absl::StatusOr<PageToken> ParsePageToken(const std::string& text, std::size_t num_targets) {
   if (num_targets == 1 || text.empty()) return PageToken{0, text};
-  const size_t slash = text.find('/');
+  const std::size_t slash = text.find('/');
   PageToken result;
   if (slash == std::string::npos || !absl::SimpleAtoi(text.substr(0, slash), &result.target) ||
       result.target >= num_targets) {
@@ -18,7 +18,7 @@ absl::StatusOr<PageToken> ParsePageToken(const std::string& text, size_t num_tar
   return result;
 }
 
-std::string NextPageToken(const PageToken& answered, size_t num_targets) {
+std::string NextPageToken(const PageToken& answered, std::size_t num_targets) {
   if (num_targets == 1) return answered.token;
   if (!answered.token.empty()) return absl::StrCat(answered.target, "/", answered.token);
   if (answered.target + 1 < num_targets) return absl::StrCat(answered.target + 1, "/");

@@ -10,16 +10,16 @@
 namespace attention::client::internal {
 
 struct PageToken {
-  size_t target = 0;
+  std::size_t target = 0;
   // The target's own.
   std::string token;
 };
 
 // INVALID_ARGUMENT: not a token that NextPageToken made for as many targets.
-absl::StatusOr<PageToken> ParsePageToken(const std::string& text, size_t num_targets);
+absl::StatusOr<PageToken> ParsePageToken(const std::string& text, std::size_t num_targets);
 
 // `answered` is the page's target and the token it gave for the next page. Empty after the last
 // page of the last target.
-std::string NextPageToken(const PageToken& answered, size_t num_targets);
+std::string NextPageToken(const PageToken& answered, std::size_t num_targets);
 
 }  // namespace attention::client::internal

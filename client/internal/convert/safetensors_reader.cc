@@ -19,8 +19,8 @@ absl::StatusOr<DType> TypeOf(const std::string& name, const std::string& dtype) 
 }  // namespace
 
 absl::StatusOr<SafetensorsReader> SafetensorsReader::Open(const std::string& path) {
-  ATTN_ASSIGN_OR_RETURN(std::shared_ptr<const safetensors::File> file,
-                        safetensors::File::Open(path));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(std::shared_ptr<const safetensors::File> file,
+                                    safetensors::File::Open(path));
   return SafetensorsReader(std::move(file));
 }
 
@@ -31,8 +31,8 @@ std::vector<std::string> SafetensorsReader::names() const {
 }
 
 absl::StatusOr<TensorView> SafetensorsReader::Find(const std::string& name) const {
-  ATTN_ASSIGN_OR_RETURN(const safetensors::FileTensor tensor, file_->Find(name));
-  ATTN_ASSIGN_OR_RETURN(const DType dtype, TypeOf(name, tensor.dtype));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(const safetensors::FileTensor tensor, file_->Find(name));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(const DType dtype, TypeOf(name, tensor.dtype));
   return TensorView(tensor.bytes.data(), dtype, tensor.shape);
 }
 

@@ -18,7 +18,7 @@ class TensorRefs {
   virtual std::optional<v1::SharedMemoryRef> RefTo(const TensorView& tensor) const = 0;
   // The reference for the output of the request, or of its step of this index; nullopt when the
   // server is to send the output back.
-  virtual std::optional<v1::SharedMemoryRef> RefToOutput(size_t index) const = 0;
+  virtual std::optional<v1::SharedMemoryRef> RefToOutput(std::size_t index) const = 0;
 
   // The result that the server says it has written, which keeps the memory. INTERNAL: not to where
   // it was asked to.

@@ -6,14 +6,18 @@
 namespace attention::client::internal {
 namespace {
 
-size_t ExtentBytes(size_t bytes) { return ExtentAllocator::RoundUp(std::max(bytes, size_t{1})); }
+std::size_t ExtentBytes(std::size_t bytes) {
+  return ExtentAllocator::RoundUp(std::max(bytes, std::size_t{1}));
+}
 
 }  // namespace
 
-ExtentAllocator::ExtentAllocator(size_t size) { Insert(0, size / kGranularity * kGranularity); }
+ExtentAllocator::ExtentAllocator(std::size_t size) {
+  Insert(0, size / kGranularity * kGranularity);
+}
 
-std::optional<size_t> ExtentAllocator::Allocate(size_t bytes) {
-  const size_t size = ExtentBytes(bytes);
+std::optional<std::size_t> ExtentAllocator::Allocate(std::size_t bytes) {
+  const std::size_t size = ExtentBytes(bytes);
   if (size < bytes) return std::nullopt;  // so large that it overflowed
   const auto found = free_sizes_.lower_bound({size, 0});
   if (found == free_sizes_.end()) return std::nullopt;
@@ -24,8 +28,8 @@ std::optional<size_t> ExtentAllocator::Allocate(size_t bytes) {
   return offset;
 }
 
-void ExtentAllocator::Free(size_t offset, size_t bytes) {
-  size_t size = ExtentBytes(bytes);
+void ExtentAllocator::Free(std::size_t offset, std::size_t bytes) {
+  std::size_t size = ExtentBytes(bytes);
   used_bytes_ -= size;
   const auto next = free_.lower_bound(offset);
   if (next != free_.begin()) {
@@ -43,13 +47,13 @@ void ExtentAllocator::Free(size_t offset, size_t bytes) {
   Insert(offset, size);
 }
 
-void ExtentAllocator::Insert(size_t offset, size_t size) {
+void ExtentAllocator::Insert(std::size_t offset, std::size_t size) {
   if (size == 0) return;
   free_.emplace(offset, size);
   free_sizes_.emplace(size, offset);
 }
 
-void ExtentAllocator::Erase(std::map<size_t, size_t>::iterator extent) {
+void ExtentAllocator::Erase(std::map<std::size_t, std::size_t>::iterator extent) {
   free_sizes_.erase({extent->second, extent->first});
   free_.erase(extent);
 }

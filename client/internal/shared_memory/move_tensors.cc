@@ -13,7 +13,7 @@ namespace {
 // The least bytes of a request's tensors and outputs that are worth sharing. Below them a unix
 // socket is as fast (measured with attention-bench-transport --study shared-memory;
 // docs/performance/transport.md has the figures).
-constexpr size_t kMinRequestBytes = size_t{64} << 10;
+constexpr std::size_t kMinRequestBytes = std::size_t{64} << 10;
 
 // Calls `visit` with each tensor that is there.
 template <typename HasTensors, typename Visit>
@@ -34,23 +34,23 @@ void ForEachTensor(Request& request, Visit visit) {
 }
 
 // The bytes of an output, which has q's shape with v's last dimension; 0 when that is not known.
-size_t OutputBytes(const TensorView& q, const TensorView& v) {
+std::size_t OutputBytes(const TensorView& q, const TensorView& v) {
   if (!q.is_present() || !v.is_present()) return 0;
   Shape shape = q.shape;
   shape.back() = v.shape.back();
-  const int64_t elements = NumElements(shape);
-  size_t bytes = 0;
-  const bool overflows = elements < 0 || __builtin_mul_overflow(static_cast<size_t>(elements),
+  const std::int64_t elements = NumElements(shape);
+  std::size_t bytes = 0;
+  const bool overflows = elements < 0 || __builtin_mul_overflow(static_cast<std::size_t>(elements),
                                                                 ElementBytes(q.dtype), &bytes);
   return overflows || bytes < SharedTensorRefs::kMinTensorBytes ? 0 : bytes;
 }
 
-std::vector<size_t> OutputBytes(const AttendRequest& request) {
+std::vector<std::size_t> OutputBytes(const AttendRequest& request) {
   return {OutputBytes(request.q, request.v)};
 }
 
-std::vector<size_t> OutputBytes(const StepRequest& request) {
-  std::vector<size_t> bytes;
+std::vector<std::size_t> OutputBytes(const StepRequest& request) {
+  std::vector<std::size_t> bytes;
   bytes.reserve(request.steps.size());
   for (const SessionStep& step : request.steps) bytes.push_back(OutputBytes(step.q, step.v));
   return bytes;
@@ -59,19 +59,19 @@ std::vector<size_t> OutputBytes(const StepRequest& request) {
 // The copies that moving a request takes.
 struct Plan {
   std::vector<std::shared_ptr<SharedSlot>> in_place;  // by tensor; null: to be copied
-  size_t copied_bytes = 0;
-  size_t total_bytes = 0;
+  std::size_t copied_bytes = 0;
+  std::size_t total_bytes = 0;
   bool has_shared = false;
 };
 
 template <typename Request>
-std::optional<Plan> MakePlan(const SharedMemoryChannels& channels, size_t target,
+std::optional<Plan> MakePlan(const SharedMemoryChannels& channels, std::size_t target,
                              const Request& request) {
   Plan plan;
   bool is_valid = true;
   const bool may_be_shared = channels.has_memory();
   ForEachTensor(request, [&](const TensorView& tensor) {
-    const size_t bytes = tensor.num_bytes();
+    const std::size_t bytes = tensor.num_bytes();
     is_valid = is_valid && tensor.num_elements() >= 0 && (bytes == 0 || tensor.data != nullptr) &&
                !__builtin_add_overflow(plan.total_bytes, bytes, &plan.total_bytes);
     if (!is_valid) return;
@@ -88,12 +88,12 @@ std::optional<Plan> MakePlan(const SharedMemoryChannels& channels, size_t target
 }
 
 template <typename Request>
-std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, size_t target,
+std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, std::size_t target,
                                     const Request& request, SharedInputs* inputs) {
   std::optional<Plan> plan = MakePlan(channels, target, request);
   if (!plan.has_value()) return nullptr;
-  std::vector<size_t> output_bytes = OutputBytes(request);
-  const size_t total = plan->total_bytes + SharedTensorRefs::SlotBytes(output_bytes);
+  std::vector<std::size_t> output_bytes = OutputBytes(request);
+  const std::size_t total = plan->total_bytes + SharedTensorRefs::SlotBytes(output_bytes);
   if (total < kMinRequestBytes && !plan->has_shared) return nullptr;
   std::shared_ptr<SharedSlot> copies;
   if (plan->copied_bytes > 0) {
@@ -102,7 +102,7 @@ std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, size_t targe
     inputs->slots.push_back(copies);
   }
   char* next = copies != nullptr ? copies->data() : nullptr;
-  size_t index = 0;
+  std::size_t index = 0;
   auto moved = std::make_shared<Request>(request);
   ForEachTensor(*moved, [&](TensorView& tensor) {
     std::shared_ptr<SharedSlot>& slot = plan->in_place[index++];
@@ -110,7 +110,7 @@ std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, size_t targe
       inputs->slots.push_back(std::move(slot));
       return;
     }
-    const size_t bytes = tensor.num_bytes();
+    const std::size_t bytes = tensor.num_bytes();
     if (bytes > 0) std::memcpy(next, tensor.data, bytes);
     tensor.data = next;
     next += ExtentAllocator::RoundUp(bytes);
@@ -125,12 +125,14 @@ std::shared_ptr<const Request> Move(SharedMemoryChannels& channels, size_t targe
 }  // namespace
 
 std::shared_ptr<const AttendRequest> MoveToSharedMemory(SharedMemoryChannels& channels,
-                                                        size_t target, const AttendRequest& request,
+                                                        std::size_t target,
+                                                        const AttendRequest& request,
                                                         SharedInputs* inputs) {
   return Move(channels, target, request, inputs);
 }
 
-std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedMemoryChannels& channels, size_t target,
+std::shared_ptr<const StepRequest> MoveToSharedMemory(SharedMemoryChannels& channels,
+                                                      std::size_t target,
                                                       const StepRequest& request,
                                                       SharedInputs* inputs) {
   return Move(channels, target, request, inputs);

@@ -28,13 +28,14 @@ class SharedMemoryCall : public std::enable_shared_from_this<SharedMemoryCall<Me
         done_(std::move(done)) {}
 
   void Start() {
-    RunUnary(transport_, call_, request_,
-             [self = this->shared_from_this()](const absl::StatusOr<grpc::ByteBuffer>& answer,
-                                               size_t target) { self->OnAnswer(answer, target); });
+    RunUnary(
+        transport_, call_, request_,
+        [self = this->shared_from_this()](const absl::StatusOr<grpc::ByteBuffer>& answer,
+                                          std::size_t target) { self->OnAnswer(answer, target); });
   }
 
  private:
-  void OnAnswer(const absl::StatusOr<grpc::ByteBuffer>& answer, size_t target) {
+  void OnAnswer(const absl::StatusOr<grpc::ByteBuffer>& answer, std::size_t target) {
     absl::StatusOr<Result> result = Read(answer);
     if (!request_->FallBackToBytes(RegionStatus(result), target)) return done_(std::move(result));
     call_.route = Transport::OneTarget(target);

@@ -28,7 +28,7 @@ constexpr absl::Duration kInfoTimeout = absl::Seconds(2);
 constexpr absl::Duration kUserTimeout = absl::Seconds(2);
 
 // A server that refuses a region is asked for half of it, down to this.
-constexpr size_t kMinRegionBytes = size_t{1} << 20;
+constexpr std::size_t kMinRegionBytes = std::size_t{1} << 20;
 
 // The answer of a target's server about itself.
 absl::StatusOr<v1::GetServerInfoResponse> ParseInfo(const grpc::Status& status,
@@ -46,9 +46,9 @@ SharedMemoryChannels::SharedMemoryChannels(std::shared_ptr<Transport> transport)
     : transport_(std::move(transport)),
       tenant_(transport_->options().tenant),
       targets_(transport_->targets()),
-      pool_(static_cast<size_t>(transport_->options().shared_memory.max_bytes)),
+      pool_(static_cast<std::size_t>(transport_->options().shared_memory.max_bytes)),
       wake_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      max_region_bytes_(std::numeric_limits<size_t>::max()),
+      max_region_bytes_(std::numeric_limits<std::size_t>::max()),
       channels_(targets_.size()),
       backoff_(kMinBackoff) {}
 
@@ -70,13 +70,13 @@ SharedMemoryChannels::~SharedMemoryChannels() {
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
-std::shared_ptr<SharedSlot> SharedMemoryChannels::Allocate(size_t target, size_t bytes) {
+std::shared_ptr<SharedSlot> SharedMemoryChannels::Allocate(std::size_t target, std::size_t bytes) {
   std::shared_ptr<SharedSlot> slot = pool_.Allocate(target, bytes);
   if (slot == nullptr) AskForRoom(target, bytes);
   return slot;
 }
 
-std::shared_ptr<SharedSlot> SharedMemoryChannels::AllocateForUser(size_t bytes) {
+std::shared_ptr<SharedSlot> SharedMemoryChannels::AllocateForUser(std::size_t bytes) {
   std::shared_ptr<SharedSlot> slot = pool_.AllocateAnywhere(bytes);
   const absl::Time deadline = absl::Now() + kUserTimeout;
   // A wish may come too late for the round that is under way.
@@ -87,7 +87,7 @@ std::shared_ptr<SharedSlot> SharedMemoryChannels::AllocateForUser(size_t bytes) 
         std::find_if(channels_.begin(), channels_.end(),
                      [](const Channel& channel) { return channel.socket != nullptr; });
     const bool is_any = with_channel == channels_.end();
-    RequestRound(is_any ? 0 : static_cast<size_t>(with_channel - channels_.begin()), bytes);
+    RequestRound(is_any ? 0 : static_cast<std::size_t>(with_channel - channels_.begin()), bytes);
     const auto is_over = [this, before = num_rounds_]()
                              ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return num_rounds_ > before; };
     if (!mutex_.AwaitWithDeadline(absl::Condition(&is_over), deadline)) break;
@@ -97,13 +97,13 @@ std::shared_ptr<SharedSlot> SharedMemoryChannels::AllocateForUser(size_t bytes) 
   return slot;
 }
 
-std::optional<std::string> SharedMemoryChannels::RegionId(size_t target,
+std::optional<std::string> SharedMemoryChannels::RegionId(std::size_t target,
                                                           const SharedRegion& region) {
   if (region.target() != target || !region.is_usable()) return std::nullopt;
   return region.id();
 }
 
-void SharedMemoryChannels::OnRegionLost(size_t target, const std::string& region_id) {
+void SharedMemoryChannels::OnRegionLost(std::size_t target, const std::string& region_id) {
   const std::vector<std::shared_ptr<SharedRegion>> regions = pool_.regions();
   const bool is_known = std::any_of(regions.begin(), regions.end(), [&](const auto& region) {
     return region->target() == target && region->id() == region_id;
@@ -126,24 +126,24 @@ void SharedMemoryChannels::WaitUntilTried(absl::Time deadline) {
 SharedMemoryUsage SharedMemoryChannels::usage() const {
   SharedMemoryUsage usage;
   usage.num_channels = static_cast<int>(num_channels());
-  usage.mapped_bytes = static_cast<int64_t>(pool_.mapped_bytes());
+  usage.mapped_bytes = static_cast<std::int64_t>(pool_.mapped_bytes());
   for (const std::shared_ptr<SharedRegion>& region : pool_.regions()) {
-    usage.used_bytes += static_cast<int64_t>(region->used_bytes());
+    usage.used_bytes += static_cast<std::int64_t>(region->used_bytes());
   }
   usage.num_requests = num_requests_.load(std::memory_order_relaxed);
   return usage;
 }
 
-size_t SharedMemoryChannels::num_channels() const { return OpenTargets().size(); }
+std::size_t SharedMemoryChannels::num_channels() const { return OpenTargets().size(); }
 
-void SharedMemoryChannels::AskForRoom(size_t target, size_t bytes) {
+void SharedMemoryChannels::AskForRoom(std::size_t target, std::size_t bytes) {
   absl::MutexLock lock(&mutex_);
   if (is_wanted_ && bytes <= channels_[target].wanted_bytes) return;
   if (!is_wanted_ && absl::Now() < retry_at_) return;
   RequestRound(target, bytes);
 }
 
-void SharedMemoryChannels::RequestRound(size_t target, size_t bytes) {
+void SharedMemoryChannels::RequestRound(std::size_t target, std::size_t bytes) {
   if (wake_fd_ < 0 || is_stopping_) return;
   channels_[target].wanted_bytes = std::max(channels_[target].wanted_bytes, bytes);
   is_wanted_ = true;
@@ -165,13 +165,13 @@ void SharedMemoryChannels::Serve() {
 
 bool SharedMemoryChannels::AwaitRound() {
   for (;;) {
-    const std::vector<size_t> open = OpenTargets();
+    const std::vector<std::size_t> open = OpenTargets();
     std::vector<pollfd> polled = {{wake_fd_, POLLIN, 0}};
-    for (const size_t target : open) polled.push_back({SocketOf(target)->fd(), POLLIN, 0});
+    for (const std::size_t target : open) polled.push_back({SocketOf(target)->fd(), POLLIN, 0});
     if (poll(polled.data(), polled.size(), -1) < 0) continue;
     eventfd_t count = 0;
     eventfd_read(wake_fd_, &count);
-    for (size_t i = 0; i < open.size(); ++i) {
+    for (std::size_t i = 0; i < open.size(); ++i) {
       absl::ReleasableMutexLock lock(&mutex_);
       const bool is_lost = polled[i + 1].revents != 0 || channels_[open[i]].is_lost;
       lock.Release();
@@ -183,7 +183,7 @@ bool SharedMemoryChannels::AwaitRound() {
   }
 }
 
-void SharedMemoryChannels::DropChannel(size_t target) {
+void SharedMemoryChannels::DropChannel(std::size_t target) {
   // Slots that are held there stay mapped, with their lease.
   pool_.TakeAll(target);
   std::erase_if(retired_, [target](const auto& region) { return region->target() == target; });
@@ -191,7 +191,7 @@ void SharedMemoryChannels::DropChannel(size_t target) {
   absl::MutexLock lock(&mutex_);
   std::swap(dropped, channels_[target]);
   channels_[target].wanted_bytes = dropped.wanted_bytes;
-  max_region_bytes_ = std::numeric_limits<size_t>::max();
+  max_region_bytes_ = std::numeric_limits<std::size_t>::max();
   // The next server there has most likely restarted.
   retry_at_ = absl::InfinitePast();
   backoff_ = kMinBackoff;
@@ -201,8 +201,8 @@ bool SharedMemoryChannels::RunRound() {
   OpenChannels();
   ReleaseRetired();
   bool has_room = true;
-  for (const size_t target : OpenTargets()) {
-    size_t bytes = 0;
+  for (const std::size_t target : OpenTargets()) {
+    std::size_t bytes = 0;
     {
       absl::MutexLock lock(&mutex_);
       bytes = channels_[target].wanted_bytes;
@@ -214,12 +214,12 @@ bool SharedMemoryChannels::RunRound() {
 }
 
 void SharedMemoryChannels::OpenChannels() {
-  for (size_t target = 0; target < targets_.size(); ++target) {
+  for (std::size_t target = 0; target < targets_.size(); ++target) {
     if (SocketOf(target) == nullptr) OpenChannel(target);
   }
 }
 
-void SharedMemoryChannels::OpenChannel(size_t target) {
+void SharedMemoryChannels::OpenChannel(std::size_t target) {
   CallSettings settings;
   settings.tenant = tenant_;
   settings.request_id = "shared-memory-channel";
@@ -232,9 +232,9 @@ void SharedMemoryChannels::OpenChannel(size_t target) {
   }
   const grpc::Slice nothing;  // an empty GetServerInfoRequest
   grpc::ByteBuffer answer;
-  const grpc::Status status =
-      CallHere(targets_.EndpointOf(target), context.grpc(),
-               ATTN_METHOD(ServerService, GetServerInfo), grpc::ByteBuffer(&nothing, 1), &answer);
+  const grpc::Status status = CallHere(targets_.EndpointOf(target), context.grpc(),
+                                       ATTENTION_CLIENT_METHOD(ServerService, GetServerInfo),
+                                       grpc::ByteBuffer(&nothing, 1), &answer);
   {
     absl::MutexLock lock(&mutex_);
     calling_ = nullptr;
@@ -249,14 +249,14 @@ void SharedMemoryChannels::OpenChannel(size_t target) {
   channels_[target].server_epoch = info->server_epoch();
 }
 
-bool SharedMemoryChannels::MakeRoom(size_t target, size_t bytes) {
+bool SharedMemoryChannels::MakeRoom(std::size_t target, std::size_t bytes) {
   if (pool_.Allocate(target, bytes) != nullptr) return true;
   for (std::shared_ptr<SharedRegion>& region : pool_.TakeAbandoned(target)) {
     retired_.push_back(std::move(region));
   }
   ReleaseRetired();
   for (;;) {
-    const absl::StatusOr<size_t> size = pool_.NextSize(bytes, max_region_bytes_);
+    const absl::StatusOr<std::size_t> size = pool_.NextSize(bytes, max_region_bytes_);
     if (!size.ok()) return false;
     const absl::Status refusal = AddRegion(target, *size);
     if (refusal.ok()) return pool_.Allocate(target, bytes) != nullptr;
@@ -265,7 +265,7 @@ bool SharedMemoryChannels::MakeRoom(size_t target, size_t bytes) {
   }
 }
 
-absl::Status SharedMemoryChannels::AddRegion(size_t target, size_t bytes) {
+absl::Status SharedMemoryChannels::AddRegion(std::size_t target, std::size_t bytes) {
   const std::shared_ptr<SharedMemorySocket> socket = SocketOf(target);
   if (socket == nullptr) return absl::UnavailableError("the channel is gone");
   absl::StatusOr<SharedMemorySocket::Region> answer = socket->Create(tenant_, bytes);
@@ -304,16 +304,16 @@ void SharedMemoryChannels::ReleaseRetired() {
   }
 }
 
-std::vector<size_t> SharedMemoryChannels::OpenTargets() const {
+std::vector<std::size_t> SharedMemoryChannels::OpenTargets() const {
   absl::MutexLock lock(&mutex_);
-  std::vector<size_t> open;
-  for (size_t target = 0; target < channels_.size(); ++target) {
+  std::vector<std::size_t> open;
+  for (std::size_t target = 0; target < channels_.size(); ++target) {
     if (channels_[target].socket != nullptr) open.push_back(target);
   }
   return open;
 }
 
-std::shared_ptr<SharedMemorySocket> SharedMemoryChannels::SocketOf(size_t target) const {
+std::shared_ptr<SharedMemorySocket> SharedMemoryChannels::SocketOf(std::size_t target) const {
   absl::MutexLock lock(&mutex_);
   return channels_[target].socket;
 }

@@ -33,17 +33,17 @@ bool IsRegionLost(const absl::Status& status) {
 
 }  // namespace
 
-absl::StatusOr<codec::OutgoingMessage> SharedMemoryRequest::MessageFor(size_t target) {
+absl::StatusOr<codec::OutgoingMessage> SharedMemoryRequest::MessageFor(std::size_t target) {
   refs_ = is_sharing_ ? RefsAt(target) : nullptr;
   return encode_(refs_.get());
 }
 
-absl::StatusOr<grpc::ByteBuffer> SharedMemoryRequest::BytesFor(size_t target) {
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage message, MessageFor(target));
+absl::StatusOr<grpc::ByteBuffer> SharedMemoryRequest::BytesFor(std::size_t target) {
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(codec::OutgoingMessage message, MessageFor(target));
   return channels_->transport().Serialize(std::move(message));
 }
 
-std::shared_ptr<const SharedTensorRefs> SharedMemoryRequest::RefsAt(size_t target) {
+std::shared_ptr<const SharedTensorRefs> SharedMemoryRequest::RefsAt(std::size_t target) {
   std::vector<NamedSlot> inputs;
   inputs.reserve(inputs_.slots.size());
   for (const std::shared_ptr<SharedSlot>& slot : inputs_.slots) {
@@ -61,8 +61,8 @@ std::shared_ptr<const SharedTensorRefs> SharedMemoryRequest::RefsAt(size_t targe
                                                   inputs_.output_bytes);
 }
 
-NamedSlot SharedMemoryRequest::OutputAt(size_t target) {
-  const size_t bytes = SharedTensorRefs::SlotBytes(inputs_.output_bytes);
+NamedSlot SharedMemoryRequest::OutputAt(std::size_t target) {
+  const std::size_t bytes = SharedTensorRefs::SlotBytes(inputs_.output_bytes);
   if (bytes == 0) return {};
   if (output_ == nullptr || output_->region()->target() != target) {
     output_ = channels_->Allocate(target, bytes);
@@ -80,7 +80,7 @@ void SharedMemoryRequest::OnOutcome(const absl::Status& outcome) {
   output_ = nullptr;
 }
 
-bool SharedMemoryRequest::FallBackToBytes(const absl::Status& outcome, size_t target) {
+bool SharedMemoryRequest::FallBackToBytes(const absl::Status& outcome, std::size_t target) {
   if (refs_ == nullptr || !IsRegionLost(outcome)) return false;
   for (const NamedSlot& input : refs_->inputs()) {
     channels_->OnRegionLost(target, input.region_id);

@@ -36,8 +36,8 @@ class SharedMemoryRequest final : public OutgoingRequest {
       : channels_(std::move(channels)), inputs_(std::move(inputs)), encode_(std::move(encode)) {}
 
   // The message of an attempt at the target, and its bytes.
-  absl::StatusOr<codec::OutgoingMessage> MessageFor(size_t target);
-  absl::StatusOr<grpc::ByteBuffer> BytesFor(size_t target) override;
+  absl::StatusOr<codec::OutgoingMessage> MessageFor(std::size_t target);
+  absl::StatusOr<grpc::ByteBuffer> BytesFor(std::size_t target) override;
   void OnOutcome(const absl::Status& outcome) override;
 
   // The references of the last attempt; null when it sent the tensors.
@@ -45,11 +45,11 @@ class SharedMemoryRequest final : public OutgoingRequest {
 
   // True if the last attempt failed because its target does not know a region. The request is then
   // to be sent again, and all further attempts send the tensors.
-  bool FallBackToBytes(const absl::Status& outcome, size_t target);
+  bool FallBackToBytes(const absl::Status& outcome, std::size_t target);
 
  private:
-  std::shared_ptr<const SharedTensorRefs> RefsAt(size_t target);
-  NamedSlot OutputAt(size_t target);
+  std::shared_ptr<const SharedTensorRefs> RefsAt(std::size_t target);
+  NamedSlot OutputAt(std::size_t target);
 
   const std::shared_ptr<SharedMemoryChannels> channels_;
   const SharedInputs inputs_;
@@ -63,8 +63,8 @@ class SharedMemoryRequest final : public OutgoingRequest {
 // channels, or MoveToSharedMemory says so. `encode` is called with the request and its references.
 template <typename Request, typename Encode>
 std::shared_ptr<SharedMemoryRequest> ShareRequest(
-    const std::shared_ptr<SharedMemoryChannels>& channels, size_t target, const Request& request,
-    Encode encode) {
+    const std::shared_ptr<SharedMemoryChannels>& channels, std::size_t target,
+    const Request& request, Encode encode) {
   if (channels == nullptr) return nullptr;
   SharedInputs inputs;
   const std::shared_ptr<const Request> moved =

@@ -19,7 +19,7 @@
 namespace attention::client::internal {
 namespace {
 
-constexpr size_t kMaxPacketBytes = 4096;
+constexpr std::size_t kMaxPacketBytes = 4096;
 
 // The server answers in the time that it takes to find the memory's pages, or not at all when it
 // has as many connections as it wants.
@@ -71,12 +71,13 @@ SharedMemorySocket::~SharedMemorySocket() {
 void SharedMemorySocket::Interrupt() { eventfd_write(interrupt_fd_, 1); }
 
 absl::StatusOr<SharedMemorySocket::Region> SharedMemorySocket::Create(const std::string& tenant,
-                                                                      size_t bytes) {
+                                                                      std::size_t bytes) {
   v1::SharedMemoryRequest request;
   request.mutable_create()->set_tenant(tenant);
-  request.mutable_create()->set_size_bytes(static_cast<int64_t>(bytes));
+  request.mutable_create()->set_size_bytes(static_cast<std::int64_t>(bytes));
   Region region;
-  ATTN_ASSIGN_OR_RETURN(v1::SharedMemoryResponse response, Call(request, &region.memory_fd));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(v1::SharedMemoryResponse response,
+                                    Call(request, &region.memory_fd));
   if (response.has_create() && region.memory_fd >= 0) {
     region.info = std::move(*response.mutable_create());
     return region;
@@ -90,7 +91,7 @@ absl::Status SharedMemorySocket::Release(const std::string& region_id) {
   v1::SharedMemoryRequest request;
   request.mutable_release()->set_region_id(region_id);
   int none = -1;
-  ATTN_ASSIGN_OR_RETURN(const v1::SharedMemoryResponse response, Call(request, &none));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(const v1::SharedMemoryResponse response, Call(request, &none));
   if (none >= 0) close(none);
   return response.has_error() ? FromChannelError(response.error()) : absl::OkStatus();
 }
@@ -110,7 +111,7 @@ absl::StatusOr<v1::SharedMemoryResponse> SharedMemorySocket::Call(
     const v1::SharedMemoryRequest& request, int* memory_fd) {
   const std::string bytes = request.SerializeAsString();
   if (send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) return SystemError("send");
-  ATTN_RETURN_IF_ERROR(AwaitAnswer());
+  ATTENTION_CLIENT_RETURN_IF_ERROR(AwaitAnswer());
   char answer[kMaxPacketBytes];
   const ssize_t size = transport::ReceivePacket(fd_, answer, memory_fd, MSG_DONTWAIT);
   if (size < 0) return SystemError("receive");

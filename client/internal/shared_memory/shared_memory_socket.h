@@ -29,7 +29,7 @@ class SharedMemorySocket {
   };
   // Asks for memory of so many bytes. The server's refusal as its status; UNAVAILABLE when the
   // connection has ended, or no answer comes within ten seconds.
-  absl::StatusOr<Region> Create(const std::string& tenant, size_t bytes);
+  absl::StatusOr<Region> Create(const std::string& tenant, std::size_t bytes);
   absl::Status Release(const std::string& region_id);
 
   // Readable when the connection has ended: the server sends nothing unasked.

@@ -16,10 +16,10 @@ namespace attention::client::internal {
 namespace {
 
 // True if the memory has so many bytes and keeps them.
-absl::Status CheckMemory(int fd, size_t bytes) {
+absl::Status CheckMemory(int fd, std::size_t bytes) {
   struct stat file {};
   const int seals = fcntl(fd, F_GET_SEALS);
-  const bool is_whole = fstat(fd, &file) == 0 && static_cast<size_t>(file.st_size) >= bytes;
+  const bool is_whole = fstat(fd, &file) == 0 && static_cast<std::size_t>(file.st_size) >= bytes;
   if (is_whole && seals >= 0 && (seals & F_SEAL_SHRINK) != 0) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       "the server's memory is not what it said: expected ", bytes, " bytes that cannot shrink"));
@@ -28,7 +28,7 @@ absl::Status CheckMemory(int fd, size_t bytes) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegion::Map(
-    int fd, size_t bytes, Lease lease, std::shared_ptr<std::atomic<size_t>> total_bytes) {
+    int fd, std::size_t bytes, Lease lease, std::shared_ptr<std::atomic<std::size_t>> total_bytes) {
   absl::Status status = CheckMemory(fd, bytes);
   void* data = MAP_FAILED;
   if (status.ok()) {
@@ -45,8 +45,8 @@ absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegion::Map(
       new SharedRegion(static_cast<char*>(data), bytes, std::move(lease), std::move(total_bytes)));
 }
 
-SharedRegion::SharedRegion(char* data, size_t size, Lease lease,
-                           std::shared_ptr<std::atomic<size_t>> total_bytes)
+SharedRegion::SharedRegion(char* data, std::size_t size, Lease lease,
+                           std::shared_ptr<std::atomic<std::size_t>> total_bytes)
     : data_(data),
       size_(size),
       lease_(std::move(lease)),
@@ -60,19 +60,19 @@ SharedRegion::~SharedRegion() {
   if (total_bytes_ != nullptr) *total_bytes_ -= size_;
 }
 
-std::shared_ptr<SharedSlot> SharedRegion::Allocate(size_t bytes) {
+std::shared_ptr<SharedSlot> SharedRegion::Allocate(std::size_t bytes) {
   absl::MutexLock lock(&mutex_);
-  const std::optional<size_t> offset = extents_.Allocate(bytes);
+  const std::optional<std::size_t> offset = extents_.Allocate(bytes);
   if (!offset.has_value()) return nullptr;
   const std::shared_ptr<SharedSlot> slot(new SharedSlot(shared_from_this(), *offset, bytes));
   slots_[*offset] = slot;
   return slot;
 }
 
-std::shared_ptr<SharedSlot> SharedRegion::Find(const void* data, size_t bytes) const {
+std::shared_ptr<SharedSlot> SharedRegion::Find(const void* data, std::size_t bytes) const {
   const char* begin = static_cast<const char*>(data);
   if (begin < data_ || begin >= data_ + size_) return nullptr;
-  const auto offset = static_cast<size_t>(begin - data_);
+  const auto offset = static_cast<std::size_t>(begin - data_);
   // Outlives the lock: letting go of the last reference takes it.
   std::shared_ptr<SharedSlot> slot;
   absl::MutexLock lock(&mutex_);
@@ -80,12 +80,12 @@ std::shared_ptr<SharedSlot> SharedRegion::Find(const void* data, size_t bytes) c
   if (after == slots_.begin()) return nullptr;
   slot = std::prev(after)->second.lock();
   if (slot == nullptr) return nullptr;
-  const size_t within = offset - slot->offset();
+  const std::size_t within = offset - slot->offset();
   const bool is_inside = within <= slot->size() && bytes <= slot->size() - within;
   return is_inside ? slot : nullptr;
 }
 
-size_t SharedRegion::used_bytes() const {
+std::size_t SharedRegion::used_bytes() const {
   absl::MutexLock lock(&mutex_);
   return extents_.used_bytes();
 }
@@ -95,7 +95,7 @@ bool SharedRegion::is_idle() const {
   return slots_.empty();
 }
 
-void SharedRegion::Return(size_t offset, size_t bytes, bool is_abandoned) {
+void SharedRegion::Return(std::size_t offset, std::size_t bytes, bool is_abandoned) {
   absl::MutexLock lock(&mutex_);
   slots_.erase(offset);
   if (!is_abandoned) extents_.Free(offset, bytes);

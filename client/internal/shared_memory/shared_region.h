@@ -33,7 +33,7 @@ class SharedSlot;
 class SharedRegion : public std::enable_shared_from_this<SharedRegion> {
  public:
   struct Lease {
-    size_t target = 0;                                 // the target whose server made it
+    std::size_t target = 0;                            // the target whose server made it
     std::string id;                                    // the server's name for it
     std::shared_ptr<const void> connection = nullptr;  // ends the lease when it is closed
   };
@@ -41,21 +41,21 @@ class SharedRegion : public std::enable_shared_from_this<SharedRegion> {
   // does not map it, FAILED_PRECONDITION when it may shrink, which would end this process.
   // `total_bytes`, if any, counts it as long as it is mapped.
   static absl::StatusOr<std::shared_ptr<SharedRegion>> Map(
-      int fd, size_t bytes, Lease lease,
-      std::shared_ptr<std::atomic<size_t>> total_bytes = nullptr);
+      int fd, std::size_t bytes, Lease lease,
+      std::shared_ptr<std::atomic<std::size_t>> total_bytes = nullptr);
   ~SharedRegion();
   SharedRegion(const SharedRegion&) = delete;
   SharedRegion& operator=(const SharedRegion&) = delete;
 
-  size_t target() const { return lease_.target; }
+  std::size_t target() const { return lease_.target; }
   const std::string& id() const { return lease_.id; }
   const Lease& lease() const { return lease_; }
-  size_t size() const { return size_; }
+  std::size_t size() const { return size_; }
 
   // A slot of so many bytes, on a 64-byte boundary; null when there is no room.
-  std::shared_ptr<SharedSlot> Allocate(size_t bytes);
+  std::shared_ptr<SharedSlot> Allocate(std::size_t bytes);
   // The slot in which all these bytes lie; null when there is none.
-  std::shared_ptr<SharedSlot> Find(const void* data, size_t bytes) const;
+  std::shared_ptr<SharedSlot> Find(const void* data, std::size_t bytes) const;
 
   // True if new requests may name it: its server still knows it, and it is not to be replaced.
   bool is_usable() const { return is_usable_.load(std::memory_order_acquire); }
@@ -63,27 +63,27 @@ class SharedRegion : public std::enable_shared_from_this<SharedRegion> {
 
   bool has_abandoned_slots() const { return has_abandoned_.load(std::memory_order_relaxed); }
   // Lent and abandoned.
-  size_t used_bytes() const;
+  std::size_t used_bytes() const;
   // True if nobody holds a slot.
   bool is_idle() const;
 
  private:
   friend class SharedSlot;
 
-  SharedRegion(char* data, size_t size, Lease lease,
-               std::shared_ptr<std::atomic<size_t>> total_bytes);
+  SharedRegion(char* data, std::size_t size, Lease lease,
+               std::shared_ptr<std::atomic<std::size_t>> total_bytes);
 
-  void Return(size_t offset, size_t bytes, bool is_abandoned);
+  void Return(std::size_t offset, std::size_t bytes, bool is_abandoned);
 
   char* const data_;
-  const size_t size_;
+  const std::size_t size_;
   const Lease lease_;
-  const std::shared_ptr<std::atomic<size_t>> total_bytes_;
+  const std::shared_ptr<std::atomic<std::size_t>> total_bytes_;
   std::atomic<bool> is_usable_ = true;
   std::atomic<bool> has_abandoned_ = false;
   mutable absl::Mutex mutex_;
   ExtentAllocator extents_ ABSL_GUARDED_BY(mutex_);
-  std::map<size_t, std::weak_ptr<SharedSlot>> slots_ ABSL_GUARDED_BY(mutex_);  // by offset
+  std::map<std::size_t, std::weak_ptr<SharedSlot>> slots_ ABSL_GUARDED_BY(mutex_);  // by offset
 };
 
 // Bytes of a region that are lent; keeps the region mapped.
@@ -94,8 +94,8 @@ class SharedSlot {
   SharedSlot& operator=(const SharedSlot&) = delete;
 
   char* data() const { return region_->data_ + offset_; }
-  size_t size() const { return size_; }
-  size_t offset() const { return offset_; }
+  std::size_t size() const { return size_; }
+  std::size_t offset() const { return offset_; }
   const std::shared_ptr<SharedRegion>& region() const { return region_; }
 
   // The server may be using the bytes for an unknown time: they are never lent again.
@@ -106,12 +106,12 @@ class SharedSlot {
 
  private:
   friend class SharedRegion;
-  SharedSlot(std::shared_ptr<SharedRegion> region, size_t offset, size_t size)
+  SharedSlot(std::shared_ptr<SharedRegion> region, std::size_t offset, std::size_t size)
       : region_(std::move(region)), offset_(offset), size_(size) {}
 
   const std::shared_ptr<SharedRegion> region_;
-  const size_t offset_;
-  const size_t size_;
+  const std::size_t offset_;
+  const std::size_t size_;
   std::atomic<bool> is_abandoned_ = false;
 };
 

@@ -26,19 +26,19 @@ struct NamedSlot {
 class SharedTensorRefs final : public TensorRefs {
  public:
   // A tensor of fewer bytes travels in the message: its reference would take as many.
-  static constexpr size_t kMinTensorBytes = 256;
+  static constexpr std::size_t kMinTensorBytes = 256;
 
   // `output_bytes`: of each output of the request, 0 for one that is sent back; they lie one behind
   // the other in the slot `output`, each on a 64-byte boundary. `output` has no slot where all
   // outputs are sent back.
   SharedTensorRefs(std::vector<NamedSlot> inputs, NamedSlot output,
-                   const std::vector<size_t>& output_bytes);
+                   const std::vector<std::size_t>& output_bytes);
 
   // Bytes of the slot for these outputs.
-  static size_t SlotBytes(const std::vector<size_t>& output_bytes);
+  static std::size_t SlotBytes(const std::vector<std::size_t>& output_bytes);
 
   std::optional<v1::SharedMemoryRef> RefTo(const TensorView& tensor) const override;
-  std::optional<v1::SharedMemoryRef> RefToOutput(size_t index) const override;
+  std::optional<v1::SharedMemoryRef> RefToOutput(std::size_t index) const override;
   absl::StatusOr<Tensor> Read(const v1::SharedMemoryRef& ref, DType dtype,
                               Shape shape) const override;
 
@@ -47,8 +47,8 @@ class SharedTensorRefs final : public TensorRefs {
 
  private:
   struct Output {
-    size_t offset;  // in the region
-    size_t bytes;
+    std::size_t offset;  // in the region
+    std::size_t bytes;
   };
 
   std::vector<NamedSlot> inputs_;  // by address

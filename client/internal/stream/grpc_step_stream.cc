@@ -33,14 +33,14 @@ class GrpcStepStream::Reactor final
  public:
   Reactor(StepMessages messages, const CallSettings& settings, int max_outstanding)
       : messages_(std::move(messages)),
-        max_outstanding_(static_cast<size_t>(max_outstanding)),
+        max_outstanding_(static_cast<std::size_t>(max_outstanding)),
         context_(settings) {}
 
   void Start(Endpoint& endpoint) {
     self_ = shared_from_this();
     KeepCallbackThreads();
-    endpoint.stub.PrepareBidiStreamingCall(context_.grpc(), ATTN_METHOD(SessionService, StepStream),
-                                           {}, this);
+    endpoint.stub.PrepareBidiStreamingCall(
+        context_.grpc(), ATTENTION_CLIENT_METHOD(SessionService, StepStream), {}, this);
     AddHold();
     StartRead(&response_);
     StartCall();
@@ -48,7 +48,7 @@ class GrpcStepStream::Reactor final
 
   // Sends the request, or fails it at once.
   void Send(const StepRequest& request, Callback done) {
-    const uint64_t id = next_id_++;
+    const std::uint64_t id = next_id_++;
     PendingStep step;
     step.done = std::move(done);
     absl::StatusOr<grpc::ByteBuffer> bytes = messages_.Make(id, request, step);
@@ -56,7 +56,7 @@ class GrpcStepStream::Reactor final
   }
 
   void Send(const SessionOptions& request, SessionCallback done) {
-    const uint64_t id = next_id_++;
+    const std::uint64_t id = next_id_++;
     PendingStep step;
     step.session_done = std::move(done);
     Submit(id, messages_.Make(id, request), std::move(step));
@@ -101,14 +101,14 @@ class GrpcStepStream::Reactor final
   void OnDone(const grpc::Status& grpc_status) override;
 
  private:
-  void Submit(uint64_t id, absl::StatusOr<grpc::ByteBuffer> bytes, PendingStep step) {
+  void Submit(std::uint64_t id, absl::StatusOr<grpc::ByteBuffer> bytes, PendingStep step) {
     absl::Status status = bytes.status();
     if (status.ok()) status = Enqueue(id, *std::move(bytes), step);
     if (!status.ok()) step.Fail(status);
   }
 
   // Takes the request, or returns why not; `step` is then left to the caller.
-  absl::Status Enqueue(uint64_t id, grpc::ByteBuffer bytes, PendingStep& step) {
+  absl::Status Enqueue(std::uint64_t id, grpc::ByteBuffer bytes, PendingStep& step) {
     absl::MutexLock lock(&mutex_);
     if (!status_.ok()) return status_;
     if (is_finishing_) return absl::FailedPreconditionError("the stream is finishing");
@@ -146,7 +146,7 @@ class GrpcStepStream::Reactor final
   // Gives an answer to the request that it belongs to.
   absl::Status Deliver(const v1::StepStreamResponse& response,
                        const codec::ReceivedMessage& received);
-  bool HoldBack(uint64_t id, PendingStep& step, StepMessages::Answer& answer) {
+  bool HoldBack(std::uint64_t id, PendingStep& step, StepMessages::Answer& answer) {
     absl::MutexLock lock(&mutex_);
     return steps_.HoldBack(id, step, answer.is_lost, answer.result);
   }
@@ -154,7 +154,7 @@ class GrpcStepStream::Reactor final
   // To be called when a request has been answered.
   void SendAgainOnceQuiet();
 
-  absl::Status FinalStatus(absl::Status status, size_t num_unanswered) const
+  absl::Status FinalStatus(absl::Status status, std::size_t num_unanswered) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!failure_.ok()) return failure_;
     if (!status.ok() || (is_finishing_ && num_unanswered == 0)) return status;
@@ -163,12 +163,12 @@ class GrpcStepStream::Reactor final
   }
 
   const StepMessages messages_;
-  const size_t max_outstanding_;
+  const std::size_t max_outstanding_;
   CallContext context_;
   grpc::ByteBuffer response_;      // of the one read under way
   std::shared_ptr<Reactor> self_;  // until OnDone
 
-  std::atomic<uint64_t> next_id_ = 1;
+  std::atomic<std::uint64_t> next_id_ = 1;
 
   mutable absl::Mutex mutex_;
   WriteQueue queue_ ABSL_GUARDED_BY(mutex_);
@@ -205,7 +205,7 @@ void GrpcStepStream::Reactor::OnDone(const grpc::Status& grpc_status) {
 
 absl::Status GrpcStepStream::Reactor::Deliver(const v1::StepStreamResponse& response,
                                               const codec::ReceivedMessage& received) {
-  const uint64_t id = response.request_id();
+  const std::uint64_t id = response.request_id();
   std::optional<PendingStep> step;
   {
     absl::MutexLock lock(&mutex_);
@@ -251,8 +251,9 @@ void GrpcStepStream::Reactor::SendAgainOnceQuiet() {
 }
 
 GrpcStepStream::GrpcStepStream(const std::shared_ptr<Transport>& transport,
-                               std::shared_ptr<SharedMemoryChannels> shared_memory, size_t target,
-                               const CallSettings& settings, int max_outstanding)
+                               std::shared_ptr<SharedMemoryChannels> shared_memory,
+                               std::size_t target, const CallSettings& settings,
+                               int max_outstanding)
     : reactor_(std::make_shared<Reactor>(StepMessages(transport, std::move(shared_memory), target),
                                          settings, max_outstanding)) {
   reactor_->Start(transport->targets().EndpointOf(target));

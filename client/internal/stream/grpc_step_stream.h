@@ -18,7 +18,7 @@ class GrpcStepStream final : public StepStream {
  public:
   // `shared_memory` is null where no memory is shared.
   GrpcStepStream(const std::shared_ptr<Transport>& transport,
-                 std::shared_ptr<SharedMemoryChannels> shared_memory, size_t target,
+                 std::shared_ptr<SharedMemoryChannels> shared_memory, std::size_t target,
                  const CallSettings& settings, int max_outstanding);
   ~GrpcStepStream() override;
 

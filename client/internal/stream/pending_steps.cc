@@ -25,7 +25,7 @@ bool IsMisplaced(const absl::StatusOr<StepResult>& result) {
 
 // True if one of the steps that `counts` was sent before this one, to the same layer.
 template <typename Steps, typename Counts>
-bool FollowsOne(uint64_t id, const PendingStep& step, const Steps& steps, Counts counts) {
+bool FollowsOne(std::uint64_t id, const PendingStep& step, const Steps& steps, Counts counts) {
   return std::any_of(steps.begin(), steps.end(), [&](const auto& entry) {
     return entry.first < id && counts(entry.second) && ShareALayer(entry.second, step);
   });
@@ -36,8 +36,8 @@ bool IsShared(const PendingStep& step) { return step.shared != nullptr; }
 
 }  // namespace
 
-std::vector<size_t> PendingSteps::LayersOf(const StepRequest& request) {
-  std::vector<size_t> layers;
+std::vector<std::size_t> PendingSteps::LayersOf(const StepRequest& request) {
+  std::vector<std::size_t> layers;
   layers.reserve(request.steps.size());
   for (const SessionStep& step : request.steps) {
     layers.push_back(absl::HashOf(step.handle.session_id, step.layer));
@@ -45,7 +45,7 @@ std::vector<size_t> PendingSteps::LayersOf(const StepRequest& request) {
   return layers;
 }
 
-std::optional<PendingStep> PendingSteps::Take(uint64_t id) {
+std::optional<PendingStep> PendingSteps::Take(std::uint64_t id) {
   const auto found = sent_.find(id);
   if (found == sent_.end()) return std::nullopt;
   PendingStep step = std::move(found->second);
@@ -54,7 +54,7 @@ std::optional<PendingStep> PendingSteps::Take(uint64_t id) {
   return step;
 }
 
-bool PendingSteps::HoldBack(uint64_t id, PendingStep& step, bool is_lost,
+bool PendingSteps::HoldBack(std::uint64_t id, PendingStep& step, bool is_lost,
                             absl::StatusOr<StepResult>& result) {
   has_taken_shared_ = false;
   if (is_lost || FollowsOne(id, step, again_, Any)) {
@@ -90,9 +90,8 @@ PendingSteps::Decided PendingSteps::Clear() {
 }
 
 bool PendingSteps::may_send_again() const {
-  return has_taken_shared_ || std::any_of(sent_.begin(), sent_.end(), [](const auto& entry) {
-           return IsShared(entry.second);
-         });
+  return has_taken_shared_ || std::any_of(sent_.begin(), sent_.end(),
+                                          [](const auto& entry) { return IsShared(entry.second); });
 }
 
 }  // namespace attention::client::internal

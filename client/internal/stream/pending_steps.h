@@ -33,7 +33,7 @@ struct PendingStep {
   StepStream::SessionCallback session_done;     // of a session's creation, which has no `done`
   std::shared_ptr<SharedMemoryRequest> shared;  // null: its message holds the tensors
   grpc::ByteBuffer bytes;                       // of that message, where it may be sent again
-  std::vector<size_t> layers;                   // of sessions, by hash; where that may matter
+  std::vector<std::size_t> layers;              // of sessions, by hash; where that may matter
 };
 
 class PendingSteps {
@@ -43,20 +43,21 @@ class PendingSteps {
     absl::StatusOr<StepResult> result;
   };
   // By id, which is the order in which they were first sent.
-  using Steps = std::map<uint64_t, PendingStep>;
-  using AnsweredSteps = std::map<uint64_t, Answered>;
+  using Steps = std::map<std::uint64_t, PendingStep>;
+  using AnsweredSteps = std::map<std::uint64_t, Answered>;
 
   // Sessions' layers that the request's steps write, as PendingStep has them.
-  static std::vector<size_t> LayersOf(const StepRequest& request);
+  static std::vector<std::size_t> LayersOf(const StepRequest& request);
 
   // A request that is sent, for the first time or again.
-  void Add(uint64_t id, PendingStep step) { sent_.emplace(id, std::move(step)); }
+  void Add(std::uint64_t id, PendingStep step) { sent_.emplace(id, std::move(step)); }
   // Takes out the request that the server has answered; nullopt for an unknown id. One at a time:
   // HoldBack tells what becomes of a step before the next one is taken.
-  std::optional<PendingStep> Take(uint64_t id);
+  std::optional<PendingStep> Take(std::uint64_t id);
   // True if an answered step is kept, moved from: it is to be sent again because it `is_lost` or
   // follows a step that is, or that is not known yet. False if its result stands.
-  bool HoldBack(uint64_t id, PendingStep& step, bool is_lost, absl::StatusOr<StepResult>& result);
+  bool HoldBack(std::uint64_t id, PendingStep& step, bool is_lost,
+                absl::StatusOr<StepResult>& result);
 
   struct Decided {
     AnsweredSteps answered;  // whose results stand
@@ -67,17 +68,17 @@ class PendingSteps {
   // Lets go of everything: of `again` those that were sent, too.
   Decided Clear();
 
-  size_t size() const { return sent_.size() + again_.size() + refused_.size(); }
-  size_t num_sent() const { return sent_.size(); }
+  std::size_t size() const { return sent_.size() + again_.size() + refused_.size(); }
+  std::size_t num_sent() const { return sent_.size(); }
   bool is_holding_back() const { return !again_.empty() || !refused_.empty(); }
   // True while the answer to a request in shared memory is awaited, or is being read.
   bool may_send_again() const;
 
  private:
-  absl::flat_hash_map<uint64_t, PendingStep> sent_;  // and not answered
-  Steps again_;                                      // to be sent again
-  AnsweredSteps refused_;                            // perhaps to be sent again
-  bool has_taken_shared_ = false;                    // and HoldBack has not told of it
+  absl::flat_hash_map<std::uint64_t, PendingStep> sent_;  // and not answered
+  Steps again_;                                           // to be sent again
+  AnsweredSteps refused_;                                 // perhaps to be sent again
+  bool has_taken_shared_ = false;                         // and HoldBack has not told of it
 };
 
 }  // namespace attention::client::internal

@@ -7,7 +7,7 @@
 namespace attention::client::internal {
 
 absl::StatusOr<grpc::ByteBuffer> StepMessages::Serialize(
-    uint64_t id, absl::StatusOr<codec::OutgoingMessage> wire) const {
+    std::uint64_t id, absl::StatusOr<codec::OutgoingMessage> wire) const {
   if (!wire.ok()) return std::move(wire).status();
   v1::StepStreamRequest small_fields;
   small_fields.set_request_id(id);
@@ -16,7 +16,7 @@ absl::StatusOr<grpc::ByteBuffer> StepMessages::Serialize(
   return transport_->Serialize(std::move(message));
 }
 
-absl::StatusOr<grpc::ByteBuffer> StepMessages::Make(uint64_t id, const StepRequest& request,
+absl::StatusOr<grpc::ByteBuffer> StepMessages::Make(std::uint64_t id, const StepRequest& request,
                                                     PendingStep& step) const {
   step.shared = ShareRequest(
       shared_memory_, target_, request,
@@ -31,7 +31,7 @@ absl::StatusOr<grpc::ByteBuffer> StepMessages::Make(uint64_t id, const StepReque
   return bytes;
 }
 
-absl::StatusOr<grpc::ByteBuffer> StepMessages::Make(uint64_t id,
+absl::StatusOr<grpc::ByteBuffer> StepMessages::Make(std::uint64_t id,
                                                     const SessionOptions& request) const {
   v1::StepStreamRequest message;
   message.set_request_id(id);
@@ -39,7 +39,8 @@ absl::StatusOr<grpc::ByteBuffer> StepMessages::Make(uint64_t id,
   return transport_->Serialize(codec::OutgoingMessage(message));
 }
 
-absl::StatusOr<grpc::ByteBuffer> StepMessages::MakeAgain(uint64_t id, PendingStep& step) const {
+absl::StatusOr<grpc::ByteBuffer> StepMessages::MakeAgain(std::uint64_t id,
+                                                         PendingStep& step) const {
   if (step.shared == nullptr) return step.bytes;
   return Serialize(id, step.shared->MessageFor(target_));
 }

@@ -25,17 +25,17 @@ class StepMessages {
  public:
   // `shared_memory` is null where no memory is shared.
   StepMessages(std::shared_ptr<Transport> transport,
-               std::shared_ptr<SharedMemoryChannels> shared_memory, size_t target)
+               std::shared_ptr<SharedMemoryChannels> shared_memory, std::size_t target)
       : transport_(std::move(transport)),
         shared_memory_(std::move(shared_memory)),
         target_(target) {}
 
   // The bytes of a request, which the stream knows by its id. What sending it again takes is noted
   // in `step`.
-  absl::StatusOr<grpc::ByteBuffer> Make(uint64_t id, const StepRequest& request,
+  absl::StatusOr<grpc::ByteBuffer> Make(std::uint64_t id, const StepRequest& request,
                                         PendingStep& step) const;
-  absl::StatusOr<grpc::ByteBuffer> Make(uint64_t id, const SessionOptions& request) const;
-  absl::StatusOr<grpc::ByteBuffer> MakeAgain(uint64_t id, PendingStep& step) const;
+  absl::StatusOr<grpc::ByteBuffer> Make(std::uint64_t id, const SessionOptions& request) const;
+  absl::StatusOr<grpc::ByteBuffer> MakeAgain(std::uint64_t id, PendingStep& step) const;
 
   struct Answer {
     absl::StatusOr<StepResult> result;
@@ -46,12 +46,12 @@ class StepMessages {
   absl::StatusOr<SessionInfo> ReadSession(const v1::StepStreamResponse& response) const;
 
  private:
-  absl::StatusOr<grpc::ByteBuffer> Serialize(uint64_t id,
+  absl::StatusOr<grpc::ByteBuffer> Serialize(std::uint64_t id,
                                              absl::StatusOr<codec::OutgoingMessage> wire) const;
 
   const std::shared_ptr<Transport> transport_;
   const std::shared_ptr<SharedMemoryChannels> shared_memory_;
-  const size_t target_;
+  const std::size_t target_;
 };
 
 }  // namespace attention::client::internal

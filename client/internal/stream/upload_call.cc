@@ -19,7 +19,7 @@ class UploadCall final : public RetryingCall {
  public:
   using Messages = std::vector<grpc::ByteBuffer>;
 
-  UploadCall(std::shared_ptr<Transport> transport, const CallSettings& settings, size_t target,
+  UploadCall(std::shared_ptr<Transport> transport, const CallSettings& settings, std::size_t target,
              std::shared_ptr<const Messages> messages, Callback<LayerInfo> done)
       : RetryingCall(transport->timer(), transport->random(), settings),
         transport_(std::move(transport)),
@@ -41,7 +41,7 @@ class UploadCall final : public RetryingCall {
   }
 
   const std::shared_ptr<Transport> transport_;
-  const size_t target_;
+  const std::size_t target_;
   const std::shared_ptr<const Messages> messages_;
   const Callback<LayerInfo> done_;
   absl::StatusOr<LayerInfo> result_;  // of the last attempt
@@ -55,8 +55,8 @@ class UploadReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
       : call_(std::move(call)), messages_(std::move(messages)), context_(settings) {}
 
   void Start(Endpoint& endpoint) {
-    endpoint.stub.PrepareBidiStreamingCall(context_.grpc(), ATTN_METHOD(LayerService, CreateLayer),
-                                           {}, this);
+    endpoint.stub.PrepareBidiStreamingCall(
+        context_.grpc(), ATTENTION_CLIENT_METHOD(LayerService, CreateLayer), {}, this);
     WriteNext();
     StartRead(&response_);
     StartCall();
@@ -99,7 +99,7 @@ class UploadReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
   const std::shared_ptr<const UploadCall::Messages> messages_;
   CallContext context_;
   grpc::ByteBuffer response_;
-  size_t next_ = 0;
+  std::size_t next_ = 0;
   std::optional<absl::StatusOr<LayerInfo>> result_;  // none without an answer
 };
 
@@ -112,8 +112,8 @@ void UploadCall::StartAttempt(int) {
 
 }  // namespace
 
-void StartUpload(std::shared_ptr<Transport> transport, const CallSettings& settings, size_t target,
-                 std::shared_ptr<const std::vector<grpc::ByteBuffer>> messages,
+void StartUpload(std::shared_ptr<Transport> transport, const CallSettings& settings,
+                 std::size_t target, std::shared_ptr<const std::vector<grpc::ByteBuffer>> messages,
                  Callback<LayerInfo> done) {
   std::make_shared<UploadCall>(std::move(transport), settings, target, std::move(messages),
                                std::move(done))

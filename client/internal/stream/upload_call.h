@@ -10,8 +10,8 @@
 namespace attention::client::internal {
 
 // The messages hold their own bytes. `done` is called once.
-void StartUpload(std::shared_ptr<Transport> transport, const CallSettings& settings, size_t target,
-                 std::shared_ptr<const std::vector<grpc::ByteBuffer>> messages,
+void StartUpload(std::shared_ptr<Transport> transport, const CallSettings& settings,
+                 std::size_t target, std::shared_ptr<const std::vector<grpc::ByteBuffer>> messages,
                  Callback<LayerInfo> done);
 
 }  // namespace attention::client::internal

@@ -17,7 +17,7 @@ namespace attention::client::internal {
 namespace {
 
 // There is one request on the stream, so that any id is unique.
-constexpr uint64_t kRequestId = 1;
+constexpr std::uint64_t kRequestId = 1;
 
 class WeightsCall final : public RetryingCall {
  public:
@@ -35,13 +35,13 @@ class WeightsCall final : public RetryingCall {
   absl::Status TakeResult(const v1::AttendResponse& message,
                           const codec::ReceivedMessage& received) {
     const TensorRefs* refs = shared_ != nullptr ? shared_->refs() : nullptr;
-    ATTN_ASSIGN_OR_RETURN(result_, FromWire(message, received, refs));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result_, FromWire(message, received, refs));
     return absl::OkStatus();
   }
   bool has_result() const { return result_.has_value(); }
 
   absl::Status TakeBlock(const v1::WeightsBlock& message, const codec::ReceivedMessage& received) {
-    ATTN_ASSIGN_OR_RETURN(WeightsBlock block, FromWire(message, received));
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(WeightsBlock block, FromWire(message, received));
     has_shown_block_ = true;
     on_block_(std::move(block));
     return absl::OkStatus();
@@ -75,7 +75,7 @@ class WeightsCall final : public RetryingCall {
   const std::shared_ptr<SharedMemoryRequest> shared_;
   const WeightsCallback on_block_;
   const Callback<AttendResult> done_;
-  size_t target_ = 0;  // of the last attempt
+  std::size_t target_ = 0;  // of the last attempt
   std::optional<AttendResult> result_;
   bool has_shown_block_ = false;
 };
@@ -89,8 +89,8 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
       : call_(std::move(call)), context_(settings), bytes_(std::move(bytes)) {}
 
   void Start(Endpoint& endpoint) {
-    endpoint.stub.PrepareBidiStreamingCall(context_.grpc(),
-                                           ATTN_METHOD(AttentionService, AttendStream), {}, this);
+    endpoint.stub.PrepareBidiStreamingCall(
+        context_.grpc(), ATTENTION_CLIENT_METHOD(AttentionService, AttendStream), {}, this);
     StartWriteLast(&bytes_, grpc::WriteOptions());
     StartRead(&response_);
     StartCall();
@@ -127,7 +127,7 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
     is_complete_ = is_complete_ || response.is_last();
     if (response.has_error()) return FromStreamError(response.error());
     if (response.has_response()) {
-      ATTN_RETURN_IF_ERROR(call_->TakeResult(response.response(), received));
+      ATTENTION_CLIENT_RETURN_IF_ERROR(call_->TakeResult(response.response(), received));
     }
     if (response.has_weights()) return call_->TakeBlock(response.weights(), received);
     return absl::OkStatus();
@@ -154,7 +154,8 @@ void WeightsCall::OpenStream() {
 
 absl::StatusOr<codec::OutgoingMessage> WeightsRequest(const AttendRequest& request,
                                                       const TensorRefs* refs) {
-  ATTN_ASSIGN_OR_RETURN(codec::OutgoingMessage wire, ToWire(request, /*weights=*/true, refs));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(codec::OutgoingMessage wire,
+                                    ToWire(request, /*weights=*/true, refs));
   v1::AttendStreamRequest small_fields;
   small_fields.set_request_id(kRequestId);
   codec::OutgoingMessage message(small_fields);

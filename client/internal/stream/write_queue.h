@@ -41,7 +41,7 @@ class WriteQueue {
 
   bool is_writing() const { return is_writing_; }
   // Neither written nor being written.
-  size_t num_waiting() const { return waiting_.size(); }
+  std::size_t num_waiting() const { return waiting_.size(); }
 
  private:
   std::deque<grpc::ByteBuffer> waiting_;

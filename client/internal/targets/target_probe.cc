@@ -35,7 +35,7 @@ struct HostPort {
 
 HostPort Split(absl::string_view address) {
   const bool has_brackets = absl::StartsWith(address, "[");
-  const size_t end = has_brackets ? address.find(']') : address.rfind(':');
+  const std::size_t end = has_brackets ? address.find(']') : address.rfind(':');
   if (has_brackets && end != absl::string_view::npos) {
     absl::string_view port = address.substr(end + 1);
     absl::ConsumePrefix(&port, ":");
@@ -70,14 +70,14 @@ class Socket {
 
   // The first bytes of the answer; empty when there is none.
   std::string Ask(const std::string& bytes, absl::Time deadline) const {
-    constexpr size_t kEnough = 9;
+    constexpr std::size_t kEnough = 9;
     (void)send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     std::string answer;
     char buffer[64];
     while (answer.size() < kEnough && Await(POLLIN, deadline)) {
       const ssize_t size = recv(fd_, buffer, sizeof(buffer), 0);
       if (size <= 0) break;
-      answer.append(buffer, static_cast<size_t>(size));
+      answer.append(buffer, static_cast<std::size_t>(size));
     }
     return answer;
   }

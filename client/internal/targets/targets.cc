@@ -68,12 +68,12 @@ Targets::Targets(const ClientOptions& options) {
   }
 }
 
-Endpoint& Targets::EndpointOf(size_t target) {
+Endpoint& Targets::EndpointOf(std::size_t target) {
   Target& chosen = *targets_[target];
   return *chosen.endpoints[chosen.next_endpoint++ % chosen.endpoints.size()];
 }
 
-std::optional<size_t> Targets::TargetOf(const std::string& server_name) const {
+std::optional<std::size_t> Targets::TargetOf(const std::string& server_name) const {
   if (targets_.size() == 1) return 0;
   absl::MutexLock lock(&mutex_);
   const auto found = target_of_server_.find(server_name);
@@ -81,7 +81,7 @@ std::optional<size_t> Targets::TargetOf(const std::string& server_name) const {
   return found->second;
 }
 
-void Targets::Learn(const std::string& server_name, size_t target) {
+void Targets::Learn(const std::string& server_name, std::size_t target) {
   if (targets_.size() == 1 || server_name.empty()) return;
   absl::MutexLock lock(&mutex_);
   target_of_server_[server_name] = target;

@@ -36,15 +36,15 @@ class Targets {
  public:
   explicit Targets(const ClientOptions& options);
 
-  size_t size() const { return targets_.size(); }
+  std::size_t size() const { return targets_.size(); }
   // The target whose turn it is.
-  size_t TakeTurn() { return next_target_++ % targets_.size(); }
+  std::size_t TakeTurn() { return next_target_++ % targets_.size(); }
   // One of the target's channels, in turn.
-  Endpoint& EndpointOf(size_t target);
+  Endpoint& EndpointOf(std::size_t target);
 
   // Which target is this server; nullopt when not known. With one target it is that one.
-  std::optional<size_t> TargetOf(const std::string& server_name) const;
-  void Learn(const std::string& server_name, size_t target);
+  std::optional<std::size_t> TargetOf(const std::string& server_name) const;
+  void Learn(const std::string& server_name, std::size_t target);
 
   // Blocks until every channel is connected or the deadline has passed.
   absl::Status WaitUntilReady(absl::Time deadline);
@@ -53,13 +53,13 @@ class Targets {
   struct Target {
     std::string address;
     std::vector<std::unique_ptr<Endpoint>> endpoints;
-    std::atomic<size_t> next_endpoint = 0;
+    std::atomic<std::size_t> next_endpoint = 0;
   };
 
   std::vector<std::unique_ptr<Target>> targets_;
-  std::atomic<size_t> next_target_ = 0;
+  std::atomic<std::size_t> next_target_ = 0;
   mutable absl::Mutex mutex_;
-  absl::flat_hash_map<std::string, size_t> target_of_server_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, std::size_t> target_of_server_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace attention::client::internal

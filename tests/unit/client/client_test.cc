@@ -155,7 +155,7 @@ TEST_F(ClientTest, StepInAllForms) {
   const StepRequest request = {.steps = std::vector<SessionStep>(1)};
   EXPECT_EQ(client_.Step(request, options_)->results.size(), 1u);
   EXPECT_EQ(client_.StepFuture(request, options_).get()->results.size(), 1u);
-  size_t count = 0;
+  std::size_t count = 0;
   client_.StepAsync(request, options_, [&](auto result) { count = result->results.size(); });
   EXPECT_EQ(count, 1u);
 }

@@ -31,7 +31,7 @@ class OneLayer {
     return grpc::Status::OK;
   }
 
-  int64_t length() const { return length_; }
+  std::int64_t length() const { return length_; }
 
  private:
   void Apply(const v1::SessionStep& step, v1::SessionStepResult* result) {
@@ -49,7 +49,7 @@ class OneLayer {
     }
   }
 
-  std::atomic<int64_t> length_ = 0;
+  std::atomic<std::int64_t> length_ = 0;
 };
 
 }  // namespace attention::client

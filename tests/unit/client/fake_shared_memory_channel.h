@@ -27,10 +27,10 @@ namespace attention::client {
 
 class FakeSharedMemoryChannel {
  public:
-  using Handler =
-      std::function<void(const v1::SharedMemoryRequest&, int64_t size, v1::SharedMemoryResponse*)>;
+  using Handler = std::function<void(const v1::SharedMemoryRequest&, std::int64_t size,
+                                     v1::SharedMemoryResponse*)>;
 
-  static constexpr uint64_t kEpoch = 77;
+  static constexpr std::uint64_t kEpoch = 77;
 
   explicit FakeSharedMemoryChannel(const std::string& name, Handler handler = nullptr)
       : path_(absl::StrCat(testing::TempDir(), "fake-channel-", name, "-", getpid())),
@@ -55,7 +55,7 @@ class FakeSharedMemoryChannel {
 
   const std::string& path() const { return path_; }
   // Regions that were made so far.
-  size_t num_regions() const {
+  std::size_t num_regions() const {
     absl::MutexLock lock(&mutex_);
     return memories_.size();
   }
@@ -65,11 +65,11 @@ class FakeSharedMemoryChannel {
   }
 
   // The bytes that the reference names; null when it is not in a region of this channel.
-  char* At(const v1::SharedMemoryRef& ref, size_t bytes) const {
+  char* At(const v1::SharedMemoryRef& ref, std::size_t bytes) const {
     absl::MutexLock lock(&mutex_);
     const auto found = memories_.find(ref.region_id());
     if (found == memories_.end()) return nullptr;
-    const auto offset = static_cast<size_t>(ref.offset());
+    const auto offset = static_cast<std::size_t>(ref.offset());
     if (offset + bytes > found->second.size) return nullptr;
     return found->second.data + offset;
   }
@@ -80,7 +80,7 @@ class FakeSharedMemoryChannel {
  private:
   struct Memory {
     char* data;
-    size_t size;
+    std::size_t size;
   };
 
   void Serve() {
@@ -96,7 +96,7 @@ class FakeSharedMemoryChannel {
         continue;
       }
       std::vector<int> open;
-      for (size_t i = 0; i < connections.size(); ++i) {
+      for (std::size_t i = 0; i < connections.size(); ++i) {
         const bool ended = polled[i + 2].revents != 0 && !Answer(connections[i]);
         if (ended) close(connections[i]);
         if (!ended) open.push_back(connections[i]);
@@ -128,7 +128,7 @@ class FakeSharedMemoryChannel {
 
   // The memory's descriptor; negative when the test refuses it.
   int Create(const v1::SharedMemoryRequest& request, v1::SharedMemoryResponse* response) {
-    const auto size = static_cast<size_t>(request.create().size_bytes());
+    const auto size = static_cast<std::size_t>(request.create().size_bytes());
     response->mutable_create()->set_server_epoch(kEpoch);
     response->mutable_create()->set_size_bytes(request.create().size_bytes());
     if (handler_) handler_(request, request.create().size_bytes(), response);

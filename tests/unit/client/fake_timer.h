@@ -54,7 +54,7 @@ class FakeTimer final : public Timer {
     is_closed_ = true;
   }
 
-  size_t num_actions() {
+  std::size_t num_actions() {
     absl::MutexLock lock(&mutex_);
     return actions_.size();
   }

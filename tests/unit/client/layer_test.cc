@@ -50,7 +50,7 @@ TEST(LayerTest, ForwardNamesItsLayer) {
   ASSERT_TRUE(layer.ok());
   const auto result = layer->Forward({.x = TensorView(std::span(w).first(4), {1, 4})});
   ASSERT_TRUE(result.ok());
-  EXPECT_EQ(result->positions, std::vector<int64_t>{7});
+  EXPECT_EQ(result->positions, std::vector<std::int64_t>{7});
   EXPECT_TRUE(layer->Delete().ok());
 }
 
@@ -68,7 +68,7 @@ TEST(SafetensorsTest, TensorsAreViewsOfTheFile) {
   const std::string header = R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                              R"("n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})";
   std::string length(8, '\0');
-  const uint64_t size = header.size();
+  const std::uint64_t size = header.size();
   std::memcpy(length.data(), &size, 8);
   const float values[] = {1.5f, -2.0f};
   std::ofstream(path, std::ios::binary)

@@ -11,7 +11,7 @@ namespace attention::client {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr size_t kHeadDim = 3;
+constexpr std::size_t kHeadDim = 3;
 
 struct Part {
   Tensor output;  // [1, 1, kHeadDim]
@@ -20,7 +20,7 @@ struct Part {
 };
 
 Part MakePart(std::vector<float> output, float lse, DType dtype = DType::kFloat32) {
-  return {Tensor::FromFloats(output, {1, 1, static_cast<int64_t>(output.size())}, dtype),
+  return {Tensor::FromFloats(output, {1, 1, static_cast<std::int64_t>(output.size())}, dtype),
           Tensor::FromFloats(std::vector<float>{lse}, {1, 1})};
 }
 
@@ -28,12 +28,13 @@ Part MakePart(std::vector<float> output, float lse, DType dtype = DType::kFloat3
 Part Attend(const std::vector<double>& scores, const std::vector<double>& values) {
   double denominator = 0;
   std::vector<double> sum(kHeadDim, 0.0);
-  for (size_t j = 0; j < scores.size(); ++j) {
+  for (std::size_t j = 0; j < scores.size(); ++j) {
     denominator += std::exp(scores[j]);
-    for (size_t d = 0; d < kHeadDim; ++d) sum[d] += std::exp(scores[j]) * values[j * kHeadDim + d];
+    for (std::size_t d = 0; d < kHeadDim; ++d)
+      sum[d] += std::exp(scores[j]) * values[j * kHeadDim + d];
   }
   std::vector<float> output(kHeadDim);
-  for (size_t d = 0; d < kHeadDim; ++d) output[d] = static_cast<float>(sum[d] / denominator);
+  for (std::size_t d = 0; d < kHeadDim; ++d) output[d] = static_cast<float>(sum[d] / denominator);
   return MakePart(output, static_cast<float>(std::log(denominator)));
 }
 
@@ -43,7 +44,7 @@ TEST(MergePartialsTest, PartsOfTheKeysBecomeTheWhole) {
   std::vector<double> scores(10), values(10 * kHeadDim);
   for (double& score : scores) score = uniform(generator);
   for (double& value : values) value = uniform(generator);
-  const auto slice = [&](size_t begin, size_t end) {
+  const auto slice = [&](std::size_t begin, std::size_t end) {
     return Attend({scores.begin() + begin, scores.begin() + end},
                   {values.begin() + begin * kHeadDim, values.begin() + end * kHeadDim});
   };
@@ -53,7 +54,7 @@ TEST(MergePartialsTest, PartsOfTheKeysBecomeTheWhole) {
   ASSERT_TRUE(merged.ok()) << merged.status();
   EXPECT_EQ(merged->output.shape(), whole.output.shape());
   EXPECT_EQ(merged->lse.shape(), whole.lse.shape());
-  for (size_t d = 0; d < kHeadDim; ++d) {
+  for (std::size_t d = 0; d < kHeadDim; ++d) {
     EXPECT_NEAR(merged->output.floats()[d], whole.output.floats()[d], 1e-6);
   }
   EXPECT_NEAR(merged->lse.floats()[0], whole.lse.floats()[0], 1e-6);

@@ -12,7 +12,7 @@ using ::testing::_;
 using ::testing::NiceMock;
 using ::testing::Optional;
 
-constexpr int64_t kHeadDim = 4;
+constexpr std::int64_t kHeadDim = 4;
 
 SessionInfo EmptySession(int num_layers) {
   SessionInfo info;
@@ -26,8 +26,8 @@ class FakeLayer {
  public:
   SessionStepResult Apply(const SessionStep& step) {
     SessionStepResult result;
-    const int64_t rows = step.k.is_present() ? step.k.shape[0] : 0;
-    const int64_t expected = step.expected_position.value_or(length_);
+    const std::int64_t rows = step.k.is_present() ? step.k.shape[0] : 0;
+    const std::int64_t expected = step.expected_position.value_or(length_);
     if (rows > 0 && expected == length_) {
       length_ += rows;
     } else if (rows > 0 && expected + rows <= length_) {
@@ -40,10 +40,10 @@ class FakeLayer {
     return result;
   }
 
-  int64_t length() const { return length_; }
+  std::int64_t length() const { return length_; }
 
  private:
-  int64_t length_ = 0;
+  std::int64_t length_ = 0;
 };
 
 class SessionTest : public testing::Test {
@@ -53,16 +53,16 @@ class SessionTest : public testing::Test {
       last_request_ = request;
       StepResult result;
       for (const SessionStep& step : request.steps) {
-        result.results.push_back(layers_[static_cast<size_t>(step.layer)].Apply(step));
+        result.results.push_back(layers_[static_cast<std::size_t>(step.layer)].Apply(step));
       }
       result.timing.batch_size = 1;
       done(std::move(result));
     });
   }
 
-  static TensorView Rows(int64_t num_tokens) {
+  static TensorView Rows(std::int64_t num_tokens) {
     static const std::vector<float> zeros(1024, 0.0f);
-    const auto count = static_cast<size_t>(num_tokens * kHeadDim);
+    const auto count = static_cast<std::size_t>(num_tokens * kHeadDim);
     return TensorView(std::span(zeros).first(count), {num_tokens, 1, kHeadDim});
   }
 

@@ -20,8 +20,8 @@ TEST(NumElementsTest, MultipliesAndRefusesWhatHasNoProduct) {
   EXPECT_EQ(NumElements({2, 3, 4}), 24);
   EXPECT_EQ(NumElements({2, 0, 4}), 0);
   EXPECT_EQ(NumElements({2, -1}), -1);
-  EXPECT_EQ(NumElements({int64_t{1} << 40, int64_t{1} << 40}), -1);
-  EXPECT_EQ(NumElements({int64_t{1} << 40, int64_t{1} << 40, 0}), 0);
+  EXPECT_EQ(NumElements({std::int64_t{1} << 40, std::int64_t{1} << 40}), -1);
+  EXPECT_EQ(NumElements({std::int64_t{1} << 40, std::int64_t{1} << 40, 0}), 0);
 }
 
 TEST(TensorViewTest, DefaultIsAbsent) {
@@ -40,7 +40,7 @@ TEST(TensorViewTest, LooksAtTheCallersFloats) {
 TEST(TensorViewTest, SpanOfAnotherSizeThanTheShapeHasNoData) {
   const std::vector<float> values = {1, 2, 3};
   EXPECT_EQ(TensorView(values, {2, 3}).data, nullptr);
-  const std::vector<uint16_t> bits = {1, 2, 3};
+  const std::vector<std::uint16_t> bits = {1, 2, 3};
   EXPECT_EQ(TensorView(bits, DType::kFloat16, {4}).data, nullptr);
   EXPECT_EQ(TensorView(bits, DType::kFloat32, {3}).data, nullptr);
   EXPECT_EQ(TensorView(bits, DType::kBFloat16, {3}).data, bits.data());
@@ -107,9 +107,9 @@ TEST(TensorTest, ViewOfATensorSeesItsBytes) {
 }
 
 TEST(HalfTest, EveryFloat16SurvivesTheRoundTrip) {
-  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const float value = internal::FromFloat16(static_cast<uint16_t>(bits));
-    const uint16_t back = internal::ToFloat16(value);
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float value = internal::FromFloat16(static_cast<std::uint16_t>(bits));
+    const std::uint16_t back = internal::ToFloat16(value);
     if (std::isnan(value)) {
       EXPECT_TRUE(std::isnan(internal::FromFloat16(back)));
     } else {
@@ -119,9 +119,9 @@ TEST(HalfTest, EveryFloat16SurvivesTheRoundTrip) {
 }
 
 TEST(HalfTest, EveryBFloat16SurvivesTheRoundTrip) {
-  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const float value = internal::FromBFloat16(static_cast<uint16_t>(bits));
-    const uint16_t back = internal::ToBFloat16(value);
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float value = internal::FromBFloat16(static_cast<std::uint16_t>(bits));
+    const std::uint16_t back = internal::ToBFloat16(value);
     if (std::isnan(value)) {
       EXPECT_TRUE(std::isnan(internal::FromBFloat16(back)));
     } else {
@@ -132,9 +132,9 @@ TEST(HalfTest, EveryBFloat16SurvivesTheRoundTrip) {
 
 // Halfway between two neighbours goes to the even one, a hair beyond to the nearer.
 TEST(HalfTest, RoundsToNearestEven) {
-  for (uint16_t bits = 0; bits < 0x7bff; ++bits) {
+  for (std::uint16_t bits = 0; bits < 0x7bff; ++bits) {
     const float low = internal::FromFloat16(bits);
-    const float high = internal::FromFloat16(static_cast<uint16_t>(bits + 1));
+    const float high = internal::FromFloat16(static_cast<std::uint16_t>(bits + 1));
     const float middle = (low + high) / 2;  // exact: one more bit than a float16 has
     ASSERT_EQ(internal::ToFloat16(middle), bits + (bits & 1)) << middle;
     ASSERT_EQ(internal::ToFloat16(std::nextafter(middle, kInfinity)), bits + 1) << middle;

@@ -28,10 +28,10 @@ struct AttentionConfig {
   // Keys further than this to the left (right) of a query's position are invisible, in tokens.
   // Absent: unbounded. Not negative. A causal sliding window of width w is is_causal with
   // window_left = w - 1; the symmetric one of width w is window_left = window_right = w / 2.
-  std::optional<int64_t> window_left = {};
-  std::optional<int64_t> window_right = {};
+  std::optional<std::int64_t> window_left = {};
+  std::optional<std::int64_t> window_right = {};
   // The sequence's first tokens that stay visible past the window's left edge.
-  int64_t sink_tokens = 0;
+  std::int64_t sink_tokens = 0;
   // float32 [num_q_heads]: adds alibi_slopes[h] * (j - position(i)) to the score. Optional.
   TensorView alibi_slopes = {};
   // float32 [num_q_heads]: a logit that joins each row's softmax denominator only. Optional.
@@ -65,11 +65,11 @@ struct AttendRequest {
   TensorView k = {};
   TensorView v = {};
   // One entry a sequence, or empty.
-  std::vector<int64_t> q_lens = {};
-  std::vector<int64_t> kv_lens = {};
+  std::vector<std::int64_t> q_lens = {};
+  std::vector<std::int64_t> kv_lens = {};
   // Position of each sequence's first query among its keys; empty: kv_len - q_len, which makes the
   // last query the newest token.
-  std::vector<int64_t> first_query_positions = {};
+  std::vector<std::int64_t> first_query_positions = {};
   AttentionConfig config = {};
   // Added to the scores: [q, kv], [num_q_heads, q, kv] or [sequences, num_q_heads, q, kv], where
   // q = max(q_lens), kv = max(kv_lens). An axis of 1 is shared. Optional.
@@ -95,7 +95,7 @@ struct Timing {
   // From the end of the computation until the answer was handed to the transport.
   absl::Duration wire_out = {};
   // Bytes of tensors that the server copied for this request, in and out.
-  int64_t copied_bytes = 0;
+  std::int64_t copied_bytes = 0;
 };
 
 struct AttendResult {
@@ -114,7 +114,7 @@ struct WeightsBlock {
   // Index of the sequence in the request.
   int sequence = 0;
   // First query row of the block.
-  int64_t q_begin = 0;
+  std::int64_t q_begin = 0;
   // float32 [rows, num_q_heads, kv_len].
   Tensor weights = {};
 };

@@ -40,7 +40,7 @@ std::optional<std::string> ErrorReason(const absl::Status& status);
 std::optional<std::string> ErrorMetadata(const absl::Status& status, std::string_view key);
 
 // The layer's length that a kPositionMismatch reports, in tokens.
-std::optional<int64_t> ActualPosition(const absl::Status& status);
+std::optional<std::int64_t> ActualPosition(const absl::Status& status);
 
 // How long the server asked to wait before a retry; nullopt when it did not.
 std::optional<absl::Duration> RetryDelay(const absl::Status& status);

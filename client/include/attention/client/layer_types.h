@@ -26,13 +26,13 @@ struct RotaryConfig {
   bool is_interleaved = false;
   RotaryScaling scaling = RotaryScaling::kNone;
   double factor = 1;
-  int64_t original_max_positions = 0;  // llama3, yarn
-  double low_freq_factor = 0;          // llama3
-  double high_freq_factor = 0;         // llama3
-  double beta_fast = 0;                // yarn; default 32
-  double beta_slow = 0;                // yarn; default 1
-  double attention_factor = 0;         // yarn; default 0.1 ln(factor) + 1; custom; default 1
-  bool truncate = true;                // yarn: the ramp's ends are rounded to whole pairs
+  std::int64_t original_max_positions = 0;  // llama3, yarn
+  double low_freq_factor = 0;               // llama3
+  double high_freq_factor = 0;              // llama3
+  double beta_fast = 0;                     // yarn; default 32
+  double beta_slow = 0;                     // yarn; default 1
+  double attention_factor = 0;              // yarn; default 0.1 ln(factor) + 1; custom; default 1
+  bool truncate = true;                     // yarn: the ramp's ends are rounded to whole pairs
   // custom: radians a position of each pair, dim / 2 of them. 0 leaves a pair as it is.
   std::vector<double> inv_freq = {};
 };
@@ -83,7 +83,7 @@ struct LayerInfo {
   LayerConfig config = {};
   DType dtype = DType::kFloat32;
   // The size of the weights in the server's memory.
-  int64_t weight_bytes = 0;
+  std::int64_t weight_bytes = 0;
   // A hash of the bytes of the uploaded tensors, w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o. 32 bytes.
   std::string sha256 = {};
   absl::Time create_time = {};
@@ -117,7 +117,7 @@ struct LayerSession {
   // The session's layer, 0 to num_layers - 1.
   int layer = 0;
   // Its length before the call. Required when rows are appended.
-  std::optional<int64_t> expected_position = {};
+  std::optional<std::int64_t> expected_position = {};
 };
 
 // One or many sequences: packed, x [sum(x_lens), model_dim], or dense, x [batch, x_len, model_dim].
@@ -125,14 +125,14 @@ struct ForwardRequest {
   std::string layer_id = {};
   // Absent only when a context is to be encoded into sessions.
   TensorView x = {};
-  std::vector<int64_t> x_lens = {};
+  std::vector<std::int64_t> x_lens = {};
   // For cross-attention: [sum(context_lens), context_dim] or [batch, context_len, context_dim].
   TensorView context = {};
-  std::vector<int64_t> context_lens = {};
+  std::vector<std::int64_t> context_lens = {};
   // One a sequence, or empty.
   std::vector<LayerSession> sessions = {};
   // The position of each sequence's first row, for rotary embedding; empty: 0.
-  std::vector<int64_t> first_positions = {};
+  std::vector<std::int64_t> first_positions = {};
   // kBool, one for each row that keys are made of: 1 is visible. An axis of 1 is shared. Optional.
   TensorView padding_mask = {};
 };
@@ -141,7 +141,7 @@ struct ForwardResult {
   // [sum(x_lens), output_dim] or [batch, x_len, output_dim], in x's dtype. Absent without x.
   Tensor output = {};
   // The length of each session's layer after the call.
-  std::vector<int64_t> positions = {};
+  std::vector<std::int64_t> positions = {};
   Timing timing = {};
 };
 

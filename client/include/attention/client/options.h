@@ -29,7 +29,7 @@ struct SharedMemoryOptions {
   // A bound on all memory that is shared, results that are still held included. Each server makes
   // it as it is needed, 32 MiB at first, and it stays until the client and the results are gone.
   // The server has limits of its own, for each client and each user of the system. 1 MiB to 2^40.
-  int64_t max_bytes = int64_t{256} << 20;
+  std::int64_t max_bytes = std::int64_t{256} << 20;
 };
 
 struct ClientOptions {
@@ -43,7 +43,7 @@ struct ClientOptions {
   absl::Duration default_timeout = absl::Seconds(60);
   // Largest request and largest response, in bytes; at most 2^31 - 1, which gRPC can carry. The
   // server has a limit of its own.
-  int64_t max_message_bytes = int64_t{1} << 30;
+  std::int64_t max_message_bytes = std::int64_t{1} << 30;
   RetryPolicy retry_policy = {};
   // Connections to each target. One carries some GB/s; more help when many large tensors are in
   // flight at once. 1 to 64.

@@ -27,34 +27,34 @@ struct Device {
 
 // Bounds of the server's configuration.
 struct Limits {
-  int64_t max_message_bytes = 0;
-  int64_t max_queued_requests = 0;
-  int64_t max_queued_bytes = 0;
-  int64_t max_sessions = 0;
-  int64_t max_sessions_per_tenant = 0;
-  int64_t max_session_ttl_seconds = 0;
+  std::int64_t max_message_bytes = 0;
+  std::int64_t max_queued_requests = 0;
+  std::int64_t max_queued_bytes = 0;
+  std::int64_t max_sessions = 0;
+  std::int64_t max_sessions_per_tenant = 0;
+  std::int64_t max_session_ttl_seconds = 0;
   int max_head_dim = 0;
-  int64_t kv_capacity_bytes = 0;
+  std::int64_t kv_capacity_bytes = 0;
   // For the weights of layers.
-  int64_t layer_capacity_bytes = 0;
-  int64_t max_layers_per_tenant = 0;
+  std::int64_t layer_capacity_bytes = 0;
+  std::int64_t max_layers_per_tenant = 0;
   // For requests that have not wholly come.
-  int64_t max_receiving_bytes = 0;
+  std::int64_t max_receiving_bytes = 0;
   // Calls that are open at a time, streams included.
-  int64_t max_calls = 0;
+  std::int64_t max_calls = 0;
   // All results of one request together.
-  int64_t max_response_bytes = 0;
+  std::int64_t max_response_bytes = 0;
 };
 
 // Room that is free, and room that the client's tenant uses.
 struct Capacity {
-  int64_t kv_free_bytes = 0;
-  int64_t num_sessions = 0;
+  std::int64_t kv_free_bytes = 0;
+  std::int64_t num_sessions = 0;
   // That wait for a worker.
-  int64_t queued_requests = 0;
-  int64_t num_layers = 0;
+  std::int64_t queued_requests = 0;
+  std::int64_t num_layers = 0;
   // Weights in memory that the tenant has uploaded.
-  int64_t layer_bytes = 0;
+  std::int64_t layer_bytes = 0;
 };
 
 struct ServerInfo {
@@ -62,7 +62,7 @@ struct ServerInfo {
   // The build's commit, or "unknown".
   std::string commit = {};
   std::string server_name = {};
-  uint64_t server_epoch = 0;
+  std::uint64_t server_epoch = 0;
   std::vector<Device> devices = {};
   Limits limits = {};
   Capacity capacity = {};
@@ -79,10 +79,10 @@ struct ExplainRequest {
   DType dtype = DType::kFloat32;
   // Default: dtype.
   std::optional<DType> kv_dtype = {};
-  int64_t q_len = 0;
-  int64_t kv_len = 0;
+  std::int64_t q_len = 0;
+  std::int64_t kv_len = 0;
   // Default: kv_len - q_len.
-  std::optional<int64_t> first_query_position = {};
+  std::optional<std::int64_t> first_query_position = {};
   AttentionConfig config = {};
 };
 

@@ -33,11 +33,11 @@ struct LayerStep {
   TensorView v = {};
   AttentionConfig config = {};
   ReturnOptions returns = {};
-  std::optional<int64_t> first_query_position = {};
+  std::optional<std::int64_t> first_query_position = {};
   TensorView bias = {};
   TensorView mask = {};
-  int64_t kv_begin = 0;
-  std::optional<int64_t> kv_end = {};
+  std::int64_t kv_begin = 0;
+  std::optional<std::int64_t> kv_end = {};
 };
 
 struct LayerStepResult {
@@ -48,7 +48,7 @@ struct LayerStepResult {
   // float32 [kv_len, num_q_heads]. Absent unless asked for.
   Tensor column_sums = {};
   // The layer's length after the step, in tokens, as the server has it.
-  int64_t position = 0;
+  std::int64_t position = 0;
   // The rows had been appended by an earlier attempt.
   bool is_replay = false;
   Timing timing = {};
@@ -65,7 +65,7 @@ class Session {
   const SessionInfo& info() const { return info_; }
   const SessionHandle& handle() const { return info_.handle; }
   // Tokens of `layer` that the server has acknowledged to this object. `layer` must be in range.
-  int64_t position(int layer) const { return positions_.at(static_cast<size_t>(layer)); }
+  std::int64_t position(int layer) const { return positions_.at(static_cast<std::size_t>(layer)); }
 
   // Appends k and v (if given) to the layer and attends with q (if given); on success the layer's
   // position advances by the appended tokens. Without k and v the step attends over the first
@@ -103,7 +103,7 @@ class Session {
  private:
   std::shared_ptr<Connection> connection_;
   SessionInfo info_;
-  std::vector<int64_t> positions_;  // [num_layers]
+  std::vector<std::int64_t> positions_;  // [num_layers]
 };
 
 }  // namespace attention::client

@@ -19,7 +19,7 @@ namespace attention::client {
 struct SessionHandle {
   std::string server_name = {};
   // Changes when the server restarts.
-  uint64_t server_epoch = 0;
+  std::uint64_t server_epoch = 0;
   // Unguessable.
   std::string session_id = {};
 
@@ -48,7 +48,7 @@ struct SessionOptions {
   // Idle time after which the session is dropped. Default and maximum are the server's.
   std::optional<absl::Duration> ttl = {};
   // Refuses now, rather than later, when the pool could not hold so many tokens.
-  int64_t expected_tokens = 0;
+  std::int64_t expected_tokens = 0;
   // A name of your choice, unique among the tenant's sessions on a server; at most 128 bytes of
   // UTF-8. The call returns the session that has the name already: so a program that has restarted
   // finds its session again. ALREADY_EXISTS: that session has another geometry. Empty: the SDK
@@ -61,11 +61,11 @@ struct SessionInfo {
   std::string name = {};
   SessionGeometry geometry = {};
   // Tokens in each layer. [num_layers]
-  std::vector<int64_t> layer_lengths = {};
+  std::vector<std::int64_t> layer_lengths = {};
   // The least of layer_lengths: what is complete.
-  int64_t committed_length = 0;
+  std::int64_t committed_length = 0;
   // Bytes of cache pages held.
-  int64_t kv_bytes = 0;
+  std::int64_t kv_bytes = 0;
   absl::Duration ttl = {};
   absl::Time create_time = {};
   absl::Time expire_time = {};
@@ -94,7 +94,7 @@ struct SessionStep {
   // The layer's length before this step, in tokens. Required with k and v, and then compared: a gap
   // is POSITION_MISMATCH, rows already applied only attend again. Without k and v the length to
   // attend over; absent: all of it.
-  std::optional<int64_t> expected_position = {};
+  std::optional<std::int64_t> expected_position = {};
   // [num_tokens, num_kv_heads, head_dim_qk] and [num_tokens, num_kv_heads, head_dim_v]. Both or
   // neither.
   TensorView k = {};
@@ -102,15 +102,15 @@ struct SessionStep {
   // [q_len, num_q_heads, head_dim_qk]. Absent: append only.
   TensorView q = {};
   // Default: the length after the append minus q_len.
-  std::optional<int64_t> first_query_position = {};
+  std::optional<std::int64_t> first_query_position = {};
   AttentionConfig config = {};
   // As in AttendRequest with one sequence; kv is kv_end or the length attended over. Optional.
   TensorView bias = {};
   TensorView mask = {};
   // Attend over [kv_begin, kv_end) of the cache only: a partial result, to be merged by its lse
   // (merge.h). Default: all.
-  int64_t kv_begin = 0;
-  std::optional<int64_t> kv_end = {};
+  std::int64_t kv_begin = 0;
+  std::optional<std::int64_t> kv_end = {};
   ReturnOptions returns = {};
 };
 
@@ -130,7 +130,7 @@ struct SessionStepResult {
   // float32 [kv_len, num_q_heads]. Absent unless asked for.
   Tensor column_sums = {};
   // The layer's length after the step, in tokens.
-  int64_t position = 0;
+  std::int64_t position = 0;
   // The rows had been appended by an earlier attempt.
   bool is_replay = false;
 };

@@ -38,13 +38,13 @@ class SharedTensor {
 
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
-  size_t num_bytes() const { return view().num_bytes(); }
+  std::size_t num_bytes() const { return view().num_bytes(); }
   // On a 64-byte boundary.
   void* data() const { return data_; }
   // The elements of a float32 tensor; empty for every other type.
   std::span<float> floats() const;
   // The bit patterns of a float16 or bfloat16 tensor; empty for every other type.
-  std::span<uint16_t> halves() const;
+  std::span<std::uint16_t> halves() const;
   TensorView view() const { return TensorView(data_, dtype_, shape_); }
   // True if servers can read it in place; otherwise calls copy it as any other tensor.
   bool is_shared() const { return is_shared_; }
@@ -62,10 +62,10 @@ struct SharedMemoryUsage {
   // Targets whose server shares memory with this client.
   int num_channels = 0;
   // Memory that is mapped, and of it what requests, results and tensors hold.
-  int64_t mapped_bytes = 0;
-  int64_t used_bytes = 0;
+  std::int64_t mapped_bytes = 0;
+  std::int64_t used_bytes = 0;
   // Requests that were sent with their tensors in shared memory so far, each attempt counted.
-  int64_t num_requests = 0;
+  std::int64_t num_requests = 0;
 };
 
 }  // namespace attention::client

@@ -26,15 +26,15 @@ enum class DType {
 };
 
 // Bytes of one element.
-size_t ElementBytes(DType dtype);
+std::size_t ElementBytes(DType dtype);
 // "float32", "float16", "bfloat16", "bool", "int8" or "float8_e4m3".
 std::string_view DTypeName(DType dtype);
 
 // Dimensions, outermost first. A dimension may be 0.
-using Shape = std::vector<int64_t>;
+using Shape = std::vector<std::int64_t>;
 
 // The product of the dimensions; -1 if one is negative or the product does not fit.
-int64_t NumElements(const Shape& shape);
+std::int64_t NumElements(const Shape& shape);
 
 // A tensor in the caller's memory, which must stay unchanged until the SDK function it is given to
 // returns (synchronous, future and callback forms alike: the bytes are copied, once, before they
@@ -52,12 +52,12 @@ struct TensorView {
   // float32 `values` [shape]. `values.size()` must be the product of `shape`.
   TensorView(std::span<const float> values, Shape shape);
   // float16 or bfloat16 bit patterns [shape]. `values.size()` must be the product of `shape`.
-  TensorView(std::span<const uint16_t> values, DType dtype, Shape shape);
+  TensorView(std::span<const std::uint16_t> values, DType dtype, Shape shape);
 
   bool is_present() const { return !shape.empty(); }
-  int64_t num_elements() const { return NumElements(shape); }
+  std::int64_t num_elements() const { return NumElements(shape); }
   // 0 where num_elements() is -1.
-  size_t num_bytes() const;
+  std::size_t num_bytes() const;
 };
 
 // A tensor that owns its bytes, which never change: copies of a Tensor share them. A
@@ -85,7 +85,7 @@ class Tensor {
   bool is_present() const { return !shape_.empty(); }
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
-  int64_t num_elements() const { return NumElements(shape_); }
+  std::int64_t num_elements() const { return NumElements(shape_); }
   // Bytes as they came over the wire. Results of calls begin on a 64-byte boundary.
   std::string_view bytes() const { return bytes_; }
   // The elements of a float32 tensor; empty for every other type.

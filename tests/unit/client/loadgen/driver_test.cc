@@ -29,7 +29,7 @@ class DriverTest : public ::testing::Test {
     return facts;
   }
 
-  static Options OpenOptions(double rate, int64_t requests) {
+  static Options OpenOptions(double rate, std::int64_t requests) {
     Options options = SmallOptions();
     options.mode = LoopMode::kOpen;
     options.arrivals = Arrivals::kConstant;
@@ -55,7 +55,7 @@ double PercentAbove(const Histogram& latency, absl::Duration limit) {
 TEST_F(DriverTest, AStallIsChargedToEveryRequestThatWasDueMeanwhile) {
   // One request in a hundred takes 500 ms, the others 1 ms; 100 requests a second are due. Latency
   // from the moment of sending would show one slow request.
-  server_->on_request = [this](int64_t number) {
+  server_->on_request = [this](std::int64_t number) {
     clock_.Advance(number == 10 ? absl::Milliseconds(500) : absl::Milliseconds(1));
     return absl::OkStatus();
   };
@@ -111,7 +111,7 @@ TEST_F(DriverTest, RequestsThatAreDueButUnsentAtTheEndAreCounted) {
 
 TEST_F(DriverTest, ASlowSenderStopsSoonAfterTheEnd) {
   // Every send takes ten times its interval.
-  server_->on_request = [this](int64_t) {
+  server_->on_request = [this](std::int64_t) {
     clock_.Advance(absl::Milliseconds(100));
     return absl::OkStatus();
   };
@@ -153,7 +153,7 @@ TEST_F(DriverTest, ClosedLoopKeepsExactlyNInFlight) {
 }
 
 TEST_F(DriverTest, ClosedLoopEndsByTime) {
-  server_->on_request = [this](int64_t) {
+  server_->on_request = [this](std::int64_t) {
     clock_.Advance(absl::Milliseconds(10));
     return absl::OkStatus();
   };
@@ -178,7 +178,7 @@ TEST_F(DriverTest, AnInterruptStopsSendingAndKeepsWhatWasAnswered) {
 }
 
 TEST_F(DriverTest, AClosedLoopDoesNotSpinOnADeadServer) {
-  server_->on_request = [](int64_t) { return absl::UnavailableError("connection refused"); };
+  server_->on_request = [](std::int64_t) { return absl::UnavailableError("connection refused"); };
   Options options = SmallOptions();
   options.requests.reset();
   options.duration = absl::Seconds(1);
@@ -188,7 +188,7 @@ TEST_F(DriverTest, AClosedLoopDoesNotSpinOnADeadServer) {
 }
 
 TEST_F(DriverTest, AClosedLoopHonoursTheServersRetryDelay) {
-  server_->on_request = [](int64_t) {
+  server_->on_request = [](std::int64_t) {
     return client::WithRetryDelay(absl::ResourceExhaustedError("full"), absl::Milliseconds(250));
   };
   Options options = SmallOptions();
@@ -200,7 +200,7 @@ TEST_F(DriverTest, AClosedLoopHonoursTheServersRetryDelay) {
 }
 
 TEST_F(DriverTest, AnOpenLoopKeepsItsPaceOnErrors) {
-  server_->on_request = [](int64_t) { return absl::UnavailableError("connection refused"); };
+  server_->on_request = [](std::int64_t) { return absl::UnavailableError("connection refused"); };
   Run(OpenOptions(1000, 200), GoOn);
   EXPECT_EQ(collector_.totals().num_errors, 200);
   EXPECT_EQ(collector_.totals().slip.max(), 0);
@@ -221,7 +221,7 @@ TEST_F(DriverTest, SessionsAreReplacedDuringTheRunAndDeletedAfterIt) {
 TEST_F(DriverTest, ASessionThatCannotBeReplacedIsAnErrorAndTriedAgain) {
   Options options = SmallSessionOptions(WorkloadKind::kPrefill);
   options.layers = 1;
-  server_->on_request = [this](int64_t number) {
+  server_->on_request = [this](std::int64_t number) {
     if (number == 3) server_->SetCreateStatus(absl::ResourceExhaustedError("too many sessions"));
     return absl::OkStatus();
   };

@@ -41,14 +41,14 @@ std::string CachedBytes(const client::TensorView& tensor, DType kv_dtype) {
   std::string bytes(static_cast<const char*>(tensor.data), tensor.num_bytes());
   const DType dtype = KernelDType(tensor.dtype);
   if (dtype == kv_dtype) return bytes;
-  const int64_t dim = tensor.shape.back();
-  for (int64_t row = 0; row < tensor.num_elements(); row += dim) {
+  const std::int64_t dim = tensor.shape.back();
+  for (std::int64_t row = 0; row < tensor.num_elements(); row += dim) {
     float max = 0;
-    for (int64_t i = row; i < row + dim; ++i) {
+    for (std::int64_t i = row; i < row + dim; ++i) {
       max = std::max(max, std::abs(LoadElement(bytes.data(), dtype, i)));
     }
     const RowScale scale = RowScale::Of(kv_dtype, max);
-    for (int64_t i = row; i < row + dim; ++i) {
+    for (std::int64_t i = row; i < row + dim; ++i) {
       const float x = LoadElement(bytes.data(), dtype, i);
       const float cached =
           HasRowScales(kv_dtype)
@@ -115,7 +115,7 @@ std::vector<int> FakeServer::stream_targets() const {
   return stream_targets_;
 }
 
-int64_t FakeServer::num_requests() const {
+std::int64_t FakeServer::num_requests() const {
   absl::MutexLock lock(&mutex_);
   return num_requests_;
 }
@@ -135,13 +135,13 @@ int FakeServer::num_created() const {
   absl::MutexLock lock(&mutex_);
   return num_created_;
 }
-int64_t FakeServer::session_rows(size_t session, int layer) const {
+std::int64_t FakeServer::session_rows(std::size_t session, int layer) const {
   absl::MutexLock lock(&mutex_);
   const auto found = std::next(sessions_.begin(), static_cast<std::ptrdiff_t>(session));
   return found->second.layers.at(layer).rows;
 }
 
-absl::Status FakeServer::Begin(int64_t* number) {
+absl::Status FakeServer::Begin(std::int64_t* number) {
   {
     absl::MutexLock lock(&mutex_);
     *number = num_requests_++;
@@ -151,9 +151,9 @@ absl::Status FakeServer::Begin(int64_t* number) {
 
 client::Tensor FakeServer::Compute(const client::TensorView& q, const client::TensorView& k,
                                    const client::TensorView& v,
-                                   const client::AttentionConfig& config, int64_t number) {
+                                   const client::AttentionConfig& config, std::int64_t number) {
   const client::Shape shape = {q.shape[0], q.shape[1], v.shape[2]};
-  std::vector<float> output(static_cast<size_t>(client::NumElements(shape)));
+  std::vector<float> output(static_cast<std::size_t>(client::NumElements(shape)));
   if (is_computing) {
     AttentionTask task;
     task.params = {.num_q_heads = static_cast<int>(q.shape[1]),
@@ -180,7 +180,7 @@ client::Tensor FakeServer::Compute(const client::TensorView& q, const client::Te
 
 void FakeServer::Attend(const client::AttendRequest& request, const client::CallOptions&,
                         client::Callback<client::AttendResult> done) {
-  int64_t number = 0;
+  std::int64_t number = 0;
   const absl::Status status = Begin(&number);
   std::function<void()> answer = [status, done] { done(status); };
   if (status.ok()) {
@@ -202,7 +202,7 @@ void FakeServer::Attend(const client::AttendRequest& request, const client::Call
 
 client::SessionStepResult FakeServer::StepOne(const client::SessionStep& step) {
   client::SessionStepResult result;
-  int64_t number = -1;
+  std::int64_t number = -1;
   if (step.q.is_present()) result.status = Begin(&number);
   if (!result.status.ok()) return result;
   absl::MutexLock lock(&mutex_);

@@ -36,10 +36,10 @@ class FakeServer final : public client::MockConnection {
  public:
   // Called with the number (from 0) of each Attend or attending Step before it is answered; what is
   // not OK becomes the answer.
-  std::function<absl::Status(int64_t)> on_request;
+  std::function<absl::Status(std::int64_t)> on_request;
   // Adds this to the first element of answer number corrupted_answer.
   float corruption = 0;
-  int64_t corrupted_answer = -1;
+  std::int64_t corrupted_answer = -1;
   // Skips the arithmetic; outputs are zero.
   bool is_computing = true;
   absl::Status ready_status;
@@ -55,12 +55,12 @@ class FakeServer final : public client::MockConnection {
   // The same from the next but `count` on.
   void SetCreateStatusAfter(int count, absl::Status status);
 
-  int64_t num_requests() const;
+  std::int64_t num_requests() const;
   int num_held() const;
   int max_held() const;
   int num_sessions() const;
   int num_created() const;
-  int64_t session_rows(size_t session, int layer) const;
+  std::int64_t session_rows(std::size_t session, int layer) const;
   // Streams that were opened, and the requests that came on them.
   int num_streams() const { return num_streams_; }
   int num_stream_requests() const { return num_stream_requests_; }
@@ -89,7 +89,7 @@ class FakeServer final : public client::MockConnection {
   struct LayerKv {
     std::string k;
     std::string v;
-    int64_t rows = 0;
+    std::int64_t rows = 0;
   };
   struct FakeSession {
     client::SessionGeometry geometry;
@@ -97,18 +97,18 @@ class FakeServer final : public client::MockConnection {
   };
 
   // The number of this request and what on_request says about it.
-  absl::Status Begin(int64_t* number);
+  absl::Status Begin(std::int64_t* number);
   client::SessionStepResult StepOne(const client::SessionStep& step);
   client::Tensor Compute(const client::TensorView& q, const client::TensorView& k,
                          const client::TensorView& v, const client::AttentionConfig& config,
-                         int64_t number);
+                         std::int64_t number);
 
   std::atomic<int> num_streams_ = 0;
   std::atomic<int> num_stream_requests_ = 0;
   std::atomic<int> num_created_on_streams_ = 0;
   std::atomic<int> stream_epoch_ = 0;
   mutable absl::Mutex mutex_;
-  int64_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::int64_t num_requests_ ABSL_GUARDED_BY(mutex_) = 0;
   bool is_holding_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::function<void()>> held_ ABSL_GUARDED_BY(mutex_);
   absl::Status create_status_ ABSL_GUARDED_BY(mutex_);

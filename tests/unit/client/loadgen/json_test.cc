@@ -72,7 +72,7 @@ TEST(JsonTest, HoldsNothingUndocumented) {
   const nlohmann::ordered_json flat = ToJson(FullReport()).flatten();
   for (const auto& [key, value] : flat.items()) {
     // An element of a list of plain values stands for the list.
-    const size_t last = key.rfind('/');
+    const std::size_t last = key.rfind('/');
     const bool is_element = key.find_first_not_of("0123456789", last + 1) == std::string::npos;
     EXPECT_THAT(documented, Contains(is_element ? key.substr(0, last) : key));
   }

@@ -42,7 +42,7 @@ Options WithDType(DType dtype) {
 
 TEST(OracleTest, AcceptsCorrectAnswersOfEveryType) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-    for (const int64_t window : {0, 4}) {
+    for (const std::int64_t window : {0, 4}) {
       for (const bool is_causal : {true, false}) {
         Options options = WithDType(dtype);
         options.shape.window = window;
@@ -122,7 +122,7 @@ TEST(OracleTest, OfALargeAnswerAnEvenSpreadOfRowsIsChecked) {
                    .num_kv_heads = 8,
                    .head_dim_qk = 128,
                    .head_dim_v = 128};
-  const std::vector<int64_t> rows = RowsToCheck(request);
+  const std::vector<std::int64_t> rows = RowsToCheck(request);
   EXPECT_THAT(rows, ::testing::ElementsAre(0, 1365, 2730, 4095));
   request.shape.kv_len = 1 << 24;
   EXPECT_THAT(RowsToCheck(request), ::testing::ElementsAre(0, 4095));

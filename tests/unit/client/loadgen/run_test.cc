@@ -87,7 +87,7 @@ TEST_F(RunTest, ACorruptedAnswerIsFoundPrintedAndFails) {
 }
 
 TEST_F(RunTest, AnErrorFailsTheRun) {
-  server_->on_request = [](int64_t number) {
+  server_->on_request = [](std::int64_t number) {
     return number == 4 ? absl::InternalError("oops") : absl::OkStatus();
   };
   Options options = SmallOptions();
@@ -97,7 +97,7 @@ TEST_F(RunTest, AnErrorFailsTheRun) {
 }
 
 TEST_F(RunTest, RefusalsFailUnlessAllowed) {
-  server_->on_request = [](int64_t number) {
+  server_->on_request = [](std::int64_t number) {
     return number % 2 == 0
                ? client::WithReason(absl::ResourceExhaustedError("full"), client::kQueueFull)
                : absl::OkStatus();
@@ -143,7 +143,7 @@ TEST_F(RunTest, AServerThatHasRoomForSomeSessionsIsMeasuredWithThose) {
 }
 
 TEST_F(RunTest, AnInterruptStillPrintsTheTable) {
-  server_->on_request = [this](int64_t number) {
+  server_->on_request = [this](std::int64_t number) {
     if (number == 3) is_interrupted_ = true;
     return absl::OkStatus();
   };

@@ -52,7 +52,7 @@ TEST(ScheduleTest, PoissonGapsFollowTheExponentialDistribution) {
   std::sort(gaps.begin(), gaps.end());
   double distance = 0;
   for (int i = 0; i < kCount; ++i) {
-    const double expected = 1 - std::exp(-gaps[static_cast<size_t>(i)]);
+    const double expected = 1 - std::exp(-gaps[static_cast<std::size_t>(i)]);
     distance = std::max(distance, std::abs(expected - (i + 0.5) / kCount));
   }
   // Kolmogorov-Smirnov, 99.9 % bound: 1.95 / sqrt(n).
@@ -65,7 +65,7 @@ TEST(ScheduleTest, PoissonCountsInAWindowVaryAsMuchAsTheirMean) {
   for (;;) {
     const double second = absl::ToDoubleSeconds(schedule.Next());
     if (second >= static_cast<double>(counts.size())) break;
-    ++counts[static_cast<size_t>(second)];
+    ++counts[static_cast<std::size_t>(second)];
   }
   double mean = 0;
   double variance = 0;

@@ -12,7 +12,7 @@ TEST(TensorPoolTest, ElementsHaveMeanZeroVarianceOneAndTheStatedBound) {
   const TensorPool pool(DType::kFloat32, 1, 3);
   double sum = 0;
   double squares = 0;
-  for (int64_t i = 0; i < TensorPool::kPeriod; ++i) {
+  for (std::int64_t i = 0; i < TensorPool::kPeriod; ++i) {
     const double value = LoadElement(pool.At(0), DType::kFloat32, i);
     ASSERT_LE(std::abs(value), TensorPool::kMaxMagnitude + 1e-6);
     sum += value;
@@ -27,7 +27,7 @@ TEST(TensorPoolTest, AWindowThatCrossesTheEndIsContiguous) {
   const client::TensorView view = pool.View(TensorPool::kPeriod - 10, {10, 10});
   EXPECT_EQ(view.dtype, client::DType::kBFloat16);
   EXPECT_EQ(view.num_bytes(), 200u);
-  const std::vector<uint8_t> gathered = pool.Gather(TensorPool::kPeriod - 10, 100);
+  const std::vector<std::uint8_t> gathered = pool.Gather(TensorPool::kPeriod - 10, 100);
   EXPECT_EQ(std::memcmp(gathered.data(), view.data, 200), 0);
   EXPECT_EQ(LoadElement(view.data, DType::kBFloat16, 10),
             LoadElement(pool.At(0), DType::kBFloat16, 0));

@@ -9,7 +9,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-bool Never(int64_t) { return false; }
+bool Never(std::int64_t) { return false; }
 
 // An answer of the right shape, but zero everywhere, which is wrong.
 Answer WrongAnswer() {
@@ -50,7 +50,7 @@ TEST_F(VerifierTest, CountsAndDescribesMismatches) {
 }
 
 TEST_F(VerifierTest, HoldsUsersBackOnceAnswersPileUp) {
-  constexpr int64_t kBytes = 3 * 4 * 6 * 4;
+  constexpr std::int64_t kBytes = 3 * 4 * 6 * 4;
   Verifier verifier(pool_, 1, 1, /*max_pending_bytes=*/2 * kBytes);
   std::atomic<int> resumed = 0;
   for (int i = 0; i < 50; ++i) verifier.Submit(WrongAnswer(), [&resumed] { ++resumed; });
@@ -67,7 +67,7 @@ TEST_F(VerifierTest, AnInterruptLeavesTheRestUncheckedAndSaysSo) {
   slow.output = client::Tensor::FromFloats(std::vector<float>(4 * 6), {1, 4, 6});
   constexpr int kAnswers = 40;
   for (int i = 0; i < kAnswers; ++i) verifier.Submit(slow, [] {});
-  const VerifyResult result = verifier.Finish([](int64_t) { return true; });
+  const VerifyResult result = verifier.Finish([](std::int64_t) { return true; });
   EXPECT_GT(result.num_unchecked, 0);
   EXPECT_EQ(result.num_checked + result.num_unchecked, kAnswers);
 }

@@ -43,7 +43,7 @@ TEST_F(WorkloadTest, AttendSendsFreshDataInEachRequestAndUser) {
   options.concurrency = 3;
   Start(options);
   EXPECT_EQ(workload_->num_users(), 3);
-  std::set<int64_t> offsets;
+  std::set<std::int64_t> offsets;
   for (int i = 0; i < 12; ++i) {
     const auto answer = Send(i % 3);
     ASSERT_TRUE(answer.ok());
@@ -131,7 +131,7 @@ TEST_F(WorkloadTest, PrefillUsesASessionPerPrompt) {
 }
 
 TEST_F(WorkloadTest, AFailedStepEndsItsSession) {
-  server_->on_request = [](int64_t) { return absl::UnavailableError("gone"); };
+  server_->on_request = [](std::int64_t) { return absl::UnavailableError("gone"); };
   Start(SmallSessionOptions(WorkloadKind::kDecode));
   ASSERT_TRUE(Prepare(0).ok());
   EXPECT_EQ(Send(0).status().code(), absl::StatusCode::kUnavailable);
@@ -139,7 +139,7 @@ TEST_F(WorkloadTest, AFailedStepEndsItsSession) {
 }
 
 TEST_F(WorkloadTest, ARefusedStepMayBeSentAgain) {
-  server_->on_request = [](int64_t number) {
+  server_->on_request = [](std::int64_t number) {
     return number == 0 ? absl::ResourceExhaustedError("full") : absl::OkStatus();
   };
   Start(SmallSessionOptions(WorkloadKind::kDecode));

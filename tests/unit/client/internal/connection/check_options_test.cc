@@ -27,7 +27,7 @@ TEST(CheckOptionsTest, AcceptsDefaultsAndBounds) {
   options.targets = {"dns:///localhost:1", "unix:///tmp/socket", "unix:socket", "[::1]:1"};
   EXPECT_TRUE(internal::CheckOptions(options).ok());
   options.num_channels = 64;
-  options.max_message_bytes = (int64_t{1} << 31) - 1;
+  options.max_message_bytes = (std::int64_t{1} << 31) - 1;
   options.retry_policy = RetryPolicy::None();
   options.default_timeout = absl::InfiniteDuration();
   EXPECT_TRUE(internal::CheckOptions(options).ok());
@@ -47,7 +47,8 @@ TEST(CheckOptionsTest, NamesTheOptionThatIsOutOfRange) {
   ExpectRefused(with([](auto& o) { o.tenant = "a\nb"; }), "tenant");
   ExpectRefused(with([](auto& o) { o.default_timeout = absl::ZeroDuration(); }), "default_timeout");
   ExpectRefused(with([](auto& o) { o.max_message_bytes = 0; }), "max_message_bytes");
-  ExpectRefused(with([](auto& o) { o.max_message_bytes = int64_t{1} << 31; }), "max_message_bytes");
+  ExpectRefused(with([](auto& o) { o.max_message_bytes = std::int64_t{1} << 31; }),
+                "max_message_bytes");
   ExpectRefused(with([](auto& o) { o.num_channels = 0; }), "num_channels");
   ExpectRefused(with([](auto& o) { o.num_channels = 65; }), "num_channels");
   ExpectRefused(with([](auto& o) { o.keepalive_interval = absl::ZeroDuration(); }), "keepalive");

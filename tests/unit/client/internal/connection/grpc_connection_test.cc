@@ -255,8 +255,8 @@ TEST_F(GrpcConnectionTest, ThreadsShareAClientOverSeveralChannels) {
 
 TEST_F(GrpcConnectionTest, LargeTensorsComeBackWhole) {
   server_.on_attend = EchoValues;
-  std::vector<float> values(size_t{16} << 20);  // 64 MiB, past gRPC's own default of 4
-  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 8191);
+  std::vector<float> values(std::size_t{16} << 20);  // 64 MiB, past gRPC's own default of 4
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 8191);
   const auto result = client_->Attend({.v = TensorView(values, {1 << 14, 8, 128})});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_TRUE(std::equal(values.begin(), values.end(), result->output.floats().begin(),

@@ -184,7 +184,7 @@ class OneAnswer {
     for (int fd = accept(fd_, nullptr, nullptr); fd >= 0; fd = accept(fd_, nullptr, nullptr)) {
       char first[256];
       const ssize_t size = recv(fd, first, sizeof(first), 0);
-      if (size > 0 && std::string(first, static_cast<size_t>(size)).starts_with(liked_)) {
+      if (size > 0 && std::string(first, static_cast<std::size_t>(size)).starts_with(liked_)) {
         send(fd, answer_.data(), answer_.size(), 0);
       }
       close(fd);

@@ -15,15 +15,15 @@ const std::vector<float> kValues = {1, 2, 3, 4};
 
 TensorView View() { return TensorView(kValues, {1, 2, 2}); }
 
-void Fill(v1::Tensor* tensor, std::vector<int64_t> shape) {
+void Fill(v1::Tensor* tensor, std::vector<std::int64_t> shape) {
   tensor->set_dtype(v1::DTYPE_FLOAT32);
   tensor->mutable_shape()->Assign(shape.begin(), shape.end());
-  tensor->set_data(kValues.data(), static_cast<size_t>(NumElements(shape)) * sizeof(float));
+  tensor->set_data(kValues.data(), static_cast<std::size_t>(NumElements(shape)) * sizeof(float));
 }
 
-grpc::ByteBuffer InSlices(const std::string& bytes, size_t slice_bytes) {
+grpc::ByteBuffer InSlices(const std::string& bytes, std::size_t slice_bytes) {
   std::vector<grpc::Slice> slices;
-  for (size_t begin = 0; begin < bytes.size(); begin += slice_bytes) {
+  for (std::size_t begin = 0; begin < bytes.size(); begin += slice_bytes) {
     slices.emplace_back(bytes.substr(begin, slice_bytes));
   }
   return {slices.data(), slices.size()};
@@ -57,7 +57,7 @@ TEST(ConvertTest, TensorGoesAndComes) {
   const auto tensor = Received(*message);
   ASSERT_TRUE(tensor.ok());
   EXPECT_THAT(tensor->floats(), ElementsAre(1, 2, 3, 4));
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor->bytes().data()) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(tensor->bytes().data()) % 64, 0u);
 }
 
 TEST(ConvertTest, AnAnswerThatIsNoMessageIsInternalAndNamesTheField) {
@@ -83,7 +83,7 @@ TEST(ConvertTest, TimingInFull) {
   timing->set_batch_size(4);
   timing->mutable_wire_in()->set_nanos(5);
   timing->mutable_wire_out()->set_seconds(6);
-  timing->set_copied_bytes(int64_t{1} << 40);
+  timing->set_copied_bytes(std::int64_t{1} << 40);
   const auto result = Received(response);
   ASSERT_TRUE(result.ok());
   EXPECT_EQ(result->timing.queue, absl::Nanoseconds(1));
@@ -92,7 +92,7 @@ TEST(ConvertTest, TimingInFull) {
   EXPECT_EQ(result->timing.batch_size, 4);
   EXPECT_EQ(result->timing.wire_in, absl::Nanoseconds(5));
   EXPECT_EQ(result->timing.wire_out, absl::Seconds(6));
-  EXPECT_EQ(result->timing.copied_bytes, int64_t{1} << 40);
+  EXPECT_EQ(result->timing.copied_bytes, std::int64_t{1} << 40);
 }
 
 TEST(ConvertTest, EveryDTypeHasItsWord) {

@@ -18,11 +18,11 @@
 namespace attention::client {
 namespace {
 
-constexpr int64_t kMegabyte = int64_t{1} << 20;
+constexpr std::int64_t kMegabyte = std::int64_t{1} << 20;
 // q, k and v of 128 KiB each, and an output of as much.
-constexpr int64_t kRows = 512;
+constexpr std::int64_t kRows = 512;
 const Shape kShape = {kRows, 1, 64};
-constexpr size_t kTensorBytes = kRows * 64 * sizeof(float);
+constexpr std::size_t kTensorBytes = kRows * 64 * sizeof(float);
 
 bool Eventually(const std::function<bool()>& condition) {
   const absl::Time deadline = absl::Now() + absl::Seconds(20);
@@ -47,7 +47,7 @@ class SharedMemoryChannelsTest : public testing::Test {
     server_.on_step = [this](auto*, const v1::StepRequest& request, auto* response) {
       return EchoSteps(request, response);
     };
-    for (size_t i = 0; i < values_.size(); ++i) values_[i] = static_cast<float>(i);
+    for (std::size_t i = 0; i < values_.size(); ++i) values_[i] = static_cast<float>(i);
   }
 
   void StartChannel(FakeSharedMemoryChannel::Handler handler = nullptr) {
@@ -212,7 +212,7 @@ TEST_F(SharedMemoryChannelsTest, AServerOfAnotherHostIsSentTensors) {
 }
 
 TEST_F(SharedMemoryChannelsTest, ARefusedRegionIsTriedSmaller) {
-  StartChannel([](auto&, int64_t size, auto* response) {
+  StartChannel([](auto&, std::int64_t size, auto* response) {
     if (size <= 4 * kMegabyte) return;
     response->mutable_error()->set_code(grpc::RESOURCE_EXHAUSTED);
     response->mutable_error()->set_reason("QUOTA_EXCEEDED");
@@ -288,8 +288,8 @@ TEST_F(SharedMemoryChannelsTest, StepsThatHaveOvertakenALostOneAreSentAgainBehin
   const TensorView small(values_.data(), DType::kFloat32, {1, 1, 64});
   layer.is_lost = true;
   std::vector<std::future<absl::StatusOr<StepResult>>> answers;
-  std::vector<int64_t> expected;
-  int64_t position = 0;
+  std::vector<std::int64_t> expected;
+  std::int64_t position = 0;
   for (int i = 0; i < 12; ++i) {
     // Appends by shared memory and by message, and steps that attend over whatever is there.
     SessionStep step{.handle = {.session_id = "one"}};
@@ -303,7 +303,7 @@ TEST_F(SharedMemoryChannelsTest, StepsThatHaveOvertakenALostOneAreSentAgainBehin
     expected.push_back(position);
     answers.push_back((*stream)->StepFuture({.steps = {step}}));
   }
-  for (size_t i = 0; i < answers.size(); ++i) {
+  for (std::size_t i = 0; i < answers.size(); ++i) {
     const auto result = answers[i].get();
     ASSERT_TRUE(result.ok()) << result.status();
     ASSERT_TRUE(result->results[0].status.ok()) << i << ": " << result->results[0].status;
@@ -387,7 +387,7 @@ TEST_F(SharedMemoryChannelsTest, ARetrySendsTheSameTensorsAndAsksForTheOutputEls
   EXPECT_NE(attempts[0].output_to().offset(), attempts[1].output_to().offset());
   // The first attempt's inputs and output; the second one's output is let go by the call's thread.
   EXPECT_TRUE(Eventually([&] {
-    return client->shared_memory_usage().used_bytes == static_cast<int64_t>(4 * kTensorBytes);
+    return client->shared_memory_usage().used_bytes == static_cast<std::int64_t>(4 * kTensorBytes);
   })) << client->shared_memory_usage().used_bytes;
 }
 
@@ -425,7 +425,7 @@ TEST_F(SharedMemoryChannelsTest, ACancelledCallsMemoryIsNotLentAgain) {
   release.Notify();  // and now the server writes
   EXPECT_TRUE(Eventually([&] { return num_requests_ == 2; }));
   ExpectEcho(other);
-  EXPECT_EQ(client->shared_memory_usage().used_bytes, static_cast<int64_t>(5 * kTensorBytes));
+  EXPECT_EQ(client->shared_memory_usage().used_bytes, static_cast<std::int64_t>(5 * kTensorBytes));
 }
 
 TEST_F(SharedMemoryChannelsTest, AFullRegionOfAbandonedMemoryIsReplaced) {
@@ -472,10 +472,10 @@ TEST_F(SharedMemoryChannelsTest, AllocateSharedNeverFailsForWantOfAChannel) {
   const auto large = client->AllocateShared(DType::kFloat32, {kMegabyte});
   ASSERT_TRUE(large.ok()) << large.status();
   EXPECT_FALSE(large->is_shared());
-  EXPECT_EQ(large->floats().size(), static_cast<size_t>(kMegabyte));
+  EXPECT_EQ(large->floats().size(), static_cast<std::size_t>(kMegabyte));
   EXPECT_TRUE(absl::IsInvalidArgument(client->AllocateShared(DType::kFloat32, {-1}).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(
-      client->AllocateShared(DType::kFloat32, {int64_t{1} << 62}).status()));
+      client->AllocateShared(DType::kFloat32, {std::int64_t{1} << 62}).status()));
 }
 
 }  // namespace

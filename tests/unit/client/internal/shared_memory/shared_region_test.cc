@@ -20,7 +20,7 @@
 namespace attention::client::internal {
 namespace {
 
-constexpr size_t kMegabyte = size_t{1} << 20;
+constexpr std::size_t kMegabyte = std::size_t{1} << 20;
 
 TEST(ExtentAllocatorTest, TakesTheBestFitAndGivesTheSamePlaceAgain) {
   ExtentAllocator extents(1024);
@@ -36,9 +36,9 @@ TEST(ExtentAllocatorTest, TakesTheBestFitAndGivesTheSamePlaceAgain) {
 
 TEST(ExtentAllocatorTest, JoinsNeighbours) {
   ExtentAllocator extents(320);
-  for (size_t i = 0; i < 5; ++i) EXPECT_EQ(extents.Allocate(64), i * 64);
+  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(extents.Allocate(64), i * 64);
   EXPECT_EQ(extents.Allocate(1), std::nullopt);
-  for (const size_t offset : {64, 192, 128, 0, 256}) extents.Free(offset, 64);
+  for (const std::size_t offset : {64, 192, 128, 0, 256}) extents.Free(offset, 64);
   EXPECT_EQ(extents.used_bytes(), 0u);
   EXPECT_EQ(extents.Allocate(320), 0u);
 }
@@ -51,19 +51,19 @@ TEST(ExtentAllocatorTest, NoBytesHaveAPlaceAndTooManyHaveNone) {
 }
 
 TEST(ExtentAllocatorTest, ExtentsNeverOverlapWhateverTheOrder) {
-  constexpr size_t kSize = 64 * 1024;
+  constexpr std::size_t kSize = 64 * 1024;
   ExtentAllocator extents(kSize);
   std::mt19937 random(1);
   std::vector<bool> is_taken(kSize, false);
-  std::vector<std::pair<size_t, size_t>> held;
+  std::vector<std::pair<std::size_t, std::size_t>> held;
   for (int i = 0; i < 5000; ++i) {
     if (held.empty() || random() % 2 == 0) {
-      const size_t bytes = random() % 3000;
+      const std::size_t bytes = random() % 3000;
       const auto offset = extents.Allocate(bytes);
       if (!offset.has_value()) continue;
       ASSERT_EQ(*offset % ExtentAllocator::kGranularity, 0u);
       ASSERT_LE(*offset + bytes, kSize);
-      for (size_t at = *offset; at < *offset + bytes; ++at) {
+      for (std::size_t at = *offset; at < *offset + bytes; ++at) {
         ASSERT_FALSE(is_taken[at]);
         is_taken[at] = true;
       }
@@ -72,7 +72,7 @@ TEST(ExtentAllocatorTest, ExtentsNeverOverlapWhateverTheOrder) {
       std::swap(held[random() % held.size()], held.back());
       const auto [offset, bytes] = held.back();
       held.pop_back();
-      for (size_t at = offset; at < offset + bytes; ++at) is_taken[at] = false;
+      for (std::size_t at = offset; at < offset + bytes; ++at) is_taken[at] = false;
       extents.Free(offset, bytes);
     }
   }
@@ -81,7 +81,7 @@ TEST(ExtentAllocatorTest, ExtentsNeverOverlapWhateverTheOrder) {
 }
 
 // Memory as a server may make it.
-int MakeMemory(size_t bytes, int seals) {
+int MakeMemory(std::size_t bytes, int seals) {
   const int fd = memfd_create("shared_region_test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   EXPECT_EQ(ftruncate(fd, static_cast<off_t>(bytes)), 0);
   EXPECT_TRUE(seals == 0 || fcntl(fd, F_ADD_SEALS, seals) == 0);
@@ -89,8 +89,8 @@ int MakeMemory(size_t bytes, int seals) {
 }
 
 std::shared_ptr<SharedRegion> MakeRegion(
-    size_t bytes, SharedRegion::Lease lease = {},
-    std::shared_ptr<std::atomic<size_t>> total_bytes = nullptr) {
+    std::size_t bytes, SharedRegion::Lease lease = {},
+    std::shared_ptr<std::atomic<std::size_t>> total_bytes = nullptr) {
   auto region = SharedRegion::Map(MakeMemory(bytes, F_SEAL_SHRINK), bytes, std::move(lease),
                                   std::move(total_bytes));
   EXPECT_TRUE(region.ok()) << region.status();
@@ -160,8 +160,8 @@ TEST(SharedRegionTest, ASlotKeepsItsRegionMapped) {
 }
 
 // As large as the pool wants it, with room for `bytes`.
-absl::Status Grow(RegionPool& pool, size_t bytes, size_t target = 0) {
-  const absl::StatusOr<size_t> size = pool.NextSize(bytes);
+absl::Status Grow(RegionPool& pool, std::size_t bytes, std::size_t target = 0) {
+  const absl::StatusOr<std::size_t> size = pool.NextSize(bytes);
   if (size.ok()) pool.Add(MakeRegion(*size, {.target = target, .id = "id"}, pool.counter()));
   return size.status();
 }
@@ -214,7 +214,7 @@ TEST(RegionPoolTest, ATargetsRegionsAreTakenOutTogether) {
 
 class SharedPlacesTest : public testing::Test {
  protected:
-  static TensorView Floats(const char* data, int64_t count) {
+  static TensorView Floats(const char* data, std::int64_t count) {
     return TensorView(data, DType::kFloat32, {count});
   }
 
@@ -227,10 +227,11 @@ class SharedPlacesTest : public testing::Test {
 };
 
 TEST_F(SharedPlacesTest, ATensorThatLiesWithinASlotHasAPlace) {
-  EXPECT_EQ(refs_.RefTo(Floats(a_->data(), 1024))->offset(), static_cast<int64_t>(a_->offset()));
+  EXPECT_EQ(refs_.RefTo(Floats(a_->data(), 1024))->offset(),
+            static_cast<std::int64_t>(a_->offset()));
   const auto ref = refs_.RefTo(Floats(b_->data() + 64, 100));
   ASSERT_TRUE(ref.has_value());
-  EXPECT_EQ(ref->offset(), static_cast<int64_t>(b_->offset() + 64));
+  EXPECT_EQ(ref->offset(), static_cast<std::int64_t>(b_->offset() + 64));
   EXPECT_EQ(ref->region_id(), "id");
   EXPECT_FALSE(refs_.RefTo(Floats(b_->data() + 64, 1024)).has_value()) << "ends behind it";
   EXPECT_FALSE(refs_.RefTo(Floats(a_->data(), 4)).has_value()) << "too small to be worth it";
@@ -240,9 +241,9 @@ TEST_F(SharedPlacesTest, ATensorThatLiesWithinASlotHasAPlace) {
 
 TEST_F(SharedPlacesTest, OutputsLieBehindEachOther) {
   EXPECT_EQ(SharedTensorRefs::SlotBytes({400, 0, 256}), 448u + 256u);
-  EXPECT_EQ(refs_.RefToOutput(0)->offset(), static_cast<int64_t>(out_->offset()));
+  EXPECT_EQ(refs_.RefToOutput(0)->offset(), static_cast<std::int64_t>(out_->offset()));
   EXPECT_FALSE(refs_.RefToOutput(1).has_value());
-  EXPECT_EQ(refs_.RefToOutput(2)->offset(), static_cast<int64_t>(out_->offset() + 448));
+  EXPECT_EQ(refs_.RefToOutput(2)->offset(), static_cast<std::int64_t>(out_->offset() + 448));
   EXPECT_FALSE(refs_.RefToOutput(3).has_value());
 }
 

@@ -66,7 +66,7 @@ TEST_F(GrpcStepStreamTest, RequestsArePipelinedInOrderAndAnsweredInAnyOrder) {
     return Echo(nullptr, stream);
   };
   const auto stream = Open();
-  std::vector<int64_t> completed, expected_arrival;
+  std::vector<std::int64_t> completed, expected_arrival;
   absl::BlockingCounter pending(20);
   for (int i = 0; i < 20; ++i) {
     expected_arrival.push_back(i);

@@ -10,16 +10,16 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr size_t kLayer = 1, kOtherLayer = 2;
+constexpr std::size_t kLayer = 1, kOtherLayer = 2;
 
-PendingStep Step(size_t layer) {
+PendingStep Step(std::size_t layer) {
   PendingStep step;
   step.layers = {layer};
   return step;
 }
 
 // A step whose tensors lie in shared memory.
-PendingStep SharedStep(size_t layer) {
+PendingStep SharedStep(std::size_t layer) {
   PendingStep step = Step(layer);
   step.shared = std::make_shared<SharedMemoryRequest>(nullptr, SharedInputs(), nullptr);
   return step;
@@ -35,17 +35,19 @@ absl::StatusOr<StepResult> Misplaced() {
 class PendingStepsTest : public testing::Test {
  protected:
   // The server answers the request; true if the answer is held back.
-  bool Answer(uint64_t id, absl::StatusOr<StepResult> result, bool is_lost = false) {
+  bool Answer(std::uint64_t id, absl::StatusOr<StepResult> result, bool is_lost = false) {
     std::optional<PendingStep> step = steps_.Take(id);
     EXPECT_TRUE(step.has_value());
     return steps_.HoldBack(id, *step, is_lost, result);
   }
-  bool Lose(uint64_t id) { return Answer(id, absl::NotFoundError("region"), /*is_lost=*/true); }
+  bool Lose(std::uint64_t id) {
+    return Answer(id, absl::NotFoundError("region"), /*is_lost=*/true);
+  }
 
   // Ids of what was decided.
   template <typename Steps>
-  static std::vector<uint64_t> IdsOf(const Steps& steps) {
-    std::vector<uint64_t> ids;
+  static std::vector<std::uint64_t> IdsOf(const Steps& steps) {
+    std::vector<std::uint64_t> ids;
     for (const auto& [id, step] : steps) ids.push_back(id);
     return ids;
   }

@@ -16,21 +16,21 @@ namespace {
 using ::testing::ElementsAre;
 using ServerStream = grpc::ServerReaderWriter<v1::AttendStreamResponse, v1::AttendStreamRequest>;
 
-v1::AttendStreamResponse Result(uint64_t id) {
+v1::AttendStreamResponse Result(std::uint64_t id) {
   v1::AttendStreamResponse response;
   response.set_request_id(id);
   response.mutable_response()->mutable_timing()->set_batch_size(5);
   return response;
 }
 
-v1::AttendStreamResponse Block(uint64_t id, int64_t q_begin, bool is_last) {
+v1::AttendStreamResponse Block(std::uint64_t id, std::int64_t q_begin, bool is_last) {
   v1::AttendStreamResponse response;
   response.set_request_id(id);
   response.set_is_last(is_last);
   v1::WeightsBlock* block = response.mutable_weights();
   block->set_q_begin(q_begin);
   block->mutable_weights()->set_dtype(v1::DTYPE_FLOAT32);
-  for (const int64_t dimension : {1, 1, 2}) block->mutable_weights()->add_shape(dimension);
+  for (const std::int64_t dimension : {1, 1, 2}) block->mutable_weights()->add_shape(dimension);
   block->mutable_weights()->set_data(std::string(8, '\0'));
   return response;
 }
@@ -44,7 +44,7 @@ class WeightsCallTest : public testing::Test {
   }
 
   // Answers each request on a stream with `answer(id, stream)`.
-  void AnswerWith(std::function<grpc::Status(uint64_t, ServerStream*)> answer) {
+  void AnswerWith(std::function<grpc::Status(std::uint64_t, ServerStream*)> answer) {
     server_.on_attend_stream = [this, answer](auto*, ServerStream* stream) {
       ++num_calls_;
       v1::AttendStreamRequest request, none;
@@ -63,7 +63,7 @@ class WeightsCallTest : public testing::Test {
 
   std::atomic<int> num_calls_ = 0;
   std::atomic<bool> is_asked_for_ = false;
-  std::vector<int64_t> rows_;
+  std::vector<std::int64_t> rows_;
   absl::Notification release_;
   FakeServer server_;  // after what its handlers use
 
@@ -71,9 +71,9 @@ class WeightsCallTest : public testing::Test {
 };
 
 TEST_F(WeightsCallTest, BlocksComeInOrderAndThenTheResult) {
-  AnswerWith([](uint64_t id, ServerStream* stream) {
+  AnswerWith([](std::uint64_t id, ServerStream* stream) {
     stream->Write(Result(id));
-    for (int64_t row = 0; row < 50; ++row) stream->Write(Block(id, row, row == 49));
+    for (std::int64_t row = 0; row < 50; ++row) stream->Write(Block(id, row, row == 49));
     return grpc::Status::OK;
   });
   const auto result = Call();
@@ -85,7 +85,7 @@ TEST_F(WeightsCallTest, BlocksComeInOrderAndThenTheResult) {
 }
 
 TEST_F(WeightsCallTest, AFailedRequestCarriesItsReason) {
-  AnswerWith([](uint64_t id, ServerStream* stream) {
+  AnswerWith([](std::uint64_t id, ServerStream* stream) {
     v1::AttendStreamResponse response;
     response.set_request_id(id);
     response.set_is_last(true);
@@ -101,7 +101,7 @@ TEST_F(WeightsCallTest, AFailedRequestCarriesItsReason) {
 }
 
 TEST_F(WeightsCallTest, AFullQueueIsRetriedWhenTheServerSaysWhen) {
-  AnswerWith([this](uint64_t id, ServerStream* stream) {
+  AnswerWith([this](std::uint64_t id, ServerStream* stream) {
     v1::AttendStreamResponse response = Result(id);
     response.set_is_last(true);
     if (num_calls_ == 1) {
@@ -116,7 +116,7 @@ TEST_F(WeightsCallTest, AFullQueueIsRetriedWhenTheServerSaysWhen) {
 }
 
 TEST_F(WeightsCallTest, AnUntimelyEndIsInternal) {
-  AnswerWith([](uint64_t id, ServerStream* stream) {
+  AnswerWith([](std::uint64_t id, ServerStream* stream) {
     stream->Write(Result(id));
     stream->Write(Block(id, 0, false));
     return grpc::Status::OK;
@@ -125,7 +125,7 @@ TEST_F(WeightsCallTest, AnUntimelyEndIsInternal) {
 }
 
 TEST_F(WeightsCallTest, AMalformedBlockIsInternal) {
-  AnswerWith([](uint64_t id, ServerStream* stream) {
+  AnswerWith([](std::uint64_t id, ServerStream* stream) {
     v1::AttendStreamResponse response = Block(id, 0, true);
     response.mutable_weights()->mutable_weights()->add_shape(3);
     stream->Write(Result(id));
@@ -137,7 +137,7 @@ TEST_F(WeightsCallTest, AMalformedBlockIsInternal) {
 }
 
 TEST_F(WeightsCallTest, RetriedWhileNothingHasCome) {
-  AnswerWith([this](uint64_t id, ServerStream* stream) {
+  AnswerWith([this](std::uint64_t id, ServerStream* stream) {
     if (num_calls_ < 3) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down");
     stream->Write(Result(id));
     stream->Write(Block(id, 0, true));
@@ -149,7 +149,7 @@ TEST_F(WeightsCallTest, RetriedWhileNothingHasCome) {
 }
 
 TEST_F(WeightsCallTest, NotRetriedOnceABlockHasCome) {
-  AnswerWith([](uint64_t id, ServerStream* stream) {
+  AnswerWith([](std::uint64_t id, ServerStream* stream) {
     stream->Write(Result(id));
     stream->Write(Block(id, 0, false));
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "down");
@@ -160,7 +160,7 @@ TEST_F(WeightsCallTest, NotRetriedOnceABlockHasCome) {
 }
 
 TEST_F(WeightsCallTest, CancelFromTheBlocksCallback) {
-  AnswerWith([this](uint64_t id, ServerStream* stream) {
+  AnswerWith([this](std::uint64_t id, ServerStream* stream) {
     stream->Write(Result(id));
     stream->Write(Block(id, 0, false));
     release_.WaitForNotification();
@@ -174,7 +174,7 @@ TEST_F(WeightsCallTest, CancelFromTheBlocksCallback) {
 }
 
 TEST_F(WeightsCallTest, CallsInFlightSurviveTheClient) {
-  AnswerWith([this](uint64_t id, ServerStream* stream) {
+  AnswerWith([this](std::uint64_t id, ServerStream* stream) {
     release_.WaitForNotification();
     stream->Write(Result(id));
     stream->Write(Block(id, 0, true));
