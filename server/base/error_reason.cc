@@ -48,6 +48,16 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "LAYER_BYTES_EXHAUSTED";
     case ErrorReason::kHashMismatch:
       return "HASH_MISMATCH";
+    case ErrorReason::kCredentialsMissing:
+      return "CREDENTIALS_MISSING";
+    case ErrorReason::kCredentialsInvalid:
+      return "CREDENTIALS_INVALID";
+    case ErrorReason::kCredentialsExpired:
+      return "CREDENTIALS_EXPIRED";
+    case ErrorReason::kTenantMismatch:
+      return "TENANT_MISMATCH";
+    case ErrorReason::kRoleRequired:
+      return "ROLE_REQUIRED";
   }
   return "UNSPECIFIED";
 }

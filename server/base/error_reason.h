@@ -27,6 +27,11 @@ enum class ErrorReason {
   kLayerNotFound,
   kLayerBytesExhausted,
   kHashMismatch,
+  kCredentialsMissing,
+  kCredentialsInvalid,
+  kCredentialsExpired,
+  kTenantMismatch,
+  kRoleRequired,
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);
