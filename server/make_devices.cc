@@ -93,12 +93,12 @@ absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& co
   return devices;
 }
 
-absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(
-    const ServerConfig& config, const MachineLimits& limits, const BackendFactory& factory,
-    const DeviceLog& log, const Clock& clock, ServerMetrics& metrics) {
+absl::StatusOr<Devices> MakeDevices(const ServerConfig& config, const MachineLimits& limits,
+                                    const BackendFactory& factory, const DeviceLog& log,
+                                    const Clock& clock, ServerMetrics& metrics) {
   ATTENTION_ASSIGN_OR_RETURN(const std::vector<BackendOptions> parts,
                              DivideMachine(config, NumaNodes(), VisibleGpus, limits));
-  std::vector<std::unique_ptr<Device>> devices;
+  Devices devices;
   for (const BackendOptions& part : parts) {
     ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<RecoveringBackend> backend,
                                RecoveringBackend::Make([name = config.backend, factory, part] {

@@ -38,11 +38,12 @@ absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& co
                                                           const GpuList& gpus = VisibleGpus,
                                                           const MachineLimits& limits = {});
 
-// Makes the devices, each with an equal part of the memory for KV pages, which is configured but
-// where devices have memory of their own. `clock` and `metrics` must
-// outlive them.
-absl::StatusOr<std::vector<std::unique_ptr<Device>>> MakeDevices(
-    const ServerConfig& config, const MachineLimits& limits, const BackendFactory& factory,
-    const DeviceLog& log, const Clock& clock, ServerMetrics& metrics);
+using Devices = std::vector<std::unique_ptr<Device>>;
+
+// Makes the devices, at least one, each with its part of the bytes that are configured for KV
+// pages, or with most of its own memory. `clock` and `metrics` must outlive them.
+absl::StatusOr<Devices> MakeDevices(const ServerConfig& config, const MachineLimits& limits,
+                                    const BackendFactory& factory, const DeviceLog& log,
+                                    const Clock& clock, ServerMetrics& metrics);
 
 }  // namespace attention::server

@@ -1,4 +1,4 @@
-// The rooms of one server, built in the order of their dependencies and torn down in reverse.
+// A running server: makes its state, listens, drains and stops.
 #pragma once
 
 #include <memory>

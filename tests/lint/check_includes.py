@@ -112,7 +112,7 @@ LIBRARIES = (
     ("Highway", r"hwy/", ("kernels/cpu",)),
     ("oneDNN", r"oneapi/", ("kernels/cpu", "client/examples")),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|microhttpd\.h$",
-     ("server/observe", "server/server_app.cc", "server/main.cc")),
+     ("server/observe", "server")),
     ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/examples")),
     ("the TOML library", r"toml\+\+/", ("server/config", "server/auth")),
     ("the JSON Web Token library", r"cjose/", ("server/auth",)),

@@ -1,0 +1,31 @@
+#include "server/upkeep.h"
+
+#include <spdlog/spdlog.h>
+
+#include "absl/time/time.h"
+#include "server/engine/device_watch.h"
+#include "server/observe/logging.h"
+
+namespace attention::server {
+
+void Upkeep::Stop() {
+  if (!thread_.joinable()) return;
+  stop_.Notify();
+  thread_.join();
+}
+
+void Upkeep::Loop() {
+  constexpr absl::Duration kPeriod = absl::Seconds(1);
+  DeviceWatch watch(state_.config.device_recovery_timeout);
+  while (!stop_.WaitForNotificationWithTimeout(kPeriod)) {
+    const int count = state_.sessions.ExpireIdle();
+    if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
+    EndLogPeriod();
+    state_.freed_memory.Tend();
+    grpc_.EndStalled(state_.clock.Now());
+    recovery_timed_out_.store(
+        watch.RecoveryTimedOut(state_.IsAnyDeviceUsable(), state_.clock.Now()));
+  }
+}
+
+}  // namespace attention::server
