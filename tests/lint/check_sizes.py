@@ -24,7 +24,6 @@ ALLOWED = {
     "kernels/cuda/kernels/generic/attend_mma.h:AttendMma": A_KERNEL,
     "kernels/cuda/kernels/sm90/attend_wgmma.h:Consumer": A_KERNEL,
     "kernels/cuda/kernels/common/decode_warp.h:DecodeWarp": A_KERNEL,
-    "server/config/server_config.cc:Parser": "a method for each group of flags, each a list",
 }
 
 SKIPPED = 77
