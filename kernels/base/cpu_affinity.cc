@@ -7,7 +7,7 @@
 namespace attention {
 namespace {
 
-// The fixed cpu_set_t ends at 1024.
+// A cpu_set_t that is not allocated for a number of CPUs holds 1024.
 constexpr int kMaxCpus = 8192;
 
 struct FreeSet {

@@ -9,7 +9,7 @@ namespace attention {
 
 using CpuList = std::vector<int>;
 
-// The CPUs of a list as the kernel writes it, "0-3,8,10-11"; empty when it is none.
+// Parses a list of CPUs as Linux writes it, "0-3,8,10-11"; empty when the text is no such list.
 CpuList ParseCpuList(std::string_view text);
 
 // The available CPUs (AvailableCpus) of each NUMA node that has any, by node. One node with all of

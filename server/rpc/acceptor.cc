@@ -29,7 +29,8 @@ bool IsOutOfResources(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
 
-// The arrival's end, or the way to it: the next one may be well.
+// True if accept() failed for this one connection, whose peer has gone or cannot be reached: the
+// next may succeed.
 bool IsOfOneConnection(int error) {
   switch (error) {
     case ECONNABORTED:
@@ -102,7 +103,7 @@ void Acceptor::Run() {
 }
 
 bool Acceptor::AcceptAll(const Door& door) {
-  // A bound, so that one door does not keep the others waiting.
+  // A bound, so that one listener does not keep the others waiting.
   constexpr int kMaxInARow = 64;
   for (int i = 0; i < kMaxInARow; ++i) {
     const int fd = accept4(door.listen_fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);

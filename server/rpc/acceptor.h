@@ -44,7 +44,8 @@ class Acceptor {
   };
 
   void Run();
-  // Accepts what waits at the door. False: that fails for now, and is to be tried again later.
+  // Accepts the connections that wait. False: accepting fails for now, and is to be tried again
+  // later.
   bool AcceptAll(const Door& door);
   void Admit(const Door& door, int fd);
   void LookForResets();

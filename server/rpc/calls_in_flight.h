@@ -46,8 +46,8 @@ class CallsInFlight {
     bool is_taken_ = false;
   };
 
-  // Runs `listen`, which waits for the next call, until memory suffices for it: a method that no
-  // call is waited for would be deaf for good.
+  // Runs `listen`, which waits for the next call, again and again until memory suffices for it:
+  // else the method would never hear another call.
   template <typename Listen>
   void KeepListening(Listen listen) {
     while (IsListening()) {

@@ -79,7 +79,7 @@ class LayerUpload final : public DrainableStream, private Receiver {
   void EndIfStalled(absl::Time now) override;
 
  private:
-  // The wait is EndIfStalled's to watch.
+  // Never: EndIfStalled watches uploads.
   absl::Time WaitsSince() const override { return absl::InfiniteFuture(); }
   void EndReceiving(const absl::Status& status) override { Finish(status); }
 

@@ -58,9 +58,9 @@ class LayerWork {
   // bounds the queue.
   void Post(absl::AnyInvocable<void()> work) { thread_.Post(std::move(work)); }
 
-  // UNAVAILABLE DRAINING once Stop has been called: what is long asks now and then.
+  // UNAVAILABLE DRAINING once Stop has been called; work that takes long asks now and then.
   absl::Status CheckGoing() const;
-  // Waits for what was posted, which gives up as soon as it asks.
+  // Waits for the work that was posted, which gives up when it next asks.
   void Stop();
 
  private:

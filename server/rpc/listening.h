@@ -26,8 +26,8 @@ class Listening {
   // UNAVAILABLE the address that cannot be bound.
   absl::Status AddTo(grpc::ServerBuilder& builder);
 
-  // Accepts from now on, and calls itself to see that it does; the server has been built. Acceptor
-  // and Prober say what the arguments are.
+  // Accepts from now on, and calls the server at each address now and then to see whether it serves
+  // (Prober). To be called once the server has been built. Arguments are as in Acceptor and Prober.
   void Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn,
              ListenerHealth& health, std::function<void()> after_each_probe);
 

@@ -26,7 +26,7 @@ namespace attention::server {
 class Prober {
  public:
   struct Target {
-    std::string address;  // for who reads of it
+    std::string address;  // as logs and metrics name it
     int listen_fd = -1;
     bool has_tls = false;
   };

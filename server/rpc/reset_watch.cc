@@ -18,8 +18,8 @@ namespace {
 
 using nlohmann::json;
 
-// So many calls more since the last look that did not succeed, or not yet, are a reason to look at
-// connections.
+// Connections are looked at when so many more calls than at the last look have not succeeded, or
+// not yet.
 constexpr std::int64_t kWorthALook = 250;
 
 constexpr int kConnectionsPerLook = 256;

@@ -17,7 +17,8 @@ constexpr char kPriorityKey[] = "attention-priority";
 constexpr char kRequestIdKey[] = "x-request-id";
 constexpr char kDefaultTenant[] = "default";
 constexpr std::size_t kMaxMetadataBytes = 128;
-// Below, decoding and computing cost less than asking twice; streams bound how many there are.
+// Smaller messages cost less to decode than to ask about first. Their number is bounded by that of
+// calls and, on streams, of requests.
 constexpr std::size_t kMinCheckedBytes = std::size_t{64} << 10;
 
 absl::Status ReadMetadata(const grpc::ServerContextBase& context, const char* key,

@@ -1,4 +1,4 @@
-// The open streams, so that draining can end those that idle, and the clock those that do not move.
+// The open streams: a drain ends those that idle, and Upkeep those that do not move.
 //
 // Thread-safety: all methods.
 #pragma once

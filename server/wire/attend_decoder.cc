@@ -269,7 +269,7 @@ absl::Status DeclareResponse(const v1::AttendRequest& request, const AttentionPa
                                           std::nullopt, budget, &decoded->column_sums));
   }
   if (!request.returns().weights()) return absl::OkStatus();
-  // Blocks of weights are there one at a time. A block has one row of weights at the least.
+  // Only one block of weights is in memory at a time; it has at least one row.
   ATTENTION_RETURN_IF_ERROR(budget.CountRows("returns.weights asks for rows over the longest keys",
                                              sequences.padded_kv_len, float_row_bytes));
   if (budget.HasRoom(kWeightsBlockBytes)) budget.Count(kWeightsBlockBytes);

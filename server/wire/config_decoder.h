@@ -49,7 +49,7 @@ absl::StatusOr<DecodedBiasOrMask> DecodeBiasOrMask(absl::string_view field,
                                                    const BiasOrMaskLimits& limits,
                                                    RequestTensors& tensors);
 
-// Points the task at sequence `index` of the decoded.
+// Points the task at the bias, or the mask, of sequence `index`.
 void SetBias(const DecodedBiasOrMask& decoded, std::int64_t index, AttentionTask* task);
 void SetMask(const DecodedBiasOrMask& decoded, std::int64_t index, AttentionTask* task);
 

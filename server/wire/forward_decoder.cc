@@ -25,7 +25,7 @@ absl::Status CheckCount(absl::string_view field, std::int64_t actual, std::int64
       absl::StrCat(field, " has ", actual, " entries, expected ", expected, ", one a sequence"));
 }
 
-// Checks the fields that are given and those that are not against the layer's kind.
+// Checks that the fields that the layer's kind needs are given, and no others.
 absl::Status CheckPresence(const v1::ForwardRequest& request, const LayerSpec& spec) {
   const bool has_sessions = request.sessions_size() > 0;
   if (!spec.is_cross() && request.has_context()) {
@@ -203,7 +203,7 @@ class ForwardDecoder {
       return absl::OkStatus();
     }
     const bool has_heads_and_queries =
-        rank == 4 && mask.shape(1) == 1 && mask.shape(2) == 1;  // of which all are alike
+        rank == 4 && mask.shape(1) == 1 && mask.shape(2) == 1;  // which share one row
     if (kv.is_dense && (rank == 2 || has_heads_and_queries) && is_axis(0, input_.num_sequences) &&
         is_axis(rank - 1, kv.padded_len)) {
       input_.mask.row_stride = stride(rank - 1, 1);

@@ -62,7 +62,7 @@ class ResponseTensor {
   // Throws std::bad_alloc when memory is out.
   void Allocate(const ResponseAllocator& allocator);
 
-  // A float32 tensor whose memory is there already. `charge` is held for as long.
+  // Makes a float32 tensor of values that are there already; it holds `charge`.
   static ResponseTensor Adopt(std::initializer_list<std::int64_t> shape, std::vector<float> data,
                               ResultLedger::Charge charge = nullptr);
 

@@ -22,8 +22,8 @@ struct DecodedStep {
 absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTarget& target,
                                        RequestTensors& tensors, ResponseBudget& budget);
 
-// Gets memory for the results of a decoded step, to which it then points. Once they have been
-// admitted. Throws std::bad_alloc when memory is out.
+// Gets memory for the results of a decoded step and points the step at it; to be called once they
+// have been admitted. Throws std::bad_alloc when memory is out.
 void AllocateResult(const ResponseAllocator& allocator, SessionStep& step, ResponseTensor& output,
                     ResponseTensor& lse);
 

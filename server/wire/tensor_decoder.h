@@ -25,7 +25,7 @@ std::string ShapeText(const v1::Tensor& tensor);
 // "DTYPE_BOOL", or the number of one that is unknown here.
 std::string DTypeText(v1::DType dtype);
 
-// 0 for what no tensor has.
+// 0 for a type that no tensor has.
 std::int64_t ElementBytes(v1::DType dtype);
 
 // "q.shape is [5, 3, 8], expected `expected` at axis 1 of [tokens, heads, head_dim]".

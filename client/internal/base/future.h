@@ -1,4 +1,4 @@
-// From callback to future.
+// Futures of calls that take a callback.
 #pragma once
 
 #include <future>

@@ -1,4 +1,4 @@
-// From the bytes of an answer to a result.
+// Reads results from the bytes of answers.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
@@ -33,8 +33,8 @@ auto ReadAnswer(const grpc::ByteBuffer& bytes, Convert convert)
   return convert(message, received);
 }
 
-// Adapts a callback for a public result to one for the answer it is read from;
-// `convert(message, received)` makes the one of the other.
+// Makes a callback that takes an answer of one that takes a public result, which
+// `convert(message, received)` reads from the answer.
 template <typename Message, typename Result, typename Convert>
 AnswerCallback Reading(Callback<Result> done, Convert convert) {
   return [done = std::move(done), convert](const absl::StatusOr<grpc::ByteBuffer>& answer,

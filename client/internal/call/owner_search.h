@@ -12,9 +12,9 @@
 
 namespace attention::client::internal {
 
-// Calls `ready` with the target that is `server_name`, or with its failure; asks every target for
-// its name first if that is not known. Once no target answers to the name, the first is given,
-// whose server then says what it knows of the session.
+// Calls `ready` with the target of the server `server_name`, or with that target's failure. If it
+// is not known which target that is, all are asked for their names first. If none has the name,
+// `ready` gets the first target, whose server then says what it knows of the session.
 void FindOwner(const std::shared_ptr<Transport>& transport, const std::string& server_name,
                const CallSettings& settings,
                std::function<void(absl::StatusOr<std::size_t>)> ready);

@@ -54,7 +54,7 @@ class RetryingUnaryCall final : public RetryingCall {
   const char* const method_;
   const std::shared_ptr<OutgoingRequest> request_;
   const AnswerCallback done_;
-  // The last attempt's.
+  // The answer to the last attempt, and the target that gave it.
   grpc::ByteBuffer answer_;
   std::size_t target_ = 0;
 };

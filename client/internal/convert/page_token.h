@@ -1,5 +1,5 @@
-// Listing over several targets, one after the other: the page token carries which one it is of.
-// With one target it is the server's own token.
+// Page tokens of a listing that goes through several targets, one after the other: a token tells at
+// which target the listing is. With one target it is the server's own token.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace attention::client::internal {
 
 struct PageToken {
   std::size_t target = 0;
-  // The target's own.
+  // The token that the target gave; empty for its first page.
   std::string token;
 };
 

@@ -20,8 +20,8 @@ class TensorRefs {
   // server is to send the output back.
   virtual std::optional<v1::SharedMemoryRef> RefToOutput(std::size_t index) const = 0;
 
-  // The result that the server says it has written, which keeps the memory. INTERNAL: not to where
-  // it was asked to.
+  // The result that the server says it has written; it keeps the memory. INTERNAL when that is not
+  // where the server was asked to write it.
   virtual absl::StatusOr<Tensor> Read(const v1::SharedMemoryRef& ref, DType dtype,
                                       Shape shape) const = 0;
 };

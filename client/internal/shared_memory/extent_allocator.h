@@ -1,7 +1,7 @@
-// Where in a region there is room: extents by size, the best fit first, neighbours joined when they
-// are given back. A program that sends the same requests again and again gets the same places
-// again, which are in the caches and mapped; unlike with classes of sizes nothing is lost to
-// rounding up, of which a region, being small, has little to lose. Knows no memory.
+// Hands out extents of a region, the best fit first; neighbours are joined when they are given
+// back. A program that repeats its requests gets the same extents again, which are mapped and in
+// the caches. Classes of sizes would lose bytes to rounding up, and a region is small. The
+// allocator deals in offsets and touches no memory.
 //
 // Thread-safety: none.
 #pragma once

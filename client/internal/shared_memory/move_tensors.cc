@@ -77,7 +77,7 @@ std::optional<Plan> MakePlan(const SharedMemoryChannels& channels, std::size_t t
     if (!is_valid) return;
     const bool is_large = may_be_shared && bytes >= SharedTensorRefs::kMinTensorBytes;
     std::shared_ptr<SharedSlot> slot = is_large ? channels.Find(tensor.data, bytes) : nullptr;
-    // Another server's memory is as good as any other.
+    // The target's server cannot read memory that another server made: that is copied, too.
     if (slot != nullptr && slot->region()->target() != target) slot = nullptr;
     plan.has_shared = plan.has_shared || slot != nullptr;
     if (slot == nullptr) plan.copied_bytes += ExtentAllocator::RoundUp(bytes);

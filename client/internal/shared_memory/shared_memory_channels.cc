@@ -282,7 +282,7 @@ absl::Status SharedMemoryChannels::AddRegion(std::size_t target, std::size_t byt
       status = region.status();
     }
   }
-  // After an answer that is late, the next would be taken for another's.
+  // An answer that still comes would be taken for that to the next question.
   if (absl::IsUnavailable(status)) {
     Channel dropped;
     absl::MutexLock lock(&mutex_);
@@ -299,7 +299,7 @@ void SharedMemoryChannels::ReleaseRetired() {
       continue;
     }
     const std::shared_ptr<SharedMemorySocket> socket = SocketOf(region->target());
-    // A channel that does not answer is dropped when it next should.
+    // A failure needs no care here: the next question finds it, and drops the channel.
     if (socket == region->lease().connection) (void)socket->Release(region->id());
   }
 }

@@ -32,7 +32,7 @@ absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegion::Map(
   absl::Status status = CheckMemory(fd, bytes);
   void* data = MAP_FAILED;
   if (status.ok()) {
-    // The pages are there; their faults are taken now.
+    // The server has made the pages: their faults are taken now and not by the first request.
     data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
     if (data == MAP_FAILED) {
       status = absl::ResourceExhaustedError(

@@ -137,7 +137,7 @@ class GrpcStepStream::Reactor final
     {
       absl::MutexLock lock(&mutex_);
       is_closed_ = true;
-      // Until OnDone brings the reason.
+      // For steps that come before OnDone, which brings the reason.
       if (!is_finishing_) status_ = absl::UnavailableError("the step stream has ended");
     }
     RemoveHold();
@@ -195,7 +195,7 @@ void GrpcStepStream::Reactor::OnDone(const grpc::Status& grpc_status) {
   }
   for (auto& [id, refused] : left.answered) refused.step.done(std::move(refused.result));
   for (const auto& [id, step] : left.again) {
-    // Whatever ended the stream, the server may be at work on it.
+    // The server may still be at work on the step, whatever ended the stream.
     if (step.shared != nullptr) step.shared->OnOutcome(absl::UnknownError("unanswered"));
     step.Fail(status);
   }

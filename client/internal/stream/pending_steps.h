@@ -33,7 +33,7 @@ struct PendingStep {
   StepStream::SessionCallback session_done;     // of a session's creation, which has no `done`
   std::shared_ptr<SharedMemoryRequest> shared;  // null: its message holds the tensors
   grpc::ByteBuffer bytes;                       // of that message, where it may be sent again
-  std::vector<std::size_t> layers;              // of sessions, by hash; where that may matter
+  std::vector<std::size_t> layers;              // hashes of sessions' layers; empty if unused
 };
 
 class PendingSteps {
