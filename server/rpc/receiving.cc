@@ -13,7 +13,7 @@ constexpr double kFastest = 4e9;
 constexpr absl::Duration kMinPeriod = absl::Milliseconds(5);
 constexpr absl::Duration kMaxPeriod = absl::Milliseconds(250);
 
-// To ask the system once for every small call would cost some of them a hundredth.
+// Asking the system once for every small call would cost some of them 1 % of their time.
 constexpr absl::Duration kSettlePeriod = absl::Milliseconds(5);
 // Connections that nobody uses are forgotten after this.
 constexpr absl::Duration kForgetAfter = absl::Minutes(1);
@@ -59,30 +59,30 @@ ReceivingLedger::Place ReceivingLedger::Begin(const std::string& peer, Kind kind
                                               Receiver* receiver, absl::Time now) {
   MutexLock lock(&mutex_);
   Place place;
-  place.connection = connections_.try_emplace(peer).first;
-  Connection& connection = place.connection->second;
+  place.connection_ = connections_.try_emplace(peer).first;
+  Connection& connection = place.connection_->second;
   if (connection.calls.empty()) Settle(peer, connection, now);
-  place.call = connection.calls.insert(connection.calls.end(), {kind, receiver, connection.held});
+  place.call_ = connection.calls.insert(connection.calls.end(), {kind, receiver, connection.held});
   return place;
 }
 
 void ReceivingLedger::Came(const Place& place, std::size_t bytes, absl::Time now) {
   MutexLock lock(&mutex_);
-  Connection& connection = place.connection->second;
+  Connection& connection = place.connection_->second;
   connection.left += OnTheWire(bytes);
-  if (connection.calls.size() == 1) Settle(place.connection->first, connection, now);
+  if (connection.calls.size() == 1) Settle(place.connection_->first, connection, now);
 }
 
 bool ReceivingLedger::Leave(const Place& place, std::size_t bytes) {
   MutexLock lock(&mutex_);
-  Connection& connection = place.connection->second;
-  const Call call = *place.call;
-  connection.calls.erase(place.call);
+  Connection& connection = place.connection_->second;
+  const Call call = *place.call_;
+  connection.calls.erase(place.call_);
   if (bytes > 0) {
     connection.left += OnTheWire(bytes);
   } else {
-    // The bytes that came of its message are dropped: those that the connection holds more than
-    // before the call.
+    // gRPC drops what has come of the message: as much as the connection holds more than before the
+    // call.
     const std::int64_t more = std::max<std::int64_t>(0, connection.held - call.held_before);
     const std::int64_t dropped = call.part > 0 ? call.part : more;
     connection.left += dropped;

@@ -90,8 +90,8 @@ class ReceivingLedger {
   class Place {
    private:
     friend class ReceivingLedger;
-    Connections::iterator connection;
-    std::list<Call>::iterator call;
+    Connections::iterator connection_;
+    std::list<Call>::iterator call_;
   };
 
   ReceivingLedger(Limits limits, Counter counter) : limits_(limits), counter_(std::move(counter)) {}
