@@ -122,6 +122,7 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
         v1::Capacity* capacity = response->mutable_capacity();
         capacity->set_kv_free_bytes(caches.free_bytes());
         const std::string& tenant = frame.tenant();
+        response->set_tenant(tenant);
         capacity->set_num_sessions(services_.sessions.num_sessions(tenant));
         capacity->set_queued_requests(services_.scheduler.NumWaiting(tenant));
         capacity->set_num_layers(services_.layers.num_layers(tenant));

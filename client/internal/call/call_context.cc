@@ -6,7 +6,7 @@ CallContext::CallContext(const CallSettings& settings) {
   if (settings.deadline != absl::InfiniteFuture()) {
     context_.set_deadline(absl::ToChronoTime(settings.deadline));
   }
-  context_.AddMetadata(kTenantKey, settings.tenant);
+  if (settings.identity != nullptr) status_ = settings.identity->AddTo(&context_);
   context_.AddMetadata(kRequestIdKey, settings.request_id);
   if (settings.cancellation.stop_possible()) {
     // A cancel before the attempt starts is remembered by the context.

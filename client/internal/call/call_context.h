@@ -7,11 +7,11 @@
 #include <optional>
 #include <stop_token>
 
+#include "absl/status/status.h"
 #include "client/internal/call/call_settings.h"
 
 namespace attention::client::internal {
 
-inline constexpr char kTenantKey[] = "attention-tenant";
 inline constexpr char kRequestIdKey[] = "x-request-id";
 
 // The context of one attempt, cancelled by the call's token. Must outlive the attempt.
@@ -19,10 +19,13 @@ class CallContext {
  public:
   explicit CallContext(const CallSettings& settings);
 
+  // OK, or why the attempt must not be made: there is no token for it.
+  const absl::Status& status() const { return status_; }
   grpc::ClientContext* grpc() { return &context_; }
 
  private:
   grpc::ClientContext context_;
+  absl::Status status_;
   std::optional<std::stop_callback<std::function<void()>>> on_cancel_;
 };
 

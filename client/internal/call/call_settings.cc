@@ -19,16 +19,12 @@ std::string RandomDigits() {
 
 }  // namespace
 
+std::string NewRequestId() { return RandomDigits(); }
+
 std::string NewUniqueId() { return RandomDigits() + RandomDigits(); }
 
-CallSettings ResolveSettings(const ClientOptions& client, const CallOptions& call, absl::Time now,
-                             absl::Duration default_timeout) {
-  return {.tenant = client.tenant,
-          .request_id = call.request_id.empty() ? RandomDigits() : call.request_id,
-          .deadline = call.deadline.value_or(now + call.timeout.value_or(default_timeout)),
-          .cancellation = call.cancellation,
-          .retry_policy = call.retry_policy.value_or(client.retry_policy),
-          .may_block = call.may_block};
+absl::Time DeadlineOf(const CallOptions& call, absl::Time now, absl::Duration default_timeout) {
+  return call.deadline.value_or(now + call.timeout.value_or(default_timeout));
 }
 
 }  // namespace attention::client::internal

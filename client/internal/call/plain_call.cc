@@ -42,12 +42,14 @@ void CallOnce(Endpoint& endpoint, const CallSettings& settings, const char* meth
               grpc::ByteBuffer request, bool may_block, PlainCallback done) {
   if (may_block) {
     CallContext context(settings);
+    if (!context.status().ok()) return done(context.status(), {});
     grpc::ByteBuffer response;
     const grpc::Status status = CallHere(endpoint, context.grpc(), method, request, &response);
     return done(FromGrpcStatus(status), std::move(response));
   }
   KeepCallbackThreads();
   auto call = std::make_shared<PendingCall>(settings);
+  if (!call->context.status().ok()) return done(call->context.status(), {});
   call->request = std::move(request);
   endpoint.stub.UnaryCall(call->context.grpc(), method, {}, &call->request, &call->response,
                           [call, done = std::move(done)](const grpc::Status& status) {

@@ -6,6 +6,15 @@
 
 namespace attention::client::internal {
 
+CallSettings Transport::Settings(const CallOptions& call, absl::Duration default_timeout) const {
+  return {.identity = identity_,
+          .request_id = call.request_id.empty() ? NewRequestId() : call.request_id,
+          .deadline = DeadlineOf(call, timer_->Now(), default_timeout),
+          .cancellation = call.cancellation,
+          .retry_policy = call.retry_policy.value_or(options_.retry_policy),
+          .may_block = call.may_block};
+}
+
 Route Transport::AnyTarget() {
   return [first = targets_.TakeTurn(), count = targets_.size()](int attempt) {
     return (first + static_cast<std::size_t>(attempt) - 1) % count;

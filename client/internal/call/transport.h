@@ -9,10 +9,12 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "attention/client/options.h"
 #include "client/internal/call/call_settings.h"
 #include "client/internal/call/retrying_call.h"
 #include "client/internal/call/timer.h"
+#include "client/internal/credentials/identity.h"
 #include "client/internal/targets/targets.h"
 #include "proto/codec/outgoing_message.h"
 
@@ -30,6 +32,7 @@ class Transport {
       : options_(std::move(options)),
         timer_(std::move(timer)),
         random_(std::move(random)),
+        identity_(std::make_shared<const Identity>(options_)),
         targets_(options_) {}
 
   const ClientOptions& options() const { return options_; }
@@ -37,8 +40,15 @@ class Transport {
   const RandomSource& random() const { return random_; }
   Targets& targets() { return targets_; }
 
+  const std::shared_ptr<const Identity>& identity() const { return identity_; }
+
+  // ClientOptions and CallOptions resolved for a call that begins now.
   CallSettings Settings(const CallOptions& call) const {
-    return ResolveSettings(options_, call, timer_->Now(), options_.default_timeout);
+    return Settings(call, options_.default_timeout);
+  }
+  // The same for a stream, which is meant to last: the client's default timeout is not for it.
+  CallSettings StreamSettings(const CallOptions& call) const {
+    return Settings(call, absl::InfiniteDuration());
   }
 
   // The target whose turn it is; each retry goes to the next one.
@@ -50,9 +60,12 @@ class Transport {
   absl::StatusOr<grpc::ByteBuffer> Serialize(codec::OutgoingMessage message) const;
 
  private:
+  CallSettings Settings(const CallOptions& call, absl::Duration default_timeout) const;
+
   const ClientOptions options_;
   const std::shared_ptr<Timer> timer_;
   const RandomSource random_;
+  const std::shared_ptr<const Identity> identity_;
   Targets targets_;
 };
 

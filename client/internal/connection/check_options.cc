@@ -5,6 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "client/internal/base/status_macros.h"
 #include "client/internal/connection/grpc_connection.h"
+#include "client/internal/credentials/identity.h"
+#include "client/internal/credentials/tls_material.h"
 
 namespace attention::client::internal {
 namespace {
@@ -52,8 +54,10 @@ absl::Status CheckOptions(const ClientOptions& options) {
   for (const std::string& target : options.targets) {
     ATTENTION_CLIENT_RETURN_IF_ERROR(CheckTarget(target));
   }
-  ATTENTION_CLIENT_RETURN_IF_ERROR(Check(!options.tenant.empty() && IsPrintable(options.tenant),
-                                         "tenant", "printable ASCII, not empty"));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(CheckIdentity(options));
+  if (options.tls.has_value()) {
+    ATTENTION_CLIENT_RETURN_IF_ERROR(ReadTlsMaterial(*options.tls).status());
+  }
   ATTENTION_CLIENT_RETURN_IF_ERROR(
       Check(options.default_timeout > absl::ZeroDuration(), "default_timeout", "more than 0"));
   ATTENTION_CLIENT_RETURN_IF_ERROR(Check(

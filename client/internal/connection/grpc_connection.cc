@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/internal/base/future.h"
 #include "client/internal/base/status_macros.h"
+#include "client/internal/call/acceptance.h"
 #include "client/internal/call/owner_search.h"
 #include "client/internal/convert/convert.h"
 #include "client/internal/convert/page_token.h"
@@ -229,15 +230,13 @@ absl::StatusOr<std::unique_ptr<StepStream>> GrpcConnection::OpenStepStream(
     return absl::InvalidArgumentError("max_outstanding: expected at least 1");
   }
   ATTENTION_CLIENT_ASSIGN_OR_RETURN(const std::size_t target, TargetOf(options));
-  // A stream is meant to last, so the client's default timeout does not apply to it.
-  const CallSettings settings = ResolveSettings(
-      transport_->options(), options.call, transport_->timer()->Now(), absl::InfiniteDuration());
-  return std::make_unique<GrpcStepStream>(transport_, shared_memory_, target, settings,
-                                          options.max_outstanding);
+  return GrpcStepStream::Open(transport_, shared_memory_, target,
+                              transport_->StreamSettings(options.call), options.max_outstanding);
 }
 
 absl::Status GrpcConnection::WaitUntilReady(absl::Time deadline) {
   ATTENTION_CLIENT_RETURN_IF_ERROR(transport_->targets().WaitUntilReady(deadline));
+  ATTENTION_CLIENT_RETURN_IF_ERROR(CheckAccepted(*transport_, deadline));
   if (shared_memory_ != nullptr) shared_memory_->WaitUntilTried(deadline);
   return absl::OkStatus();
 }

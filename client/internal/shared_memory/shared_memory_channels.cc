@@ -44,7 +44,6 @@ absl::StatusOr<v1::GetServerInfoResponse> ParseInfo(const grpc::Status& status,
 
 SharedMemoryChannels::SharedMemoryChannels(std::shared_ptr<Transport> transport)
     : transport_(std::move(transport)),
-      tenant_(transport_->options().tenant),
       targets_(transport_->targets()),
       pool_(static_cast<std::size_t>(transport_->options().shared_memory.max_bytes)),
       wake_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
@@ -221,10 +220,11 @@ void SharedMemoryChannels::OpenChannels() {
 
 void SharedMemoryChannels::OpenChannel(std::size_t target) {
   CallSettings settings;
-  settings.tenant = tenant_;
+  settings.identity = transport_->identity();
   settings.request_id = "shared-memory-channel";
   settings.deadline = absl::Now() + kInfoTimeout;
   CallContext context(settings);
+  if (!context.status().ok()) return;
   {
     absl::MutexLock lock(&mutex_);
     if (is_stopping_) return;
@@ -247,6 +247,8 @@ void SharedMemoryChannels::OpenChannel(std::size_t target) {
   if (is_stopping_) return;
   channels_[target].socket = *std::move(socket);
   channels_[target].server_epoch = info->server_epoch();
+  channels_[target].tenant =
+      info->tenant().empty() ? transport_->identity()->tenant().value_or("") : info->tenant();
 }
 
 bool SharedMemoryChannels::MakeRoom(std::size_t target, std::size_t bytes) {
@@ -260,15 +262,30 @@ bool SharedMemoryChannels::MakeRoom(std::size_t target, std::size_t bytes) {
     if (!size.ok()) return false;
     const absl::Status refusal = AddRegion(target, *size);
     if (refusal.ok()) return pool_.Allocate(target, bytes) != nullptr;
-    if (absl::IsUnavailable(refusal) || *size / 2 < std::max(bytes, kMinRegionBytes)) return false;
+    const bool is_too_much = absl::IsResourceExhausted(refusal) || absl::IsInvalidArgument(refusal);
+    if (!is_too_much || *size / 2 < std::max(bytes, kMinRegionBytes)) return false;
     max_region_bytes_ = *size / 2;
   }
 }
 
+absl::StatusOr<std::string> SharedMemoryChannels::TokenFor(const SharedMemorySocket& socket) const {
+  TokenSource* token = transport_->identity()->token();
+  if (token == nullptr || !socket.may_have_token()) return std::string();
+  return token->Token();
+}
+
 absl::Status SharedMemoryChannels::AddRegion(std::size_t target, std::size_t bytes) {
-  const std::shared_ptr<SharedMemorySocket> socket = SocketOf(target);
+  std::string tenant;
+  std::shared_ptr<SharedMemorySocket> socket;
+  {
+    absl::MutexLock lock(&mutex_);
+    socket = channels_[target].socket;
+    tenant = channels_[target].tenant;
+  }
   if (socket == nullptr) return absl::UnavailableError("the channel is gone");
-  absl::StatusOr<SharedMemorySocket::Region> answer = socket->Create(tenant_, bytes);
+  const absl::StatusOr<std::string> token = TokenFor(*socket);
+  if (!token.ok()) return absl::PermissionDeniedError(token.status().message());
+  absl::StatusOr<SharedMemorySocket::Region> answer = socket->Create(tenant, *token, bytes);
   absl::Status status = answer.status();
   if (answer.ok()) {
     absl::StatusOr<std::shared_ptr<SharedRegion>> region = SharedRegion::Map(

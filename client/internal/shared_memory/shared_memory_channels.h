@@ -74,6 +74,7 @@ class SharedMemoryChannels {
   struct Channel {
     std::shared_ptr<SharedMemorySocket> socket;  // null without one; only the thread calls it
     std::uint64_t server_epoch = 0;              // of the server that it belongs to
+    std::string tenant = {};                     // whose regions are to be made there
     std::size_t wanted_bytes = 0;                // in one piece, by the next round
     bool is_lost = false;                        // to be dropped by the thread
   };
@@ -96,6 +97,8 @@ class SharedMemoryChannels {
   // Makes room for a piece of so many bytes in the memory of the target's server; false if it
   // refuses.
   bool MakeRoom(std::size_t target, std::size_t bytes);
+  // The token that goes to the socket; empty for none.
+  absl::StatusOr<std::string> TokenFor(const SharedMemorySocket& socket) const;
   // Asks the server for a region. Returns its refusal; UNAVAILABLE when the channel is gone.
   absl::Status AddRegion(std::size_t target, std::size_t bytes);
   // Gives back the regions of which nobody holds a slot any more.
@@ -105,7 +108,6 @@ class SharedMemoryChannels {
 
   std::atomic<std::int64_t> num_requests_ = 0;
   const std::shared_ptr<Transport> transport_;
-  const std::string tenant_;
   Targets& targets_;
   RegionPool pool_;
   const int wake_fd_;  // an eventfd; negative when there is none; then there are no channels

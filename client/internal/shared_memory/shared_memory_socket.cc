@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -29,6 +30,19 @@ constexpr timeval kConnectTimeout{1, 0};
 absl::Status SystemError(const char* what) {
   return absl::UnavailableError(
       absl::StrCat("shared-memory channel: ", what, ": ", std::strerror(errno)));
+}
+
+// True if no folder of the path can be written by everybody.
+bool OnlyOwnersWrite(const std::string& path) {
+  if (path.front() != '/') return false;
+  for (std::size_t end = path.rfind('/'); end != std::string::npos;
+       end = path.rfind('/', end - 1)) {
+    struct stat folder {};
+    if (stat(path.substr(0, end + 1).c_str(), &folder) != 0) return false;
+    if ((folder.st_mode & S_IWOTH) != 0) return false;
+    if (end == 0) break;
+  }
+  return true;
 }
 
 absl::Status FromChannelError(const v1::SharedMemoryError& error) {
@@ -60,7 +74,15 @@ absl::StatusOr<std::unique_ptr<SharedMemorySocket>> SharedMemorySocket::Connect(
   if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     return SystemError("connect");
   }
+  connection->may_have_token_ = connection->IsTrusted(path);
   return connection;
+}
+
+bool SharedMemorySocket::IsTrusted(const std::string& path) const {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(fd_, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
+  return peer.uid == 0 || peer.uid == geteuid() || OnlyOwnersWrite(path);
 }
 
 SharedMemorySocket::~SharedMemorySocket() {
@@ -71,9 +93,11 @@ SharedMemorySocket::~SharedMemorySocket() {
 void SharedMemorySocket::Interrupt() { eventfd_write(interrupt_fd_, 1); }
 
 absl::StatusOr<SharedMemorySocket::Region> SharedMemorySocket::Create(const std::string& tenant,
+                                                                      const std::string& token,
                                                                       std::size_t bytes) {
   v1::SharedMemoryRequest request;
   request.mutable_create()->set_tenant(tenant);
+  request.mutable_create()->set_token(token);
   request.mutable_create()->set_size_bytes(static_cast<std::int64_t>(bytes));
   Region region;
   ATTENTION_CLIENT_ASSIGN_OR_RETURN(v1::SharedMemoryResponse response,

@@ -36,6 +36,9 @@ class GrpcStepStream::Reactor final
         max_outstanding_(static_cast<std::size_t>(max_outstanding)),
         context_(settings) {}
 
+  // Not OK: the stream must not be started, as there is no token for it.
+  const absl::Status& readiness() const { return context_.status(); }
+
   void Start(Endpoint& endpoint) {
     self_ = shared_from_this();
     KeepCallbackThreads();
@@ -250,13 +253,15 @@ void GrpcStepStream::Reactor::SendAgainOnceQuiet() {
   for (const auto& [step, status] : failed) step.Fail(status);
 }
 
-GrpcStepStream::GrpcStepStream(const std::shared_ptr<Transport>& transport,
-                               std::shared_ptr<SharedMemoryChannels> shared_memory,
-                               std::size_t target, const CallSettings& settings,
-                               int max_outstanding)
-    : reactor_(std::make_shared<Reactor>(StepMessages(transport, std::move(shared_memory), target),
-                                         settings, max_outstanding)) {
-  reactor_->Start(transport->targets().EndpointOf(target));
+absl::StatusOr<std::unique_ptr<StepStream>> GrpcStepStream::Open(
+    const std::shared_ptr<Transport>& transport,
+    std::shared_ptr<SharedMemoryChannels> shared_memory, std::size_t target,
+    const CallSettings& settings, int max_outstanding) {
+  auto reactor = std::make_shared<Reactor>(
+      StepMessages(transport, std::move(shared_memory), target), settings, max_outstanding);
+  if (!reactor->readiness().ok()) return reactor->readiness();
+  reactor->Start(transport->targets().EndpointOf(target));
+  return std::unique_ptr<StepStream>(new GrpcStepStream(std::move(reactor)));
 }
 
 GrpcStepStream::~GrpcStepStream() { reactor_->Cancel(); }

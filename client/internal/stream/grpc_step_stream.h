@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
+#include "absl/status/statusor.h"
 #include "attention/client/step_stream.h"
 #include "client/internal/call/call_settings.h"
 #include "client/internal/call/transport.h"
@@ -16,10 +18,11 @@ namespace attention::client::internal {
 // destroyed.
 class GrpcStepStream final : public StepStream {
  public:
-  // `shared_memory` is null where no memory is shared.
-  GrpcStepStream(const std::shared_ptr<Transport>& transport,
-                 std::shared_ptr<SharedMemoryChannels> shared_memory, std::size_t target,
-                 const CallSettings& settings, int max_outstanding);
+  // `shared_memory` is null where no memory is shared. Not OK: there is no token for the stream.
+  static absl::StatusOr<std::unique_ptr<StepStream>> Open(
+      const std::shared_ptr<Transport>& transport,
+      std::shared_ptr<SharedMemoryChannels> shared_memory, std::size_t target,
+      const CallSettings& settings, int max_outstanding);
   ~GrpcStepStream() override;
 
   void StepAsync(const StepRequest& request, Callback done) override;
@@ -30,6 +33,8 @@ class GrpcStepStream final : public StepStream {
 
  private:
   class Reactor;
+
+  explicit GrpcStepStream(std::shared_ptr<Reactor> reactor) : reactor_(std::move(reactor)) {}
 
   const std::shared_ptr<Reactor> reactor_;
 };

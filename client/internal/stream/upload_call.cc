@@ -55,6 +55,7 @@ class UploadReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
       : call_(std::move(call)), messages_(std::move(messages)), context_(settings) {}
 
   void Start(Endpoint& endpoint) {
+    if (!context_.status().ok()) return Finish(context_.status());
     endpoint.stub.PrepareBidiStreamingCall(
         context_.grpc(), ATTENTION_CLIENT_METHOD(LayerService, CreateLayer), {}, this);
     WriteNext();
@@ -80,11 +81,15 @@ class UploadReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grp
     if (outcome.ok() && !result_.has_value()) {
       outcome = absl::InternalError("the server answered CreateLayer without a message");
     }
-    call_->Finish(outcome.ok() ? *std::move(result_) : std::move(outcome));
-    delete this;
+    Finish(outcome.ok() ? *std::move(result_) : std::move(outcome));
   }
 
  private:
+  void Finish(absl::StatusOr<LayerInfo> result) {
+    call_->Finish(std::move(result));
+    delete this;
+  }
+
   void WriteNext() {
     if (next_ == messages_->size()) return;
     const grpc::ByteBuffer* message = &(*messages_)[next_++];

@@ -89,6 +89,7 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
       : call_(std::move(call)), context_(settings), bytes_(std::move(bytes)) {}
 
   void Start(Endpoint& endpoint) {
+    if (!context_.status().ok()) return Finish(context_.status());
     endpoint.stub.PrepareBidiStreamingCall(
         context_.grpc(), ATTENTION_CLIENT_METHOD(AttentionService, AttendStream), {}, this);
     StartWriteLast(&bytes_, grpc::WriteOptions());
@@ -115,13 +116,18 @@ class WeightsReactor final : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
     if (outcome.ok() && !(is_complete_ && call_->has_result())) {
       outcome = absl::InternalError("the server ended the stream before the result was complete");
     }
-    // Freed before the caller hears, as the caller may then end the program.
-    const std::shared_ptr<WeightsCall> call = call_;
-    delete this;
-    call->OnStreamEnded(outcome);
+    Finish(outcome);
   }
 
  private:
+  void Finish(const absl::Status& outcome) {
+    // Freed before the caller hears, as the caller may then end the program.
+    const absl::Status last = outcome;
+    const std::shared_ptr<WeightsCall> call = call_;
+    delete this;
+    call->OnStreamEnded(last);
+  }
+
   absl::Status Take(const v1::AttendStreamResponse& response,
                     const codec::ReceivedMessage& received) {
     is_complete_ = is_complete_ || response.is_last();

@@ -1,7 +1,6 @@
 #include "client/internal/targets/targets.h"
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
 #include <algorithm>
@@ -9,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/internal/credentials/channel_credentials.h"
+#include "client/internal/credentials/target_address.h"
 #include "client/internal/targets/target_probe.h"
 
 namespace attention::client::internal {
@@ -26,7 +27,7 @@ constexpr int kMaxFrameBytes = 16777215;
 
 // How long it may take to find out why there is no connection: no longer than was waited for one.
 constexpr absl::Duration kMinProbeTime = absl::Milliseconds(100);
-constexpr absl::Duration kMaxProbeTime = absl::Seconds(1);
+constexpr absl::Duration kMaxProbeTime = absl::Seconds(3);
 
 grpc::ChannelArguments MakeArguments(const ClientOptions& options) {
   grpc::ChannelArguments arguments;
@@ -49,20 +50,31 @@ grpc::ChannelArguments MakeArguments(const ClientOptions& options) {
     // gRPC would stop after two pings without data between them; a call may compute for longer.
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   }
+  if (options.tls.has_value() && !options.tls->server_name.empty()) {
+    arguments.SetSslTargetNameOverride(options.tls->server_name);
+  }
   arguments.SetUserAgentPrefix("attention-client/" ATTENTION_CLIENT_VERSION);
+  return arguments;
+}
+
+// An environment's proxy is no way to this host itself, and would see what is sent in the clear.
+grpc::ChannelArguments ArgumentsFor(const std::string& address, grpc::ChannelArguments arguments) {
+  if (IsOnThisHost(address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return arguments;
 }
 
 }  // namespace
 
-Targets::Targets(const ClientOptions& options) {
-  const grpc::ChannelArguments arguments = MakeArguments(options);
+Targets::Targets(const ClientOptions& options) : tls_(options.tls) {
+  const auto credentials = MakeChannelCredentials(tls_);
+  const grpc::ChannelArguments shared_arguments = MakeArguments(options);
   for (const std::string& address : options.targets) {
+    const grpc::ChannelArguments arguments = ArgumentsFor(address, shared_arguments);
     auto target = std::make_unique<Target>();
     target->address = address;
     for (int i = 0; i < options.num_channels; ++i) {
-      target->endpoints.push_back(std::make_unique<Endpoint>(
-          grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments)));
+      target->endpoints.push_back(
+          std::make_unique<Endpoint>(grpc::CreateCustomChannel(address, credentials, arguments)));
     }
     targets_.push_back(std::move(target));
   }
@@ -94,7 +106,7 @@ absl::Status Targets::WaitUntilReady(absl::Time deadline) {
       if (!endpoint->channel->WaitForConnected(absl::ToChronoTime(deadline))) {
         return absl::DeadlineExceededError(
             absl::StrCat("no connection to ", target->address,
-                         " in time: ", DiagnoseTarget(target->address, patience)));
+                         " in time: ", DiagnoseTarget(target->address, tls_, patience)));
       }
     }
   }

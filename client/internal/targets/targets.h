@@ -37,6 +37,8 @@ class Targets {
   explicit Targets(const ClientOptions& options);
 
   std::size_t size() const { return targets_.size(); }
+  // As ClientOptions::targets has it.
+  const std::string& AddressOf(std::size_t target) const { return targets_[target]->address; }
   // The target whose turn it is.
   std::size_t TakeTurn() { return next_target_++ % targets_.size(); }
   // One of the target's channels, in turn.
@@ -46,7 +48,7 @@ class Targets {
   std::optional<std::size_t> TargetOf(const std::string& server_name) const;
   void Learn(const std::string& server_name, std::size_t target);
 
-  // Blocks until every channel is connected or the deadline has passed.
+  // Blocks until every channel is connected or the deadline has passed, and then says why.
   absl::Status WaitUntilReady(absl::Time deadline);
 
  private:
@@ -56,6 +58,7 @@ class Targets {
     std::atomic<std::size_t> next_endpoint = 0;
   };
 
+  const std::optional<TlsOptions> tls_;
   std::vector<std::unique_ptr<Target>> targets_;
   std::atomic<std::size_t> next_target_ = 0;
   mutable absl::Mutex mutex_;

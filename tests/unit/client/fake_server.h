@@ -14,6 +14,7 @@
 #include "attention/client/client.h"
 #include "attention/v1/attention_service.grpc.pb.h"
 #include "attention/v1/errors.pb.h"
+#include "attention/v1/layer_service.grpc.pb.h"
 #include "attention/v1/server_service.grpc.pb.h"
 #include "attention/v1/session_service.grpc.pb.h"
 
@@ -27,15 +28,17 @@ using StreamHandler =
 
 class FakeServer {
  public:
-  FakeServer() : FakeServer("127.0.0.1:0") {}
-  explicit FakeServer(const std::string& address) {
+  explicit FakeServer(const std::string& address = "127.0.0.1:0",
+                      const std::shared_ptr<grpc::ServerCredentials>& credentials =
+                          grpc::InsecureServerCredentials()) {
     int port = 0;
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort(address, credentials, &port);
     builder.SetMaxReceiveMessageSize(-1);
     builder.RegisterService(&attention_);
     builder.RegisterService(&session_);
     builder.RegisterService(&server_);
+    builder.RegisterService(&layer_);
     grpc_server_ = builder.BuildAndStart();
     address_ = address.starts_with("unix:") ? address : absl::StrCat("127.0.0.1:", port);
   }
@@ -60,6 +63,9 @@ class FakeServer {
   Handler<v1::DeleteSessionRequest, v1::DeleteSessionResponse> on_delete_session;
   Handler<v1::StepRequest, v1::StepResponse> on_step;
   StreamHandler<v1::StepStreamRequest, v1::StepStreamResponse> on_step_stream;
+  std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<v1::CreateLayerRequest>*,
+                             v1::CreateLayerResponse*)>
+      on_create_layer;
   Handler<v1::GetServerInfoRequest, v1::GetServerInfoResponse> on_get_server_info;
   Handler<v1::ExplainRequest, v1::ExplainResponse> on_explain;
 
@@ -130,9 +136,20 @@ class FakeServer {
     FakeServer* fake;
   };
 
+  struct Layer final : v1::LayerService::Service {
+    explicit Layer(FakeServer* fake) : fake(fake) {}
+    grpc::Status CreateLayer(grpc::ServerContext* context,
+                             grpc::ServerReader<v1::CreateLayerRequest>* stream,
+                             v1::CreateLayerResponse* response) override {
+      return Answer(fake->on_create_layer, context, stream, response);
+    }
+    FakeServer* fake;
+  };
+
   Attention attention_{this};
   Session session_{this};
   Server server_{this};
+  Layer layer_{this};
   std::unique_ptr<grpc::Server> grpc_server_;
   std::string address_;
 };

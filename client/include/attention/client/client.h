@@ -53,9 +53,12 @@ class Client {
   explicit Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
 
   // Blocks until every target is connected; DEADLINE_EXCEEDED names one that is not, and why: its
-  // name cannot be resolved, it refuses connections, it speaks TLS or HTTP/1. To find that out
-  // takes no longer than was waited, and a second at most. Then, and no longer than that, until it
-  // is known which of them share memory, so that the first large request can make use of it.
+  // name cannot be resolved, it refuses connections, it speaks TLS or HTTP/1, its certificate is
+  // not to be trusted, it wants one of the client's. To find that out takes no longer than was
+  // waited, and three seconds at most. Then calls each target once: UNAUTHENTICATED and
+  // PERMISSION_DENIED name one that refuses the client's credentials. Then, and no longer than
+  // that, until it is known which of them share memory, so that the first large request can make
+  // use of it.
   absl::Status WaitUntilReady(absl::Duration timeout);
 
   // Memory for a tensor that is then sent without being copied to the server on this host that has

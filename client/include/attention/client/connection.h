@@ -69,8 +69,8 @@ class Connection {
   // long.
   virtual absl::StatusOr<std::unique_ptr<StepStream>> OpenStepStream(
       const StepStreamOptions& options) = 0;
-  // Blocks until every target is connected (OK) or the deadline has passed (DEADLINE_EXCEEDED,
-  // naming a target and why).
+  // Blocks until every target is connected and takes the credentials (OK), or one refuses them, or
+  // the deadline has passed (DEADLINE_EXCEEDED, naming a target and why).
   virtual absl::Status WaitUntilReady(absl::Time deadline) = 0;
   // Memory for a tensor of the caller's, shared with servers where that is possible. By default it
   // never is.

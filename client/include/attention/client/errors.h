@@ -28,6 +28,13 @@ inline constexpr std::string_view kRegionNotFound = "REGION_NOT_FOUND";
 inline constexpr std::string_view kLayerNotFound = "LAYER_NOT_FOUND";
 inline constexpr std::string_view kLayerBytesExhausted = "LAYER_BYTES_EXHAUSTED";
 inline constexpr std::string_view kHashMismatch = "HASH_MISMATCH";
+// UNAUTHENTICATED. The SDK itself gives the first two when it has no token to send.
+inline constexpr std::string_view kCredentialsMissing = "CREDENTIALS_MISSING";
+inline constexpr std::string_view kCredentialsInvalid = "CREDENTIALS_INVALID";
+inline constexpr std::string_view kCredentialsExpired = "CREDENTIALS_EXPIRED";
+// PERMISSION_DENIED.
+inline constexpr std::string_view kTenantMismatch = "TENANT_MISMATCH";
+inline constexpr std::string_view kRoleRequired = "ROLE_REQUIRED";
 
 // Metadata keys.
 inline constexpr std::string_view kActualPosition = "actual_position";  // with kPositionMismatch

@@ -5,9 +5,11 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "attention/client/credentials.h"
 #include "attention/client/retry_policy.h"
 
 namespace attention::client {
@@ -37,8 +39,18 @@ struct ClientOptions {
   // Stateless calls and new sessions go round them in turn (a retry goes to the next); a session's
   // calls go to its owner, who is looked for among the targets once and remembered.
   std::vector<std::string> targets = {};
-  // Whose sessions and queue: metadata `attention-tenant`. Printable ASCII.
-  std::string tenant = "default";
+  // Connections are plain when this is unset. Holds for all targets.
+  std::optional<TlsOptions> tls = {};
+  TokenOptions token = {};
+  // Whose sessions and queue: metadata `attention-tenant`. Printable ASCII. Unset: nothing is sent,
+  // and the tenant is who the token or the client's certificate says; without either, "default". A
+  // server that knows its callers refuses another tenant than theirs (kTenantMismatch).
+  std::optional<std::string> tenant = {};
+  // Further metadata of every call, such as a proxy asks for: keys of lower-case letters, digits
+  // and
+  // `-_.`, values of printable ASCII, or of any bytes where the key ends in "-bin". Not for what
+  // other options set, and not for secrets unless `tls` is set.
+  std::vector<std::pair<std::string, std::string>> metadata = {};
   // For calls that set neither timeout nor deadline. absl::InfiniteDuration(): none.
   absl::Duration default_timeout = absl::Seconds(60);
   // Largest request and largest response, in bytes; at most 2^31 - 1, which gRPC can carry. The

@@ -328,9 +328,11 @@ TEST_F(GrpcStepStreamTest, MetadataReachesTheServerAndTheDefaultTimeoutDoesNot) 
     has_deadline = context->deadline() < std::chrono::system_clock::now() + std::chrono::hours(1);
     return Echo(nullptr, stream);
   };
-  const auto stream = Open({.call = {.request_id = "mine"}});
-  EXPECT_TRUE(stream->Finish().ok());
-  EXPECT_EQ(tenant, "default");
+  const auto client = server_.Connect({.tenant = "acme"});
+  const auto stream = client->OpenStepStream({.call = {.request_id = "mine"}});
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  EXPECT_TRUE((*stream)->Finish().ok());
+  EXPECT_EQ(tenant, "acme");
   EXPECT_EQ(id, "mine");
   EXPECT_FALSE(has_deadline);
 }
