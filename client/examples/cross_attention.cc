@@ -6,14 +6,13 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <random>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "attention/client/client.h"
-#include "client/examples/version_flag.h"
+#include "client/flags/connection_flags.h"
 
 namespace {
 
@@ -89,8 +88,8 @@ double LargestError(const Tensor& q, const ImageLayer& image, std::span<const fl
   return largest;
 }
 
-absl::Status Run(const std::string& target) {
-  absl::StatusOr<std::shared_ptr<Client>> client = Client::Connect({.targets = {target}});
+absl::Status Run(const ClientOptions& connection) {
+  absl::StatusOr<std::shared_ptr<Client>> client = Client::Connect(connection);
   if (!client.ok()) return client.status();
   std::mt19937 generator(1);
   std::vector<ImageLayer> image;
@@ -126,9 +125,12 @@ absl::Status Run(const std::string& target) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (PrintsVersion(argc, argv, "attention-cross-attention")) return 0;
-  const bool has_target = argc == 3 && std::strcmp(argv[1], "--target") == 0;
-  const absl::Status status = Run(has_target ? argv[2] : "127.0.0.1:7070");
+  int exit_code = 0;
+  const auto options =
+      ParseConnection(argc, argv, "attention-cross-attention",
+                      "Cross-attention over an image that a session keeps", &exit_code);
+  if (!options.has_value()) return exit_code;
+  const absl::Status status = Run(*options);
   if (status.ok()) return 0;
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
   return 1;

@@ -3,12 +3,11 @@
 //   attention-quickstart --target 127.0.0.1:7070
 //
 // Prints a table and exits with 0 if every error is within its bound, 1 if one is not, 2 if a call
-// failed.
+// failed or a flag is wrong. --help has the flags for TLS and tokens.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
@@ -17,7 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "attention/client/client.h"
-#include "client/examples/version_flag.h"
+#include "client/flags/connection_flags.h"
 
 namespace {
 
@@ -170,14 +169,6 @@ void PrintRow(const Variant& variant, const Outcome& outcome, bool is_good) {
               is_good ? "" : "  ERROR TOO LARGE");
 }
 
-// The value behind `--target`, or the default.
-std::string TargetFrom(int argc, char** argv) {
-  for (int i = 1; i + 1 < argc; ++i) {
-    if (std::strcmp(argv[i], "--target") == 0) return argv[i + 1];
-  }
-  return "127.0.0.1:7070";
-}
-
 int RunAll(Client& client) {
   std::mt19937 generator(1);
   bool all_good = true;
@@ -198,9 +189,12 @@ int RunAll(Client& client) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (PrintsVersion(argc, argv, "attention-quickstart")) return 0;
-  const absl::StatusOr<std::shared_ptr<Client>> client =
-      Client::Connect({.targets = {TargetFrom(argc, argv)}});
+  int exit_code = 0;
+  const auto options =
+      ParseConnection(argc, argv, "attention-quickstart",
+                      "Seven attention variants, each checked against float64", &exit_code);
+  if (!options.has_value()) return exit_code;
+  const absl::StatusOr<std::shared_ptr<Client>> client = Client::Connect(*options);
   absl::Status status = client.status();
   if (status.ok()) status = (*client)->WaitUntilReady(absl::Seconds(10));
   if (!status.ok()) {

@@ -13,18 +13,20 @@
 #include "attention/client/client.h"
 #include "attention/client/errors.h"
 #include "attention/client/merge.h"
-#include "client/examples/version_flag.h"
+#include "client/flags/connection_flags.h"
 
 namespace {
 
 using attention::client::AttendRequest;
 using attention::client::AttendResult;
 using attention::client::Client;
+using attention::client::ClientOptions;
 using attention::client::DType;
 using attention::client::ErrorReason;
 using attention::client::Shape;
 using attention::client::Tensor;
 using attention::client::TensorView;
+using attention::client::TlsOptions;
 
 Tensor RandomTensor(Shape shape, std::uint32_t seed) {
   std::mt19937 random(seed);
@@ -90,6 +92,26 @@ void Variants(Client& client_ref) {
   Print("sliding window", OrExit(std::move(sliding), "sliding").output);
   Print("multi-query", OrExit(std::move(multi_query), "multi-query").output);
   Print("grouped-query", OrExit(std::move(grouped), "grouped").output);
+}
+
+// As the flags say, for servers that encrypt.
+absl::Status Secure(const ClientOptions& flags) {
+  const std::string target = flags.targets[0], ca_file = flags.tls->ca_file;
+  const std::string token_file = flags.token.file;
+
+  // clang-format off
+  // [secure]
+  ClientOptions options = {.targets = {target}};
+  options.tls = TlsOptions{.ca_file = ca_file};  // TlsOptions{}: the system's authorities
+  options.token.file = token_file;               // read again when it changes
+  auto client = Client::Connect(options);        // INVALID_ARGUMENT names what is wrong with an option
+  if (!client.ok()) return client.status();
+  // Says whether a port is closed, a certificate is wrong, or the token is refused.
+  absl::Status ready = (*client)->WaitUntilReady(absl::Seconds(10));
+  // [end]
+  // clang-format on
+
+  return ready;
 }
 
 absl::Status InPlace(Client& client_ref) {
@@ -167,15 +189,14 @@ absl::Status Layers(Client& client_ref) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (attention::client::PrintsVersion(argc, argv, "attention-readme-samples")) return 0;
-  if (argc != 3 || std::string(argv[1]) != "--target") {
-    std::fprintf(stderr, "usage: %s --target ADDRESS\n", argv[0]);
-    return 2;
-  }
-  const std::string target = argv[2];
-  auto client = OrExit(Client::Connect({.targets = {target}}), "connect");
+  int exit_code = 0;
+  const auto options = attention::client::ParseConnection(
+      argc, argv, "attention-readme-samples", "Runs the samples of the documents", &exit_code);
+  if (!options.has_value()) return exit_code;
+  absl::Status status = options->tls.has_value() ? Secure(*options) : absl::OkStatus();
+  auto client = OrExit(Client::Connect(*options), "connect");
   Variants(*client);
-  absl::Status status = InPlace(*client);
+  status.Update(InPlace(*client));
   status.Update(Decode(*client));
   status.Update(Layers(*client));
   if (!status.ok()) std::fprintf(stderr, "%s\n", status.ToString().c_str());

@@ -4,14 +4,13 @@
 //   attention-session-decode --target 127.0.0.1:7070
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "attention/client/client.h"
 #include "attention/client/errors.h"
-#include "client/examples/version_flag.h"
+#include "client/flags/connection_flags.h"
 
 namespace {
 
@@ -54,8 +53,8 @@ absl::Status Forward(Session& session, std::int64_t num_tokens, std::mt19937& ge
   return absl::OkStatus();
 }
 
-absl::Status Run(const std::string& target) {
-  absl::StatusOr<std::shared_ptr<Client>> client = Client::Connect({.targets = {target}});
+absl::Status Run(const ClientOptions& connection) {
+  absl::StatusOr<std::shared_ptr<Client>> client = Client::Connect(connection);
   if (!client.ok()) return client.status();
 
   SessionOptions options;
@@ -80,9 +79,11 @@ absl::Status Run(const std::string& target) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (PrintsVersion(argc, argv, "attention-session-decode")) return 0;
-  const bool has_target = argc == 3 && std::strcmp(argv[1], "--target") == 0;
-  const absl::Status status = Run(has_target ? argv[2] : "127.0.0.1:7070");
+  int exit_code = 0;
+  const auto options = ParseConnection(argc, argv, "attention-session-decode",
+                                       "A decoder's attention, token by token", &exit_code);
+  if (!options.has_value()) return exit_code;
+  const absl::Status status = Run(*options);
   if (status.ok()) return 0;
   const std::string reason = ErrorReason(status).value_or("no reason given");
   std::fprintf(stderr, "%s (%s)\n", status.ToString().c_str(), reason.c_str());

@@ -17,6 +17,7 @@
 #include "attention/client/version.h"
 #include "client/examples/smollm2_attention.h"
 #include "client/examples/smollm2_model.h"
+#include "client/flags/connection_flags.h"
 #include "nlohmann/json.hpp"
 
 namespace {
@@ -24,7 +25,8 @@ namespace {
 using namespace attention::examples;  // NOLINT(google-build-using-namespace): a sample reads better
 
 struct Options {
-  std::string model, prompts, target = "localhost:7070", attention = "remote";
+  std::string model, prompts, attention = "remote";
+  attention::client::ClientOptions connection = {.targets = {"localhost:7070"}};
   int max_tokens = 64;
   bool print_ids = false;
 };
@@ -101,7 +103,7 @@ absl::Status Run(const Options& options) {
   const int num_sequences = static_cast<int>(prompts.size());
   auto attention = options.attention == "local"
                        ? MakeLocalAttention((*model)->shape(), num_sequences)
-                       : MakeRemoteAttention(options.target, (*model)->shape(), num_sequences);
+                       : MakeRemoteAttention(options.connection, (*model)->shape(), num_sequences);
   if (!attention.ok()) return attention.status();
   std::vector<Sequence> sequences;
   for (const Prompt& prompt : prompts) {
@@ -126,7 +128,10 @@ int main(int argc, char** argv) {
   CLI::App app("Continues prompts with SmolLM2-135M on remote attention");
   app.add_option("--model", options.model, "weights, from smollm2_export.py")->required();
   app.add_option("--prompts", options.prompts, "token ids, from smollm2_export.py")->required();
-  app.add_option("--target", options.target, "host:port of the server");
+  app.add_option_function<std::string>(
+      "--target", [&options](const std::string& target) { options.connection.targets = {target}; },
+      "host:port of the server");
+  attention::client::AddConnectionFlags(app, &options.connection);
   app.add_option("--attention", options.attention)->check(CLI::IsMember({"remote", "local"}));
   app.add_option("--max-tokens", options.max_tokens, "new tokens of each prompt");
   app.add_flag("--print-ids", options.print_ids, "print token ids too");

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "attention/client/options.h"
 
 namespace attention::examples {
 
@@ -45,9 +45,8 @@ class ModelAttention {
 };
 
 // A session for each sequence, and one open stream for the steps of all.
-absl::StatusOr<std::unique_ptr<ModelAttention>> MakeRemoteAttention(const std::string& target,
-                                                                    const AttentionShape& shape,
-                                                                    int num_sequences);
+absl::StatusOr<std::unique_ptr<ModelAttention>> MakeRemoteAttention(
+    const client::ClientOptions& connection, const AttentionShape& shape, int num_sequences);
 // The server's own kernels, linked.
 absl::StatusOr<std::unique_ptr<ModelAttention>> MakeLocalAttention(const AttentionShape& shape,
                                                                    int num_sequences);

@@ -65,10 +65,9 @@ class RemoteAttention final : public ModelAttention {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ModelAttention>> MakeRemoteAttention(const std::string& target,
-                                                                    const AttentionShape& shape,
-                                                                    int num_sequences) {
-  auto client = Client::Connect({.targets = {target}});
+absl::StatusOr<std::unique_ptr<ModelAttention>> MakeRemoteAttention(
+    const client::ClientOptions& connection, const AttentionShape& shape, int num_sequences) {
+  auto client = Client::Connect(connection);
   if (!client.ok()) return client.status();
   std::vector<Session> sessions;
   for (int i = 0; i < num_sequences; ++i) {

@@ -30,6 +30,7 @@ Json ShapeJson(const ShapeOptions& shape) {
 }
 
 Json OptionsJson(const Options& options) {
+  const client::ClientOptions& connection = options.connection;
   return {{"targets", options.targets},
           {"workload", ToString(options.workload)},
           {"mode", ToString(options.mode)},
@@ -50,7 +51,9 @@ Json OptionsJson(const Options& options) {
           {"seed", options.seed},
           {"timeout_seconds", absl::ToDoubleSeconds(options.timeout)},
           {"connect_timeout_seconds", absl::ToDoubleSeconds(options.connect_timeout)},
-          {"tenant", options.tenant},
+          {"tenant", connection.tenant.has_value() ? Json(*connection.tenant) : Json(nullptr)},
+          {"tls", connection.tls.has_value()},
+          {"token", connection.token.is_set()},
           {"channels", options.channels},
           {"shared_memory", ToString(options.shared_memory)},
           {"verify", options.verify_fraction},

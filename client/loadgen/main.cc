@@ -21,12 +21,13 @@ int Main(const std::vector<std::string>& arguments) {
   }
   const Options& options = *parsed.options;
   using Use = client::SharedMemoryOptions::Use;
-  const Use use = options.shared_memory == SharedMemory::kOff ? Use::kOff : Use::kAutomatic;
-  const auto client = client::Client::Connect({.targets = options.targets,
-                                               .tenant = options.tenant,
-                                               .default_timeout = options.timeout,
-                                               .num_channels = options.channels,
-                                               .shared_memory = {.use = use}});
+  client::ClientOptions connection = options.connection;
+  connection.targets = options.targets;
+  connection.default_timeout = options.timeout;
+  connection.num_channels = options.channels;
+  connection.shared_memory.use =
+      options.shared_memory == SharedMemory::kOff ? Use::kOff : Use::kAutomatic;
+  const auto client = client::Client::Connect(connection);
   if (!client.ok()) {
     std::cerr << "attention-loadgen: " << client.status().message() << "\n";
     return kExitUsage;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "attention/client/version.h"
+#include "client/flags/connection_flags.h"
 #include "client/loadgen/options_check.h"
 
 namespace attention::loadgen {
@@ -125,7 +126,6 @@ void AddOtherFlags(CLI::App& app, Options* options) {
       app, "--connect-timeout",
       [options](absl::Duration value) { options->connect_timeout = value; },
       "How long to wait for the target at the start (5s)");
-  app.add_option("--tenant", options->tenant, "Whose requests these are (default)");
   app.add_option("--channels", options->channels, "Connections to each target (1)");
   AddChoice(app, "--shared-memory", &options->shared_memory, kSharedMemory,
             "Tensors in memory shared with servers of this host; on: or fail (auto)");
@@ -213,6 +213,7 @@ ParsedOptions ParseOptions(const std::vector<std::string>& arguments) {
   AddShapeFlags(app, &options.shape);
   AddSessionFlags(app, &options);
   AddOtherFlags(app, &options);
+  client::AddConnectionFlags(app, &options.connection);
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::CallForHelp&) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "attention/client/options.h"
 #include "kernels/api/dtype.h"
 
 namespace attention::loadgen {
@@ -73,7 +74,7 @@ struct Options {
   std::uint64_t seed = 1;
   absl::Duration timeout = absl::Seconds(30);  // of each call
   absl::Duration connect_timeout = absl::Seconds(5);
-  std::string tenant = "default";
+  client::ClientOptions connection;  // as its own flags set it: TLS, token, tenant, metadata
   int channels = 1;
   SharedMemory shared_memory = SharedMemory::kAuto;
   double verify_fraction = 0;  // 0 to 1

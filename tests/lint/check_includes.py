@@ -90,9 +90,10 @@ ROOMS = {
                                    "client/internal/call", "client/internal/convert",
                                    "client/internal/credentials",
                                    "client/internal/shared_memory", "client/internal/stream"),
-    "client/loadgen": ("client/include", "kernels/reference", "kernels/api", "kernels/base"),
+    "client/flags": ("client/include",),
+    "client/loadgen": ("client/include", "client/flags", "kernels/reference", "kernels/api", "kernels/base"),
     # The kernels: to compare a program on remote attention with the same one on local attention.
-    "client/examples": ("client/include", "kernels", "kernels/api", "kernels/base"),
+    "client/examples": ("client/include", "client/flags", "kernels", "kernels/api", "kernels/base"),
     "tests": ANY,
 }
 
@@ -115,7 +116,7 @@ LIBRARIES = (
     ("oneDNN", r"oneapi/", ("kernels/cpu", "client/examples")),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|microhttpd\.h$",
      ("server/observe", "server")),
-    ("the flags library", r"CLI/", ("server/config", "client/loadgen", "client/examples")),
+    ("the flags library", r"CLI/", ("server/config", "client/flags", "client/loadgen", "client/examples")),
     ("the TOML library", r"toml\+\+/", ("server/config", "server/auth")),
     ("the JSON Web Token library", r"cjose/", ("server/auth",)),
     ("the JSON library", r"nlohmann/",

@@ -31,13 +31,35 @@ std::vector<std::string> DocumentedKeys() {
   const auto add = [&keys](const std::string& parent, const std::vector<std::string>& children) {
     for (const std::string& child : children) keys.push_back(parent + "/" + child);
   };
-  add("/options",
-      {"targets",  "workload",      "mode",    "concurrency",     "rate",
-       "arrivals", "max_in_flight", "threads", "warmup_seconds",  "duration_seconds",
-       "requests", "shape",         "context", "decode_tokens",   "sessions",
-       "layers",   "streams",       "seed",    "timeout_seconds", "connect_timeout_seconds",
-       "tenant",   "channels",      "verify",  "allow_refused",   "quiet",
-       "progress", "shared_memory"});
+  add("/options", {"targets",
+                   "workload",
+                   "mode",
+                   "concurrency",
+                   "rate",
+                   "arrivals",
+                   "max_in_flight",
+                   "threads",
+                   "warmup_seconds",
+                   "duration_seconds",
+                   "requests",
+                   "shape",
+                   "context",
+                   "decode_tokens",
+                   "sessions",
+                   "layers",
+                   "streams",
+                   "seed",
+                   "timeout_seconds",
+                   "connect_timeout_seconds",
+                   "tenant",
+                   "channels",
+                   "verify",
+                   "allow_refused",
+                   "quiet",
+                   "progress",
+                   "shared_memory",
+                   "tls",
+                   "token"});
   add("/options/shape", {"q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim_qk",
                          "head_dim_v", "dtype", "kv_dtype", "causal", "window"});
   add("/machine", {"cpu", "cores", "memory_gib", "system", "compiler"});

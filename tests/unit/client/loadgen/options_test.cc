@@ -36,6 +36,8 @@ TEST(OptionsTest, DefaultsAreAClosedLoopOfTenSeconds) {
   EXPECT_EQ(options.warmup, absl::Seconds(2));
   EXPECT_EQ(options.duration, absl::Seconds(10));
   EXPECT_FALSE(options.requests.has_value());
+  EXPECT_FALSE(options.connection.tenant.has_value());
+  EXPECT_FALSE(options.connection.tls.has_value());
   EXPECT_GE(options.threads, 1);
 }
 
@@ -47,7 +49,8 @@ TEST(OptionsTest, ReadsEveryFlag) {
       "--no-causal "
       "--window 9 "
       "--context 99 --decode-tokens 77 --sessions 12 --layers 5 --streams 6 --seed 42 --timeout 3s "
-      "--connect-timeout 4s --tenant t --channels 2 --shared-memory off --verify 0.25 "
+      "--connect-timeout 4s --tenant t --tls-ca ca.pem --token-file token --channels 2 "
+      "--shared-memory off --verify 0.25 "
       "--allow-refused --json f.json --quiet --progress");
   EXPECT_EQ(options.workload, WorkloadKind::kDecode);
   EXPECT_EQ(options.mode, LoopMode::kOpen);
@@ -75,7 +78,9 @@ TEST(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.seed, 42u);
   EXPECT_EQ(options.timeout, absl::Seconds(3));
   EXPECT_EQ(options.connect_timeout, absl::Seconds(4));
-  EXPECT_EQ(options.tenant, "t");
+  EXPECT_EQ(options.connection.tenant, "t");
+  EXPECT_EQ(options.connection.tls.value().ca_file, "ca.pem");
+  EXPECT_EQ(options.connection.token.file, "token");
   EXPECT_EQ(options.channels, 2);
   EXPECT_EQ(options.shared_memory, SharedMemory::kOff);
   EXPECT_EQ(options.verify_fraction, 0.25);
@@ -160,6 +165,7 @@ TEST(OptionsTest, MistakesNameFlagValueAndExpectation) {
       {"--workload mixed --concurrency 2", "--sessions is 2, expected 3 to"},
       {"--workload decode --concurrency 4 --sessions 2",
        "--sessions is 2, expected at least --concurrency (4)"},
+      {"--metadata x", "--metadata is \"x\", expected KEY=VALUE"},
       {"--verify 1.5", "--verify is 1.5, expected 0 to 1"},
       {"--channels 65", "--channels is 65, expected 1 to 64"},
       {"--concurrency many", "--concurrency"},
