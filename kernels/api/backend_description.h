@@ -25,9 +25,9 @@ class BackendDescription {
 
   virtual const BackendInfo& info() const = 0;
 
-  // OK, or UNIMPLEMENTED with the reason: the limits of the kernels, for parameters that make sense
-  // (validate.h).
-  virtual absl::Status Supports(const AttentionParams& params) const = 0;
+  // OK, or UNIMPLEMENTED with the reason: the limits of the kernels, for tasks that make sense
+  // (validate.h). Here those of the contract itself.
+  virtual absl::Status Supports(const AttentionParams& params, std::int64_t kv_len) const;
 
   // The bytes of a page of `page_size` tokens (a multiple of kPageGranularity).
   virtual KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const = 0;

@@ -47,17 +47,40 @@ absl::Status ValidateRows(const char* field, DType dtype) {
                  "float32, float16 or bfloat16");
 }
 
-absl::Status ValidatePointers(const AttentionTask& task) {
+absl::Status ValidateOutput(const AttentionTask& task) {
+  if (task.q_len == 0) return absl::OkStatus();
+  if (task.o.data == nullptr) return Invalid("o", "missing", "a buffer");
+  return ValidateRows("o", task.o.dtype);
+}
+
+absl::Status ValidateTensors(const AttentionTask& task) {
   if (task.q_len == 0) return absl::OkStatus();
   if (auto s = ValidateRows("q", task.q.dtype); !s.ok()) return s;
-  if (auto s = ValidateRows("o", task.o.dtype); !s.ok()) return s;
   if (task.q.data == nullptr) return Invalid("q", "missing", "a tensor");
-  if (task.o.data == nullptr) return Invalid("o", "missing", "a buffer");
   if (task.kv_len == 0 || task.kv_pages.pages != nullptr) return absl::OkStatus();
   if (task.k.data == nullptr) return Invalid("k", "missing", "a tensor");
   if (task.v.data == nullptr) return Invalid("v", "missing", "a tensor");
   if (auto s = ValidateRows("k", task.k.dtype); !s.ok()) return s;
   return ValidateRows("v", task.v.dtype);
+}
+
+absl::Status ValidateInputs(const AttentionTask& task) {
+  if (auto s = ValidateParams(task.params); !s.ok()) return s;
+  if (auto s = ValidateLengths(task); !s.ok()) return s;
+  if (task.kv_pages.pages != nullptr) {
+    if (auto s = ValidatePages(task); !s.ok()) return s;
+  }
+  return ValidateTensors(task);
+}
+
+template <typename Task>
+absl::Status ValidateEach(std::span<const Task> tasks, absl::Status (*validate)(const Task& task)) {
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    if (absl::Status status = validate(tasks[i]); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ValidateAppendRows(const std::string& field, const RowsView& rows,
@@ -114,12 +137,25 @@ absl::Status ValidateParams(const AttentionParams& params) {
 }
 
 absl::Status ValidateTask(const AttentionTask& task) {
-  if (auto s = ValidateParams(task.params); !s.ok()) return s;
-  if (auto s = ValidateLengths(task); !s.ok()) return s;
-  if (task.kv_pages.pages != nullptr) {
-    if (auto s = ValidatePages(task); !s.ok()) return s;
+  if (auto s = ValidateInputs(task); !s.ok()) return s;
+  return ValidateOutput(task);
+}
+
+absl::Status ValidateTasks(std::span<const AttentionTask> tasks) {
+  return ValidateEach(tasks, &ValidateTask);
+}
+
+absl::Status ValidateWeights(const WeightsTask& task) {
+  if (auto s = ValidateInputs(task.attention); !s.ok()) return s;
+  if (task.q_begin < 0 || task.q_begin > task.q_end || task.q_end > task.attention.q_len) {
+    return absl::InvalidArgumentError(absl::StrCat("rows are [", task.q_begin, ", ", task.q_end,
+                                                   "), expected a part of [0, ",
+                                                   task.attention.q_len, ")"));
   }
-  return ValidatePointers(task);
+  if (task.weights == nullptr && task.q_begin < task.q_end && task.attention.kv_len > 0) {
+    return Invalid("weights", "missing", "a buffer");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ValidateAppend(const KvAppendTask& task) {
@@ -129,7 +165,7 @@ absl::Status ValidateAppend(const KvAppendTask& task) {
   params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
   params.head_dim_qk = geometry.head_dim_qk;
   params.head_dim_v = geometry.head_dim_v;
-  if (auto s = ValidateParams(params); !s.ok()) return s;
+  if (auto s = ValidateHeads(params); !s.ok()) return s;
   if (auto s = ValidatePageSize(pages.page_size); !s.ok()) return s;
   if (task.position < 0 || task.num_tokens < 0 ||
       task.num_tokens > pages.num_pages * pages.page_size - task.position) {
@@ -141,6 +177,10 @@ absl::Status ValidateAppend(const KvAppendTask& task) {
   if (pages.pages == nullptr) return absl::InvalidArgumentError("pages are missing");
   if (auto s = ValidateAppendRows("k", task.k, task.k_pieces, task.num_tokens); !s.ok()) return s;
   return ValidateAppendRows("v", task.v, task.v_pieces, task.num_tokens);
+}
+
+absl::Status ValidateAppends(std::span<const KvAppendTask> tasks) {
+  return ValidateEach(tasks, &ValidateAppend);
 }
 
 }  // namespace attention

@@ -1,6 +1,9 @@
-// The one place that decides whether a computation makes sense. Errors are INVALID_ARGUMENT and
-// name the field with its actual and the expected value.
+// The one place that decides whether a computation makes sense: backends ask it where tasks enter
+// (Plan, AppendKv, RunWeights), and trust them from there on. Errors are INVALID_ARGUMENT and name
+// the field with its actual and the expected value; those of several tasks begin with the task.
 #pragma once
+
+#include <span>
 
 #include "absl/status/status.h"
 #include "kernels/api/attention_params.h"
@@ -16,8 +19,14 @@ absl::Status ValidateParams(const AttentionParams& params);
 
 // Also checks lengths, positions, that pointers are there and that pages suffice for kv_len.
 absl::Status ValidateTask(const AttentionTask& task);
+absl::Status ValidateTasks(std::span<const AttentionTask> tasks);
 
-// Also checks that the pages hold the tokens, that rows are there, and the order of pieces.
+// The same for a task without an output, and that the rows are some of its queries.
+absl::Status ValidateWeights(const WeightsTask& task);
+
+// Checks the geometry, that the pages hold the tokens, that rows are there, and the order of
+// pieces.
 absl::Status ValidateAppend(const KvAppendTask& task);
+absl::Status ValidateAppends(std::span<const KvAppendTask> tasks);
 
 }  // namespace attention

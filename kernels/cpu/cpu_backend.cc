@@ -81,11 +81,6 @@ class CpuBackend final : public AttentionBackend {
   const BackendInfo& info() const override { return info_; }
   MemoryAllocator& memory() override { return allocator_; }
 
-  absl::Status Supports(const AttentionParams& params) const override {
-    const absl::Status status = ValidateHeads(params);  // which kernels there are
-    return status.ok() ? status : absl::UnimplementedError(status.message());
-  }
-
   KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
     return {page_size, MakePackedLayout(geometry, page_size).page_bytes};
   }
@@ -115,11 +110,7 @@ class CpuBackend final : public AttentionBackend {
   }
 
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
-    for (std::size_t i = 0; i < tasks.size(); ++i) {
-      if (absl::Status status = ValidateAppend(tasks[i]); !status.ok()) {
-        return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
-      }
-    }
+    if (absl::Status status = ValidateAppends(tasks); !status.ok()) return status;
     runner_.Append(tasks);
     return absl::OkStatus();
   }

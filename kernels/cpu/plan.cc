@@ -15,10 +15,6 @@ namespace {
 // Each thread should find about this many items, so that the last ones level out unequal speeds.
 constexpr int kItemsPerThread = 4;
 
-absl::Status WithTask(const absl::Status& status, std::size_t index) {
-  return absl::Status(status.code(), absl::StrCat("task ", index, ": ", status.message()));
-}
-
 // The keys that some query of the task sees lie in [begin, end).
 VisibleKeys UnionOfKeys(const AttentionTask& task, std::int64_t q_begin, std::int64_t q_end) {
   VisibleKeys keys = VisibleKeysOf(task, task.position(q_begin));
@@ -291,10 +287,10 @@ void AddPackItems(const KvAppendTask& append, int index, std::vector<PackItem>* 
 
 absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTask> tasks,
                                                      int num_threads) {
+  if (absl::Status status = ValidateTasks(tasks); !status.ok()) return status;
   auto plan = std::make_unique<CpuPlan>();
   plan->tasks.reserve(tasks.size());
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    if (absl::Status status = ValidateTask(tasks[i]); !status.ok()) return WithTask(status, i);
     PlanTask(tasks[i], plan.get());
     PlanColumns(tasks[i], static_cast<int>(i), plan.get());
     plan->flops += EstimateWork(tasks[i]).flops;
@@ -306,16 +302,9 @@ absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTa
 }
 
 absl::StatusOr<std::unique_ptr<CpuPlan>> MakeWeightsPlan(const WeightsTask& weights) {
+  if (absl::Status status = ValidateWeights(weights); !status.ok()) return status;
   AttentionTask task = weights.attention;
   task.column_sums = nullptr;
-  task.o.data = weights.weights;  // only checked to be there
-  if (absl::Status status = ValidateTask(task); !status.ok()) return status;
-  const bool is_ordered = 0 <= weights.q_begin && weights.q_begin <= weights.q_end;
-  if (!is_ordered || weights.q_end > task.q_len) {
-    return absl::InvalidArgumentError(absl::StrCat("rows are [", weights.q_begin, ", ",
-                                                   weights.q_end, "), expected a part of [0, ",
-                                                   task.q_len, ")"));
-  }
   auto plan = std::make_unique<CpuPlan>();
   if (weights.q_begin == weights.q_end) return plan;
   PlanTask(task, plan.get());

@@ -40,9 +40,9 @@ class CudaBackend final : public AttentionBackend {
   MemoryAllocator& memory() override { return device_->memory(); }
   MemoryAllocator& host_memory() override { return device_->host_memory(); }
 
-  absl::Status Supports(const AttentionParams& params) const override {
-    const absl::Status status = ValidateHeads(params);  // which kernels there are
-    return status.ok() ? status : absl::UnimplementedError(status.message());
+  absl::Status Supports(const AttentionParams& params, std::int64_t kv_len) const override {
+    const absl::Status status = AttentionBackend::Supports(params, kv_len);
+    return status.ok() ? CheckKvLen(kv_len) : status;
   }
 
   KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
@@ -159,11 +159,9 @@ DeviceAppend CudaBackend::DescribeAppend(const KvAppendTask& task) {
 }
 
 absl::Status CudaBackend::AppendKv(std::span<const KvAppendTask> tasks) {
+  if (absl::Status status = ValidateAppends(tasks); !status.ok()) return status;
   std::vector<AppendItem> items;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    if (absl::Status status = ValidateAppend(tasks[i]); !status.ok()) {
-      return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
-    }
     AddAppendItems(static_cast<int>(i), tasks[i].geometry.num_kv_heads, tasks[i].num_tokens,
                    &items);
   }

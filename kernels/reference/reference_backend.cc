@@ -124,11 +124,6 @@ class ReferenceBackend final : public AttentionBackend {
   const BackendInfo& info() const override { return info_; }
   MemoryAllocator& memory() override { return allocator_; }
 
-  absl::Status Supports(const AttentionParams& params) const override {
-    const absl::Status status = ValidateHeads(params);  // which kernels there are
-    return status.ok() ? status : absl::UnimplementedError(status.message());
-  }
-
   KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
     return {page_size, ReferencePage{geometry, page_size}.bytes()};
   }
@@ -143,13 +138,11 @@ class ReferenceBackend final : public AttentionBackend {
 
   absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(
       std::span<const AttentionTask> tasks) override {
+    if (absl::Status status = ValidateTasks(tasks); !status.ok()) return status;
     auto plan = std::make_unique<ReferencePlan>();
-    for (std::size_t i = 0; i < tasks.size(); ++i) {
-      if (absl::Status status = ValidateTask(tasks[i]); !status.ok()) {
-        return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
-      }
-      plan->tasks.push_back(tasks[i]);
-      plan->flops += EstimateWork(tasks[i]).flops;
+    for (const AttentionTask& task : tasks) {
+      plan->tasks.push_back(task);
+      plan->flops += EstimateWork(task).flops;
     }
     return std::unique_ptr<AttentionPlan>(std::move(plan));
   }
@@ -174,16 +167,13 @@ class ReferenceBackend final : public AttentionBackend {
   }
 
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
-    for (std::size_t i = 0; i < tasks.size(); ++i) {
-      if (absl::Status status = ValidateAppend(tasks[i]); !status.ok()) {
-        return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
-      }
-    }
+    if (absl::Status status = ValidateAppends(tasks); !status.ok()) return status;
     for (const KvAppendTask& task : tasks) AppendTask(task);
     return absl::OkStatus();
   }
 
   absl::Status RunWeights(const WeightsTask& task) override {
+    if (absl::Status status = ValidateWeights(task); !status.ok()) return status;
     const ReferenceResult result = ReferenceAttention(task.attention, {.with_weights = true});
     const std::int64_t row_elements = task.attention.params.num_q_heads * task.attention.kv_len;
     for (std::int64_t i = 0; i < (task.q_end - task.q_begin) * row_elements; ++i) {

@@ -22,6 +22,12 @@ AttentionParams ParamsOf(const KvGeometry& geometry) {
   return params;
 }
 
+absl::Status CheckExpectedTokens(std::int64_t tokens) {
+  if (tokens >= 0 && tokens <= kMaxPosition) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected_tokens is ", tokens, ", expected 0 to ", kMaxPosition));
+}
+
 absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
   if (num_layers < 1 || num_layers > kMaxLayers) {
     return absl::InvalidArgumentError(
@@ -31,7 +37,7 @@ absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
     return absl::InvalidArgumentError(absl::StrCat(
         "geometry.num_kv_heads is ", geometry.num_kv_heads, ", expected 1 to ", kMaxHeads));
   }
-  absl::Status status = ValidateParams(ParamsOf(geometry));
+  const absl::Status status = ValidateHeads(ParamsOf(geometry));
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("geometry.", status.message()));
 }
@@ -50,7 +56,8 @@ std::int64_t RoomOf(const PagePool& pool) {
 absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(
     const KvGeometry& geometry, int num_layers, std::int64_t expected_tokens) const {
   ATTENTION_RETURN_IF_ERROR(CheckGeometry(geometry, num_layers));
-  ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(ParamsOf(geometry)));
+  ATTENTION_RETURN_IF_ERROR(CheckExpectedTokens(expected_tokens));
+  ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(ParamsOf(geometry), expected_tokens));
   const Place& place = places_[device];
   ATTENTION_ASSIGN_OR_RETURN(
       const KvPageLayout layout,
@@ -61,10 +68,11 @@ absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(
   return cache;
 }
 
-absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params) const {
+absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params,
+                                                std::int64_t expected_tokens) const {
   absl::StatusOr<int> chosen = absl::InternalError("there is no device");
   for (std::size_t i = 0; i < places_.size(); ++i) {
-    if (absl::Status status = places_[i].backend.Supports(params); !status.ok()) {
+    if (absl::Status status = places_[i].backend.Supports(params, expected_tokens); !status.ok()) {
       if (!chosen.ok()) chosen = std::move(status);
     } else if (!chosen.ok() || RoomOf(places_[i].pool) > RoomOf(places_[*chosen].pool)) {
       chosen = static_cast<int>(i);
@@ -94,10 +102,6 @@ std::int64_t KvCacheFactory::used_bytes() const {
 absl::Status KvCacheFactory::CheckRoom(const Place& place, const KvPageLayout& layout,
                                        int num_layers, std::int64_t expected_tokens) {
   const PagePool& pool = place.pool;
-  if (expected_tokens < 0 || expected_tokens > kMaxPosition) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("expected_tokens is ", expected_tokens, ", expected 0 to ", kMaxPosition));
-  }
   const auto pages = static_cast<std::size_t>(CeilDiv(expected_tokens, layout.page_size)) *
                      static_cast<std::size_t>(num_layers);
   if (pool.CanAllocate(layout.page_bytes, pages)) return absl::OkStatus();

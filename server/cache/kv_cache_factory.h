@@ -42,7 +42,8 @@ class KvCacheFactory {
   std::int64_t used_bytes() const;
 
  private:
-  absl::StatusOr<int> ChoosePlace(const AttentionParams& params) const;
+  absl::StatusOr<int> ChoosePlace(const AttentionParams& params,
+                                  std::int64_t expected_tokens) const;
   static absl::Status CheckRoom(const Place& place, const KvPageLayout& layout, int num_layers,
                                 std::int64_t expected_tokens);
 

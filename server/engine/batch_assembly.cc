@@ -1,7 +1,6 @@
 #include "server/engine/batch_assembly.h"
 
 #include "absl/strings/str_cat.h"
-#include "kernels/api/validate.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 
@@ -19,11 +18,6 @@ void AddPieces(const RowsView& rows, std::span<const RowsPiece> pieces, std::int
 }
 
 }  // namespace
-
-absl::Status BatchAssembly::CheckTask(const AttentionTask& task) const {
-  ATTENTION_RETURN_IF_ERROR(ValidateTask(task));
-  return backend_.Supports(task.params);
-}
 
 BatchAssembly::~BatchAssembly() {
   for (const std::shared_ptr<KvCache>& cache : held_) spiller_->Release(*cache);
@@ -55,7 +49,7 @@ absl::Status BatchAssembly::CheckProjections(const AttentionRequest& request) {
 
 void BatchAssembly::Add(AttentionRequest& request, AttentionResult& result) {
   for (const AttentionTask& task : request.tasks) {
-    result.status = CheckTask(task);
+    result.status = backend_.Supports(task.params, task.kv_len);
     if (!result.status.ok()) return;
   }
   result.status = CheckProjections(request);
@@ -101,11 +95,8 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
     task.kv_len = resolved.kv_end;
     task.kv_begin = resolved.kv_begin;
     task.first_query_position = resolved.first_query_position;
-    // The pages are not there yet; Tasks() fills them in. Everything else is checked now, so that a
-    // step that cannot attend does not append either.
-    AttentionTask checked = task;
-    checked.kv_len = checked.kv_begin = 0;
-    ATTENTION_RETURN_IF_ERROR(CheckTask(checked));
+    // A step that cannot attend does not append either.
+    ATTENTION_RETURN_IF_ERROR(backend_.Supports(task.params, task.kv_len));
   }
   if (resolved.is_append) {
     ATTENTION_RETURN_IF_ERROR(Extend(cache, step.layer, resolved.new_length));

@@ -78,7 +78,6 @@ class BatchAssembly {
                              const AttentionResult& result,
                              const std::vector<std::int64_t>& append_positions,
                              std::vector<ProjectionTask>& tasks);
-  absl::Status CheckTask(const AttentionTask& task) const;
   absl::Status Hold(const std::shared_ptr<KvCache>& cache);
   absl::Status Extend(KvCache& cache, int layer, std::int64_t new_length);
   // NOT_FOUND LAYER_NOT_FOUND for weights that went with their device's memory.

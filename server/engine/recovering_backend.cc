@@ -89,9 +89,9 @@ std::size_t RecoveringBackend::Memory::free_bytes() const {
   return (*owner_.Current().*choice_)().free_bytes();
 }
 
-absl::Status RecoveringBackend::Supports(const AttentionParams& params) const {
+absl::Status RecoveringBackend::Supports(const AttentionParams& params, std::int64_t kv_len) const {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
-  return backend->Supports(params);
+  return backend->Supports(params, kv_len);
 }
 
 KvPageLayout RecoveringBackend::PageLayout(const KvGeometry& geometry,

@@ -43,7 +43,7 @@ class RecoveringBackend final : public AttentionBackend {
   const DeviceCeilings& Ceilings() override { return ceilings_; }
 
   // UNAVAILABLE while the device is unusable.
-  absl::Status Supports(const AttentionParams& params) const override;
+  absl::Status Supports(const AttentionParams& params, std::int64_t kv_len) const override;
   KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override;
   std::string KernelName(const AttentionTask& task) const override;
   absl::StatusOr<std::unique_ptr<AttentionPlan>> Plan(

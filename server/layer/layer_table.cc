@@ -100,7 +100,6 @@ absl::StatusOr<LayerTable::Reservation> LayerTable::Reserve(const NewLayer& laye
                                                  limits_.no_projections));
   }
   ATTENTION_RETURN_IF_ERROR(CheckLayerId(layer.layer_id));
-  ATTENTION_RETURN_IF_ERROR(ValidateLayerSpec(layer.spec));
   const std::vector<std::shared_ptr<const Layer>> lost = TakeLost();
   {
     MutexLock lock(&mutex_);

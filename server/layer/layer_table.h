@@ -109,11 +109,11 @@ class LayerTable {
 
   struct NewLayer {
     std::string tenant;
-    std::string layer_id;  // empty: one is picked
-    LayerSpec spec;
+    std::string layer_id;       // empty: one is picked
+    LayerSpec spec;             // valid (ValidateLayerSpec)
     bool is_from_file = false;  // as the operator's configuration says
   };
-  // Checks what can be known before the weights are there. INVALID_ARGUMENT for the id or the spec;
+  // Checks what can be known before the weights are there. INVALID_ARGUMENT for the id;
   // RESOURCE_EXHAUSTED LAYER_BYTES_EXHAUSTED, QUOTA_EXCEEDED; UNIMPLEMENTED.
   absl::StatusOr<Reservation> Reserve(const NewLayer& layer);
 

@@ -82,7 +82,7 @@ void EncodeExplanation(const ServiceContext& services, const AttentionTask& task
   wire->set_flops(work.flops);
   wire->set_kv_bytes(work.kv_bytes);
   wire->set_io_bytes(work.io_bytes);
-  const absl::Status supported = services.backend.Supports(task.params);
+  const absl::Status supported = services.backend.Supports(task.params, task.kv_len);
   wire->set_is_supported(supported.ok());
   if (!supported.ok()) {
     wire->set_unsupported_reason(std::string(supported.message()));

@@ -37,9 +37,9 @@ class FaultyBackend final : public ForwardingBackend, private MemoryAllocator {
     for (const auto& [memory, bytes] : lost_with_it_) real().memory().Free(memory, bytes);
   }
 
-  absl::Status Supports(const AttentionParams& params) const override {
+  absl::Status Supports(const AttentionParams& params, std::int64_t kv_len) const override {
     BeforeCall("Supports");
-    return real().Supports(params);
+    return real().Supports(params, kv_len);
   }
   MemoryAllocator& memory() override { return *this; }
   MemoryAllocator& host_memory() override { return real().memory(); }

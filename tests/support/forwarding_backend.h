@@ -18,8 +18,8 @@ class ForwardingBackend : public AttentionBackend {
       : real_(std::move(real)) {}
 
   const BackendInfo& info() const override { return real_->info(); }
-  absl::Status Supports(const AttentionParams& params) const override {
-    return real_->Supports(params);
+  absl::Status Supports(const AttentionParams& params, std::int64_t kv_len) const override {
+    return real_->Supports(params, kv_len);
   }
   KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
     return real_->PageLayout(geometry, page_size);

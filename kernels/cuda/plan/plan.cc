@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/api/validate.h"
 #include "kernels/api/work_estimate.h"
 #include "kernels/base/divide.h"
 #include "kernels/cuda/contract/key_span.h"
@@ -223,18 +224,8 @@ absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const Attention
 }
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeWeightsPlan(const WeightsTask& task) {
-  AttentionTask checked = task.attention;
-  // A weights task has no output.
-  if (checked.o.data == nullptr) checked.o.data = task.weights;
-  if (absl::Status status = CheckTask(checked); !status.ok()) return status;
-  if (task.q_begin < 0 || task.q_begin > task.q_end || task.q_end > checked.q_len) {
-    return absl::InvalidArgumentError(absl::StrCat("rows are [", task.q_begin, ", ", task.q_end,
-                                                   "), expected a part of [0, ", checked.q_len,
-                                                   ")"));
-  }
-  if (task.weights == nullptr && task.q_begin < task.q_end) {
-    return absl::InvalidArgumentError("weights is missing");
-  }
+  if (absl::Status status = ValidateWeights(task); !status.ok()) return status;
+  if (absl::Status status = CheckKvLen(task.attention.kv_len); !status.ok()) return status;
   auto plan = std::make_unique<CudaPlan>();
   Planner planner(plan.get(), {});
   planner.AddWeights(task);

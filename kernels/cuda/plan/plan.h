@@ -172,9 +172,9 @@ DenseBiasOrMask DenseBiasOrMaskOf(const AttentionTask& task, const View& view) {
 // The device's view of a task, without addresses.
 DeviceTask DescribeTask(const AttentionTask& task);
 
-// OK if a plan can be made of it. INVALID_ARGUMENT and UNIMPLEMENTED name the field, and, of
-// several, the task.
-absl::Status CheckTask(const AttentionTask& task);
+// UNIMPLEMENTED when a sequence has more keys than kernels can count.
+absl::Status CheckKvLen(std::int64_t kv_len);
+// OK if a plan can be made of them. INVALID_ARGUMENT and UNIMPLEMENTED name the task and the field.
 absl::Status CheckTasks(std::span<const AttentionTask> tasks);
 
 // The errors of CheckTasks.

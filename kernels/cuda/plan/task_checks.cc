@@ -4,16 +4,16 @@
 
 namespace attention::cuda {
 
-absl::Status CheckTask(const AttentionTask& task) {
-  if (absl::Status status = ValidateTask(task); !status.ok()) return status;
-  if (task.kv_len <= kMaxKvLen) return absl::OkStatus();
+absl::Status CheckKvLen(std::int64_t kv_len) {
+  if (kv_len <= kMaxKvLen) return absl::OkStatus();
   return absl::UnimplementedError(
-      absl::StrCat("kv_len is ", task.kv_len, ", expected at most ", kMaxKvLen));
+      absl::StrCat("kv_len is ", kv_len, ", expected at most ", kMaxKvLen));
 }
 
 absl::Status CheckTasks(std::span<const AttentionTask> tasks) {
+  if (absl::Status status = ValidateTasks(tasks); !status.ok()) return status;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
-    const absl::Status status = CheckTask(tasks[i]);
+    const absl::Status status = CheckKvLen(tasks[i].kv_len);
     if (status.ok()) continue;
     return absl::Status(status.code(), absl::StrCat("task ", i, ": ", status.message()));
   }

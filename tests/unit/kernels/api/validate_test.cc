@@ -146,5 +146,24 @@ TEST(ValidateAppendTest, PiecesBeginAtZeroAndAscend) {
          "v_pieces[0] is rows of int8, expected float32, float16 or bfloat16");
 }
 
+TEST(ValidateTest, ErrorsOfSeveralTasksBeginWithTheTask) {
+  AttentionTask wrong = ValidTask();
+  wrong.params.head_dim_v = 0;
+  EXPECT_EQ(std::string(ValidateTasks(std::vector{ValidTask(), wrong}).message()),
+            "task 1: head_dim_v is 0, expected 1 to 256");
+}
+
+TEST(ValidateTest, WeightsNeedNoOutputButABufferForTheirRows) {
+  float weights[12];
+  WeightsTask task{.attention = ValidTask(), .q_begin = 0, .q_end = 1, .weights = weights};
+  task.attention.o.data = nullptr;
+  EXPECT_TRUE(ValidateWeights(task).ok());
+  task.weights = nullptr;
+  EXPECT_EQ(std::string(ValidateWeights(task).message()), "weights is missing, expected a buffer");
+  task.q_end = 2;
+  EXPECT_EQ(std::string(ValidateWeights(task).message()),
+            "rows are [0, 2), expected a part of [0, 1)");
+}
+
 }  // namespace
 }  // namespace attention

@@ -89,9 +89,9 @@ TEST(CpuBackendTest, PlanNamesTheTaskAndTheField) {
 TEST(CpuBackendTest, SupportsSaysWhyNot) {
   AttentionParams params = ValidTask().params;
   const auto backend = Make();
-  EXPECT_TRUE(backend->Supports(params).ok());
+  EXPECT_TRUE(backend->Supports(params, /*kv_len=*/1).ok());
   params.head_dim_qk = 512;
-  const absl::Status status = backend->Supports(params);
+  const absl::Status status = backend->Supports(params, /*kv_len=*/1);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(status.message()), HasSubstr("head_dim_qk is 512"));
 }

@@ -24,6 +24,10 @@ class FaultyBackend final : public testing::ForwardingBackend {
     if (!run_status.ok()) return run_status;
     return real().Run(plan, should_yield);
   }
+  absl::Status Supports(const AttentionParams& params, std::int64_t kv_len) const override {
+    if (kv_len > max_kv_len) return absl::UnimplementedError("too many keys");
+    return real().Supports(params, kv_len);
+  }
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
     append_calls.push_back(tasks.size());
     return real().AppendKv(tasks);
@@ -42,6 +46,7 @@ class FaultyBackend final : public testing::ForwardingBackend {
   };
   CountingProjections projections_{*real().projections()};
 
+  std::int64_t max_kv_len = kMaxPosition;
   absl::Status run_status;
   bool throws = false;
   std::vector<std::size_t> append_calls;
@@ -220,12 +225,12 @@ TEST_F(WorkerTest, ExhaustedPagesFailTheStepThatNeedsThem) {
   EXPECT_TRUE(results_[1]->steps[0].status.ok());
 }
 
-TEST_F(WorkerTest, AStepThatCannotAttendDoesNotAppend) {
+TEST_F(WorkerTest, AStepThatTheKernelsRefuseDoesNotAppend) {
   auto cache = NewCache();
   SessionStep step = Step(cache, 0, 2);
   step.attend->task.o.data = nullptr;
   ExecuteAll(Request({step}));
-  EXPECT_THAT(std::string(results_[0]->steps[0].status.message()), HasSubstr("o is missing"));
+  EXPECT_THAT(std::string(results_[0]->status.message()), HasSubstr("o is missing"));
   EXPECT_EQ(cache->length(0), 0);
 }
 
@@ -257,13 +262,24 @@ TEST_F(WorkerTest, RunningOutOfMemoryFailsTheBatchOnly) {
   EXPECT_TRUE(results_[1]->status.ok());
 }
 
-TEST_F(WorkerTest, AnInvalidStatelessTaskFailsItsRequestByField) {
+TEST_F(WorkerTest, ATaskThatTheKernelsDoNotSupportFailsItsRequestAlone) {
   auto bad = Request({});
-  bad->tasks.emplace_back();
+  bad->tasks.emplace_back().params.head_dim_qk = 0;
   auto good = Request({Step(NewCache(), 0, 1)});
   ExecuteAll(std::move(bad), std::move(good));
-  EXPECT_EQ(results_[0]->status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(results_[0]->status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_TRUE(results_[1]->status.ok());
+}
+
+TEST_F(WorkerTest, AStepOverMoreKeysThanTheKernelsSupportFailsAloneAndDoesNotAppend) {
+  backend_.max_kv_len = 2;
+  const auto cache = NewCache();
+  auto bad = Request({Step(cache, 0, 3)});
+  auto good = Request({Step(NewCache(), 0, 2)});
+  ExecuteAll(std::move(bad), std::move(good));
+  EXPECT_EQ(results_[0]->steps[0].status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(cache->length(0), 0);
+  EXPECT_TRUE(results_[1]->steps[0].status.ok());
 }
 
 TEST_F(WorkerTest, ColumnSumsCoverTheAttendedTokens) {
