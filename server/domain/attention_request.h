@@ -20,6 +20,7 @@
 #include "kernels/api/attention_params.h"
 #include "kernels/api/projection.h"
 #include "server/base/contain_exceptions.h"
+#include "server/domain/priority.h"
 
 namespace attention::server {
 
@@ -98,10 +99,6 @@ struct AttentionResult {
   std::vector<StepOutcome> steps;  // one for each step; empty unless status is OK
   RequestTiming timing;
 };
-
-// A tenant's own order of its requests; between tenants only their weights count.
-enum class Priority { kHigh, kNormal, kLow };
-inline constexpr int kNumPriorities = 3;
 
 struct AttentionRequest {
   using Completion =

@@ -69,7 +69,7 @@ ROOMS = {
                    "server/session", "server/shared_memory", "server/layer", "server/scheduler",
                    "server/listener", "server/domain", "server/base", "kernels/api",
                    "kernels/base"),
-    "server/config": ("server/listener", "server/base"),
+    "server/config": ("server/listener", "server/domain", "server/base"),
     "server/observe": ("server/listener", "server/base"),
     "server": ANY,
     # The public headers, which are included as they are installed: "attention/client/...".
