@@ -40,6 +40,8 @@ class MemoryAllocator {
   // 64-byte aligned or more; null when out of memory. Contents are unspecified.
   virtual void* Allocate(std::size_t bytes) = 0;
   virtual void Free(void* memory, std::size_t bytes) = 0;
+  // Fills what was allocated, or a part of it, with zeros.
+  virtual void Zero(void* memory, std::size_t bytes) { std::memset(memory, 0, bytes); }
   // True if memory keeps its contents when the backend it came from is gone, and may be freed
   // through that of another backend of the same device. A processor's does; a GPU's is gone with
   // its context.

@@ -23,15 +23,25 @@ PagePool::PagePool(MemoryAllocator& memory, std::size_t capacity_bytes, std::siz
 PagePool::~PagePool() {
   MutexLock lock(&mutex_);
   ATTENTION_CHECK(chunks_.empty());  // every KvCache must be gone before its pool
-  for (std::byte* chunk : empty_chunks_) memory_.Free(chunk, chunk_bytes_);
+  for (const EmptyChunk& chunk : empty_chunks_) memory_.Free(chunk.base, chunk_bytes_);
 }
 
-void* PagePool::Allocate(std::size_t page_bytes) {
+void* PagePool::Allocate(std::size_t page_bytes, TenantMark owner) {
   ATTENTION_CHECK(page_bytes > 0 && page_bytes <= chunk_bytes_);
-  MutexLock lock(&mutex_);
+  FreePage page;
+  {
+    MutexLock lock(&mutex_);
+    page = Take(page_bytes);
+  }
+  const bool is_clean = page.owner == owner || page.owner == kNobody;
+  if (page.bytes != nullptr && !is_clean) memory_.Zero(page.bytes, page_bytes);
+  return page.bytes;
+}
+
+PagePool::FreePage PagePool::Take(std::size_t page_bytes) {
   Chunk* chunk = ChunkWithRoom(page_bytes);
-  if (chunk == nullptr) return nullptr;
-  std::byte* page = chunk->free_pages.back();
+  if (chunk == nullptr) return {};
+  const FreePage page = chunk->free_pages.back();
   chunk->free_pages.pop_back();
   ++chunk->num_used;
   used_bytes_ += page_bytes;
@@ -51,19 +61,22 @@ void PagePool::LoseAll() {
   used_bytes_ = 0;
 }
 
-void PagePool::Free(void* page, int generation) {
+void PagePool::Free(void* page, int generation, TenantMark owner) {
   auto* bytes = static_cast<std::byte*>(page);
   MutexLock lock(&mutex_);
   if (generation != generation_.load(std::memory_order_relaxed)) return;
   Chunk& chunk = ChunkOf(bytes);
   std::vector<Chunk*>& with_room = with_room_[chunk.page_bytes];
   if (chunk.free_pages.empty()) with_room.push_back(&chunk);
-  chunk.free_pages.push_back(bytes);
+  chunk.free_pages.push_back({bytes, owner});
   --chunk.num_used;
   used_bytes_ -= chunk.page_bytes;
   if (chunk.num_used > 0) return;
   with_room.erase(std::find(with_room.begin(), with_room.end(), &chunk));
-  empty_chunks_.push_back(chunk.base);
+  const bool has_one_owner =
+      std::all_of(chunk.free_pages.begin(), chunk.free_pages.end(),
+                  [owner](const FreePage& free) { return free.owner == owner; });
+  empty_chunks_.push_back({chunk.base, has_one_owner ? owner : kSeveral});
   chunks_.erase(chunk.base);
 }
 
@@ -95,38 +108,43 @@ PagePool::Chunk* PagePool::ChunkWithRoom(std::size_t page_bytes) {
   MakeRoom(with_room, chunks_.size() + 1);
   MakeRoom(empty_chunks_, chunks_.size() + empty_chunks_.size() + 1);
   const std::size_t num_pages = chunk_bytes_ / page_bytes;
-  std::vector<std::byte*> free_pages;
+  std::vector<FreePage> free_pages;
   free_pages.reserve(num_pages);
-  std::byte* base = TakeChunkMemory();
-  if (base == nullptr) return nullptr;
+  const EmptyChunk empty = TakeChunkMemory();
+  if (empty.base == nullptr) return nullptr;
   // The lowest address is handed out first: pages of one sequence tend to lie in a row.
-  for (std::size_t i = num_pages; i > 0; --i) free_pages.push_back(base + (i - 1) * page_bytes);
-  Chunk& chunk = AddChunk(base);
+  for (std::size_t i = num_pages; i > 0; --i) {
+    free_pages.push_back({empty.base + (i - 1) * page_bytes, empty.owner});
+  }
+  Chunk& chunk = AddChunk(empty);
   chunk.page_bytes = page_bytes;
   chunk.free_pages = std::move(free_pages);
   with_room.push_back(&chunk);
   return &chunk;
 }
 
-PagePool::Chunk& PagePool::AddChunk(std::byte* base) {
+PagePool::Chunk& PagePool::AddChunk(const EmptyChunk& empty) {
   try {
-    Chunk& chunk = chunks_[base];
-    chunk.base = base;
+    Chunk& chunk = chunks_[empty.base];
+    chunk.base = empty.base;
     return chunk;
   } catch (...) {
-    empty_chunks_.push_back(base);
+    empty_chunks_.push_back(empty);
     throw;
   }
 }
 
-std::byte* PagePool::TakeChunkMemory() {
+PagePool::EmptyChunk PagePool::TakeChunkMemory() {
   if (!empty_chunks_.empty()) {
-    std::byte* chunk = empty_chunks_.back();
+    const EmptyChunk chunk = empty_chunks_.back();
     empty_chunks_.pop_back();
     return chunk;
   }
-  if (chunks_.size() >= max_chunks_) return nullptr;
-  return static_cast<std::byte*>(memory_.Allocate(chunk_bytes_));
+  if (chunks_.size() >= max_chunks_) return {};
+  // As a whole: a device takes as long for a page as for a chunk.
+  auto* chunk = static_cast<std::byte*>(memory_.Allocate(chunk_bytes_));
+  if (chunk != nullptr) memory_.Zero(chunk, chunk_bytes_);
+  return {chunk, kNobody};
 }
 
 PagePool::Chunk& PagePool::ChunkOf(const std::byte* page) {

@@ -4,6 +4,9 @@
 // and goes back to the common stock when its last page is freed, so sessions of any geometry share
 // one capacity. Chunks are kept, not returned to the system: fresh memory costs page faults.
 //
+// A page that comes from somebody else is filled with zeros before its next owner has it, so that
+// no mistake of a kernel can show one tenant what another had.
+//
 // Thread-safety: all methods.
 #pragma once
 
@@ -17,6 +20,7 @@
 #include "absl/base/thread_annotations.h"
 #include "kernels/api/attention_backend.h"
 #include "server/base/mutex.h"
+#include "server/domain/tenant_mark.h"
 
 namespace attention::server {
 
@@ -34,9 +38,9 @@ class PagePool {
 
   // Allocates a page, or returns null if none of this size is left. page_bytes is at most
   // chunk_bytes().
-  void* Allocate(std::size_t page_bytes);
+  void* Allocate(std::size_t page_bytes, TenantMark owner = kNobody);
   // `generation`: when the page was allocated. Pages of one before the present are gone already.
-  void Free(void* page, int generation);
+  void Free(void* page, int generation, TenantMark owner = kNobody);
 
   // The device has lost its memory: every page is gone, and nothing is given back to the allocator.
   // Whoever holds pages sees it by the generation, which grows.
@@ -57,16 +61,26 @@ class PagePool {
   std::size_t free_bytes() const;
 
  private:
+  struct FreePage {
+    std::byte* bytes = nullptr;
+    TenantMark owner = kNobody;  // who had it last; of kNobody it is all zeros
+  };
   struct Chunk {
     std::byte* base = nullptr;
     std::size_t page_bytes = 0;
     std::size_t num_used = 0;
-    std::vector<std::byte*> free_pages;
+    std::vector<FreePage> free_pages;
+  };
+  // A chunk without pages.
+  struct EmptyChunk {
+    std::byte* base = nullptr;
+    TenantMark owner = kNobody;  // who had all its pages last
   };
 
+  FreePage Take(std::size_t page_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Chunk* ChunkWithRoom(std::size_t page_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  Chunk& AddChunk(std::byte* base) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::byte* TakeChunkMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Chunk& AddChunk(const EmptyChunk& empty) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  EmptyChunk TakeChunkMemory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Chunk& ChunkOf(const std::byte* page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   MemoryAllocator& memory_;
@@ -78,7 +92,7 @@ class PagePool {
   std::map<const std::byte*, Chunk> chunks_ ABSL_GUARDED_BY(mutex_);
   // Chunks with a free page, by page size.
   std::unordered_map<std::size_t, std::vector<Chunk*>> with_room_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::byte*> empty_chunks_ ABSL_GUARDED_BY(mutex_);
+  std::vector<EmptyChunk> empty_chunks_ ABSL_GUARDED_BY(mutex_);
   std::size_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::atomic<int> generation_{0};  // written under the lock
   std::atomic<int> num_caches_{0};

@@ -85,6 +85,10 @@ void RecoveringBackend::Memory::Free(void* memory, std::size_t bytes) {
   (*owner_.Current().*choice_)().Free(memory, bytes);
 }
 
+void RecoveringBackend::Memory::Zero(void* memory, std::size_t bytes) {
+  (*owner_.Current().*choice_)().Zero(memory, bytes);
+}
+
 std::size_t RecoveringBackend::Memory::free_bytes() const {
   return (*owner_.Current().*choice_)().free_bytes();
 }

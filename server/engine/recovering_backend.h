@@ -83,6 +83,7 @@ class RecoveringBackend final : public AttentionBackend {
         : owner_(owner), choice_(choice), outlives_backend_(outlives_backend) {}
     void* Allocate(std::size_t bytes) override;
     void Free(void* memory, std::size_t bytes) override;
+    void Zero(void* memory, std::size_t bytes) override;
     bool outlives_backend() const override { return outlives_backend_; }
     std::size_t free_bytes() const override;
 

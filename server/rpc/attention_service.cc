@@ -100,8 +100,8 @@ class AttendStreamCall final : public TensorStream<AttendExchange> {
     const auto admit = [&](std::int64_t) -> absl::StatusOr<ResultLedger::Charge> {
       return exchange.call.charge();
     };
-    ResponseAllocator allocator(services().buffers, std::numeric_limits<std::int64_t>::max(),
-                                admit);
+    ResponseAllocator allocator(services().buffers, MarkOf(frame().tenant()),
+                                std::numeric_limits<std::int64_t>::max(), admit);
     try {
       ATTENTION_RETURN_IF_ERROR(
           weights->Declare("weights", v1::DTYPE_FLOAT32, shape, allocator.budget()));

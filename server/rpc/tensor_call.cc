@@ -13,7 +13,8 @@ absl::Status TensorCall::Decode(
   const auto admit = [&](std::int64_t bytes) {
     return frame.AdmitResults(tensors_.message_bytes(), bytes);
   };
-  ResponseAllocator allocator(services_.buffers, services_.limits.max_response_bytes, admit);
+  ResponseAllocator allocator(services_.buffers, tensors_.mark(),
+                              services_.limits.max_response_bytes, admit);
   try {
     ATTENTION_RETURN_IF_ERROR(decode(allocator));
   } catch (const std::bad_alloc&) {

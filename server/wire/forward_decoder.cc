@@ -77,7 +77,7 @@ absl::Status CheckSession(const std::string& field, const v1::LayerSession& wire
 float* GetBuffer(const BufferShape& shape, const ResponseAllocator& allocator,
                  std::vector<PooledBuffer>& buffers) {
   const std::int64_t bytes = std::max<std::int64_t>(1, shape.rows * shape.columns * kFloatBytes);
-  buffers.push_back(allocator.pool().Get(static_cast<std::size_t>(bytes)));
+  buffers.push_back(allocator.Get(static_cast<std::size_t>(bytes)));
   return reinterpret_cast<float*>(buffers.back().data());
 }
 

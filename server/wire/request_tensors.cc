@@ -101,7 +101,7 @@ char* RequestTensors::Reserve(std::size_t bytes) {
   const std::size_t room = RoundUp(bytes, kCacheLineBytes);
   if (buffers_.empty() || used_ + room > buffers_.back().capacity()) {
     const bool is_first = buffers_.empty();  // of a small request, most likely its only one
-    buffers_.push_back(pool_->Get(is_first ? room : std::max(room, kSharedBufferBytes)));
+    buffers_.push_back(pool_->Get(is_first ? room : std::max(room, kSharedBufferBytes), mark_));
     used_ = 0;
   }
   char* place = buffers_.back().data() + used_;

@@ -32,7 +32,11 @@ class RequestTensors {
   // as this. `regions` is null where shared memory is not offered.
   RequestTensors(const codec::ReceivedMessage& message, BufferPool& pool,
                  const RegionTable* regions = nullptr, std::string tenant = {})
-      : message_(&message), pool_(&pool), regions_(regions), tenant_(std::move(tenant)) {}
+      : message_(&message),
+        pool_(&pool),
+        regions_(regions),
+        tenant_(std::move(tenant)),
+        mark_(MarkOf(tenant_)) {}
 
   // Bytes of a tensor's data in the message.
   std::size_t Size(const v1::Tensor& tensor) const { return message_->Data(tensor).size(); }
@@ -56,6 +60,7 @@ class RequestTensors {
   // `pieces` do. Once for each tensor; the message must live until the rows have been read.
   void PlaceRows(const v1::Tensor& tensor, RowsView* rows, std::vector<RowsPiece>* pieces);
 
+  TenantMark mark() const { return mark_; }  // of the tenant
   std::int64_t copied_bytes() const { return copied_bytes_; }
   // The bytes of the whole message.
   std::int64_t message_bytes() const { return static_cast<std::int64_t>(message_->size()); }
@@ -68,6 +73,7 @@ class RequestTensors {
   BufferPool* pool_;
   const RegionTable* regions_;
   std::string tenant_;
+  TenantMark mark_;
   std::vector<PooledBuffer> buffers_;
   std::size_t used_ = 0;  // of the last buffer
   std::vector<std::shared_ptr<const SharedRegion>> used_regions_;

@@ -64,7 +64,7 @@ absl::Status ResponseTensor::Declare(absl::string_view field, v1::DType dtype,
 
 void ResponseTensor::Allocate(const ResponseAllocator& allocator) {
   if (!has_value_ || header_.has_shared_memory()) return;
-  buffer_ = allocator.pool().Get(size_);
+  buffer_ = allocator.Get(size_);
   data_ = buffer_.data();
   charge_ = allocator.charge();
 }

@@ -97,9 +97,9 @@ class ResponseAllocator {
   // Returns what holds the bytes of all results, or why the server has no room for them.
   using Admission = absl::FunctionRef<absl::StatusOr<ResultLedger::Charge>(std::int64_t bytes)>;
 
-  // The references must outlive the allocator.
-  ResponseAllocator(BufferPool& pool, std::int64_t max_bytes, Admission admission)
-      : pool_(pool), budget_(max_bytes), admission_(admission) {}
+  // The references must outlive the allocator. `owner`: of the request.
+  ResponseAllocator(BufferPool& pool, TenantMark owner, std::int64_t max_bytes, Admission admission)
+      : pool_(pool), owner_(owner), budget_(max_bytes), admission_(admission) {}
 
   ResponseBudget& budget() { return budget_; }
   // Once, when everything has been counted.
@@ -107,12 +107,14 @@ class ResponseAllocator {
     ATTENTION_ASSIGN_OR_RETURN(charge_, admission_(budget_.bytes()));
     return absl::OkStatus();
   }
-  BufferPool& pool() const { return pool_; }
+  // A buffer for the request. Throws std::bad_alloc when memory is out.
+  PooledBuffer Get(std::size_t bytes) const { return pool_.Get(bytes, owner_); }
   // To be held by whatever holds a part of the memory.
   const ResultLedger::Charge& charge() const { return charge_; }
 
  private:
   BufferPool& pool_;
+  const TenantMark owner_;
   ResponseBudget budget_;
   const Admission admission_;
   ResultLedger::Charge charge_;

@@ -29,7 +29,7 @@ void Execute(const codec::ReceivedMessage& received, const v1::AttendRequest& wi
   const auto admit = [](std::int64_t) -> absl::StatusOr<server::ResultLedger::Charge> {
     return nullptr;
   };
-  server::ResponseAllocator allocator(Buffers(), 4 << 20, admit);
+  server::ResponseAllocator allocator(Buffers(), server::kNobody, 4 << 20, admit);
   auto decoded = server::DecodeAttend(wire, /*allows_weights=*/true, tensors, allocator);
   if (!decoded.ok() || decoded->work.flops > kMaxFlops) return;
   auto request = std::make_unique<server::AttentionRequest>();

@@ -36,7 +36,7 @@ std::int64_t Execute(const server::Session& session, const codec::ReceivedMessag
   const auto admit = [](std::int64_t) -> absl::StatusOr<server::ResultLedger::Charge> {
     return nullptr;
   };
-  server::ResponseAllocator allocator(Buffers(), 1 << 20, admit);
+  server::ResponseAllocator allocator(Buffers(), server::kNobody, 1 << 20, admit);
   std::int64_t num_tokens = 0;
   std::vector<server::DecodedStep> steps;
   auto request = std::make_unique<server::AttentionRequest>();

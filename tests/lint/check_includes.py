@@ -51,7 +51,7 @@ ROOMS = {
                         "kernels/cpu", "kernels/cuda/plugin"),
     "server/base": (),
     "server/domain": ("kernels/api", "kernels/base", "server/base"),
-    "server/cache": ("kernels/api", "kernels/base", "server/base"),
+    "server/cache": ("kernels/api", "kernels/base", "server/domain", "server/base"),
     "server/session": ("server/cache", "server/domain", "server/base", "kernels/base"),
     "server/auth": ("server/base", "kernels/base"),
     "server/listener": ("server/base",),

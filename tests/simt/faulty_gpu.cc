@@ -135,6 +135,9 @@ class FaultyDevice final : public cuda::Device {
         if (!gpu_.memory_->Free(memory)) gpu_.Report("freed memory that is not of this context");
       });
     }
+    void Zero(void* memory, std::size_t bytes) override {
+      context_->IfAlive([&] { std::memset(memory, 0, bytes); });
+    }
     bool outlives_backend() const override { return false; }
     std::size_t free_bytes() const override { return std::size_t{64} << 20; }
 

@@ -15,7 +15,8 @@ class Decoding {
  public:
   // `memory` must outlive what is decoded.
   explicit Decoding(MemoryAllocator& memory, std::int64_t max_bytes = 1 << 20)
-      : pool_(memory, std::size_t{16} << 20), allocator_(pool_, max_bytes, kAdmit) {}
+      : pool_(memory, std::size_t{16} << 20),
+        allocator_(pool_, server::kNobody, max_bytes, kAdmit) {}
 
   server::BufferPool& pool() { return pool_; }
   server::RequestTensors& tensors() { return tensors_; }

@@ -35,6 +35,14 @@ void DeviceAllocator::Free(void* memory, std::size_t) {
   context_->IfAlive([&] { IsDone(cudaFree(memory)); });
 }
 
+// Waits for the end: kernels of other streams write there next.
+void DeviceAllocator::Zero(void* memory, std::size_t bytes) {
+  context_->IfAlive([&] {
+    cudaSetDevice(ordinal_);
+    if (IsDone(cudaMemset(memory, 0, bytes))) IsDone(cudaStreamSynchronize(nullptr));
+  });
+}
+
 std::size_t DeviceAllocator::free_bytes() const {
   std::size_t free = 0, total = 0;
   context_->IfAlive([&] {

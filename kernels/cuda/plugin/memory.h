@@ -19,6 +19,7 @@ class DeviceAllocator final : public MemoryAllocator {
 
   void* Allocate(std::size_t bytes) override;
   void Free(void* memory, std::size_t bytes) override;
+  void Zero(void* memory, std::size_t bytes) override;
   bool outlives_backend() const override { return false; }
   std::size_t free_bytes() const override;
 

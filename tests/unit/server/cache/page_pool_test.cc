@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <set>
 #include <thread>
@@ -138,6 +139,56 @@ TEST(PagePoolTest, ThreadsShareIt) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(pool.used_bytes(), 0u);
+}
+
+// --- Pages that change hands ---
+
+constexpr TenantMark kA = 1, kB = 2;
+
+void* Poisoned(PagePool& pool, std::size_t bytes, TenantMark owner) {
+  void* page = pool.Allocate(bytes, owner);
+  std::memset(page, 0x5A, bytes);
+  return page;
+}
+
+bool IsAll(const void* page, std::size_t bytes, char value) {
+  const char* begin = static_cast<const char*>(page);
+  return std::all_of(begin, begin + bytes, [value](char byte) { return byte == value; });
+}
+
+TEST(PagePoolTest, AnotherTenantsPageComesEmptyAndOnesOwnAsItWas) {
+  CountingAllocator memory;
+  PagePool pool(memory, kChunk, kChunk);
+  void* kept = pool.Allocate(1024, kA);
+  EXPECT_TRUE(IsAll(kept, 1024, 0)) << "the process's memory is nobody's";
+  void* page = Poisoned(pool, 1024, kA);
+  pool.Free(page, pool.generation(), kA);
+  EXPECT_EQ(pool.Allocate(1024, kA), page);
+  EXPECT_TRUE(IsAll(page, 1024, 0x5A)) << "nothing is written where nothing changes hands";
+  pool.Free(page, pool.generation(), kA);
+  EXPECT_EQ(pool.Allocate(1024, kB), page);
+  EXPECT_TRUE(IsAll(page, 1024, 0));
+  pool.Free(page, pool.generation(), kB);
+  pool.Free(kept, pool.generation(), kA);
+}
+
+TEST(PagePoolTest, PagesOfAnotherSizeInAFormerChunkComeEmpty) {
+  CountingAllocator memory;
+  PagePool pool(memory, kChunk, kChunk);
+  void* of_a = Poisoned(pool, 1024, kA);
+  void* of_b = Poisoned(pool, 1024, kB);
+  pool.Free(of_a, pool.generation(), kA);
+  pool.Free(of_b, pool.generation(), kB);
+  void* whole = pool.Allocate(kChunk, kA);
+  EXPECT_TRUE(IsAll(whole, kChunk, 0)) << "parts of it were another's";
+  std::memset(whole, 0x5A, kChunk);
+  pool.Free(whole, pool.generation(), kA);
+  void* part = pool.Allocate(512, kA);
+  EXPECT_TRUE(IsAll(part, 512, 0x5A)) << "all of it was its own";
+  pool.Free(part, pool.generation(), kA);
+  part = pool.Allocate(256, kB);
+  EXPECT_TRUE(IsAll(part, 256, 0));
+  pool.Free(part, pool.generation(), kB);
 }
 
 }  // namespace

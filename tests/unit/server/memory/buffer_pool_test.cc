@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -9,10 +10,13 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/string_view.h"
 #include "tests/support/failing_new.h"
 
 namespace attention::server {
 namespace {
+
+constexpr TenantMark kOwner = 7;
 
 // Counts what is allocated; may be out of memory.
 class CountingMemory final : public MemoryAllocator {
@@ -36,7 +40,7 @@ class CountingMemory final : public MemoryAllocator {
 TEST(BufferPoolTest, ABufferReturnsAlsoWhenThereIsNoMemoryToNoteIt) {
   CountingMemory memory;
   BufferPool pool(memory, 1 << 20);
-  PooledBuffer buffer = pool.Get(5000);
+  PooledBuffer buffer = pool.Get(5000, kOwner);
   {
     attention::testing::FailingAllocation failing(1);
     buffer = {};
@@ -45,16 +49,16 @@ TEST(BufferPoolTest, ABufferReturnsAlsoWhenThereIsNoMemoryToNoteIt) {
   EXPECT_EQ(pool.used_bytes(), 0u);
   EXPECT_EQ(pool.idle_bytes(), 0u);
   EXPECT_EQ(memory.allocated_bytes, 0u);
-  pool.Get(5000);
+  pool.Get(5000, kOwner);
   EXPECT_GT(pool.idle_bytes(), 0u) << "kept again";
 }
 
 TEST(BufferPoolTest, ABufferIsHandedOutAgain) {
   CountingMemory memory;
   BufferPool pool(memory, 1 << 20);
-  const char* first = pool.Get(5000).data();
+  const char* first = pool.Get(5000, kOwner).data();
   EXPECT_EQ(pool.used_bytes(), 0u);
-  EXPECT_EQ(pool.Get(4500).data(), first) << "of the same step";
+  EXPECT_EQ(pool.Get(4500, kOwner).data(), first) << "of the same step";
   EXPECT_EQ(memory.allocations, 1);
 }
 
@@ -62,7 +66,7 @@ TEST(BufferPoolTest, AtMostAQuarterIsWasted) {
   CountingMemory memory;
   BufferPool pool(memory, 0);
   for (std::size_t bytes = 4096; bytes < (std::size_t{1} << 24); bytes += bytes / 7 + 1) {
-    const PooledBuffer buffer = pool.Get(bytes);
+    const PooledBuffer buffer = pool.Get(bytes, kOwner);
     EXPECT_GE(buffer.capacity(), bytes);
     EXPECT_LE(buffer.capacity(), bytes + bytes / 4);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64, 0u);
@@ -74,8 +78,8 @@ TEST(BufferPoolTest, IdleMemoryIsBounded) {
   {
     BufferPool pool(memory, 10000);
     {
-      const PooledBuffer first = pool.Get(8192);
-      const PooledBuffer second = pool.Get(8192);
+      const PooledBuffer first = pool.Get(8192, kOwner);
+      const PooledBuffer second = pool.Get(8192, kOwner);
       EXPECT_EQ(pool.used_bytes(), 16384u);
     }
     EXPECT_EQ(pool.idle_bytes(), 8192u) << "one is kept, the other has no room";
@@ -88,11 +92,11 @@ TEST(BufferPoolTest, OutOfMemoryThrowsAndLeavesThePoolAsItWas) {
   CountingMemory memory;
   BufferPool pool(memory, 1 << 20);
   memory.is_exhausted = true;
-  EXPECT_THROW(pool.Get(1), std::bad_alloc);
-  EXPECT_THROW(pool.Get(~std::size_t{0}), std::bad_alloc);
+  EXPECT_THROW(pool.Get(1, kOwner), std::bad_alloc);
+  EXPECT_THROW(pool.Get(~std::size_t{0}, kOwner), std::bad_alloc);
   EXPECT_EQ(pool.used_bytes(), 0u);
   memory.is_exhausted = false;
-  EXPECT_NE(pool.Get(1).data(), nullptr);
+  EXPECT_NE(pool.Get(1, kOwner).data(), nullptr);
 }
 
 TEST(BufferPoolTest, ThePoolWaitsForBuffersThatOthersStillHold) {
@@ -100,7 +104,7 @@ TEST(BufferPoolTest, ThePoolWaitsForBuffersThatOthersStillHold) {
   std::thread holder;
   {
     BufferPool pool(memory, 1 << 20);
-    holder = std::thread([buffer = pool.Get(100)]() mutable {
+    holder = std::thread([buffer = pool.Get(100, kOwner)]() mutable {
       std::this_thread::yield();
       const PooledBuffer returned = std::move(buffer);
     });
@@ -131,7 +135,7 @@ TEST(BufferPoolTest, ThreadsNeverShareABuffer) {
   BufferPool pool(memory, 1 << 20);
   const auto use = [&pool](char mark) {
     for (int round = 0; round < kRounds; ++round) {
-      const PooledBuffer buffer = pool.Get(4096);
+      const PooledBuffer buffer = pool.Get(4096, kOwner);
       std::memset(buffer.data(), mark, 4096);
       for (int i = 0; i < 4096; i += 512) ASSERT_EQ(buffer.data()[i], mark);
     }
@@ -141,6 +145,42 @@ TEST(BufferPoolTest, ThreadsNeverShareABuffer) {
   first.join();
   second.join();
   EXPECT_EQ(pool.used_bytes(), 0u);
+}
+
+bool IsAll(const PooledBuffer& buffer, char value) {
+  const absl::string_view bytes(buffer.data(), buffer.capacity());
+  return std::all_of(bytes.begin(), bytes.end(), [value](char byte) { return byte == value; });
+}
+
+// Padding, and what a kernel has not written, must say nothing of the tenant before.
+TEST(BufferPoolTest, ABufferOfAnotherTenantComesEmptyAndOnesOwnAsItWas) {
+  constexpr TenantMark kOther = 8;
+  CountingMemory memory;
+  BufferPool pool(memory, 1 << 20);
+  PooledBuffer buffer = pool.Get(5000, kOwner);
+  EXPECT_TRUE(IsAll(buffer, 0)) << "the process's memory is nobody's";
+  const char* place = buffer.data();
+  std::memset(buffer.data(), 0x5A, buffer.capacity());
+  buffer = {};
+  buffer = pool.Get(5000, kOwner);
+  EXPECT_EQ(buffer.data(), place);
+  EXPECT_TRUE(IsAll(buffer, 0x5A)) << "nothing is written where nothing changes hands";
+  buffer = {};
+  buffer = pool.Get(4500, kOther);
+  EXPECT_EQ(buffer.data(), place);
+  EXPECT_TRUE(IsAll(buffer, 0)) << "also behind what was asked for";
+}
+
+TEST(BufferPoolTest, ATenantGetsItsOwnBuffersBackFirst) {
+  CountingMemory memory;
+  BufferPool pool(memory, 1 << 20);
+  PooledBuffer first = pool.Get(5000, kOwner), second = pool.Get(5000, kOwner + 1);
+  const char *place_of_first = first.data(), *place_of_second = second.data();
+  first = {};
+  second = {};
+  EXPECT_EQ(pool.Get(5000, kOwner).data(), place_of_first);
+  EXPECT_EQ(pool.Get(5000, kOwner + 1).data(), place_of_second);
+  EXPECT_EQ(memory.allocations, 2);
 }
 
 }  // namespace

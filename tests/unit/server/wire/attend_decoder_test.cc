@@ -366,7 +366,7 @@ TEST_F(AttendDecoderTest, NothingIsAllocatedOfResultsThatAreNotAdmitted) {
     asked = bytes;
     return absl::ResourceExhaustedError("no room");
   };
-  ResponseAllocator allocator(decoding_.pool(), 1 << 20, refuse);
+  ResponseAllocator allocator(decoding_.pool(), kNobody, 1 << 20, refuse);
   v1::AttendRequest request = Packed();
   request.mutable_returns()->set_lse(true);
   const auto decoded =
