@@ -7,6 +7,7 @@
 #include "absl/time/time.h"
 #include "server/base/process_memory.h"
 #include "server/observe/metrics_page.h"
+#include "server/tenant_wiring.h"
 
 namespace attention::server {
 namespace {
@@ -60,11 +61,11 @@ std::string WhyNotReady(const ServerState& state) {
 }  // namespace
 
 AdminServer::Pages MakeAdminPages(ServerState& state) {
-  return {[&metrics = state.metrics, gauges = GaugesOf(state)](std::string_view accept) {
-            return RenderMetrics(metrics, gauges, accept);
-          },
-          [&state] { return WhyNotReady(state); },
-          [&state] { return state.listener_health.WhyNotAlive(); }};
+  return {
+      [&metrics = state.metrics, gauges = GaugesOf(state), of_tenants = TenantMetrics(state)](
+          std::string_view accept) { return RenderMetrics(metrics, gauges, accept, of_tenants); },
+      [&state] { return WhyNotReady(state); },
+      [&state] { return state.listener_health.WhyNotAlive(); }};
 }
 
 }  // namespace attention::server

@@ -10,14 +10,18 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "server/base/descriptors.h"
+#include "server/base/mutex.h"
 #include "server/base/process_memory.h"
 #include "server/config/server_config.h"
 #include "server/observe/logging.h"
@@ -32,13 +36,14 @@ constexpr int kExitSignal = 128;
 
 const char* NameOf(int signal) { return signal == SIGTERM ? "SIGTERM" : "SIGINT"; }
 
-// SIGTERM and SIGINT. The first asks for a drain, the second ends the process.
-class StopSignals {
+// SIGTERM and SIGINT: the first asks for a drain, the second ends the process. SIGHUP asks for the
+// files that may change to be read again.
+class Signals {
  public:
   // Hears them from now on. Before there are threads: they are blocked in every later one, so that
   // only a thread of this gets them.
-  static StopSignals& Hear() {
-    static StopSignals* const signals = new StopSignals;  // as long as its thread, which never ends
+  static Signals& Hear() {
+    static Signals* const signals = new Signals;  // as long as its thread, which never ends
     return *signals;
   }
 
@@ -48,9 +53,17 @@ class StopSignals {
     return first_.WaitForNotificationWithTimeout(timeout);
   }
 
+  // Runs at each SIGHUP, on a thread of its own; null: nothing does. The one before does not run
+  // any more when it returns.
+  void OnHangup(std::function<void()> reload) {
+    MutexLock lock(&mutex_);
+    reload_ = std::move(reload);
+  }
+
  private:
-  StopSignals() {
+  Signals() {
     sigemptyset(&set_);
+    sigaddset(&set_, SIGHUP);
     sigaddset(&set_, SIGTERM);
     sigaddset(&set_, SIGINT);
     pthread_sigmask(SIG_BLOCK, &set_, nullptr);
@@ -58,20 +71,27 @@ class StopSignals {
   }
 
   [[noreturn]] void Listen() {
-    spdlog::info("received {}, draining", NameOf(Next()));
+    spdlog::info("received {}, draining", NameOf(NextStop()));
     first_.Notify();
-    const int signal = Next();
+    const int signal = NextStop();
     spdlog::warn("received {} while draining, ending at once", NameOf(signal));
     std::_Exit(kExitSignal + signal);
   }
 
-  int Next() const {
-    int signal = 0;
-    sigwait(&set_, &signal);
-    return signal;
+  int NextStop() {
+    for (;;) {
+      int signal = 0;
+      sigwait(&set_, &signal);
+      if (signal != SIGHUP) return signal;
+      MutexLock lock(&mutex_);
+      spdlog::info("received SIGHUP{}", reload_ ? "" : ": there is nothing to read again now");
+      if (reload_) reload_();
+    }
   }
 
   sigset_t set_;
+  Mutex mutex_;
+  std::function<void()> reload_ ABSL_GUARDED_BY(mutex_);
   absl::Notification first_;
 };
 
@@ -87,7 +107,7 @@ void EndProcessAfter(absl::Duration timeout) {
 }
 
 // Waits for the signal to stop, or until the server is beyond help; false then.
-bool AwaitSignal(const StopSignals& signals, const ServerApp& app) {
+bool AwaitSignal(const Signals& signals, const ServerApp& app) {
   while (!signals.Await(absl::Seconds(1))) {
     if (app.is_beyond_help()) return false;
   }
@@ -97,7 +117,7 @@ bool AwaitSignal(const StopSignals& signals, const ServerApp& app) {
 int Run(const ParsedCommandLine& parsed) {
   const ServerConfig& config = parsed.config;
   SetUpLogging(config.log_level, config.log_format);
-  const StopSignals& signals = StopSignals::Hear();
+  Signals& signals = Signals::Hear();
   std::signal(SIGPIPE, SIG_IGN);
 
   for (const std::string& warning : parsed.warnings) spdlog::warn("{}", warning);
@@ -113,6 +133,7 @@ int Run(const ParsedCommandLine& parsed) {
     spdlog::error("cannot start: {}", std::string(app.status().message()));
     return 1;
   }
+  signals.OnHangup([&app] { (*app)->ReloadFiles(); });
   const bool was_told = AwaitSignal(signals, **app);
   if (!was_told) {
     spdlog::error("no device has been usable for {}: ending, to be started again",
@@ -120,6 +141,7 @@ int Run(const ParsedCommandLine& parsed) {
   }
   EndProcessAfter(config.drain_delay + config.drain_timeout + absl::Seconds(1));
   (*app)->DrainAndStop();
+  signals.OnHangup(nullptr);
   spdlog::info("stopped");
   return was_told ? 0 : kExitBeyondHelp;
 }

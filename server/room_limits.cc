@@ -42,22 +42,21 @@ int NumCompletionThreads(const ServerConfig& config, const MachineLimits& limits
   return std::max(1, UsableCpus(limits, num_cpus) / 4);
 }
 
-Scheduler::Limits SchedulerLimits(const ServerConfig& config) {
+Scheduler::Limits SchedulerLimits(const ServerConfig& config, TenantLimitsTable& tenants) {
   Scheduler::Limits limits;
   limits.queue = {config.max_queued_requests, config.max_queued_bytes};
   limits.policy.max_batch_requests = config.max_batch_requests;
   limits.policy.max_batch_work = config.max_batch_work;
   limits.policy.max_contended_batch_work = config.max_contended_batch_work;
   limits.policy.long_share = config.long_work_share;
-  limits.policy.tenants.weights = config.tenant_weights;
+  limits.policy.tenants.limits = &tenants;
   limits.policy.tenants.max_unlisted = config.max_active_tenants;
   limits.max_inline_work = config.max_inline_work;
   return limits;
 }
 
 SessionTable::Limits SessionLimits(const ServerConfig& config) {
-  return {config.max_sessions, config.max_sessions_per_tenant, config.session_ttl,
-          config.max_session_ttl};
+  return {config.max_sessions, config.session_ttl, config.max_session_ttl};
 }
 
 LayerTable::Limits LayerLimits(const ServerConfig& config, const Devices& devices) {
@@ -95,7 +94,6 @@ ServiceLimits LimitsOfServices(const ServerConfig& config) {
   limits.max_queued_requests = config.max_queued_requests;
   limits.max_queued_bytes = config.max_queued_bytes;
   limits.max_sessions = config.max_sessions;
-  limits.max_sessions_per_tenant = config.max_sessions_per_tenant;
   limits.max_session_ttl = config.max_session_ttl;
   limits.max_stream_requests = config.max_stream_requests;
   limits.max_stream_bytes = config.max_stream_bytes;

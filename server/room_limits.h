@@ -22,7 +22,8 @@ absl::Status CheckConnectionLimits(const ServerConfig& config);
 // As configured, or else a number that suits the processors that this process may use.
 int NumCompletionThreads(const ServerConfig& config, const MachineLimits& limits);
 
-Scheduler::Limits SchedulerLimits(const ServerConfig& config);
+// `tenants` must outlive the scheduler.
+Scheduler::Limits SchedulerLimits(const ServerConfig& config, TenantLimitsTable& tenants);
 SessionTable::Limits SessionLimits(const ServerConfig& config);
 LayerTable::Limits LayerLimits(const ServerConfig& config, const Devices& devices);
 Connections::Limits ConnectionLimits(const ServerConfig& config);

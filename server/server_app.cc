@@ -21,6 +21,7 @@
 #include "server/rpc/grpc_server.h"
 #include "server/server_state.h"
 #include "server/shared_memory/channels.h"
+#include "server/tenant_wiring.h"
 #include "server/upkeep.h"
 
 namespace attention::server {
@@ -66,6 +67,8 @@ class ServerAppImpl final : public ServerApp {
   const std::vector<std::string>& addresses() const override { return addresses_; }
   const std::string& admin_address() const override { return admin_address_; }
   bool is_beyond_help() const override { return upkeep_->recovery_timed_out(); }
+
+  void ReloadFiles() override { ReloadTenantLimits(*state_); }
 
   void DrainAndStop() override {
     const ServerConfig& config = state_->config;
@@ -130,6 +133,8 @@ class ServerAppImpl final : public ServerApp {
             [](const std::string& text) { spdlog::warn("{}", text); },
             state.buffers,
             state.results,
+            state.tenant_limits,
+            state.streams_of_tenants,
             channels_ == nullptr ? nullptr : &state.regions,
             channels_ == nullptr ? "" : channels_->path(),
             LimitsOfServices(state.config)};

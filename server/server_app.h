@@ -28,6 +28,10 @@ class ServerApp {
   // process can help, and this one should end. Thread-safe.
   virtual bool is_beyond_help() const = 0;
 
+  // Reads the files again that may change while the server runs. The log says what was wrong with
+  // one, which is as it was then. From one thread at a time, until DrainAndStop has returned.
+  virtual void ReloadFiles() = 0;
+
   // Refuses new work, lets what is in flight finish within the configured time, stops.
   virtual void DrainAndStop() = 0;
 };

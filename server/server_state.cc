@@ -13,6 +13,7 @@
 #include "server/base/status_macros.h"
 #include "server/engine/bound_projection.h"
 #include "server/room_limits.h"
+#include "server/tenant_wiring.h"
 #include "server/wire/preload_file.h"
 
 namespace attention::server {
@@ -64,6 +65,15 @@ void LogFailure(std::size_t worker, const BackendInfo& info, const absl::Status&
   }
 }
 
+absl::Status SetTenantLimits(ServerState& state) {
+  state.default_tenant_limits = DefaultTenantLimits(state.config, state.caches.capacity_bytes(),
+                                                    state.layers.limits().capacity_bytes);
+  ATTENTION_ASSIGN_OR_RETURN(TenantLimitsSet limits,
+                             ConfiguredTenantLimits(state.config, state.default_tenant_limits));
+  state.tenant_limits.Replace(std::move(limits));
+  return absl::OkStatus();
+}
+
 absl::Status PreloadLayers(const std::string& path, LayerTable& layers,
                            const Interrupt& interrupt) {
   if (path.empty()) return absl::OkStatus();
@@ -93,6 +103,7 @@ absl::StatusOr<std::unique_ptr<ServerState>> ServerState::Make(const ServerConfi
                                                           telemetry->clock, telemetry->metrics));
   ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
   auto state = std::make_unique<ServerState>(plan, std::move(telemetry), std::move(devices));
+  ATTENTION_RETURN_IF_ERROR(SetTenantLimits(*state));
   ATTENTION_RETURN_IF_ERROR(PreloadLayers(config.preload_layers, state->layers, interrupt));
   return state;
 }
@@ -107,14 +118,15 @@ ServerState::ServerState(const MemoryPlan& plan, std::unique_ptr<Telemetry> give
       buffers(devices[0]->backend().host_memory(),
               static_cast<std::size_t>(plan.idle_buffer_bytes)),
       freed_memory(std::min(plan.idle_buffer_bytes, config.max_receiving_bytes / 4)),
-      caches(PlacesOf(devices), config.kv_page_size),
+      caches(PlacesOf(devices), config.kv_page_size, &kv_bytes_of_tenants),
       sessions(config.server_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock.Now())),
-               SessionLimits(config), caches, clock, metrics),
+               SessionLimits(config), caches, clock, metrics, tenant_limits),
       projections_of_all(ProjectionsOfAll(devices)),
       layers(projections_of_all != nullptr ? projections_of_all.get()
                                            : devices[0]->backend().projections(),
-             LayerLimits(config, devices), clock),
-      scheduler(SchedulersOf(devices, SchedulerLimits(config), clock, metrics)),
+             LayerLimits(config, devices), clock, tenant_limits),
+      scheduler(SchedulersOf(devices, SchedulerLimits(config, tenant_limits), clock, metrics),
+                &work_budget),
       connections(ConnectionLimits(config)),
       listener_health(metrics),
       receiving(ReceivingLimits(config),

@@ -7,12 +7,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "server/base/clock.h"
 #include "server/base/interrupt.h"
 #include "server/base/metrics.h"
 #include "server/base/process_memory.h"
 #include "server/cache/kv_cache_factory.h"
 #include "server/config/server_config.h"
+#include "server/domain/tenant_ledger.h"
+#include "server/domain/tenant_limits.h"
 #include "server/layer/layer_table.h"
 #include "server/listener/connections.h"
 #include "server/listener/listener_health.h"
@@ -25,6 +28,7 @@
 #include "server/rpc/receiving.h"
 #include "server/rpc/service_context.h"
 #include "server/scheduler/scheduler_pool.h"
+#include "server/scheduler/work_budget.h"
 #include "server/session/session_table.h"
 #include "server/shared_memory/region_table.h"
 
@@ -38,7 +42,8 @@ struct ServerState {
     ServerMetrics metrics;
   };
 
-  // Divides the memory, sets the devices up and packs the layers that the configuration names.
+  // Divides the memory, sets the devices up, reads the limits of tenants and packs the layers that
+  // the configuration names.
   // Errors as of ServerApp::Start.
   static absl::StatusOr<std::unique_ptr<ServerState>> Make(const ServerConfig& config,
                                                            const BackendFactory& factory,
@@ -58,6 +63,13 @@ struct ServerState {
   ServerMetrics& metrics = telemetry->metrics;
   SpdlogCallLog call_log;
   CallsInFlight calls_in_flight;
+  TenantLimits default_tenant_limits;  // that the file of limits may change
+  TenantLimitsTable tenant_limits;
+  // The amounts that each tenant holds. Caches and calls count there until they are gone.
+  TenantLedger kv_bytes_of_tenants{TenantLimit::kKvBytes, &TenantLimits::kv_bytes, tenant_limits};
+  TenantLedger streams_of_tenants{TenantLimit::kStreams, &TenantLimits::streams, tenant_limits,
+                                  absl::Seconds(1)};
+  WorkBudget work_budget{tenant_limits};
   const Devices devices;
   const std::vector<UnusedDevice> unused_devices;
   ResultLedger results;

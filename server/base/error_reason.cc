@@ -58,6 +58,10 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "TENANT_MISMATCH";
     case ErrorReason::kRoleRequired:
       return "ROLE_REQUIRED";
+    case ErrorReason::kPriorityNotAllowed:
+      return "PRIORITY_NOT_ALLOWED";
+    case ErrorReason::kLayerReadOnly:
+      return "LAYER_READ_ONLY";
   }
   return "UNSPECIFIED";
 }
@@ -75,6 +79,11 @@ absl::Status ReasonedError(absl::StatusCode code, ErrorReason reason, absl::stri
   absl::Status status(code, message);
   status.SetPayload(kPayloadUrl, absl::Cord(absl::StrJoin(lines, "\n")));
   return status;
+}
+
+bool HasReason(const absl::Status& status, ErrorReason reason) {
+  const std::optional<ErrorDetail> detail = GetErrorDetail(status);
+  return detail && detail->reason == ErrorReasonName(reason);
 }
 
 std::optional<ErrorDetail> GetErrorDetail(const absl::Status& status) {

@@ -32,6 +32,8 @@ enum class ErrorReason {
   kCredentialsExpired,
   kTenantMismatch,
   kRoleRequired,
+  kPriorityNotAllowed,
+  kLayerReadOnly,
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);
@@ -46,6 +48,8 @@ struct ErrorDetail {
 absl::Status ReasonedError(absl::StatusCode code, ErrorReason reason, absl::string_view message,
                            std::map<std::string, std::string> metadata = {},
                            std::optional<absl::Duration> retry_delay = std::nullopt);
+
+bool HasReason(const absl::Status& status, ErrorReason reason);
 
 // Nothing if the status carries no reason.
 std::optional<ErrorDetail> GetErrorDetail(const absl::Status& status);

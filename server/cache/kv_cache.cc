@@ -6,17 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/divide.h"
 #include "server/base/error_reason.h"
+#include "server/base/status_macros.h"
 
 namespace attention::server {
-namespace {
-
-void FreeAll(const std::vector<std::vector<void*>>& pages, PagePool& pool, int generation) {
-  for (const std::vector<void*>& layer : pages) {
-    for (void* page : layer) pool.Free(page, generation);
-  }
-}
-
-}  // namespace
 
 absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const BackendDescription& backend,
                                                    const KvGeometry& geometry,
@@ -36,9 +28,11 @@ absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const BackendDescription& bac
 }
 
 KvCache::KvCache(PagePool& pool, int device, const KvGeometry& geometry, const KvPageLayout& layout,
-                 int num_layers)
+                 int num_layers, CacheOwner owner)
     : pool_(pool),
       device_(device),
+      owner_(std::move(owner)),
+      mark_(MarkOf(owner_.tenant)),
       generation_(pool.generation()),
       geometry_(geometry),
       layout_(layout),
@@ -48,7 +42,29 @@ KvCache::KvCache(PagePool& pool, int device, const KvGeometry& geometry, const K
 
 KvCache::~KvCache() {
   FreePages();
+  GiveBack(charged_bytes_);
   pool_.AddCache(-1);
+}
+
+absl::Status KvCache::Charge(std::size_t bytes) {
+  if (owner_.ledger != nullptr) {
+    ATTENTION_RETURN_IF_ERROR(owner_.ledger->Take(owner_.tenant, static_cast<std::int64_t>(bytes)));
+  }
+  charged_bytes_ += bytes;
+  return absl::OkStatus();
+}
+
+void KvCache::GiveBack(std::size_t bytes) {
+  if (owner_.ledger != nullptr && bytes > 0) {
+    owner_.ledger->Give(owner_.tenant, static_cast<std::int64_t>(bytes));
+  }
+  charged_bytes_ -= bytes;
+}
+
+std::size_t KvCache::ExcessBytes(std::size_t bytes) const {
+  if (owner_.ledger == nullptr) return 0;
+  return static_cast<std::size_t>(
+      owner_.ledger->Excess(owner_.tenant, static_cast<std::int64_t>(bytes)));
 }
 
 std::int64_t KvCache::committed_length() const {
@@ -62,22 +78,35 @@ absl::Status KvCache::Extend(int layer, std::int64_t new_length) {
   const auto num_before = pages.size();
   const auto num_needed =
       static_cast<std::size_t>(CeilDiv<std::int64_t>(new_length, layout_.page_size));
+  if (pages.size() >= num_needed) return absl::OkStatus();
   if (pages.capacity() < num_needed) pages.reserve(std::max(num_needed, 2 * pages.capacity()));
-  while (pages.size() < num_needed) {
-    void* page = pool_.Allocate(layout_.page_bytes);
-    if (page == nullptr) {
-      for (std::size_t i = num_before; i < pages.size(); ++i) pool_.Free(pages[i], generation_);
-      pages.resize(num_before);
-      return ReasonedError(
-          absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
-          absl::StrCat("no free KV pages: the step needs ",
-                       (num_needed - num_before) * layout_.page_bytes, " bytes, ",
-                       pool_.free_bytes(), " of ", pool_.capacity_bytes(), " are free"));
+  const std::size_t bytes = (num_needed - num_before) * layout_.page_bytes;
+  ATTENTION_RETURN_IF_ERROR(Charge(bytes));
+  const auto undo = [&] {
+    for (std::size_t i = num_before; i < pages.size(); ++i) {
+      pool_.Free(pages[i], generation_, mark_);
     }
-    pages.push_back(page);
+    pages.resize(num_before);
+    GiveBack(bytes);
+  };
+  try {
+    while (pages.size() < num_needed) {
+      void* page = pool_.Allocate(layout_.page_bytes, mark_);
+      if (page == nullptr) break;
+      pages.push_back(page);
+    }
+  } catch (...) {
+    undo();
+    throw;
   }
-  const auto added = static_cast<std::int64_t>((pages.size() - num_before) * layout_.page_bytes);
-  kv_bytes_.fetch_add(added, std::memory_order_relaxed);
+  if (pages.size() < num_needed) {
+    undo();
+    return ReasonedError(
+        absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
+        absl::StrCat("no free KV pages: the step needs ", bytes, " bytes, ", pool_.free_bytes(),
+                     " of ", pool_.capacity_bytes(), " are free"));
+  }
+  kv_bytes_.fetch_add(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
@@ -99,14 +128,18 @@ absl::Status KvCache::Spill(AttentionBackend& backend, PagePool& to) {
     return status;
   }
   ReplacePages(std::move(pages), &to);
+  GiveBack(charged_bytes_);
   generation_.store(kOnHost, std::memory_order_release);
   return absl::OkStatus();
 }
 
 absl::Status KvCache::Restore(AttentionBackend& backend) {
   const int generation = pool_.generation();
+  const auto bytes = static_cast<std::size_t>(kv_bytes());
+  ATTENTION_RETURN_IF_ERROR(Charge(bytes));
   std::vector<std::vector<void*>> pages = TakePages(pool_);
   if (pages.empty()) {
+    GiveBack(bytes);
     return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
                          absl::StrCat("no free KV pages: the session was idle and needs its ",
                                       kv_bytes(), " bytes again, ", pool_.free_bytes(), " of ",
@@ -115,6 +148,7 @@ absl::Status KvCache::Restore(AttentionBackend& backend) {
   absl::Status status = backend.RestorePages(PairPages(pages, /*are_pages=*/true));
   if (!status.ok()) {
     FreeAll(pages, pool_, generation);
+    GiveBack(bytes);
     return status;
   }
   ReplacePages(std::move(pages), nullptr);
@@ -134,7 +168,7 @@ std::vector<std::vector<void*>> KvCache::TakePages(PagePool& to) const {
   for (int layer = 0; layer < num_layers(); ++layer) {
     const auto needed = CeilDiv<std::int64_t>(length(layer), layout_.page_size);
     for (std::int64_t i = 0; i < needed; ++i) {
-      void* page = to.Allocate(layout_.page_bytes);
+      void* page = to.Allocate(layout_.page_bytes, mark_);
       if (page == nullptr) {
         FreeAll(taken, to, generation);
         return {};
@@ -143,6 +177,13 @@ std::vector<std::vector<void*>> KvCache::TakePages(PagePool& to) const {
     }
   }
   return taken;
+}
+
+void KvCache::FreeAll(const std::vector<std::vector<void*>>& pages, PagePool& pool,
+                      int generation) const {
+  for (const std::vector<void*>& layer : pages) {
+    for (void* page : layer) pool.Free(page, generation, mark_);
+  }
 }
 
 std::vector<PageCopy> KvCache::PairPages(const std::vector<std::vector<void*>>& others,
@@ -163,7 +204,7 @@ void KvCache::FreePages() {
   const int generation = host_pool_ != nullptr ? host_pool_->generation()
                                                : generation_.load(std::memory_order_relaxed);
   for (const Layer& layer : layers_) {
-    for (void* page : layer.pages) pool.Free(page, generation);
+    for (void* page : layer.pages) pool.Free(page, generation, mark_);
   }
 }
 

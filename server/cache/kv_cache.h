@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -15,8 +16,16 @@
 #include "kernels/api/attention_backend.h"
 #include "kernels/api/paged_kv_view.h"
 #include "server/cache/page_pool.h"
+#include "server/domain/tenant_ledger.h"
+#include "server/domain/tenant_mark.h"
 
 namespace attention::server {
+
+// The tenant whose the pages of a cache are, and who counts those on devices. Null: nobody does.
+struct CacheOwner {
+  std::string tenant = {};
+  TenantLedger* ledger = nullptr;
+};
 
 class KvCache {
  public:
@@ -28,9 +37,10 @@ class KvCache {
                                                    std::int64_t preferred_page_size,
                                                    std::size_t chunk_bytes);
 
-  // `device`: the index of the one whose memory the pool has.
+  // `device`: the index of the one whose memory the pool has. The owner's ledger must outlive the
+  // cache.
   KvCache(PagePool& pool, int device, const KvGeometry& geometry, const KvPageLayout& layout,
-          int num_layers);
+          int num_layers, CacheOwner owner = {});
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
@@ -54,8 +64,8 @@ class KvCache {
   // Bytes of pages held, wherever they are. Any thread.
   std::int64_t kv_bytes() const { return kv_bytes_.load(std::memory_order_relaxed); }
 
-  // Makes sure the layer's pages hold `new_length` tokens. RESOURCE_EXHAUSTED KV_EXHAUSTED leaves
-  // the cache as it was.
+  // Makes sure the layer's pages hold `new_length` tokens. RESOURCE_EXHAUSTED KV_EXHAUSTED, or
+  // QUOTA_EXCEEDED when the owner may not have so many, leaves the cache as it was.
   absl::Status Extend(int layer, std::int64_t new_length);
   void SetLength(int layer, std::int64_t length) {
     layers_[layer].length.store(length, std::memory_order_release);
@@ -63,6 +73,9 @@ class KvCache {
 
   // The bytes that the layer's pages lack for so many tokens.
   std::size_t MissingBytes(int layer, std::int64_t new_length) const;
+  // The part of so many bytes more on devices that the owner may not have.
+  std::size_t ExcessBytes(std::size_t bytes) const;
+  bool HasOwnerOf(const KvCache& other) const { return mark_ == other.mark_; }
 
   // Valid until the next Extend of the layer, or Spill.
   PagedKvView View(int layer) const;
@@ -71,7 +84,8 @@ class KvCache {
   // until then nothing can be read or appended. RESOURCE_EXHAUSTED when `to`, which must outlive
   // the cache, has no room, or the backend's error; the cache is as it was then.
   absl::Status Spill(AttentionBackend& backend, PagePool& to);
-  // RESOURCE_EXHAUSTED KV_EXHAUSTED, or the backend's error, leaves the pages on the host.
+  // RESOURCE_EXHAUSTED KV_EXHAUSTED or QUOTA_EXCEEDED, or the backend's error, leaves the pages on
+  // the host.
   absl::Status Restore(AttentionBackend& backend);
   // Any thread.
   bool is_spilled() const { return generation_.load(std::memory_order_acquire) == kOnHost; }
@@ -100,6 +114,9 @@ class KvCache {
   // Takes a page from `to` for each page that holds tokens, layer by layer. Empty, and nothing
   // taken, when it has not so many.
   std::vector<std::vector<void*>> TakePages(PagePool& to) const;
+  void FreeAll(const std::vector<std::vector<void*>>& pages, PagePool& pool, int generation) const;
+  absl::Status Charge(std::size_t bytes);
+  void GiveBack(std::size_t bytes);
   std::vector<PageCopy> PairPages(const std::vector<std::vector<void*>>& others,
                                   bool are_pages) const;
   void FreePages();
@@ -108,6 +125,9 @@ class KvCache {
 
   PagePool& pool_;
   const int device_;
+  const CacheOwner owner_;
+  const TenantMark mark_;
+  std::size_t charged_bytes_ = 0;
   std::atomic<int> generation_;    // of the pool, when the pages came from there
   PagePool* host_pool_ = nullptr;  // whose the pages are, when they are on the host
   int num_pins_ = 0;

@@ -53,8 +53,10 @@ std::int64_t RoomOf(const PagePool& pool) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(
-    const KvGeometry& geometry, int num_layers, std::int64_t expected_tokens) const {
+absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(const KvGeometry& geometry,
+                                                                int num_layers,
+                                                                std::int64_t expected_tokens,
+                                                                const std::string& tenant) const {
   ATTENTION_RETURN_IF_ERROR(CheckGeometry(geometry, num_layers));
   ATTENTION_RETURN_IF_ERROR(CheckExpectedTokens(expected_tokens));
   ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(ParamsOf(geometry), expected_tokens));
@@ -62,8 +64,9 @@ absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(
   ATTENTION_ASSIGN_OR_RETURN(
       const KvPageLayout layout,
       KvCache::ChooseLayout(place.backend, geometry, page_size_, place.pool.chunk_bytes()));
-  ATTENTION_RETURN_IF_ERROR(CheckRoom(place, layout, num_layers, expected_tokens));
-  auto cache = std::make_shared<KvCache>(place.pool, device, geometry, layout, num_layers);
+  ATTENTION_RETURN_IF_ERROR(CheckRoom(place, layout, num_layers, expected_tokens, tenant));
+  auto cache = std::make_shared<KvCache>(place.pool, device, geometry, layout, num_layers,
+                                         CacheOwner{tenant, ledger_});
   if (place.caches != nullptr) place.caches->Add(cache);
   return cache;
 }
@@ -100,21 +103,26 @@ std::int64_t KvCacheFactory::used_bytes() const {
 }
 
 absl::Status KvCacheFactory::CheckRoom(const Place& place, const KvPageLayout& layout,
-                                       int num_layers, std::int64_t expected_tokens) {
+                                       int num_layers, std::int64_t expected_tokens,
+                                       const std::string& tenant) const {
   const PagePool& pool = place.pool;
   const auto pages = static_cast<std::size_t>(CeilDiv(expected_tokens, layout.page_size)) *
                      static_cast<std::size_t>(num_layers);
-  if (pool.CanAllocate(layout.page_bytes, pages)) return absl::OkStatus();
+  const bool has_room = pool.CanAllocate(layout.page_bytes, pages);
   // Idle sessions may make room; whether enough of them are idle is known when it is needed.
   const std::size_t chunks = CeilDiv(pages, pool.chunk_bytes() / layout.page_bytes);
-  if (place.host_pool != nullptr && chunks * pool.chunk_bytes() <= pool.capacity_bytes() &&
-      place.host_pool->CanAllocate(layout.page_bytes, pages)) {
-    return absl::OkStatus();
+  const bool can_make_room = place.host_pool != nullptr &&
+                             chunks * pool.chunk_bytes() <= pool.capacity_bytes() &&
+                             place.host_pool->CanAllocate(layout.page_bytes, pages);
+  if (!has_room && !can_make_room) {
+    return ReasonedError(
+        absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
+        absl::StrCat("expected_tokens is ", expected_tokens, ", which takes ", pages, " pages of ",
+                     layout.page_bytes, " bytes; ", pool.free_bytes(), " bytes of ",
+                     pool.capacity_bytes(), " are free"));
   }
-  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
-                       absl::StrCat("expected_tokens is ", expected_tokens, ", which takes ", pages,
-                                    " pages of ", layout.page_bytes, " bytes; ", pool.free_bytes(),
-                                    " bytes of ", pool.capacity_bytes(), " are free"));
+  if (ledger_ == nullptr) return absl::OkStatus();
+  return ledger_->Check(tenant, static_cast<std::int64_t>(pages * layout.page_bytes));
 }
 
 }  // namespace attention::server

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -27,28 +28,35 @@ class KvCacheFactory {
   };
 
   // At least one place, all of one kind; the references must outlive the factory. `page_size`:
-  // preferred tokens of a page, a multiple of kPageGranularity.
-  KvCacheFactory(std::vector<Place> places, std::int64_t page_size)
-      : places_(std::move(places)), page_size_(page_size) {}
+  // preferred tokens of a page, a multiple of kPageGranularity. `ledger` counts the bytes of each
+  // tenant on devices; null: nobody does.
+  KvCacheFactory(std::vector<Place> places, std::int64_t page_size, TenantLedger* ledger = nullptr)
+      : places_(std::move(places)), page_size_(page_size), ledger_(ledger) {}
 
   // INVALID_ARGUMENT names the field of the geometry; RESOURCE_EXHAUSTED KV_EXHAUSTED when no
-  // device could hold `expected_tokens` in every layer now.
+  // device could hold `expected_tokens` in every layer now, QUOTA_EXCEEDED when the tenant may not.
   absl::StatusOr<std::shared_ptr<KvCache>> Create(const KvGeometry& geometry, int num_layers,
-                                                  std::int64_t expected_tokens) const;
+                                                  std::int64_t expected_tokens,
+                                                  const std::string& tenant = {}) const;
 
   // The bytes of all devices together.
   std::int64_t capacity_bytes() const;
   std::int64_t free_bytes() const;
   std::int64_t used_bytes() const;
+  // The tenant's pages on devices; 0 when nobody counts them.
+  std::int64_t used_bytes(const std::string& tenant) const {
+    return ledger_ == nullptr ? 0 : ledger_->HeldBy(tenant);
+  }
 
  private:
   absl::StatusOr<int> ChoosePlace(const AttentionParams& params,
                                   std::int64_t expected_tokens) const;
-  static absl::Status CheckRoom(const Place& place, const KvPageLayout& layout, int num_layers,
-                                std::int64_t expected_tokens);
+  absl::Status CheckRoom(const Place& place, const KvPageLayout& layout, int num_layers,
+                         std::int64_t expected_tokens, const std::string& tenant) const;
 
   const std::vector<Place> places_;
   const std::int64_t page_size_;
+  TenantLedger* const ledger_;
 };
 
 }  // namespace attention::server

@@ -117,31 +117,6 @@ CLI::Validator SharedMemoryListenCheck() {
 }
 
 // Says what is wrong, or nothing.
-std::string ParseTenantWeights(const std::string& text, std::map<std::string, double>* weights) {
-  if (text.empty()) return {};
-  for (const std::string& entry : Split(text)) {
-    const std::pair<std::string, std::string> parts =
-        absl::StrSplit(entry, absl::MaxSplits('=', 1));
-    double weight = 0;
-    if (parts.first.empty() || !absl::SimpleAtod(parts.second, &weight) || !(weight >= 1e-3) ||
-        !(weight <= 1e3)) {
-      return "has '" + entry + "', expected tenant=weight with a weight from 0.001 to 1000";
-    }
-    (*weights)[parts.first] = weight;
-  }
-  return {};
-}
-
-CLI::Validator TenantWeightsCheck() {
-  return CLI::Validator(
-      [](std::string& text) {
-        std::map<std::string, double> weights;
-        return ParseTenantWeights(text, &weights);
-      },
-      "TENANT=WEIGHT[,...]", "tenant weights");
-}
-
-// Says what is wrong, or nothing.
 std::string ParseOrdinals(const std::string& text, std::vector<int>* ordinals) {
   if (text.empty()) return {};
   for (const std::string& entry : Split(text)) {

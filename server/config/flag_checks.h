@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -21,14 +20,12 @@ CLI::Validator PageSizeCheck();
 CLI::Validator ListenCheck();
 CLI::Validator AdminListenCheck();
 CLI::Validator SharedMemoryListenCheck();
-CLI::Validator TenantWeightsCheck();
 CLI::Validator OrdinalsCheck();
 
 // The entries of a list, which commas part.
 std::vector<std::string> Split(const std::string& list);
 
-// Say what is wrong, or nothing.
-std::string ParseTenantWeights(const std::string& text, std::map<std::string, double>* weights);
+// Says what is wrong, or nothing.
 std::string ParseOrdinals(const std::string& text, std::vector<int>* ordinals);
 
 }  // namespace attention::server

@@ -174,18 +174,17 @@ void AddQueue(FlagSet& flags, ServerConfig& config) {
   flags.Add("--long-work-share", config.long_work_share,
             "Of a tenant's computing time, what its long requests get while it has short ones, too",
             CLI::Range(0.01, 0.99));
-  flags.AddList("--tenant-weights", "", "tenant=weight,...: shares of the machine; default 1",
-                TenantWeightsCheck(), [&config](const std::string& text) {
-                  ParseTenantWeights(text, &config.tenant_weights);
-                });
+  flags.Add("--tenant-limits", config.tenant_limits,
+            "TOML file of what each tenant may hold and do, read again on SIGHUP");
   flags.Add("--max-active-tenants", config.max_active_tenants,
-            "Tenants without a weight that have a turn of their own; more share one",
+            "Tenants without limits of their own that have a turn of their own; more share one",
             CLI::Range(std::int64_t{0}, std::int64_t{65536}));
 }
 
 void AddSessions(FlagSet& flags, ServerConfig& config) {
   flags.Add("--max-sessions", config.max_sessions, "Sessions of all tenants", AtLeast(0));
-  flags.Add("--max-sessions-per-tenant", config.max_sessions_per_tenant, "Sessions of one tenant",
+  flags.Add("--max-sessions-per-tenant", config.max_sessions_per_tenant,
+            "Sessions of a tenant whose limits say nothing else; 0: nine tenths of max-sessions",
             AtLeast(0));
   flags.AddDuration("--session-ttl", config.session_ttl,
                     "Idle time after which a session is dropped");

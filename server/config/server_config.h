@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -63,15 +62,15 @@ struct ServerConfig {
   absl::Duration max_contended_batch_work = absl::Milliseconds(1);
   absl::Duration max_inline_work = absl::Microseconds(200);
   double long_work_share = 0.25;
-  std::map<std::string, double> tenant_weights;  // 1 for who is not listed
-  std::int64_t max_active_tenants = 64;          // of those; more share one turn
+  std::string tenant_limits;             // a TOML file; empty: the defaults for everybody
+  std::int64_t max_active_tenants = 64;  // of those that it does not list; more share one turn
   int max_stream_requests = 64;
   std::int64_t max_stream_bytes = std::int64_t{64} << 20;
   int completion_threads = 0;  // 0: one for each four cores
   absl::Duration keepalive_interval = absl::Minutes(1);
 
   std::int64_t max_sessions = 10000;
-  std::int64_t max_sessions_per_tenant = 10000;
+  std::int64_t max_sessions_per_tenant = 0;  // 0: nine tenths of max_sessions
   absl::Duration session_ttl = absl::Minutes(15);
   absl::Duration max_session_ttl = absl::Hours(24);
   absl::Duration drain_delay;  // from "not ready" until calls are refused

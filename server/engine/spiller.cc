@@ -9,7 +9,7 @@ namespace attention::server {
 
 absl::Status Spiller::Hold(KvCache& cache) {
   if (cache.is_spilled()) {
-    ATTENTION_RETURN_IF_ERROR(WithRoom(static_cast<std::size_t>(cache.kv_bytes()),
+    ATTENTION_RETURN_IF_ERROR(WithRoom(cache, static_cast<std::size_t>(cache.kv_bytes()),
                                        [&] { return cache.Restore(backend_); }));
     metrics_.sessions_restored.Add();
   }
@@ -18,34 +18,58 @@ absl::Status Spiller::Hold(KvCache& cache) {
 }
 
 absl::Status Spiller::Extend(KvCache& cache, int layer, std::int64_t new_length) {
-  return WithRoom(cache.MissingBytes(layer, new_length),
+  return WithRoom(cache, cache.MissingBytes(layer, new_length),
                   [&] { return cache.Extend(layer, new_length); });
 }
 
-absl::Status Spiller::WithRoom(std::size_t bytes, absl::FunctionRef<absl::Status()> attempt) {
+absl::Status Spiller::SpillIfItFits(KvCache& victim, bool* is_spilled) {
+  absl::Status status = victim.Spill(backend_, host_pages_);
+  *is_spilled = status.ok();
+  if (status.ok()) metrics_.sessions_spilled.Add();
+  // Chunks of pages of other sizes may fit less than was counted.
+  return status.code() == absl::StatusCode::kResourceExhausted ? absl::OkStatus() : status;
+}
+
+absl::Status Spiller::MakeRoomForOwner(const KvCache& cache, std::size_t bytes) {
+  const std::size_t excess = cache.ExcessBytes(bytes);
+  if (excess == 0) return absl::OkStatus();
+  for (const std::shared_ptr<KvCache>& victim : ChooseVictims(excess, &cache)) {
+    bool is_spilled = false;
+    ATTENTION_RETURN_IF_ERROR(SpillIfItFits(*victim, &is_spilled));
+    if (cache.ExcessBytes(bytes) == 0) break;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Spiller::WithRoom(const KvCache& cache, std::size_t bytes,
+                               absl::FunctionRef<absl::Status()> attempt) {
+  ATTENTION_RETURN_IF_ERROR(MakeRoomForOwner(cache, bytes));
   absl::Status status = attempt();
-  if (status.code() != absl::StatusCode::kResourceExhausted) return status;
+  if (status.code() != absl::StatusCode::kResourceExhausted || cache.ExcessBytes(bytes) > 0) {
+    return status;
+  }
   for (const std::shared_ptr<KvCache>& victim : ChooseVictims(bytes)) {
-    const absl::Status spilled = victim->Spill(backend_, host_pages_);
-    // Chunks of pages of other sizes may fit less than was counted.
-    if (spilled.code() == absl::StatusCode::kResourceExhausted) continue;
-    ATTENTION_RETURN_IF_ERROR(spilled);
-    metrics_.sessions_spilled.Add();
+    bool is_spilled = false;
+    ATTENTION_RETURN_IF_ERROR(SpillIfItFits(*victim, &is_spilled));
+    if (!is_spilled) continue;
     status = attempt();
     if (status.code() != absl::StatusCode::kResourceExhausted) return status;
   }
   return status;
 }
 
-std::vector<std::shared_ptr<KvCache>> Spiller::ChooseVictims(std::size_t bytes) const {
+std::vector<std::shared_ptr<KvCache>> Spiller::ChooseVictims(std::size_t bytes,
+                                                             const KvCache* cache) const {
   std::vector<std::shared_ptr<KvCache>> idle;
   std::vector<SpillCandidate> candidates;
-  for (std::shared_ptr<KvCache>& cache : caches_.Alive()) {
-    if (cache->is_pinned() || cache->is_spilled() || cache->is_lost()) continue;
-    candidates.push_back({static_cast<std::size_t>(cache->kv_bytes()), cache->last_used()});
-    idle.push_back(std::move(cache));
+  for (std::shared_ptr<KvCache>& known : caches_.Alive()) {
+    if (known->is_pinned() || known->is_spilled() || known->is_lost()) continue;
+    if (cache != nullptr && !known->HasOwnerOf(*cache)) continue;
+    candidates.push_back({static_cast<std::size_t>(known->kv_bytes()), known->last_used()});
+    idle.push_back(std::move(known));
   }
-  const std::size_t free = pages_.free_bytes();
+  // An owner's limit may be used up, however much the device has free.
+  const std::size_t free = cache == nullptr ? pages_.free_bytes() : 0;
   const std::vector<std::size_t> chosen =
       ChooseSpills(candidates, bytes > free ? bytes - free : 1, clock_.Now(),
                    {min_idle_, host_pages_.capacity_bytes() - host_pages_.used_bytes()});

@@ -37,7 +37,8 @@ class Spiller {
         metrics_(metrics) {}
 
   // The cache is on the device and stays there until as many calls of Release. RESOURCE_EXHAUSTED
-  // KV_EXHAUSTED when there is no room and nobody idle, or the backend's error; not held then.
+  // KV_EXHAUSTED when there is no room and nobody idle, QUOTA_EXCEEDED when the owner is at its
+  // limit and nothing of its own is idle, or the backend's error; not held then.
   absl::Status Hold(KvCache& cache);
   void Release(KvCache& cache) { cache.Unpin(clock_.Now()); }
 
@@ -45,9 +46,17 @@ class Spiller {
   absl::Status Extend(KvCache& cache, int layer, std::int64_t new_length);
 
  private:
-  // Returns the result of `attempt`, which is made again after each cache that makes room for it.
-  absl::Status WithRoom(std::size_t bytes, absl::FunctionRef<absl::Status()> attempt);
-  std::vector<std::shared_ptr<KvCache>> ChooseVictims(std::size_t bytes) const;
+  // Returns the result of `attempt`, for which the cache takes so many bytes and which is made
+  // again after each cache that makes room for it.
+  absl::Status WithRoom(const KvCache& cache, std::size_t bytes,
+                        absl::FunctionRef<absl::Status()> attempt);
+  // An owner at its limit makes room from its own caches.
+  absl::Status MakeRoomForOwner(const KvCache& cache, std::size_t bytes);
+  // OK also when the host has no room for it.
+  absl::Status SpillIfItFits(KvCache& victim, bool* is_spilled);
+  // Those that would make `bytes` free, of the owner of `cache` if it is not null.
+  std::vector<std::shared_ptr<KvCache>> ChooseVictims(std::size_t bytes,
+                                                      const KvCache* cache = nullptr) const;
 
   AttentionBackend& backend_;
   const PagePool& pages_;

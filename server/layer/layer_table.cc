@@ -16,12 +16,13 @@ namespace {
 constexpr std::size_t kMaxIdBytes = 128;
 
 // The key that layers have in common when their packed weights are the same: their owner, dtype and
-// shapes of all tensors, and the hash of their bytes. A tenant's name has no zero byte.
+// shapes of all tensors, and the hash of their bytes. A tenant's name has no zero byte, the
+// server's is empty.
 std::string WeightsKey(const LayerTable::NewLayer& layer, const LayerTensors& tensors,
                        const std::string& hash) {
-  std::string key = absl::StrCat(layer.is_from_file ? "" : layer.tenant, absl::string_view("\0", 1),
-                                 static_cast<int>(tensors.spec().dtype), ":",
-                                 tensors.spec().is_cross() ? "cross:" : "self:");
+  std::string key =
+      absl::StrCat(layer.tenant, absl::string_view("\0", 1), static_cast<int>(tensors.spec().dtype),
+                   ":", tensors.spec().is_cross() ? "cross:" : "self:");
   for (int i = 0; i < kNumLayerTensors; ++i) {
     const auto tensor = static_cast<LayerTensor>(i);
     if (!tensors.has(tensor)) continue;
@@ -51,11 +52,36 @@ bool LayerBytes::Take(std::int64_t bytes) {
   return true;
 }
 
-LayerTable::LayerTable(ProjectionBackend* projections, const Limits& limits, const Clock& clock)
+LayerTable::LayerTable(ProjectionBackend* projections, const Limits& limits, const Clock& clock,
+                       TenantLimitsTable& tenants)
     : projections_(projections),
       limits_(limits),
       clock_(clock),
-      bytes_(std::make_shared<LayerBytes>(limits.capacity_bytes)) {}
+      bytes_(std::make_shared<LayerBytes>(limits.capacity_bytes)),
+      of_tenants_(std::make_shared<TenantLedger>(TenantLimit::kLayerBytes,
+                                                 &TenantLimits::layer_bytes, tenants)) {}
+
+bool LayerTable::ServerLayer::IsVisibleTo(const std::string& tenant) const {
+  return visible_to.empty() ||
+         std::find(visible_to.begin(), visible_to.end(), tenant) != visible_to.end();
+}
+
+std::shared_ptr<const Layer> LayerTable::ServersOf(const std::string& tenant,
+                                                   const std::string& layer_id) const {
+  const auto [begin, end] = servers_.equal_range(layer_id);
+  const auto found =
+      std::find_if(begin, end, [&](const auto& entry) { return entry.second.IsVisibleTo(tenant); });
+  return found == end ? nullptr : found->second.layer;
+}
+
+absl::Status LayerTable::CheckIsTenants(const std::string& tenant,
+                                        const std::string& layer_id) const {
+  if (ServersOf(tenant, layer_id) == nullptr) return absl::OkStatus();
+  return ReasonedError(absl::StatusCode::kPermissionDenied, ErrorReason::kLayerReadOnly,
+                       absl::StrCat("layer_id is ", Quoted(layer_id),
+                                    ", a layer of the server's own, which tenants may only use, "
+                                    "expected a layer of the tenant's or a new name"));
+}
 
 absl::Status LayerTable::CheckQuota(const std::string& tenant) const {
   if (static_cast<std::int64_t>(layers_.size()) >= limits_.max_layers) {
@@ -85,6 +111,11 @@ std::vector<std::shared_ptr<const Layer>> LayerTable::TakeLost() {
     RemoveFromQuota(it->first.first);
     it = layers_.erase(it);
   }
+  std::erase_if(servers_, [&](auto& entry) {
+    if (!entry.second.layer->weights->is_lost()) return false;
+    lost.push_back(std::move(entry.second.layer));
+    return true;
+  });
   return lost;
 }
 
@@ -101,40 +132,31 @@ absl::StatusOr<LayerTable::Reservation> LayerTable::Reserve(const NewLayer& laye
   }
   ATTENTION_RETURN_IF_ERROR(CheckLayerId(layer.layer_id));
   const std::vector<std::shared_ptr<const Layer>> lost = TakeLost();
-  {
+  if (!layer.is_of_server()) {
     MutexLock lock(&mutex_);
+    ATTENTION_RETURN_IF_ERROR(CheckIsTenants(layer.tenant, layer.layer_id));
     if (layers_.count({layer.tenant, layer.layer_id}) == 0) {
       ATTENTION_RETURN_IF_ERROR(CheckQuota(layer.tenant));
     }
   }
   const auto bytes =
       static_cast<std::int64_t>(LayerWeights::PackedBytes(*projections_, layer.spec));
+  Reservation of_tenant;
+  if (!layer.is_of_server()) {
+    std::string tenant = layer.tenant;  // before anything is taken: it may throw
+    ATTENTION_RETURN_IF_ERROR(of_tenants_->Take(tenant, bytes));
+    of_tenant = Reservation(nullptr, of_tenants_, std::move(tenant), bytes);
+  }
   if (bytes_->Take(bytes)) {
-    std::shared_ptr<LayerBytes> of_tenant;
-    if (!layer.is_from_file) of_tenant = BytesOf(layer.tenant);
-    if (of_tenant != nullptr) of_tenant->Take(bytes);
-    return Reservation(bytes_, std::move(of_tenant), bytes);
+    of_tenant.bytes_ = bytes_;
+    of_tenant.size_ = bytes;
+    return of_tenant;
   }
   return ReasonedError(
       absl::StatusCode::kResourceExhausted, ErrorReason::kLayerBytesExhausted,
       absl::StrCat("the layer's weights take ", bytes, " bytes, expected at most the ",
                    bytes_->capacity() - bytes_->used(), " that are left of layer-capacity-bytes (",
                    bytes_->capacity(), ")"));
-}
-
-std::shared_ptr<LayerBytes> LayerTable::BytesOf(const std::string& tenant) {
-  MutexLock lock(&mutex_);
-  if (const auto it = bytes_of_tenant_.find(tenant); it != bytes_of_tenant_.end()) {
-    if (auto known = it->second.lock(); known != nullptr) return known;
-  }
-  // Names come from callers: what those have left behind that hold nothing is swept up now and
-  // then.
-  if (bytes_of_tenant_.size() >= 2 * (layers_per_tenant_.size() + 64)) {
-    std::erase_if(bytes_of_tenant_, [](const auto& entry) { return entry.second.expired(); });
-  }
-  auto bytes = std::make_shared<LayerBytes>(limits_.capacity_bytes);
-  bytes_of_tenant_[tenant] = bytes;
-  return bytes;
 }
 
 absl::StatusOr<std::shared_ptr<const LayerWeights>> LayerTable::WeightsOf(
@@ -179,12 +201,32 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Create(const NewLayer& 
       WeightsOf(tensors, WeightsKey(new_layer, tensors, layer->sha256), std::move(reservation)));
   if (layer->spec.rotary) layer->rotary.emplace(*layer->spec.rotary);
   layer->create_time = clock_.Now();
-  return Register(std::move(layer));
+  return Register(new_layer, std::move(layer));
 }
 
-absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Register(std::shared_ptr<Layer> layer) {
+absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::RegisterForServer(
+    const NewLayer& new_layer, std::shared_ptr<Layer> layer) {
+  const auto [begin, end] = servers_.equal_range(layer->layer_id);
+  const auto is_seen_by_both = [&](const auto& entry) {
+    const ServerLayer& other = entry.second;
+    return other.visible_to.empty() || new_layer.visible_to.empty() ||
+           std::any_of(new_layer.visible_to.begin(), new_layer.visible_to.end(),
+                       [&](const std::string& tenant) { return other.IsVisibleTo(tenant); });
+  };
+  if (std::any_of(begin, end, is_seen_by_both)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("layer_id is ", Quoted(layer->layer_id),
+                     ", which is another layer's that the same tenants see"));
+  }
+  servers_.emplace(layer->layer_id, ServerLayer{layer, new_layer.visible_to});
+  return std::shared_ptr<const Layer>(std::move(layer));
+}
+
+absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Register(const NewLayer& new_layer,
+                                                                  std::shared_ptr<Layer> layer) {
   std::shared_ptr<const Layer> lost;  // since the reservation; freed without the lock
   MutexLock lock(&mutex_);
+  if (new_layer.is_of_server()) return RegisterForServer(new_layer, std::move(layer));
   const Key key(layer->tenant, layer->layer_id);
   if (const auto it = layers_.find(key); it != layers_.end() && it->second->weights->is_lost()) {
     lost = std::move(it->second);
@@ -227,8 +269,10 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Find(const std::string&
                                                               const std::string& layer_id) const {
   MutexLock lock(&mutex_);
   const auto it = layers_.find({tenant, layer_id});
-  if (it != layers_.end() && !it->second->weights->is_lost()) return it->second;
-  if (it != layers_.end()) {
+  const std::shared_ptr<const Layer> found =
+      it != layers_.end() ? it->second : ServersOf(tenant, layer_id);
+  if (found != nullptr && !found->weights->is_lost()) return found;
+  if (found != nullptr) {
     return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kLayerNotFound,
                          absl::StrCat("layer_id is ", Quoted(layer_id),
                                       ", which was lost: its device failed and lost its memory; "
@@ -239,15 +283,16 @@ absl::StatusOr<std::shared_ptr<const Layer>> LayerTable::Find(const std::string&
       absl::StrCat("layer_id is ", Quoted(layer_id), ", expected that of a layer of the tenant"));
 }
 
-void LayerTable::Delete(const std::string& tenant, const std::string& layer_id) {
+absl::Status LayerTable::Delete(const std::string& tenant, const std::string& layer_id) {
   std::shared_ptr<const Layer> removed;  // may be the last holder: freed without the lock
   MutexLock lock(&mutex_);
   const auto it = layers_.find({tenant, layer_id});
-  if (it == layers_.end()) return;
+  if (it == layers_.end()) return CheckIsTenants(tenant, layer_id);
   removed = std::move(it->second);
   layers_.erase(it);
   RemoveFromQuota(tenant);
   std::erase_if(weights_, [](const auto& entry) { return entry.second.expired(); });
+  return absl::OkStatus();
 }
 
 std::vector<std::shared_ptr<const Layer>> LayerTable::List(const std::string& tenant,
@@ -255,9 +300,20 @@ std::vector<std::shared_ptr<const Layer>> LayerTable::List(const std::string& te
                                                            std::size_t max_count) const {
   MutexLock lock(&mutex_);
   std::vector<std::shared_ptr<const Layer>> layers;
-  auto it = layers_.upper_bound({tenant, after_id});
-  for (; it != layers_.end() && it->first.first == tenant && layers.size() < max_count; ++it) {
-    if (!it->second->weights->is_lost()) layers.push_back(it->second);
+  auto own = layers_.upper_bound({tenant, after_id});
+  auto servers = servers_.upper_bound(after_id);
+  while (layers.size() < max_count) {
+    const bool has_own = own != layers_.end() && own->first.first == tenant;
+    const bool has_servers = servers != servers_.end();
+    if (!has_own && !has_servers) break;
+    std::shared_ptr<const Layer> next;
+    if (has_own && (!has_servers || own->first.second <= servers->first)) {
+      next = (own++)->second;
+    } else {
+      const ServerLayer& found = (servers++)->second;
+      if (found.IsVisibleTo(tenant)) next = found.layer;
+    }
+    if (next != nullptr && !next->weights->is_lost()) layers.push_back(std::move(next));
   }
   return layers;
 }
@@ -268,16 +324,9 @@ std::int64_t LayerTable::num_layers(const std::string& tenant) const {
   return it == layers_per_tenant_.end() ? 0 : it->second;
 }
 
-std::int64_t LayerTable::weight_bytes(const std::string& tenant) const {
-  MutexLock lock(&mutex_);
-  const auto it = bytes_of_tenant_.find(tenant);
-  const auto bytes = it == bytes_of_tenant_.end() ? nullptr : it->second.lock();
-  return bytes == nullptr ? 0 : bytes->used();
-}
-
 std::int64_t LayerTable::num_layers() const {
   MutexLock lock(&mutex_);
-  return static_cast<std::int64_t>(layers_.size());
+  return static_cast<std::int64_t>(layers_.size() + servers_.size());
 }
 
 }  // namespace attention::server

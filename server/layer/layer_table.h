@@ -1,4 +1,7 @@
-// The layers of all tenants, and the memory of their weights.
+// The layers of all tenants and of the server, and the memory of their weights.
+//
+// The server's layers are there from its start. Tenants use them, none can delete or replace one,
+// and they count for no tenant.
 //
 // Weights are counted once however many layers of a tenant have them, for as long as anybody holds
 // them: a deleted layer's until the last call that uses them is done. Tenants do not share, so that
@@ -27,13 +30,14 @@
 #include "server/base/clock.h"
 #include "server/base/interrupt.h"
 #include "server/base/mutex.h"
+#include "server/domain/tenant_ledger.h"
 #include "server/layer/layer_weights.h"
 
 namespace attention::server {
 
 struct Layer {
   std::string layer_id;
-  std::string tenant;
+  std::string tenant;  // empty: the server's
   LayerSpec spec;
   std::vector<LayerTensor> tensors;  // that were uploaded
   std::string sha256;                // LayerTensors::Hash
@@ -45,7 +49,7 @@ struct Layer {
 // INVALID_ARGUMENT unless it is a name that a layer may have; empty is one.
 absl::Status CheckLayerId(const std::string& id);
 
-// Bytes of weights, those that are being uploaded included.
+// Bytes of all weights, those that are being uploaded included.
 class LayerBytes {
  public:
   explicit LayerBytes(std::int64_t capacity) : capacity_(capacity) {}
@@ -71,7 +75,8 @@ class LayerTable {
   };
 
   // `projections` may be null: no layer can be created then. References must outlive the table.
-  LayerTable(ProjectionBackend* projections, const Limits& limits, const Clock& clock);
+  LayerTable(ProjectionBackend* projections, const Limits& limits, const Clock& clock,
+             TenantLimitsTable& tenants);
 
   const Limits& limits() const { return limits_; }
 
@@ -79,16 +84,21 @@ class LayerTable {
   class Reservation {
    public:
     Reservation() = default;
-    Reservation(std::shared_ptr<LayerBytes> bytes, std::shared_ptr<LayerBytes> of_tenant,
-                std::int64_t size)
-        : bytes_(std::move(bytes)), of_tenant_(std::move(of_tenant)), size_(size) {}
+    Reservation(std::shared_ptr<LayerBytes> bytes, std::shared_ptr<TenantLedger> of_tenants,
+                std::string tenant, std::int64_t size)
+        : bytes_(std::move(bytes)),
+          of_tenants_(std::move(of_tenants)),
+          tenant_(std::move(tenant)),
+          size_(size) {}
     Reservation(Reservation&& other) noexcept
         : bytes_(std::move(other.bytes_)),
-          of_tenant_(std::move(other.of_tenant_)),
+          of_tenants_(std::move(other.of_tenants_)),
+          tenant_(std::move(other.tenant_)),
           size_(std::exchange(other.size_, 0)) {}
     Reservation& operator=(Reservation&& other) noexcept {
       std::swap(bytes_, other.bytes_);
-      std::swap(of_tenant_, other.of_tenant_);
+      std::swap(of_tenants_, other.of_tenants_);
+      std::swap(tenant_, other.tenant_);
       std::swap(size_, other.size_);
       return *this;
     }
@@ -98,23 +108,27 @@ class LayerTable {
     friend class LayerTable;
     void Shrink(std::int64_t size) {
       if (bytes_ != nullptr) bytes_->Give(size_ - size);
-      if (of_tenant_ != nullptr) of_tenant_->Give(size_ - size);
+      if (of_tenants_ != nullptr) of_tenants_->Give(tenant_, size_ - size);
       size_ = size;
     }
 
     std::shared_ptr<LayerBytes> bytes_;
-    std::shared_ptr<LayerBytes> of_tenant_;  // null: the operator's
+    std::shared_ptr<TenantLedger> of_tenants_;  // null: the server's
+    std::string tenant_;
     std::int64_t size_ = 0;
   };
 
   struct NewLayer {
-    std::string tenant;
-    std::string layer_id;       // empty: one is picked
-    LayerSpec spec;             // valid (ValidateLayerSpec)
-    bool is_from_file = false;  // as the operator's configuration says
+    std::string tenant;                        // empty: the server's
+    std::string layer_id;                      // empty: one is picked
+    LayerSpec spec;                            // valid (ValidateLayerSpec)
+    std::vector<std::string> visible_to = {};  // of the server's; empty: all tenants
+
+    bool is_of_server() const { return tenant.empty(); }
   };
   // Checks what can be known before the weights are there. INVALID_ARGUMENT for the id;
-  // RESOURCE_EXHAUSTED LAYER_BYTES_EXHAUSTED, QUOTA_EXCEEDED; UNIMPLEMENTED.
+  // RESOURCE_EXHAUSTED LAYER_BYTES_EXHAUSTED, QUOTA_EXCEEDED; PERMISSION_DENIED LAYER_READ_ONLY for
+  // the name of a layer of the server's that the tenant can see; UNIMPLEMENTED.
   absl::StatusOr<Reservation> Reserve(const NewLayer& layer);
 
   // Packs the complete tensors and registers the layer; an equal one under the same id is returned
@@ -129,24 +143,34 @@ class LayerTable {
                                                        int num_kv_heads,
                                                        const Interrupt& interrupt = nullptr);
 
-  // NOT_FOUND LAYER_NOT_FOUND, also for a layer whose device failed and lost its memory.
+  // The tenant's, or the server's that it can see. NOT_FOUND LAYER_NOT_FOUND, also for a layer
+  // whose device failed and lost its memory.
   absl::StatusOr<std::shared_ptr<const Layer>> Find(const std::string& tenant,
                                                     const std::string& layer_id) const;
-  // OK also when it is gone already.
-  void Delete(const std::string& tenant, const std::string& layer_id);
-  // The tenant's layers by ascending id, starting after `after_id`.
+  // OK also when it is gone already. PERMISSION_DENIED LAYER_READ_ONLY for one of the server's.
+  absl::Status Delete(const std::string& tenant, const std::string& layer_id);
+  // The layers that Find gives the tenant, by ascending id, starting after `after_id`.
   std::vector<std::shared_ptr<const Layer>> List(const std::string& tenant,
                                                  const std::string& after_id,
                                                  std::size_t max_count) const;
 
   std::int64_t num_layers() const;
   std::int64_t weight_bytes() const { return bytes_->used(); }
-  // The same of the tenant; the bytes of weights from files do not count.
+  // The same of the tenant's own.
   std::int64_t num_layers(const std::string& tenant) const;
-  std::int64_t weight_bytes(const std::string& tenant) const;
+  std::int64_t weight_bytes(const std::string& tenant) const { return of_tenants_->HeldBy(tenant); }
+  std::map<std::string, std::int64_t> weight_bytes_by_tenant() const {
+    return of_tenants_->ByTenant();
+  }
 
  private:
   using Key = std::pair<std::string, std::string>;  // tenant and id
+  struct ServerLayer {
+    std::shared_ptr<const Layer> layer;
+    std::vector<std::string> visible_to;  // empty: all tenants
+
+    bool IsVisibleTo(const std::string& tenant) const;
+  };
 
   // Takes out the layers whose weights went with their device's memory, for the caller to let go
   // of: it frees them without the lock.
@@ -157,20 +181,29 @@ class LayerTable {
   absl::StatusOr<std::shared_ptr<const LayerWeights>> WeightsOf(const LayerTensors& tensors,
                                                                 const std::string& key,
                                                                 Reservation reservation);
-  std::shared_ptr<LayerBytes> BytesOf(const std::string& tenant);
-  absl::StatusOr<std::shared_ptr<const Layer>> Register(std::shared_ptr<Layer> layer);
+  absl::StatusOr<std::shared_ptr<const Layer>> Register(const NewLayer& new_layer,
+                                                        std::shared_ptr<Layer> layer);
+  absl::StatusOr<std::shared_ptr<const Layer>> RegisterForServer(const NewLayer& new_layer,
+                                                                 std::shared_ptr<Layer> layer)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The server's layer of the id that the tenant can see; null: there is none.
+  std::shared_ptr<const Layer> ServersOf(const std::string& tenant,
+                                         const std::string& layer_id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckIsTenants(const std::string& tenant, const std::string& layer_id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   ProjectionBackend* const projections_;
   const Limits limits_;
   const Clock& clock_;
-  const std::shared_ptr<LayerBytes> bytes_;  // shared: weights may outlive the table
+  // Shared: weights may outlive the table.
+  const std::shared_ptr<LayerBytes> bytes_;
+  const std::shared_ptr<TenantLedger> of_tenants_;
 
   mutable Mutex mutex_;
   std::map<Key, std::shared_ptr<const Layer>> layers_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::int64_t> layers_per_tenant_ ABSL_GUARDED_BY(mutex_);
-  // The bytes of each tenant, alive while anybody holds some.
-  std::unordered_map<std::string, std::weak_ptr<LayerBytes>> bytes_of_tenant_
-      ABSL_GUARDED_BY(mutex_);
+  std::multimap<std::string, ServerLayer> servers_ ABSL_GUARDED_BY(mutex_);  // by id
   // The packed weights, by WeightsKey: by who may share them and by content.
   std::unordered_map<std::string, std::weak_ptr<const LayerWeights>> weights_
       ABSL_GUARDED_BY(mutex_);

@@ -22,7 +22,7 @@ absl::StatusOr<DType> TypeOf(const std::string& name, const std::string& dtype) 
 absl::Status Load(const PreloadedLayer& layer, LayerTable& table, const Interrupt& interrupt) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const safetensors::File> file,
                              safetensors::File::Open(layer.file));
-  LayerTable::NewLayer made{layer.tenant, layer.layer_id, layer.spec, /*is_from_file=*/true};
+  LayerTable::NewLayer made{/*tenant=*/"", layer.layer_id, layer.spec, layer.tenants};
   std::optional<LayerTensors> tensors;
   LayerTable::Reservation reservation;
   for (const auto& [tensor, name] : layer.tensors) {

@@ -13,7 +13,7 @@
 namespace attention::server {
 
 struct PreloadedLayer {
-  std::string tenant = "default";
+  std::vector<std::string> tenants;  // who may use it; empty: all
   std::string layer_id;
   LayerSpec spec;              // its dtype does not count
   std::optional<DType> dtype;  // that the tensors must have; absent: any

@@ -131,6 +131,22 @@ std::vector<MetricFamily> CollectGauges(const std::vector<Gauge>& gauges) {
   return families;
 }
 
+std::vector<MetricFamily> CollectLabelled(const std::vector<LabelledMetric>& metrics) {
+  std::vector<MetricFamily> families;
+  for (const LabelledMetric& metric : metrics) {
+    const bool is_gauge = metric.kind == LabelledMetric::Kind::kGauge;
+    MetricFamily family =
+        Family(metric.name, metric.help, is_gauge ? MetricType::Gauge : MetricType::Counter);
+    for (const LabelledValue& read : metric.read()) {
+      ClientMetric& value = family.metric.emplace_back();
+      for (const auto& [name, label] : read.labels) value.label.push_back({name, label});
+      (is_gauge ? value.gauge.value : value.counter.value) = read.value;
+    }
+    if (!family.metric.empty()) families.push_back(std::move(family));
+  }
+  return families;
+}
+
 std::vector<HistogramFamily> CollectHistograms(const ServerMetrics& metrics) {
   return {
       {"attention_call_seconds", "Duration of calls in the server",

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/base/metrics.h"
@@ -16,6 +17,21 @@ struct Gauge {
   std::string name;
   std::string help;
   std::function<double()> read;
+};
+
+struct LabelledValue {
+  std::vector<std::pair<std::string, std::string>> labels;
+  double value = 0;
+};
+
+// Values under labels, read when the page is rendered.
+struct LabelledMetric {
+  enum class Kind { kGauge, kCounter };
+
+  std::string name;
+  std::string help;
+  Kind kind = Kind::kGauge;
+  std::function<std::vector<LabelledValue>()> read;
 };
 
 // A histogram at one moment: the counts agree with each other even while they are being written.
@@ -36,6 +52,8 @@ struct HistogramFamily {
 
 std::vector<prometheus::MetricFamily> CollectCounters(const ServerMetrics& metrics);
 std::vector<prometheus::MetricFamily> CollectGauges(const std::vector<Gauge>& gauges);
+// Those that have no value have no family.
+std::vector<prometheus::MetricFamily> CollectLabelled(const std::vector<LabelledMetric>& metrics);
 std::vector<HistogramFamily> CollectHistograms(const ServerMetrics& metrics);
 
 // A bound for each power of two.

@@ -103,9 +103,10 @@ pb::MetricFamily ToProtobuf(const HistogramFamily& histogram) {
 }  // namespace
 
 MetricsPage RenderMetrics(const ServerMetrics& metrics, const std::vector<Gauge>& gauges,
-                          std::string_view accept) {
+                          std::string_view accept, const std::vector<LabelledMetric>& labelled) {
   std::vector<prometheus::MetricFamily> families = CollectCounters(metrics);
   for (auto& family : CollectGauges(gauges)) families.push_back(std::move(family));
+  for (auto& family : CollectLabelled(labelled)) families.push_back(std::move(family));
   const std::vector<HistogramFamily> histograms = CollectHistograms(metrics);
   if (!AsksForProtobuf(accept)) {
     for (const auto& histogram : histograms) families.push_back(ClassicHistogram(histogram));

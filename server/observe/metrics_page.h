@@ -18,6 +18,7 @@ struct MetricsPage {
 // Renders the format that the scraper's Accept header asks for: protobuf with native histograms, or
 // the text format, which has none.
 MetricsPage RenderMetrics(const ServerMetrics& metrics, const std::vector<Gauge>& gauges,
-                          std::string_view accept);
+                          std::string_view accept,
+                          const std::vector<LabelledMetric>& labelled = {});
 
 }  // namespace attention::server

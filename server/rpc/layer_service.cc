@@ -61,8 +61,7 @@ void LayerServiceImpl::ListLayers(UnaryCall& call) {
 void LayerServiceImpl::DeleteLayer(UnaryCall& call) {
   AnswerNow<v1::DeleteLayerRequest, v1::DeleteLayerResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto*) {
-        services_.layers.Delete(frame.tenant(), request.layer_id());
-        return absl::OkStatus();
+        return services_.layers.Delete(frame.tenant(), request.layer_id());
       });
 }
 

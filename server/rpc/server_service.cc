@@ -1,12 +1,16 @@
 #include "server/rpc/server_service.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
 #include "kernels/api/work_estimate.h"
+#include "server/base/client_text.h"
 #include "server/base/status_macros.h"
 #include "server/base/version.h"
 #include "server/rpc/unary_call.h"
 #include "server/wire/config_decoder.h"
+#include "server/wire/tenant_limits_decoder.h"
 #include "server/wire/tensor_decoder.h"
 
 namespace attention::server {
@@ -23,13 +27,13 @@ void EncodeDevice(const DeviceStatus& device, v1::Device* wire) {
   wire->set_kv_free_bytes(device.kv_free_bytes);
 }
 
-void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes,
-                  const LayerTable& layers, v1::Limits* wire) {
+void EncodeLimits(const ServiceLimits& limits, const TenantLimits& tenant,
+                  std::int64_t kv_capacity_bytes, const LayerTable& layers, v1::Limits* wire) {
   wire->set_max_message_bytes(limits.max_message_bytes);
   wire->set_max_queued_requests(limits.max_queued_requests);
   wire->set_max_queued_bytes(limits.max_queued_bytes);
   wire->set_max_sessions(limits.max_sessions);
-  wire->set_max_sessions_per_tenant(limits.max_sessions_per_tenant);
+  wire->set_max_sessions_per_tenant(std::min(limits.max_sessions, tenant.sessions));
   wire->set_max_session_ttl_seconds(absl::ToInt64Seconds(limits.max_session_ttl));
   wire->set_max_head_dim(kMaxHeadDim);
   wire->set_kv_capacity_bytes(kv_capacity_bytes);
@@ -38,6 +42,16 @@ void EncodeLimits(const ServiceLimits& limits, std::int64_t kv_capacity_bytes,
   wire->set_max_receiving_bytes(limits.max_receiving_bytes);
   wire->set_max_calls(limits.max_calls);
   wire->set_max_response_bytes(limits.max_response_bytes);
+}
+
+absl::Status CheckTenantName(const std::string& tenant) {
+  constexpr std::size_t kMaxTenantBytes = 128;  // as in a call's metadata
+  if (tenant.size() <= kMaxTenantBytes && std::all_of(tenant.begin(), tenant.end(), IsPrintable)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("tenant is ", Quoted(tenant),
+                                                 ", expected at most ", kMaxTenantBytes,
+                                                 " printable ASCII characters"));
 }
 
 absl::Status CheckRange(absl::string_view field, std::int64_t value, std::int64_t min) {
@@ -97,12 +111,16 @@ void EncodeExplanation(const ServiceContext& services, const AttentionTask& task
 ServerServiceImpl::ServerServiceImpl(const ServiceContext& services)
     : services_(services),
       get_server_info_(ATTENTION_UNARY_METHOD(ServerService, GetServerInfo)),
-      explain_(ATTENTION_UNARY_METHOD(ServerService, Explain)) {}
+      explain_(ATTENTION_UNARY_METHOD(ServerService, Explain)),
+      get_tenant_limits_(ATTENTION_UNARY_METHOD(ServerService, GetTenantLimits)),
+      set_tenant_limits_(ATTENTION_UNARY_METHOD(ServerService, SetTenantLimits)) {}
 
 void ServerServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;
-  UnaryCall::Listen(get_server_info_);
-  UnaryCall::Listen(explain_);
+  for (const UnaryMethod* method :
+       {&get_server_info_, &explain_, &get_tenant_limits_, &set_tenant_limits_}) {
+    UnaryCall::Listen(*method);
+  }
 }
 
 void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
@@ -116,8 +134,8 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
           EncodeDevice(device, response->add_devices());
         }
         const KvCacheFactory& caches = services_.sessions.caches();
-        EncodeLimits(services_.limits, caches.capacity_bytes(), services_.layers,
-                     response->mutable_limits());
+        EncodeLimits(services_.limits, services_.tenant_limits.Of(frame.tenant()),
+                     caches.capacity_bytes(), services_.layers, response->mutable_limits());
         response->set_shared_memory_socket(services_.shared_memory_socket);
         v1::Capacity* capacity = response->mutable_capacity();
         capacity->set_kv_free_bytes(caches.free_bytes());
@@ -139,6 +157,43 @@ void ServerServiceImpl::Explain(UnaryCall& call) {
         const absl::StatusOr<AttentionTask> task = DecodeTask(request, tensors);
         if (task.ok()) EncodeExplanation(services_, *task, response);
         return task.status();
+      });
+}
+
+void ServerServiceImpl::GetTenantLimits(UnaryCall& call) {
+  AnswerNow<v1::GetTenantLimitsRequest, v1::GetTenantLimitsResponse>(
+      call, [&](const CallFrame& frame, const auto& request, auto* response) -> absl::Status {
+        const std::string& tenant = request.tenant().empty() ? frame.tenant() : request.tenant();
+        ATTENTION_RETURN_IF_ERROR(CheckTenantName(tenant));
+        if (tenant != frame.tenant()) ATTENTION_RETURN_IF_ERROR(frame.CheckIsAdmin());
+        const auto all = services_.tenant_limits.all();
+        response->set_tenant(tenant);
+        response->set_is_listed(all->listed.count(tenant) > 0);
+        EncodeTenantLimits(all->Of(tenant), response->mutable_limits());
+        v1::TenantUse* use = response->mutable_use();
+        use->set_kv_bytes(services_.sessions.caches().used_bytes(tenant));
+        use->set_layer_bytes(services_.layers.weight_bytes(tenant));
+        use->set_sessions(services_.sessions.num_sessions(tenant));
+        use->set_streams(services_.streams.HeldBy(tenant));
+        return absl::OkStatus();
+      });
+}
+
+void ServerServiceImpl::SetTenantLimits(UnaryCall& call) {
+  AnswerNow<v1::SetTenantLimitsRequest, v1::SetTenantLimitsResponse>(
+      call, [&](const CallFrame& frame, const auto& request, auto* response) -> absl::Status {
+        ATTENTION_RETURN_IF_ERROR(frame.CheckIsAdmin());
+        const std::string& tenant = request.tenant();
+        if (!tenant.empty()) ATTENTION_RETURN_IF_ERROR(CheckTenantName(tenant));
+        ATTENTION_ASSIGN_OR_RETURN(
+            const TenantLimits limits,
+            DecodeTenantLimits(request.limits(), services_.tenant_limits.Of(tenant)));
+        services_.tenant_limits.Set(tenant, limits);
+        services_.warn(
+            absl::StrCat("tenant ", Quoted(frame.tenant()), " set the limits of ",
+                         tenant.empty() ? "tenants that are not listed" : Quoted(tenant)));
+        EncodeTenantLimits(limits, response->mutable_limits());
+        return absl::OkStatus();
       });
 }
 

@@ -10,7 +10,8 @@ namespace attention::server {
 
 // Messages are received and sent as bytes (proto/codec).
 using RawServerService = v1::ServerService::WithRawMethod_GetServerInfo<
-    v1::ServerService::WithRawMethod_Explain<TakenAtHeaders<v1::ServerService>>>;
+    v1::ServerService::WithRawMethod_Explain<v1::ServerService::WithRawMethod_GetTenantLimits<
+        v1::ServerService::WithRawMethod_SetTenantLimits<TakenAtHeaders<v1::ServerService>>>>>;
 
 class ServerServiceImpl final : public RawServerService {
  public:
@@ -23,11 +24,15 @@ class ServerServiceImpl final : public RawServerService {
  private:
   void GetServerInfo(UnaryCall& call);
   void Explain(UnaryCall& call);
+  void GetTenantLimits(UnaryCall& call);
+  void SetTenantLimits(UnaryCall& call);
 
   const ServiceContext& services_;
   grpc::ServerCompletionQueue* queue_ = nullptr;
   const UnaryMethod get_server_info_;
   const UnaryMethod explain_;
+  const UnaryMethod get_tenant_limits_;
+  const UnaryMethod set_tenant_limits_;
 };
 
 }  // namespace attention::server

@@ -1,6 +1,7 @@
 #include "server/rpc/service_context.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -35,16 +36,13 @@ absl::Status ReadMetadata(const grpc::ServerContextBase& context, const char* ke
                                                  ", expected printable ASCII characters"));
 }
 
-absl::Status ReadPriority(const grpc::ServerContextBase& context, Priority* priority) {
-  std::string name = "normal";
+absl::Status ReadPriority(const grpc::ServerContextBase& context,
+                          std::optional<Priority>* priority) {
+  std::string name;
   ATTENTION_RETURN_IF_ERROR(ReadMetadata(context, kPriorityKey, &name));
-  constexpr std::pair<absl::string_view, Priority> kPriorities[] = {
-      {"high", Priority::kHigh}, {"normal", Priority::kNormal}, {"low", Priority::kLow}};
-  for (const auto& [known, value] : kPriorities) {
-    if (name != known) continue;
-    *priority = value;
-    return absl::OkStatus();
-  }
+  if (name.empty()) return absl::OkStatus();
+  *priority = ParsePriority(name);
+  if (priority->has_value()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("metadata ", kPriorityKey, " is ", Quoted(name),
                                                  ", expected high, normal or low"));
 }
@@ -74,24 +72,56 @@ CallFrame::CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
       deadline_(absl::FromChrono(context.deadline())),
       is_cancelled_(std::move(is_cancelled)) {
   status_ = ReadMetadata(context, kTenantKey, &tenant_);
-  status_.Update(ReadPriority(context, &priority_));
+  std::optional<Priority> asked;
+  status_.Update(ReadPriority(context, &asked));
+  if (status_.ok()) status_ = SetPriority(asked);
   status_.Update(ReadMetadata(context, kRequestIdKey, &request_id_));
   // Last: what throws before it is not destroyed, which would count it out.
   services_.calls_in_flight.Add(kind_ == Kind::kStream);
   status_.Update(CheckNumCalls(services_));
+  if (kind_ == Kind::kStream && status_.ok()) {
+    status_ = ContainExceptions([this] { return services_.streams.Take(tenant_, 1); });
+    is_counted_stream_ = status_.ok();
+  }
+}
+
+CallFrame::~CallFrame() {
+  if (is_counted_stream_) services_.streams.Give(tenant_, 1);
+  services_.calls_in_flight.Remove(kind_ == Kind::kStream);
+}
+
+// A call that asks for nothing has normal priority, or the tenant's highest if that is lower.
+absl::Status CallFrame::SetPriority(std::optional<Priority> asked) {
+  const Priority highest = services_.tenant_limits.Of(tenant_).highest_priority;
+  priority_ = asked.value_or(std::max(Priority::kNormal, highest));
+  if (priority_ >= highest) return absl::OkStatus();  // the highest is the least
+  services_.tenant_limits.CountRefusal(TenantLimit::kHighestPriority, tenant_);
+  const std::string bound(PriorityName(highest));
+  return ReasonedError(
+      absl::StatusCode::kPermissionDenied, ErrorReason::kPriorityNotAllowed,
+      absl::StrCat("metadata ", kPriorityKey, " is ", PriorityName(priority_),
+                   ", expected at most ", bound, ", the limit highest-priority of tenant ",
+                   Quoted(tenant_), ": ask for a lower priority, or the operator for more"),
+      {{"limit", std::string(TenantLimitKey(TenantLimit::kHighestPriority))}, {"bound", bound}});
+}
+
+absl::Status CallFrame::CheckIsAdmin() const {
+  return ReasonedError(absl::StatusCode::kPermissionDenied, ErrorReason::kRoleRequired,
+                       absl::StrCat(rpc_, " is for the role admin, this call has the role use"),
+                       {{"role", "admin"}});
 }
 
 absl::Status CallFrame::CheckRoom(std::size_t bytes) const {
   if (bytes < kMinCheckedBytes) return absl::OkStatus();
   return services_.scheduler.CheckRoom(
-      {tenant_, priority_, static_cast<std::int64_t>(bytes), deadline_});
+      {tenant_, priority_, static_cast<std::int64_t>(bytes), deadline_}, services_.clock.Now());
 }
 
 absl::StatusOr<ResultLedger::Charge> CallFrame::AdmitResults(std::int64_t message_bytes,
                                                              std::int64_t result_bytes) const {
   if (result_bytes < static_cast<std::int64_t>(kMinCheckedBytes)) return nullptr;
-  ATTENTION_RETURN_IF_ERROR(
-      services_.scheduler.CheckRoom({tenant_, priority_, message_bytes + result_bytes, deadline_}));
+  ATTENTION_RETURN_IF_ERROR(services_.scheduler.CheckRoom(
+      {tenant_, priority_, message_bytes + result_bytes, deadline_}, services_.clock.Now()));
   absl::StatusOr<ResultLedger::Charge> charge = services_.results.Take(tenant_, result_bytes);
   if (!charge.ok()) services_.metrics.rejected_queue_full.Add();
   return charge;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@
 #include "server/base/call_log.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
+#include "server/domain/tenant_ledger.h"
+#include "server/domain/tenant_limits.h"
 #include "server/domain/work_model.h"
 #include "server/layer/layer_table.h"
 #include "server/listener/connections.h"
@@ -39,7 +42,6 @@ struct ServiceLimits {
   std::int64_t max_queued_requests = 0;
   std::int64_t max_queued_bytes = 0;
   std::int64_t max_sessions = 0;
-  std::int64_t max_sessions_per_tenant = 0;
   absl::Duration max_session_ttl;
   // Requests of one stream that are read but not yet answered; beyond, the stream is not read and
   // gRPC's flow control holds the client back.
@@ -86,6 +88,8 @@ struct ServiceContext {
   std::function<void(const std::string& text)> warn;
   BufferPool& buffers;
   ResultLedger& results;
+  TenantLimitsTable& tenant_limits;
+  TenantLedger& streams;             // that each tenant has open
   const RegionTable* regions;        // null: shared memory is not offered
   std::string shared_memory_socket;  // its path
   ServiceLimits limits;
@@ -100,11 +104,12 @@ class CallFrame {
  public:
   enum class Kind { kUnary, kStream };
 
-  // From status() INVALID_ARGUMENT when the metadata is not usable, RESOURCE_EXHAUSTED when too
-  // many calls are open.
+  // From status() INVALID_ARGUMENT when the metadata is not usable, PERMISSION_DENIED when its
+  // priority is above the tenant's highest, RESOURCE_EXHAUSTED when too many calls are open, or too
+  // many streams of the tenant.
   CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
             const grpc::ServerContextBase& context, CancelFlag is_cancelled);
-  ~CallFrame() { services_.calls_in_flight.Remove(kind_ == Kind::kStream); }
+  ~CallFrame();
   CallFrame(const CallFrame&) = delete;
   CallFrame& operator=(const CallFrame&) = delete;
 
@@ -126,6 +131,9 @@ class CallFrame {
   // A request that belongs to this call, arriving now.
   std::unique_ptr<AttentionRequest> MakeRequest() const;
 
+  // PERMISSION_DENIED ROLE_REQUIRED unless the caller may do what only administrators may.
+  absl::Status CheckIsAdmin() const;
+
   // Counts and logs the call; once. Without memory the log lacks a line.
   void Finish(const absl::Status& status) const noexcept;
 
@@ -133,8 +141,11 @@ class CallFrame {
   const ServiceContext& services_;
   const char* rpc_;
   const Kind kind_;
+  absl::Status SetPriority(std::optional<Priority> asked);
+
   std::string tenant_;
   Priority priority_ = Priority::kNormal;
+  bool is_counted_stream_ = false;
   std::string request_id_;
   std::string peer_;
   absl::Time arrival_;

@@ -1,9 +1,11 @@
 #include "server/scheduler/admission.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error_reason.h"
+#include "server/domain/tenant_limits.h"
 #include "server/domain/tenant_share.h"
 
 namespace attention::server {
@@ -22,6 +24,13 @@ absl::Duration RetryDelay(absl::Duration work, double work_rate) {
   constexpr absl::Duration kUnknownRate = absl::Milliseconds(100);
   if (work_rate <= 0) return kUnknownRate;
   return std::clamp(work / work_rate, absl::Milliseconds(1), absl::Seconds(10));
+}
+
+absl::Status CheckTenantBytes(const std::string& tenant, std::int64_t held, std::int64_t bytes,
+                              std::int64_t bound, absl::Duration retry_delay) {
+  if (bytes <= bound - held) return absl::OkStatus();
+  const auto delay = bytes <= bound ? std::optional(retry_delay) : std::nullopt;
+  return LimitReached(TenantLimit::kQueuedBytes, tenant, held, bytes, bound, delay);
 }
 
 absl::Duration ExpectedWait(const QueueView& view) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -37,6 +38,11 @@ absl::Duration ExpectedWait(const QueueView& view);
 // INVALID_ARGUMENT when it is larger than the limit of bytes: it would not fit an empty queue.
 absl::Status CheckAdmission(const QueueView& view, const QueueLimits& limits, std::int64_t bytes,
                             absl::Duration until_deadline);
+
+// RESOURCE_EXHAUSTED QUOTA_EXCEEDED when the tenant may not have so many bytes more in the queue,
+// of which `held` are its own; with the retry delay, unless they would not fit an empty one either.
+absl::Status CheckTenantBytes(const std::string& tenant, std::int64_t held, std::int64_t bytes,
+                              std::int64_t bound, absl::Duration retry_delay);
 
 // The time to work off `work` at the rate, within the bounds of a retry delay; 100 ms while the
 // rate is unknown.

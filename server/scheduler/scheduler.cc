@@ -6,6 +6,7 @@
 
 #include "server/base/contain_exceptions.h"
 #include "server/base/error_reason.h"
+#include "server/base/status_macros.h"
 
 namespace attention::server {
 namespace {
@@ -109,6 +110,14 @@ QueueView Scheduler::ViewOf(const std::string& tenant, absl::Time now) const {
   return {queue_.load(), queue_.load(tenant, now), queue_.ShareOf(tenant, now), work_rate_};
 }
 
+absl::Status Scheduler::CheckTenantBound(const Arrival& arrival, const QueueView& view) const {
+  const TenantLimitsTable* limits = limits_.policy.tenants.limits;
+  if (limits == nullptr) return absl::OkStatus();
+  return CheckTenantBytes(arrival.tenant, view.tenant.bytes, arrival.bytes,
+                          limits->Of(arrival.tenant).queued_bytes,
+                          RetryDelay(view.tenant.work / view.tenant_share, view.work_rate));
+}
+
 absl::Status Scheduler::CheckRoomFor(const Arrival& arrival, std::vector<DroppedRequest>& dropped) {
   if (is_draining_) return DropStatus(DropReason::kDraining);
   const absl::Time now = clock_.Now();
@@ -121,17 +130,27 @@ absl::Status Scheduler::CheckRoomFor(const Arrival& arrival, std::vector<Dropped
       arrival.priority == Priority::kHigh && !queue_.IsShared(arrival.tenant, now);
   const absl::Duration until_deadline =
       is_first ? absl::InfiniteDuration() : arrival.deadline - now;
-  const auto check = [&] {
-    return CheckAdmission(ViewOf(arrival.tenant, now), limits_.queue, arrival.bytes,
-                          until_deadline);
+  const auto check = [&]() -> absl::Status {
+    const QueueView view = ViewOf(arrival.tenant, now);
+    ATTENTION_RETURN_IF_ERROR(CheckTenantBound(arrival, view));
+    return CheckAdmission(view, limits_.queue, arrival.bytes, until_deadline);
   };
   absl::Status status = check();
   if (!status.ok()) {
     dropped = queue_.TakeExpiredAndCancelled(now);
     if (!dropped.empty()) status = check();
   }
-  if (!status.ok()) metrics_.rejected_queue_full.Add();
+  if (!status.ok()) CountRefusal(arrival.tenant, status);
   return status;
+}
+
+void Scheduler::CountRefusal(const std::string& tenant, const absl::Status& status) {
+  TenantLimitsTable* limits = limits_.policy.tenants.limits;
+  if (limits != nullptr && HasReason(status, ErrorReason::kQuotaExceeded)) {
+    limits->CountRefusal(TenantLimit::kQueuedBytes, tenant);
+  } else {
+    metrics_.rejected_queue_full.Add();
+  }
 }
 
 absl::Status Scheduler::CheckRoom(const Arrival& arrival) {
@@ -163,6 +182,11 @@ bool Scheduler::AwaitIdle(absl::Time deadline) {
 QueueLoad Scheduler::load() const {
   MutexLock lock(&mutex_);
   return queue_.load();
+}
+
+std::map<std::string, std::int64_t> Scheduler::queued_bytes_by_tenant() const {
+  MutexLock lock(&mutex_);
+  return queue_.BytesByTenant();
 }
 
 std::int64_t Scheduler::NumWaiting(const std::string& tenant) const {

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -84,6 +85,8 @@ class Scheduler {
   void Stop();
 
   QueueLoad load() const;
+  // As SchedulerPool has them.
+  std::map<std::string, std::int64_t> queued_bytes_by_tenant() const;
   // Requests of the tenant that wait.
   std::int64_t NumWaiting(const std::string& tenant) const;
   // Estimated, of what is queued or being computed.
@@ -104,6 +107,8 @@ class Scheduler {
                      std::vector<DroppedRequest>& dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckRoomFor(const Arrival& arrival, std::vector<DroppedRequest>& dropped)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckTenantBound(const Arrival& arrival, const QueueView& view) const;
+  void CountRefusal(const std::string& tenant, const absl::Status& status);
   QueueView ViewOf(const std::string& tenant, absl::Time now) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake(Start start) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/base/mutex.h"
+#include "server/base/status_macros.h"
 
 namespace attention::server {
 namespace {
@@ -115,8 +116,24 @@ class Joint {
 
 }  // namespace
 
+// A continuation of admitted work is never refused, and costs all the same. Work that is taken and
+// then not computed stays spent.
 absl::Status SchedulerPool::Submit(std::unique_ptr<AttentionRequest>& request,
                                    Scheduler::Start start) {
+  if (budget_ == nullptr) return SubmitToDevices(request, start);
+  const absl::Time arrival = request->arrival;
+  if (!request->is_continuation) {
+    ATTENTION_RETURN_IF_ERROR(budget_->Check(request->tenant, arrival));
+  }
+  const std::string tenant = request->tenant;
+  const absl::Duration work = request->work;
+  ATTENTION_RETURN_IF_ERROR(SubmitToDevices(request, start));
+  budget_->Spend(tenant, work, arrival);
+  return absl::OkStatus();
+}
+
+absl::Status SchedulerPool::SubmitToDevices(std::unique_ptr<AttentionRequest>& request,
+                                            Scheduler::Start start) {
   const std::vector<SessionStep>& steps = request->steps;
   if (steps.empty()) return LeastBusy().Submit(request, start);
   const int device = steps[0].device;
@@ -164,7 +181,8 @@ void SchedulerPool::ComputePending() {
   for (const auto& scheduler : schedulers_) scheduler->ComputePending();
 }
 
-absl::Status SchedulerPool::CheckRoom(const Scheduler::Arrival& arrival) {
+absl::Status SchedulerPool::CheckRoom(const Scheduler::Arrival& arrival, absl::Time now) {
+  if (budget_ != nullptr) ATTENTION_RETURN_IF_ERROR(budget_->Check(arrival.tenant, now));
   absl::Status status;
   for (const auto& scheduler : schedulers_) {
     status = scheduler->CheckRoom(arrival);
@@ -190,6 +208,14 @@ void SchedulerPool::Stop() {
 std::int64_t SchedulerPool::NumWaiting(const std::string& tenant) const {
   std::int64_t sum = 0;
   for (const auto& scheduler : schedulers_) sum += scheduler->NumWaiting(tenant);
+  return sum;
+}
+
+std::map<std::string, std::int64_t> SchedulerPool::queued_bytes_by_tenant() const {
+  std::map<std::string, std::int64_t> sum;
+  for (const auto& scheduler : schedulers_) {
+    for (const auto& [tenant, bytes] : scheduler->queued_bytes_by_tenant()) sum[tenant] += bytes;
+  }
   return sum;
 }
 

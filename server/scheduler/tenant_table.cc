@@ -9,11 +9,32 @@ bool IsIdle(const TenantQueue& queue) {
 
 }  // namespace
 
-TenantTable::TenantTable(const Limits& limits) : limits_(limits) { shared_.is_shared = true; }
+TenantTable::TenantTable(const Limits& limits) : limits_(limits) {
+  shared_.is_shared = true;
+  // Before the shares are read: one that changes between is read again.
+  if (limits_.limits != nullptr) generation_ = limits_.limits->generation();
+  shares_ =
+      limits_.limits != nullptr ? limits_.limits->all() : std::make_shared<const TenantLimitsSet>();
+  shared_.weight = shares_->others.share;
+}
 
-double TenantTable::WeightOf(const std::string& name) const {
-  const auto it = limits_.weights.find(name);
-  return it == limits_.weights.end() ? 1 : it->second;
+bool TenantTable::FollowShares() {
+  if (limits_.limits == nullptr || limits_.limits->generation() == generation_) return false;
+  generation_ = limits_.limits->generation();
+  shares_ = limits_.limits->all();
+  shared_.weight = shares_->others.share;
+  for (auto& [name, known] : known_) {
+    known.queue.weight = WeightOf(name);
+    const bool was_listed = known.age == by_age_.end();
+    if (was_listed == IsListed(name)) continue;
+    if (was_listed) {
+      known.age = by_age_.insert(by_age_.end(), name);
+    } else {
+      by_age_.erase(known.age);
+      known.age = by_age_.end();
+    }
+  }
+  return true;
 }
 
 bool TenantTable::HasPlace(absl::Time now) const {
@@ -42,11 +63,13 @@ TenantQueue& TenantTable::Join(const std::string& name, absl::Time now) {
   RenewOldest(now);
   const bool is_listed = IsListed(name);
   // A name stays in the shared queue while it waits there: its steps must not overtake each other.
-  if (!is_listed && (waiting_in_shared_.count(name) > 0 || !HasPlace(now))) {
+  if (waiting_in_shared_.count(name) > 0 || (!is_listed && !HasPlace(now))) {
     ++waiting_in_shared_[name];
     return shared_;
   }
-  if (!is_listed && static_cast<std::int64_t>(by_age_.size()) >= limits_.max_unlisted) {
+  // More than one when tenants have ceased to be listed.
+  while (!is_listed && static_cast<std::int64_t>(by_age_.size()) >= limits_.max_unlisted &&
+         IsIdle(known_.at(by_age_.front()).queue)) {
     known_.erase(by_age_.front());
     by_age_.pop_front();
   }
@@ -65,8 +88,17 @@ void TenantTable::Leave(const TenantQueue& queue, const std::string& name) {
 
 const TenantQueue* TenantTable::Find(const std::string& name, absl::Time now) const {
   if (const auto it = known_.find(name); it != known_.end()) return &it->second.queue;
-  if (IsListed(name)) return nullptr;
-  return waiting_in_shared_.count(name) > 0 || !HasPlace(now) ? &shared_ : nullptr;
+  if (waiting_in_shared_.count(name) > 0) return &shared_;
+  return IsListed(name) || HasPlace(now) ? nullptr : &shared_;
+}
+
+std::map<std::string, std::int64_t> TenantTable::BytesByTenant() const {
+  std::map<std::string, std::int64_t> bytes;
+  for (const auto& [name, known] : known_) {
+    if (known.queue.load.bytes > 0) bytes[name] = known.queue.load.bytes;
+  }
+  if (shared_.load.bytes > 0) bytes[""] = shared_.load.bytes;
+  return bytes;
 }
 
 std::int64_t TenantTable::NumWaiting(const std::string& name) const {

@@ -1,7 +1,7 @@
 // The tenants that a queue tells apart, and what waits for each.
 //
-// Names are whatever callers say, so only so many have a turn of their own: those that the
-// configuration lists, and a bounded number of others, of which the one that was idle for longest
+// Names are whatever callers say, so only so many have a turn of their own: those that the operator
+// lists (TenantLimits), and a bounded number of others, of which the one that was idle for longest
 // makes room for the next. Names beyond that share one turn, in which requests run in order of
 // arrival. A caller who invents a name for each call thus shares the turn of one tenant.
 //
@@ -20,6 +20,7 @@
 
 #include "absl/time/time.h"
 #include "server/domain/attention_request.h"
+#include "server/domain/tenant_limits.h"
 #include "server/scheduler/batch_executor.h"
 #include "server/scheduler/step_order.h"
 
@@ -66,7 +67,9 @@ struct TenantQueue {
 class TenantTable {
  public:
   struct Limits {
-    std::map<std::string, double> weights = {};  // 1 for who is not listed
+    // The tenants that are listed, and what each may have, as they are at each arrival; must
+    // outlive the table. Null: nobody is listed, all shares are 1, and nothing else is bounded.
+    TenantLimitsTable* limits = nullptr;
     std::int64_t max_unlisted = 64;
     // An idle tenant keeps its turn for so long: one that is ahead of the others gains nothing by
     // leaving and coming back.
@@ -83,9 +86,15 @@ class TenantTable {
 
   // The queue that Join would give; null: a new one.
   const TenantQueue* Find(const std::string& name, absl::Time now) const;
+  // The bytes that wait of those who have any; of the shared turn under the empty name.
+  std::map<std::string, std::int64_t> BytesByTenant() const;
   // The requests that wait under the name.
   std::int64_t NumWaiting(const std::string& name) const;
-  double WeightOf(const std::string& name) const;
+  double WeightOf(const std::string& name) const { return shares_->Of(name).share; }
+
+  // Follows a change of the shares, if there was one since the last call; true then: the weights
+  // of queues may be others.
+  bool FollowShares();
 
  private:
   struct Known {
@@ -94,13 +103,15 @@ class TenantTable {
     absl::Time last_joined;
   };
 
-  bool IsListed(const std::string& name) const { return limits_.weights.count(name) > 0; }
+  bool IsListed(const std::string& name) const { return shares_->listed.count(name) > 0; }
   // True if an unlisted tenant that is not known could become so.
   bool HasPlace(absl::Time now) const;
   // Keeps one that has had work all the time from standing before those that have not.
   void RenewOldest(absl::Time now);
 
   const Limits limits_;
+  std::shared_ptr<const TenantLimitsSet> shares_;
+  int generation_ = 0;  // of them
   std::unordered_map<std::string, Known> known_;
   std::list<std::string> by_age_;  // the unlisted ones of them, by last_joined
   TenantQueue shared_;

@@ -23,6 +23,10 @@ bool IsExpiredOrCancelled(const AttentionRequest& request, absl::Time now, DropR
 // -------------------------------------------------------------------------------------
 
 TenantQueue& WorkQueue::Activate(const AttentionRequest& request) {
+  if (tenants_.FollowShares()) {
+    active_weight_ = 0;
+    for (const TenantQueue* active : active_) active_weight_ += active->weight;
+  }
   TenantQueue& tenant = tenants_.Join(request.tenant, request.arrival);
   if (!tenant.HasWork()) tenant.virtual_time = std::max(tenant.virtual_time, virtual_now_);
   if (!tenant.is_active) {

@@ -21,6 +21,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -106,6 +107,7 @@ class WorkQueue {
   double ShareOf(const std::string& tenant, absl::Time now) const;
   // True if it is shared by tenants, whose priorities do not count then.
   bool IsShared(const std::string& tenant, absl::Time now) const;
+  std::map<std::string, std::int64_t> BytesByTenant() const { return tenants_.BytesByTenant(); }
   std::int64_t NumWaiting(const std::string& tenant) const { return tenants_.NumWaiting(tenant); }
 
  private:

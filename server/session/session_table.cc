@@ -75,26 +75,21 @@ void SessionLease::Release() {
 
 SessionTable::SessionTable(std::string server_name, std::uint64_t server_epoch,
                            const Limits& limits, const KvCacheFactory& caches, const Clock& clock,
-                           ServerMetrics& metrics)
+                           ServerMetrics& metrics, TenantLimitsTable& tenants)
     : server_name_(std::move(server_name)),
       server_epoch_(server_epoch),
       limits_(limits),
       caches_(caches),
       clock_(clock),
-      metrics_(metrics) {}
+      metrics_(metrics),
+      quota_(TenantLimit::kSessions, &TenantLimits::sessions, tenants) {}
 
-absl::Status SessionTable::CheckQuota(const std::string& tenant) {
+absl::Status SessionTable::CheckServerQuota() const {
   const auto count = static_cast<std::int64_t>(sessions_.size());
   if (count >= limits_.max_sessions) {
     return ReasonedError(
         absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
         absl::StrCat("the server holds ", count, " sessions, its limit (max_sessions)"));
-  }
-  const std::int64_t of_tenant = CountOf(tenant);
-  if (of_tenant >= limits_.max_sessions_per_tenant) {
-    return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
-                         absl::StrCat("tenant ", Quoted(tenant), " holds ", of_tenant,
-                                      " sessions, its limit (max_sessions_per_tenant)"));
   }
   return absl::OkStatus();
 }
@@ -119,11 +114,6 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTable::FindNamed(const NewSessio
   return it->second;
 }
 
-std::int64_t SessionTable::CountOf(const std::string& tenant) const {
-  const auto it = sessions_per_tenant_.find(tenant);
-  return it == sessions_per_tenant_.end() ? 0 : it->second;
-}
-
 absl::StatusOr<SessionLease> SessionTable::Create(const NewSession& request) {
   if (request.name.size() > kMaxNameBytes) {
     return absl::InvalidArgumentError(
@@ -143,9 +133,9 @@ absl::StatusOr<SessionLease> SessionTable::Create(const NewSession& request) {
     ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named, FindNamed(request, &gone));
     if (named != nullptr) return SessionLease(named, &clock_);
   }
-  ATTENTION_ASSIGN_OR_RETURN(
-      std::shared_ptr<KvCache> cache,
-      caches_.Create(request.geometry, request.num_layers, request.expected_tokens));
+  ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<KvCache> cache,
+                             caches_.Create(request.geometry, request.num_layers,
+                                            request.expected_tokens, request.tenant));
   auto session = std::make_shared<Session>();
   session->session_id = MakeSessionId();
   session->tenant = request.tenant;
@@ -158,8 +148,8 @@ absl::StatusOr<SessionLease> SessionTable::Create(const NewSession& request) {
   // A call of the same name may have been faster.
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named, FindNamed(request, &gone));
   if (named != nullptr) return SessionLease(named, &clock_);
-  ATTENTION_RETURN_IF_ERROR(CheckQuota(session->tenant));
-  ++sessions_per_tenant_[session->tenant];
+  ATTENTION_RETURN_IF_ERROR(CheckServerQuota());
+  ATTENTION_RETURN_IF_ERROR(quota_.Take(session->tenant, 1));
   if (!session->name.empty()) {
     ids_by_name_[{session->tenant, session->name}] = session->session_id;
   }
@@ -212,8 +202,7 @@ bool SessionTable::IsGone(const Session& session) const {
 std::shared_ptr<Session> SessionTable::Remove(SessionMap::iterator it) {
   std::shared_ptr<Session> session = std::move(it->second);
   sessions_.erase(it);
-  const auto count = sessions_per_tenant_.find(session->tenant);
-  if (--count->second == 0) sessions_per_tenant_.erase(count);
+  quota_.Give(session->tenant, 1);
   if (!session->name.empty()) ids_by_name_.erase({session->tenant, session->name});
   return session;
 }
@@ -296,11 +285,6 @@ int SessionTable::ExpireIdle() {
     RememberGone(*gone.back());
   }
   return static_cast<int>(gone.size());
-}
-
-std::int64_t SessionTable::num_sessions(const std::string& tenant) const {
-  MutexLock lock(&mutex_);
-  return CountOf(tenant);
 }
 
 std::int64_t SessionTable::num_sessions() const {

@@ -24,6 +24,7 @@
 #include "server/base/mutex.h"
 #include "server/cache/kv_cache.h"
 #include "server/cache/kv_cache_factory.h"
+#include "server/domain/tenant_ledger.h"
 
 namespace attention::server {
 
@@ -71,7 +72,6 @@ class SessionTable {
  public:
   struct Limits {
     std::int64_t max_sessions = 0;
-    std::int64_t max_sessions_per_tenant = 0;
     absl::Duration default_ttl;
     absl::Duration max_ttl;
   };
@@ -86,13 +86,15 @@ class SessionTable {
 
   // The references must outlive the table.
   SessionTable(std::string server_name, std::uint64_t server_epoch, const Limits& limits,
-               const KvCacheFactory& caches, const Clock& clock, ServerMetrics& metrics);
+               const KvCacheFactory& caches, const Clock& clock, ServerMetrics& metrics,
+               TenantLimitsTable& tenants);
 
   const KvCacheFactory& caches() const { return caches_; }
   const std::string& server_name() const { return server_name_; }
   std::uint64_t server_epoch() const { return server_epoch_; }
 
-  // A new session, or the tenant's of this name. RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit,
+  // A new session, or the tenant's of this name. RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit of
+  // the server's or of the tenant's,
   // KV_EXHAUSTED without room for the expected tokens; INVALID_ARGUMENT for a TTL out of range, a
   // name too long or a geometry that cannot be; ALREADY_EXISTS when the name's session has another
   // geometry.
@@ -120,7 +122,8 @@ class SessionTable {
   int ExpireIdle();
 
   std::int64_t num_sessions() const;
-  std::int64_t num_sessions(const std::string& tenant) const;
+  std::int64_t num_sessions(const std::string& tenant) const { return quota_.HeldBy(tenant); }
+  std::map<std::string, std::int64_t> sessions_by_tenant() const { return quota_.ByTenant(); }
 
  private:
   using SessionMap = std::unordered_map<std::string, std::shared_ptr<Session>>;
@@ -132,8 +135,7 @@ class SessionTable {
   absl::StatusOr<std::shared_ptr<Session>> FindNamed(const NewSession& request,
                                                      std::shared_ptr<Session>* gone)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckQuota(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::int64_t CountOf(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckServerQuota() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NotFound(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsExpired(const Session& session) const;
   // Expired, or lost with its device.
@@ -149,12 +151,12 @@ class SessionTable {
   const KvCacheFactory& caches_;
   const Clock& clock_;
   ServerMetrics& metrics_;
+  TenantLedger quota_;
   std::atomic<std::uint64_t> last_binding_{0};
 
   mutable Mutex mutex_;
   SessionMap sessions_ ABSL_GUARDED_BY(mutex_);
   std::map<Name, std::string> ids_by_name_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_map<std::string, std::int64_t> sessions_per_tenant_ ABSL_GUARDED_BY(mutex_);
   // The ids that went most recently, and how, so that their owners are told what happened.
   std::deque<std::string> gone_order_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, ErrorReason> gone_ ABSL_GUARDED_BY(mutex_);

@@ -60,7 +60,7 @@ class LayerReader {
  private:
   absl::Status ReadKey(const std::string& key, const Json& value, const std::string& path) {
     if (key == "layer_id") return ReadString(value, path, &layer_.layer_id);
-    if (key == "tenant") return ReadString(value, path, &layer_.tenant);
+    if (key == "tenants") return ReadTenants(value, path);
     if (key == "file") return ReadString(value, path, &layer_.file);
     if (key == "tensors") return ReadTensorNames(value, path);
     if (v1::AttentionConfig::descriptor()->FindFieldByName(key) != nullptr) {
@@ -81,6 +81,26 @@ class LayerReader {
       return Wrong(path, value, "a string that is not empty");
     }
     *text = value.get<std::string>();
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadTenants(const Json& list, const std::string& path) {
+    if (!list.is_array() || list.empty()) return Wrong(path, list, "a list of tenants' names");
+    for (const Json& entry : list) {
+      const std::string at = absl::StrCat(path, "[", layer_.tenants.size(), "]");
+      std::string tenant;
+      ATTENTION_RETURN_IF_ERROR(ReadString(entry, at, &tenant));
+      if (tenant.size() > kMaxTenantBytes ||
+          !std::all_of(tenant.begin(), tenant.end(),
+                       [](unsigned char c) { return absl::ascii_isprint(c); })) {
+        return file_.Invalid(at, absl::StrCat("has ", tenant.size(), " bytes, expected 1 to ",
+                                              kMaxTenantBytes, " printable characters of ASCII"));
+      }
+      if (std::find(layer_.tenants.begin(), layer_.tenants.end(), tenant) != layer_.tenants.end()) {
+        return Wrong(at, entry, "each tenant once");
+      }
+      layer_.tenants.push_back(std::move(tenant));
+    }
     return absl::OkStatus();
   }
 
@@ -161,14 +181,6 @@ class LayerReader {
       return file_.Invalid(path_ + ".layer_id", "is missing, expected a name");
     }
     if (auto status = CheckLayerId(layer_.layer_id); !status.ok()) return AtKey(status);
-    const std::string& tenant = layer_.tenant;
-    if (tenant.size() > kMaxTenantBytes ||
-        !std::all_of(tenant.begin(), tenant.end(),
-                     [](unsigned char c) { return absl::ascii_isprint(c); })) {
-      return file_.Invalid(path_ + ".tenant",
-                           absl::StrCat("has ", tenant.size(), " bytes, expected 1 to ",
-                                        kMaxTenantBytes, " printable characters of ASCII"));
-    }
     if (layer_.file.empty()) {
       return file_.Invalid(path_ + ".file", "is missing, expected a .safetensors file");
     }

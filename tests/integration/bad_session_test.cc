@@ -241,7 +241,7 @@ TEST_F(BadSessionTest, SessionsAreCountedForATenantAndForAll) {
   MustCreate(own, {}, "a");
   const grpc::Status of_tenant = create("a");
   EXPECT_THAT(of_tenant, FailsBecause(grpc::RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"));
-  EXPECT_THAT(of_tenant, FailsWith(grpc::RESOURCE_EXHAUSTED, "max_sessions_per_tenant"));
+  EXPECT_THAT(of_tenant, FailsWith(grpc::RESOURCE_EXHAUSTED, "its limit sessions (2)"));
   MustCreate(own, {}, "b");
   EXPECT_THAT(create("c"), FailsBecause(grpc::RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"));
   EXPECT_TRUE(Delete(own, handle, "a").ok());

@@ -68,7 +68,7 @@ TEST_F(SpillTest, WithoutHostMemoryAFullServerRefuses) {
   MustStep(server, MakeAppend(prompts_[0], MustCreate(server).handle(), 0, kLength));
   const v1::SessionStepResult refused =
       RunStep(server, MakeAppend(prompts_[1], MustCreate(server).handle(), 0, kLength));
-  EXPECT_THAT(refused.error(), FailsBecause(grpc::RESOURCE_EXHAUSTED, "KV_EXHAUSTED"));
+  EXPECT_THAT(refused.error(), FailsBecause(grpc::RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"));
 }
 
 }  // namespace

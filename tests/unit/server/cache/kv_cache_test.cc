@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "kernels/reference/reference_backend.h"
 #include "server/base/error_reason.h"
 #include "server/cache/kv_cache_factory.h"
@@ -53,6 +56,78 @@ TEST_F(KvCacheTest, ExhaustionLeavesTheCacheAsItWasAndSaysWhatIsMissing) {
   EXPECT_EQ((*cache)->kv_bytes(), bytes);
   EXPECT_EQ(pool_.used_bytes(), static_cast<std::size_t>(bytes));
   EXPECT_TRUE((*cache)->Extend(0, 32).ok());
+}
+
+// --- Pages of tenants ---
+
+class TenantPagesTest : public KvCacheTest {
+ protected:
+  std::shared_ptr<KvCache> NewCache(const std::string& tenant, int num_layers = 1) {
+    return *counted_.Create(kGeometry, num_layers, 0, tenant);
+  }
+  static std::int64_t PageBytes(const KvCache& cache) { return cache.MissingBytes(0, 1); }
+
+  TenantLimitsTable limits_;
+  TenantLedger ledger_{TenantLimit::kKvBytes, &TenantLimits::kv_bytes, limits_};
+  KvCacheFactory counted_{{{*backend_, pool_}}, /*page_size=*/16, &ledger_};
+};
+
+TEST_F(TenantPagesTest, PagesCountForTheirTenantUntilTheyAreFreed) {
+  auto first = NewCache("a", 2), second = NewCache("a"), other = NewCache("b");
+  const std::int64_t page = PageBytes(*other);
+  ASSERT_TRUE(first->Extend(0, 17).ok());
+  ASSERT_TRUE(first->Extend(1, 1).ok());
+  ASSERT_TRUE(second->Extend(0, 16).ok());
+  ASSERT_TRUE(other->Extend(0, 1).ok());
+  EXPECT_EQ(ledger_.HeldBy("a"), 4 * page);
+  EXPECT_EQ(ledger_.HeldBy("b"), page);
+  first.reset();
+  EXPECT_EQ(ledger_.HeldBy("a"), page);
+  second.reset();
+  EXPECT_EQ(ledger_.HeldBy("a"), 0);
+  EXPECT_EQ(ledger_.HeldBy("b"), page);
+}
+
+TEST_F(TenantPagesTest, AtItsLimitATenantKeepsWhatItHasAndOthersGoOn) {
+  const auto cache = NewCache("a"), other = NewCache("b");
+  const std::int64_t page = PageBytes(*cache);
+  limits_.Replace({{.kv_bytes = 2 * page}, {}});
+  ASSERT_TRUE(cache->Extend(0, 17).ok());
+  const absl::Status refused = cache->Extend(0, 33);
+  EXPECT_EQ(GetErrorDetail(refused)->reason, "QUOTA_EXCEEDED");
+  EXPECT_EQ(cache->View(0).num_pages, 2);
+  EXPECT_EQ(ledger_.HeldBy("a"), 2 * page);
+  EXPECT_EQ(pool_.used_bytes(), static_cast<std::size_t>(2 * page));
+  EXPECT_TRUE(cache->Extend(0, 32).ok()) << "its own pages are not full";
+  EXPECT_TRUE(other->Extend(0, 32).ok());
+}
+
+TEST_F(TenantPagesTest, WhatThePoolRefusesDoesNotCount) {
+  const auto cache = NewCache("a");
+  EXPECT_EQ(GetErrorDetail(cache->Extend(0, 1 << 20))->reason, "KV_EXHAUSTED");
+  EXPECT_EQ(ledger_.HeldBy("a"), 0);
+}
+
+TEST_F(TenantPagesTest, ExpectedTokensBeyondTheLimitAreRefusedAtOnce) {
+  const std::int64_t page = PageBytes(*NewCache("a"));
+  limits_.Replace({{.kv_bytes = 2 * page}, {}});
+  EXPECT_TRUE(counted_.Create(kGeometry, 1, 32, "a").ok());
+  EXPECT_EQ(GetErrorDetail(counted_.Create(kGeometry, 1, 33, "a").status())->reason,
+            "QUOTA_EXCEEDED");
+  EXPECT_EQ(ledger_.HeldBy("a"), 0) << "nothing is taken before it is needed";
+}
+
+TEST_F(TenantPagesTest, APageOfAnotherTenantComesEmpty) {
+  auto first = NewCache("a");
+  ASSERT_TRUE(first->Extend(0, 16).ok());
+  void* page = first->View(0).pages[0];
+  std::memset(page, 0x5A, static_cast<std::size_t>(PageBytes(*NewCache("b"))));
+  first.reset();
+  const auto second = NewCache("b");
+  ASSERT_TRUE(second->Extend(0, 1).ok());
+  ASSERT_EQ(second->View(0).pages[0], page);
+  const auto* bytes = static_cast<const char*>(page);
+  EXPECT_TRUE(std::all_of(bytes, bytes + second->kv_bytes(), [](char b) { return b == 0; }));
 }
 
 TEST_F(KvCacheTest, DestructionReturnsEveryPage) {

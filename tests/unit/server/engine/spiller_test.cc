@@ -127,6 +127,31 @@ TEST_F(SpillerTest, WhoWasUsedJustNowStaysAndTheStepIsRefused) {
   EXPECT_FALSE(second->is_spilled());
 }
 
+// A tenant at its limit makes room from what is its own, however much others leave idle.
+TEST_F(SpillerTest, ATenantAtItsLimitSpillsItsOwnSessionsAndNobodyElses) {
+  TenantLimitsTable limits(TenantLimitsSet{{.kv_bytes = 4 << 10}, {}});  // 4 pages
+  TenantLedger ledger(TenantLimit::kKvBytes, &TenantLimits::kv_bytes, limits);
+  const KvCacheFactory counted({{*backend_, pages_, &caches_, &host_pages_}}, 16, &ledger);
+  const auto of_b = *counted.Create(kGeometry, 1, 0, "b");
+  const auto first = *counted.Create(kGeometry, 1, 0, "a");
+  const auto second = *counted.Create(kGeometry, 1, 0, "a");
+  ASSERT_TRUE(Run(of_b, 1, 0, 16).ok());
+  ASSERT_TRUE(Run(first, 1, 0, 48).ok());
+  EXPECT_EQ(ledger.HeldBy("a"), 3 << 10);
+  EXPECT_EQ(ReasonOf(Run(second, 2, 0, 32)), "QUOTA_EXCEEDED") << "nothing has been idle for long";
+  EXPECT_EQ(metrics_.sessions_spilled.value(), 0);
+  clock_.Advance(absl::Minutes(1));
+  EXPECT_TRUE(Run(second, 2, 0, 32).ok());
+  EXPECT_TRUE(first->is_spilled());
+  EXPECT_FALSE(of_b->is_spilled());
+  EXPECT_EQ(ledger.HeldBy("a"), 2 << 10) << "pages on the host do not count";
+  clock_.Advance(absl::Minutes(1));
+  EXPECT_TRUE(Run(first, 1, 48, 49).ok()) << "it comes back, for which the other one goes";
+  EXPECT_TRUE(second->is_spilled());
+  EXPECT_EQ(ledger.HeldBy("a"), 4 << 10);
+  EXPECT_EQ(ledger.HeldBy("b"), 1 << 10);
+}
+
 TEST_F(SpillerTest, StepsOfOneBatchDoNotTakePagesFromEachOther) {
   std::vector<std::shared_ptr<KvCache>> caches = {NewCache(), NewCache(), NewCache()};
   for (int i = 0; i < 2; ++i) ASSERT_TRUE(Run(caches[i], i, 0, 64).ok());

@@ -68,8 +68,9 @@ class LayerTableTest : public ::testing::Test {
   }
 
   FakeClock clock_;
+  TenantLimitsTable tenants_;
   std::unique_ptr<ProjectionBackend> projections_ = reference::MakeReferenceProjections();
-  LayerTable table_{projections_.get(), {1 << 20, 3}, clock_};
+  LayerTable table_{projections_.get(), {1 << 20, 3}, clock_, tenants_};
 };
 
 TEST_F(LayerTableTest, WeightsAreCountedOnceAndUntilNobodyHoldsThem) {
@@ -84,7 +85,7 @@ TEST_F(LayerTableTest, WeightsAreCountedOnceAndUntilNobodyHoldsThem) {
   EXPECT_NE(other->weights, first->weights);
   EXPECT_EQ(table_.weight_bytes(), 2 * bytes);
   other.reset();
-  for (const char* id : {"1", "2", "3"}) table_.Delete("a", id);
+  for (const char* id : {"1", "2", "3"}) ASSERT_TRUE(table_.Delete("a", id).ok());
   EXPECT_EQ(table_.num_layers(), 0);
   EXPECT_EQ(table_.weight_bytes(), bytes) << "first and same are still held";
   first.reset();
@@ -107,24 +108,85 @@ TEST_F(LayerTableTest, EqualWeightsOfTwoTenantsAreCountedForEach) {
   EXPECT_EQ(table_.weight_bytes("c"), 0);
   EXPECT_EQ(table_.num_layers("c"), 0);
   mine.reset();
-  table_.Delete("a", "1");
+  ASSERT_TRUE(table_.Delete("a", "1").ok());
   EXPECT_EQ(table_.weight_bytes("a"), 0);
   EXPECT_EQ(table_.weight_bytes("b"), bytes);
 }
 
-TEST_F(LayerTableTest, LayersFromFilesShareTheirWeightsWhoeverTheyAreFor) {
+// --- The server's layers ---
+
+TEST_F(LayerTableTest, TheServersLayersCountForNobodyAndShareTheirWeights) {
   const LayerTensors tensors = Tensors(Spec());
-  const auto a = *Create(table_, {"a", "1", Spec(), true}, tensors);
-  const auto b = *Create(table_, {"b", "1", Spec(), true}, tensors);
-  EXPECT_EQ(a->weights, b->weights);
-  EXPECT_EQ(table_.weight_bytes("a"), 0) << "the operator's";
-  const auto uploaded = *Create(table_, "2", tensors, "a");
-  EXPECT_NE(uploaded->weights, a->weights);
+  const auto first = *Create(table_, {"", "1", Spec()}, tensors);
+  const auto second = *Create(table_, {"", "2", Spec()}, tensors);
+  EXPECT_EQ(first->weights, second->weights);
+  EXPECT_EQ(table_.weight_bytes("a"), 0);
+  EXPECT_EQ(table_.num_layers("a"), 0);
+  EXPECT_EQ(table_.num_layers(), 2);
+  const auto uploaded = *Create(table_, "3", tensors, "a");
+  EXPECT_NE(uploaded->weights, first->weights);
   EXPECT_EQ(table_.weight_bytes("a"), static_cast<std::int64_t>(uploaded->weights->bytes()));
 }
 
+TEST_F(LayerTableTest, TenantsUseTheServersLayersAndChangeNoneOfThem) {
+  const auto shared = *Create(table_, {"", "shared", Spec()}, Tensors(Spec()));
+  EXPECT_EQ(*table_.Find("a", "shared"), shared);
+  for (const absl::Status& status :
+       {table_.Delete("a", "shared"), Create(table_, "shared", Tensors(Spec())).status(),
+        table_.Convert("a", "shared", "shared", 1).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << status;
+    EXPECT_EQ(ReasonOf(status), "LAYER_READ_ONLY");
+  }
+  const auto converted = table_.Convert("a", "shared", "mine", 1);
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  EXPECT_EQ((*converted)->tenant, "a");
+  EXPECT_TRUE(table_.Delete("a", "mine").ok());
+  EXPECT_EQ(*table_.Find("b", "shared"), shared);
+}
+
+TEST_F(LayerTableTest, WhoDoesNotSeeALayerOfTheServersMayTakeItsName) {
+  const auto hidden = *Create(table_, {"", "x", Spec(), {"b", "c"}}, Tensors(Spec()));
+  EXPECT_EQ(ReasonOf(table_.Find("a", "x").status()), "LAYER_NOT_FOUND");
+  EXPECT_TRUE(table_.Delete("a", "x").ok()) << "as of a name that nobody has";
+  const auto own = *Create(table_, "x", Tensors(Spec(), false));
+  EXPECT_EQ(*table_.Find("a", "x"), own);
+  EXPECT_EQ(*table_.Find("b", "x"), hidden);
+}
+
+TEST_F(LayerTableTest, ListsHaveTheServersLayersAmongTheTenants) {
+  const auto ids = [&](const std::string& tenant, const std::string& after, std::size_t count) {
+    std::vector<std::string> found;
+    for (const auto& layer : table_.List(tenant, after, count)) found.push_back(layer->layer_id);
+    return found;
+  };
+  for (const char* id : {"b", "d"}) {
+    ASSERT_TRUE(Create(table_, {"", id, Spec()}, Tensors(Spec())).ok());
+  }
+  ASSERT_TRUE(Create(table_, {"", "c", Spec(), {"z"}}, Tensors(Spec())).ok());
+  for (const char* id : {"a", "e"}) ASSERT_TRUE(Create(table_, id, Tensors(Spec())).ok());
+  EXPECT_THAT(ids("a", "", 10), ::testing::ElementsAre("a", "b", "d", "e"));
+  EXPECT_THAT(ids("a", "", 3), ::testing::ElementsAre("a", "b", "d"));
+  EXPECT_THAT(ids("a", "b", 10), ::testing::ElementsAre("d", "e"));
+  EXPECT_THAT(ids("z", "", 10), ::testing::ElementsAre("b", "c", "d"));
+}
+
+TEST_F(LayerTableTest, ATenantHasItsOwnBoundOfBytes) {
+  const std::int64_t bytes = [&] {
+    const auto layer = *Create(table_, "1", Tensors(Spec()));
+    return table_.weight_bytes("a");
+  }();
+  tenants_.Replace({{.layer_bytes = bytes}, {}});
+  const auto refused = table_.Reserve({"a", "2", Spec()});
+  EXPECT_EQ(ReasonOf(refused.status()), "QUOTA_EXCEEDED");
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("its limit layer-bytes"));
+  EXPECT_EQ(table_.weight_bytes(), bytes) << "nothing is held of what was refused";
+  EXPECT_TRUE(table_.Reserve({"b", "2", Spec()}).ok());
+  ASSERT_TRUE(table_.Delete("a", "1").ok());
+  EXPECT_TRUE(table_.Reserve({"a", "2", Spec()}).ok());
+}
+
 TEST_F(LayerTableTest, LayersOfAllTenantsAreBounded) {
-  LayerTable small(projections_.get(), {1 << 20, 3, {}, /*max_layers=*/2}, clock_);
+  LayerTable small(projections_.get(), {1 << 20, 3, {}, /*max_layers=*/2}, clock_, tenants_);
   ASSERT_TRUE(Create(small, "1", Tensors(Spec()), "a").ok());
   ASSERT_TRUE(Create(small, "1", Tensors(Spec()), "b").ok());
   const auto refused = Create(small, "1", Tensors(Spec()), "c");
@@ -156,7 +218,7 @@ TEST_F(LayerTableTest, LayersWithTheSameBytesInOtherShapesDoNotShare) {
 }
 
 TEST_F(LayerTableTest, BoundsAreKept) {
-  LayerTable small(projections_.get(), {100, 3}, clock_);
+  LayerTable small(projections_.get(), {100, 3}, clock_, tenants_);
   const auto refused = small.Reserve({"a", "x", Spec()});
   EXPECT_EQ(ReasonOf(refused.status()), "LAYER_BYTES_EXHAUSTED");
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("expected at most the 100"));
@@ -164,7 +226,7 @@ TEST_F(LayerTableTest, BoundsAreKept) {
   EXPECT_EQ(ReasonOf(Create(table_, "4", Tensors(Spec())).status()), "QUOTA_EXCEEDED");
   EXPECT_TRUE(Create(table_, "1", Tensors(Spec())).ok()) << "it is there already";
   EXPECT_TRUE(Create(table_, "4", Tensors(Spec()), "b").ok()) << "another tenant";
-  LayerTable none(nullptr, {100, 3}, clock_);
+  LayerTable none(nullptr, {100, 3}, clock_, tenants_);
   EXPECT_EQ(none.Reserve({"a", "x", Spec()}).status().code(), absl::StatusCode::kUnimplemented);
 }
 
@@ -232,7 +294,7 @@ class LosableProjections final : public ProjectionBackend {
 
 TEST_F(LayerTableTest, ALayerThatItsDeviceLostIsGoneAndCanBeCreatedAgain) {
   LosableProjections projections;
-  LayerTable table(&projections, {std::int64_t{1} << 20, 2}, clock_);
+  LayerTable table(&projections, {std::int64_t{1} << 20, 2}, clock_, tenants_);
   const LayerTensors tensors = Tensors(Spec());
   ASSERT_TRUE(Create(table, "one", tensors).ok());
   ASSERT_TRUE(Create(table, "two", tensors).ok());
@@ -252,7 +314,7 @@ TEST_F(LayerTableTest, ALayerThatItsDeviceLostIsGoneAndCanBeCreatedAgain) {
 }
 
 TEST_F(LayerTableTest, ABackendWithoutProjectionsSaysWhy) {
-  LayerTable table(nullptr, {1 << 20, 2, "no library"}, clock_);
+  LayerTable table(nullptr, {1 << 20, 2, "no library"}, clock_, tenants_);
   const absl::Status status = table.Reserve({"a", "one", Spec()}).status();
   EXPECT_EQ(status,
             absl::UnimplementedError("the server's backend has no projections: no library"));
@@ -283,7 +345,7 @@ TEST_F(LayerTableTest, ConversionAveragesGroupsAndRefusesWhatDoesNotDivide) {
 
 TEST_F(LayerTableTest, AConversionReservesItsRoomBeforeItUnpacks) {
   LosableProjections projections;
-  LayerTable table(&projections, {std::int64_t{1} << 20, 1}, clock_);
+  LayerTable table(&projections, {std::int64_t{1} << 20, 1}, clock_, tenants_);
   ASSERT_TRUE(Create(table, "one", Tensors(Spec())).ok());
   int num_asked = 0;
   const auto count = [&num_asked] {
@@ -297,7 +359,7 @@ TEST_F(LayerTableTest, AConversionReservesItsRoomBeforeItUnpacks) {
 
 TEST_F(LayerTableTest, AConversionThatNobodyWantsAnyMoreEndsWhereverItIs) {
   LosableProjections projections;
-  LayerTable table(&projections, {std::int64_t{1} << 20, 10}, clock_);
+  LayerTable table(&projections, {std::int64_t{1} << 20, 10}, clock_, tenants_);
   ASSERT_TRUE(Create(table, "one", Tensors(Spec())).ok());
   const std::int64_t bytes = table.weight_bytes();
   int num_ended = 0;

@@ -31,8 +31,9 @@ class PreloadTest : public ::testing::Test {
 
   testing::TestFolder folder_;
   FakeClock clock_;
+  TenantLimitsTable tenants_;
   std::unique_ptr<ProjectionBackend> projections_ = reference::MakeReferenceProjections();
-  LayerTable table_{projections_.get(), {1 << 20, 100}, clock_};
+  LayerTable table_{projections_.get(), {1 << 20, 100}, clock_, tenants_};
 };
 
 TEST_F(PreloadTest, ALayerHasTheTensorsOfTheFile) {
@@ -42,6 +43,20 @@ TEST_F(PreloadTest, ALayerHasTheTensorsOfTheFile) {
   const LayerTensors tensors = *layer->weights->Unpack(layer->spec);
   EXPECT_EQ(LoadElement(tensors.bytes(LayerTensor::kWv).data(), DType::kFloat32, 3), 2.0f);
   EXPECT_FALSE(tensors.has(LayerTensor::kBq));
+}
+
+TEST_F(PreloadTest, ALayerIsSeenByTheTenantsThatItsEntryNames) {
+  PreloadedLayer wanted = Layer(folder_.WriteModel());
+  wanted.tenants = {"a", "b"};
+  ASSERT_TRUE(Preload(wanted, table_).ok());
+  EXPECT_TRUE(table_.Find("a", "l").ok());
+  EXPECT_TRUE(table_.Find("b", "l").ok());
+  EXPECT_FALSE(table_.Find("default", "l").ok());
+  wanted.tenants = {"b", "c"};
+  EXPECT_THAT(std::string(Preload(wanted, table_).message()),
+              HasSubstr("layer_id is 'l', which is another layer's that the same tenants see"));
+  wanted.tenants = {"c"};
+  EXPECT_TRUE(Preload(wanted, table_).ok()) << "nobody sees both";
 }
 
 TEST_F(PreloadTest, ATypeThatIsUnknownMattersOnlyWhereItIsUsed) {

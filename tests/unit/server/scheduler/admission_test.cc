@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "server/base/error_reason.h"
+#include "server/domain/tenant_limits.h"
 
 namespace attention::server {
 namespace {
@@ -94,6 +95,20 @@ TEST(AdmissionTest, ARequestWhoseTurnCannotComeInTimeIsRefusedAtOnce) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("would wait 4s"));
   EXPECT_EQ(GetErrorDetail(status)->retry_delay, absl::Seconds(4));
+}
+
+TEST(AdmissionTest, ATenantHasItsOwnBoundOfBytes) {
+  constexpr absl::Duration kDelay = absl::Milliseconds(7);
+  EXPECT_TRUE(CheckTenantBytes("a", 900, 100, 1000, kDelay).ok());
+  EXPECT_TRUE(CheckTenantBytes("a", 900, 100, TenantLimits::kNone, kDelay).ok());
+  const absl::Status later = CheckTenantBytes("a", 900, 101, 1000, kDelay);
+  EXPECT_EQ(GetErrorDetail(later)->reason, "QUOTA_EXCEEDED");
+  EXPECT_EQ(GetErrorDetail(later)->retry_delay, kDelay);
+  EXPECT_THAT(std::string(later.message()),
+              HasSubstr("tenant 'a' holds 900 bytes that wait for a device, and 101 more would "
+                        "exceed its limit queued-bytes (1000)"));
+  EXPECT_EQ(GetErrorDetail(CheckTenantBytes("a", 0, 1001, 1000, kDelay))->retry_delay, std::nullopt)
+      << "waiting does not help";
 }
 
 TEST(RetryDelayTest, IsTheTimeToWorkOffWhatIsInTheWayWithinBounds) {

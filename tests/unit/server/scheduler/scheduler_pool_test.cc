@@ -235,9 +235,9 @@ TEST_F(SchedulerPoolTest, ThereIsRoomWhileOneDeviceHasIt) {
   const std::string tenant = "a";
   const Scheduler::Arrival arrival{tenant, Priority::kNormal, 1, absl::InfiniteFuture()};
   Fill(0);
-  EXPECT_TRUE(pool_->CheckRoom(arrival).ok());
+  EXPECT_TRUE(pool_->CheckRoom(arrival, clock_.Now()).ok());
   Fill(1);
-  EXPECT_EQ(pool_->CheckRoom(arrival).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(pool_->CheckRoom(arrival, clock_.Now()).code(), absl::StatusCode::kResourceExhausted);
 }
 
 TEST_F(SchedulerPoolTest, ADrainRefusesEverywhereAndIsIdleWhenAllAre) {

@@ -14,6 +14,12 @@ using ::testing::ElementsAre;
 const absl::Time kStart = absl::FromUnixSeconds(1'000'000);
 constexpr absl::Duration kMs = absl::Milliseconds(1);
 
+TenantLimitsSet Listed(const std::vector<std::string>& tenants) {
+  TenantLimitsSet set;
+  for (const std::string& tenant : tenants) set.listed[tenant];
+  return set;
+}
+
 // The tenants that have a turn of their own, and what it means for the work that a queue gives out.
 class TenantTableTest : public ::testing::Test {
  protected:
@@ -50,7 +56,8 @@ class TenantTableTest : public ::testing::Test {
 
 // A name of its own for each call must not be worth more than one name for all.
 TEST_F(TenantTableTest, NamesThatAreInventedForEachCallShareOneTurn) {
-  UseTenants({.weights = {{"listed", 1}}, .max_unlisted = 4});
+  TenantLimitsTable shares(Listed({"listed"}));
+  UseTenants({.limits = &shares, .max_unlisted = 4});
   int next_name = 0;
   const auto invent = [&](absl::Duration now) {
     Add({.tenant = "new" + std::to_string(next_name++),
@@ -107,6 +114,34 @@ TEST_F(TenantTableTest, ATenantThatHasBeenIdleForLongMakesRoomForAnother) {
   Add({.tenant = "second", .arrival = absl::Seconds(10)});
   EXPECT_FALSE(queue_->IsShared("second", kStart + absl::Seconds(10)));
   EXPECT_TRUE(queue_->IsShared("first", kStart + absl::Seconds(11))) << "it comes back too late";
+}
+
+// An operator lists a tenant, and takes it from the list again, while the server runs.
+TEST_F(TenantTableTest, WhoIsListedHasATurnOfItsOwnFromThenOn) {
+  TenantLimitsTable limits;
+  UseTenants({.limits = &limits, .max_unlisted = 1, .memory = absl::Seconds(10)});
+  Add({.tenant = "first"});
+  EXPECT_TRUE(queue_->IsShared("second", kStart));
+  limits.Replace(Listed({"second", "first"}));
+  Add({.tenant = "first"});
+  EXPECT_FALSE(queue_->IsShared("second", kStart));
+  EXPECT_FALSE(queue_->IsShared("third", kStart)) << "first left the place to others";
+  Add({.tenant = "second"});
+  limits.Replace({});
+  Add({.tenant = "first"});
+  EXPECT_EQ(queue_->load("second", kStart).requests, 1) << "what waits stays where it is";
+  EXPECT_TRUE(queue_->IsShared("third", kStart));
+}
+
+TEST_F(TenantTableTest, WhoIsListedWhileItWaitsInTheSharedTurnLeavesThatFirst) {
+  TenantLimitsTable limits;
+  UseTenants({.limits = &limits, .max_unlisted = 0});
+  Add({.tenant = "a"});
+  limits.Replace(Listed({"a"}));
+  Add({.tenant = "a"});
+  EXPECT_TRUE(queue_->IsShared("a", kStart)) << "its steps would overtake each other";
+  Next();
+  EXPECT_FALSE(queue_->IsShared("a", kStart));
 }
 
 // Its steps would overtake each other.

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <functional>
+#include <map>
 
 namespace attention::server {
 namespace {
@@ -62,6 +63,12 @@ std::vector<std::int64_t> IdsOf(const Decision& decision) {
   std::vector<std::int64_t> ids;
   for (const auto& request : decision.batch) ids.push_back(request->bytes);
   return ids;
+}
+
+TenantLimitsSet Shares(const std::map<std::string, double>& shares) {
+  TenantLimitsSet set;
+  for (const auto& [tenant, share] : shares) set.listed[tenant].share = share;
+  return set;
 }
 
 class WorkQueueTest : public ::testing::Test {
@@ -218,7 +225,8 @@ TEST_F(WorkQueueTest, WorkNotRequestsIsShared) {
 }
 
 TEST_F(WorkQueueTest, WeightsSetTheShares) {
-  policy_.tenants.weights = {{"heavy", 3}};
+  TenantLimitsTable shares(Shares({{"heavy", 3}}));
+  policy_.tenants.limits = &shares;
   queue_.emplace(policy_);
   for (int i = 0; i < 400; ++i) {
     Add({.tenant = "heavy"});
@@ -228,6 +236,26 @@ TEST_F(WorkQueueTest, WeightsSetTheShares) {
   EXPECT_NEAR(absl::FDivDuration(work_["heavy"], work_["light"]), 3, 0.2);
   EXPECT_EQ(queue_->ShareOf("heavy", kStart), 0.75);
   EXPECT_EQ(queue_->ShareOf("arrival", kStart), 0.2);
+}
+
+// An operator changes the shares while everybody has work.
+TEST_F(WorkQueueTest, SharesThatChangeCountFromTheNextArrival) {
+  TenantLimitsTable shares;
+  policy_.tenants.limits = &shares;
+  queue_.emplace(policy_);
+  for (int i = 0; i < 800; ++i) {
+    Add({.tenant = "a"});
+    Add({.tenant = "b"});
+  }
+  while (work_["a"] + work_["b"] < 100 * kMs) RunNext();
+  EXPECT_NEAR(absl::FDivDuration(work_["a"], work_["b"]), 1, 0.2);
+  shares.Replace(Shares({{"a", 3}}));
+  Add({.tenant = "a"});
+  EXPECT_EQ(queue_->ShareOf("a", kStart), 0.75);
+  EXPECT_EQ(queue_->ShareOf("b", kStart), 0.25);
+  work_.clear();
+  while (work_["a"] + work_["b"] < 200 * kMs) RunNext();
+  EXPECT_NEAR(absl::FDivDuration(work_["a"], work_["b"]), 3, 0.2);
 }
 
 TEST_F(WorkQueueTest, IdlenessEarnsNoCredit) {

@@ -33,8 +33,9 @@ class SessionTableTest : public ::testing::Test {
   KvCacheFactory caches_{{{*backend_, pool_}}, 16};
   FakeClock clock_;
   ServerMetrics metrics_;
-  SessionTable table_{"worker", kEpoch, {4, 2, absl::Minutes(10), absl::Hours(1)},
-                      caches_,  clock_, metrics_};
+  TenantLimitsTable tenants_{TenantLimitsSet{{.sessions = 2}, {}}};
+  SessionTable table_{"worker", kEpoch,  {4, absl::Minutes(10), absl::Hours(1)}, caches_, clock_,
+                      metrics_, tenants_};
 };
 
 TEST_F(SessionTableTest, ASessionIsFoundByItsHandle) {
@@ -62,6 +63,19 @@ TEST_F(SessionTableTest, ANameMakesOneSessionHoweverOftenItIsAskedFor) {
   ASSERT_TRUE(table_.Delete(HandleOf(*first), "a").ok());
   EXPECT_NE((*create("a", "mine", 2))->session_id, (*first)->session_id)
       << "the name is free again";
+}
+
+TEST_F(SessionTableTest, ALimitThatIsLoweredKeepsTheSessionsThatThereAre) {
+  const auto first = Create("a");
+  const auto second = Create("a");
+  ASSERT_TRUE(second.ok());
+  tenants_.Replace({{.sessions = 1}, {}});
+  EXPECT_TRUE(table_.Acquire(HandleOf(*first), "a").ok());
+  EXPECT_EQ(ReasonOf(Create("a").status()), "QUOTA_EXCEEDED");
+  ASSERT_TRUE(table_.Delete(HandleOf(*first), "a").ok());
+  EXPECT_EQ(ReasonOf(Create("a").status()), "QUOTA_EXCEEDED");
+  ASSERT_TRUE(table_.Delete(HandleOf(*second), "a").ok());
+  EXPECT_TRUE(Create("a").ok());
 }
 
 TEST_F(SessionTableTest, ANameOutlivesAnExpiredSession) {

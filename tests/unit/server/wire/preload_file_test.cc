@@ -32,14 +32,14 @@ class PreloadFileTest : public ::testing::Test {
 
 TEST_F(PreloadFileTest, ALayerSaysWhatACallMaySay) {
   const auto layers = Read(Layer(
-      R"("tenant":"t","dtype":"DTYPE_BFLOAT16","is_causal":true,"soft_cap":30,"window_left":9,)"
+      R"("tenants":["t","u"],"dtype":"DTYPE_BFLOAT16","is_causal":true,"soft_cap":30,"window_left":9,)"
       R"("sink_logits":[0.5,-1],"alibi_slopes":[1,0.25],)"
       R"("rotary":{"theta":500,"dim":4,"yarn":{"factor":8,"original_max_positions":4096,)"
       R"("truncate":false}},)"));
   ASSERT_TRUE(layers.ok()) << layers.status();
   ASSERT_EQ(layers->size(), 1u);
   const PreloadedLayer& layer = layers->front();
-  EXPECT_EQ(layer.tenant, "t");
+  EXPECT_THAT(layer.tenants, ElementsAre("t", "u"));
   EXPECT_EQ(layer.layer_id, "l");
   EXPECT_THAT(layer.file, HasSubstr("/model.safetensors"));
   EXPECT_EQ(layer.tensors.at(LayerTensor::kWv), "c");
@@ -94,8 +94,11 @@ TEST_F(PreloadFileTest, WhatIsWrongIsNamedWithItsLine) {
       {R"("rotary":{"custom":{"inv_freq":[1]}},)", "rotary.custom.inv_freq has 1 entries"},
       {R"("rotary":{"custom":{"inv_freq":[1,"x"]}},)",
        R"(rotary.custom.inv_freq is [1,"x"], expected a list of double)"},
-      {R"("tenant":"",)", "layers.json:2: layers[0].tenant is \"\", expected a string"},
-      {R"("tenant":"a\nb",)", "layers[0].tenant has 3 bytes, expected 1 to 128 printable"},
+      {R"("tenants":"t",)", R"(layers.json:2: layers[0].tenants is "t", expected a list of)"},
+      {R"("tenants":[],)", "layers[0].tenants is [], expected a list of tenants' names"},
+      {R"("tenants":[""],)", R"(layers[0].tenants[0] is "", expected a string)"},
+      {R"("tenants":["a\nb"],)", "layers[0].tenants[0] has 3 bytes, expected 1 to 128 printable"},
+      {R"("tenants":["a","b","a"],)", R"(layers[0].tenants[2] is "a", expected each tenant once)"},
       {R"("model_dim":8,)", "layers.json:3: layers[0].model_dim is there twice"},
       {R"("output_dim":,)", "layers.json:2: expected JSON: "},
   };
