@@ -635,7 +635,7 @@ class StepTest(SessionTestCase):
         ]
         wide.check(self, first)
         reasons = {result.error.reason for result in results if result.HasField("error")}
-        self.assertEqual(reasons, {"KV_EXHAUSTED"})
+        self.assertEqual(reasons, {"QUOTA_EXCEEDED"}, "a tenth is left to other tenants")
         self.delete(handle)
         handle = self.create(geometry=shape).handle
         wide.check(self, self.step(make_step(handle, wide, 0, 1))[0])
@@ -787,6 +787,25 @@ class ServerServiceTest(unittest.TestCase):
             self.explain(head_dim_qk=257)
         with assert_fails(self, INVALID_ARGUMENT, "num_q_heads"):
             self.explain(num_q_heads=7)
+
+    @exercises(SERVER + "GetTenantLimits")
+    def test_a_tenant_sees_its_limits_and_what_it_uses(self):
+        answer = self.client.server.GetTenantLimits(server_service_pb2.GetTenantLimitsRequest())
+        self.assertTrue(answer.tenant)
+        self.assertFalse(answer.is_listed)
+        self.assertEqual(answer.limits.kv_bytes, (64 << 20) - (64 << 20) // 10)
+        self.assertFalse(answer.limits.HasField("work_rate"), "there is no such limit")
+        self.assertEqual(answer.limits.highest_priority, "high")
+        self.assertGreaterEqual(answer.use.sessions, 0)
+
+    @exercises(SERVER + "SetTenantLimits")
+    def test_only_administrators_set_limits(self):
+        request = server_service_pb2.SetTenantLimitsRequest(tenant="a")
+        request.limits.sessions = 1
+        with assert_fails(
+            self, grpc.StatusCode.PERMISSION_DENIED, reason="ROLE_REQUIRED", metadata={"role": "admin"}
+        ):
+            self.client.server.SetTenantLimits(request)
 
 
 @unittest.skipIf(health_pb2 is None, "the package grpc-proto is not installed")
