@@ -1,7 +1,8 @@
 # The attention server, CPU backend. Built and tried by tests/container/run.sh.
 #
 #   docker build -t attention-server .
-#   docker run --rm --read-only --cap-drop=all -p 127.0.0.1:7070:7070 attention-server
+#   docker run --rm --read-only --cap-drop=all -p 127.0.0.1:7070:7070 \
+#     -e ATTENTION_TRUST_TENANT_NAMES_FROM_NETWORK=true attention-server
 
 FROM debian:bookworm-slim AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]

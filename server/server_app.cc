@@ -2,9 +2,11 @@
 
 #include <spdlog/spdlog.h>
 
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -95,9 +97,30 @@ class ServerAppImpl final : public ServerApp {
     ATTENTION_ASSIGN_OR_RETURN(const Listener listener,
                                ParseListener(state_->config.shared_memory_listen));
     ATTENTION_ASSIGN_OR_RETURN(
-        channels_, SharedMemoryChannels::Start(listener, ChannelLimits(state_->config),
-                                               state_->sessions.server_epoch(), state_->regions));
+        channels_, SharedMemoryChannels::Start(
+                       listener, ChannelLimits(state_->config), state_->sessions.server_epoch(),
+                       state_->regions, [this](const auto& caller) { return TenantOf(caller); }));
     return absl::OkStatus();
+  }
+
+  // The same credentials as those of a call.
+  absl::StatusOr<std::string> TenantOf(const SharedMemoryChannels::Caller& caller) const {
+    const Authenticator& authenticator = *state_->authenticator;
+    const std::optional<Identity> user = authenticator.OfUser(caller.user, caller.group);
+    const std::string authorization = absl::StrCat("Bearer ", caller.token);
+    Credentials credentials;
+    if (!caller.token.empty()) credentials.authorization = authorization;
+    if (user) credentials.of_connection = &*user;
+    if (!caller.tenant.empty()) credentials.tenant = caller.tenant;
+    ATTENTION_ASSIGN_OR_RETURN(Identity identity,
+                               authenticator.Check(credentials, state_->clock.Now()));
+    if (!IsTenantName(identity.tenant)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tenant has ", identity.tenant.size(),
+                       " bytes or such that are not printable, expected 1 to ", kMaxTenantBytes,
+                       " printable ASCII characters"));
+    }
+    return std::move(identity.tenant);
   }
 
   absl::Status StartGrpc() {
@@ -124,6 +147,9 @@ class ServerAppImpl final : public ServerApp {
             backend,
             WorkModel(backend.Ceilings()),
             state.clock,
+            *state.authenticator,
+            state.credential_watch,
+            nullptr,
             state.metrics,
             state.call_log,
             state.calls_in_flight,

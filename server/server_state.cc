@@ -12,6 +12,7 @@
 #include "server/base/machine_limits.h"
 #include "server/base/status_macros.h"
 #include "server/engine/bound_projection.h"
+#include "server/open_mode.h"
 #include "server/room_limits.h"
 #include "server/tenant_wiring.h"
 #include "server/wire/preload_file.h"
@@ -93,6 +94,9 @@ absl::StatusOr<std::unique_ptr<ServerState>> ServerState::Make(const ServerConfi
                                                                const BackendFactory& factory,
                                                                const Interrupt& interrupt) {
   ATTENTION_RETURN_IF_ERROR(CheckConnectionLimits(config));
+  ATTENTION_RETURN_IF_ERROR(CheckOpenMode(config));
+  ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<Authenticator> authenticator,
+                             Authenticator::Create(config.auth));
   const MachineLimits limits = ReadMachineLimits();
   ATTENTION_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(config, limits));
   plan.config.completion_threads = NumCompletionThreads(config, limits);
@@ -102,16 +106,18 @@ absl::StatusOr<std::unique_ptr<ServerState>> ServerState::Make(const ServerConfi
   ATTENTION_ASSIGN_OR_RETURN(Devices devices, MakeDevices(plan.config, limits, factory, LogFailure,
                                                           telemetry->clock, telemetry->metrics));
   ATTENTION_RETURN_IF_ERROR(Ask(interrupt));
-  auto state = std::make_unique<ServerState>(plan, std::move(telemetry), std::move(devices));
+  auto state = std::make_unique<ServerState>(plan, std::move(telemetry), std::move(authenticator),
+                                             std::move(devices));
   ATTENTION_RETURN_IF_ERROR(SetTenantLimits(*state));
   ATTENTION_RETURN_IF_ERROR(PreloadLayers(config.preload_layers, state->layers, interrupt));
   return state;
 }
 
 ServerState::ServerState(const MemoryPlan& plan, std::unique_ptr<Telemetry> given_telemetry,
-                         Devices given_devices)
+                         std::unique_ptr<Authenticator> given_authenticator, Devices given_devices)
     : config(plan.config),
       telemetry(std::move(given_telemetry)),
+      authenticator(std::move(given_authenticator)),
       devices(std::move(given_devices)),
       unused_devices(UnusedGpus(VisibleGpus(), config.backend, NamesOf(devices))),
       results(config.max_result_bytes),
@@ -128,6 +134,8 @@ ServerState::ServerState(const MemoryPlan& plan, std::unique_ptr<Telemetry> give
       scheduler(SchedulersOf(devices, SchedulerLimits(config, tenant_limits), clock, metrics),
                 &work_budget),
       connections(ConnectionLimits(config)),
+      credential_watch([this](const std::string& address) { return connections.Close(address); },
+                       [](const std::string& text) { spdlog::warn("{}", text); }),
       listener_health(metrics),
       receiving(ReceivingLimits(config),
                 [this](const std::string& peer) { return connections.ReceivedBytes(peer); }),

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/auth/authenticator.h"
 #include "server/base/clock.h"
 #include "server/base/interrupt.h"
 #include "server/base/metrics.h"
@@ -25,6 +26,7 @@
 #include "server/memory_plan.h"
 #include "server/observe/logging.h"
 #include "server/rpc/calls_in_flight.h"
+#include "server/rpc/credential_watch.h"
 #include "server/rpc/receiving.h"
 #include "server/rpc/service_context.h"
 #include "server/scheduler/scheduler_pool.h"
@@ -48,7 +50,8 @@ struct ServerState {
   static absl::StatusOr<std::unique_ptr<ServerState>> Make(const ServerConfig& config,
                                                            const BackendFactory& factory,
                                                            const Interrupt& interrupt);
-  ServerState(const MemoryPlan& plan, std::unique_ptr<Telemetry> telemetry, Devices devices);
+  ServerState(const MemoryPlan& plan, std::unique_ptr<Telemetry> telemetry,
+              std::unique_ptr<Authenticator> authenticator, Devices devices);
   ServerState(const ServerState&) = delete;
   ServerState& operator=(const ServerState&) = delete;
 
@@ -61,6 +64,7 @@ struct ServerState {
   const std::unique_ptr<Telemetry> telemetry;
   const Clock& clock = telemetry->clock;
   ServerMetrics& metrics = telemetry->metrics;
+  const std::unique_ptr<Authenticator> authenticator;
   SpdlogCallLog call_log;
   CallsInFlight calls_in_flight;
   TenantLimits default_tenant_limits;  // that the file of limits may change
@@ -83,6 +87,7 @@ struct ServerState {
   LayerTable layers;
   SchedulerPool scheduler;
   Connections connections;
+  CredentialWatch credential_watch;
   ListenerHealth listener_health;
   ReceivingLedger receiving;
   ReceivingWatch receiving_watch;

@@ -2,6 +2,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <string>
+
 #include "absl/time/time.h"
 #include "server/engine/device_watch.h"
 #include "server/observe/logging.h"
@@ -14,6 +16,27 @@ void Upkeep::Stop() {
   thread_.join();
 }
 
+void Upkeep::ReloadCredentials() {
+  for (const auto& [setting, status] : state_.authenticator->ReloadChanged()) {
+    if (status.ok()) {
+      spdlog::info("{} has changed and is in use", setting);
+    } else {
+      spdlog::error("{} has changed and is not used, what it was before still is: {}", setting,
+                    std::string(status.message()));
+    }
+  }
+  for (const auto& [address, status] : grpc_.ReloadCertificates()) {
+    if (status.ok()) {
+      spdlog::info("the certificate files of {} have changed and are in use", address);
+    } else {
+      spdlog::error(
+          "the certificate files of {} have changed and are not used, those before still "
+          "are: {}",
+          address, std::string(status.message()));
+    }
+  }
+}
+
 void Upkeep::Loop() {
   constexpr absl::Duration kPeriod = absl::Seconds(1);
   DeviceWatch watch(state_.config.device_recovery_timeout);
@@ -23,6 +46,7 @@ void Upkeep::Loop() {
     EndLogPeriod();
     state_.freed_memory.Tend();
     grpc_.EndStalled(state_.clock.Now());
+    ReloadCredentials();
     recovery_timed_out_.store(
         watch.RecoveryTimedOut(state_.IsAnyDeviceUsable(), state_.clock.Now()));
   }

@@ -1,5 +1,6 @@
 // Looks after a server once a second: drops idle sessions, gives freed memory back to the system,
-// ends uploads that stand still, and notices when every device is lost.
+// ends uploads that stand still, reads credentials again that have changed, and notices when every
+// device is lost.
 #pragma once
 
 #include <atomic>
@@ -27,6 +28,8 @@ class Upkeep {
 
  private:
   void Loop();
+  // Takes what has changed of tokens, keys and certificates.
+  void ReloadCredentials();
 
   ServerState& state_;
   GrpcServer& grpc_;

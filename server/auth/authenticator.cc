@@ -54,7 +54,8 @@ absl::StatusOr<std::unique_ptr<Authenticator>> Authenticator::Create(AuthFiles f
 }
 
 absl::Status Authenticator::Load(Source& source) {
-  absl::StatusOr<std::string> text = source.file.Read();
+  source.file.MarkRead();
+  absl::StatusOr<std::string> text = ReadSmallFile(source.file.path());
   absl::StatusOr<Rules> rules =
       text.ok() ? (this->*source.with)(*text) : absl::StatusOr<Rules>(text.status());
   if (!rules.ok()) return InFile(source.setting, source.file.path(), rules.status());
@@ -66,7 +67,7 @@ absl::Status Authenticator::Load(Source& source) {
 std::vector<Authenticator::Reloaded> Authenticator::ReloadChanged() {
   std::vector<Reloaded> reloaded;
   for (Source& source : sources_) {
-    if (!source.file.HasSettledChange()) continue;
+    if (source.file.Look() != WatchedFile::Change::kSettled) continue;
     reloaded.push_back({source.setting, Load(source)});
   }
   return reloaded;
@@ -99,7 +100,13 @@ absl::StatusOr<Identity> Authenticator::OfCaller(const Credentials& credentials,
       return InvalidCredentials("no name of the client certificate belongs to a tenant");
     }
   }
-  if (credentials.of_connection != nullptr) return *credentials.of_connection;
+  if (credentials.of_connection != nullptr) {
+    // The file may have changed since the connection was made.
+    if (rules->identities != nullptr && rules->identities->HasUserOf(*credentials.of_connection)) {
+      return *credentials.of_connection;
+    }
+    return InvalidCredentials("the user of the connection no longer belongs to a tenant");
+  }
   return MissingCredentials(
       "the call has no credentials, expected metadata `authorization: Bearer TOKEN` or a client "
       "certificate, as the server is configured");
@@ -125,6 +132,11 @@ std::optional<Identity> Authenticator::OfUser(std::uint32_t uid, std::uint32_t g
 bool Authenticator::has_users() const {
   const std::shared_ptr<const Rules> rules = this->rules();
   return rules->identities != nullptr && rules->identities->has_users();
+}
+
+bool Authenticator::has_certificates() const {
+  const std::shared_ptr<const Rules> rules = this->rules();
+  return rules->identities != nullptr && rules->identities->has_certificates();
 }
 
 std::shared_ptr<const Authenticator::Rules> Authenticator::rules() const {

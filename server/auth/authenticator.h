@@ -21,30 +21,30 @@
 #include "server/auth/identity_map.h"
 #include "server/auth/jwt_verifier.h"
 #include "server/auth/token_table.h"
-#include "server/auth/watched_file.h"
 #include "server/base/mutex.h"
+#include "server/base/watched_file.h"
 
 namespace attention::server {
 
 // A call's credentials, as it shows them.
 struct Credentials {
   // The metadata entry `authorization`; absent: there is none.
-  std::optional<absl::string_view> authorization;
+  std::optional<absl::string_view> authorization = {};
   // The client certificate's names; it is signed by one of the listener's authorities.
   bool has_certificate = false;
-  std::vector<std::string> certificate_uris;
-  std::vector<std::string> certificate_dns_names;
+  std::vector<std::string> certificate_uris = {};
+  std::vector<std::string> certificate_dns_names = {};
   // The owner of a connection that belongs to somebody: the user at a unix socket.
   const Identity* of_connection = nullptr;
   // The tenant that the call names (metadata `attention-tenant`); absent: it names none.
-  std::optional<absl::string_view> tenant;
+  std::optional<absl::string_view> tenant = {};
 };
 
 struct AuthFiles {
-  std::string tokens;      // TokenTable
-  std::string identities;  // IdentityMap
-  std::string jwt_keys;    // a JWKS
-  JwtRules jwt;
+  std::string tokens = {};      // TokenTable
+  std::string identities = {};  // IdentityMap
+  std::string jwt_keys = {};    // a JWKS
+  JwtRules jwt = {};
 
   bool any() const { return !tokens.empty() || !identities.empty() || !jwt_keys.empty(); }
 };
@@ -67,6 +67,8 @@ class Authenticator {
   // The identity of a user at a unix socket; nothing when the file lists no such user.
   std::optional<Identity> OfUser(std::uint32_t uid, std::uint32_t gid) const;
   bool has_users() const;
+  // True if some client certificate belongs to a tenant.
+  bool has_certificates() const;
 
   struct Reloaded {
     const char* setting;

@@ -140,6 +140,11 @@ std::optional<Identity> IdentityMap::OfCertificate(
   return std::nullopt;
 }
 
+bool IdentityMap::HasUserOf(const Identity& identity) const {
+  return std::any_of(users_.begin(), users_.end(),
+                     [&](const User& user) { return user.identity == identity; });
+}
+
 std::optional<Identity> IdentityMap::OfUser(std::uint32_t uid, std::uint32_t gid) const {
   for (const User& user : users_) {
     if (user.uid.value_or(uid) == uid && user.gid.value_or(gid) == gid) return user.identity;

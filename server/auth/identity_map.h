@@ -37,6 +37,9 @@ class IdentityMap {
   // The identity of a user of this system: the first entry of the file that fits.
   std::optional<Identity> OfUser(std::uint32_t uid, std::uint32_t gid) const;
 
+  // True if an entry gives the identity to a user.
+  bool HasUserOf(const Identity& identity) const;
+
   bool has_certificates() const { return !uris_.empty() || !dns_names_.empty(); }
   bool has_users() const { return !users_.empty(); }
 

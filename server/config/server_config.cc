@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/base/version.h"
+#include "server/config/auth_flags.h"
 #include "server/config/environment.h"
 #include "server/config/flag_checks.h"
 #include "server/config/flag_set.h"
@@ -204,13 +205,16 @@ void AddFlags(CLI::App& app, const std::shared_ptr<TomlFile>& file, ServerConfig
   app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_config("--config", "", "Read keys from this TOML file")->envname("ATTENTION_CONFIG");
   FlagSet flags(app);
-  for (const auto add : {AddListeners, AddSharedMemoryLimits, AddConnections, AddCalls,
+  for (const auto add : {AddListeners, AddAuth, AddSharedMemoryLimits, AddConnections, AddCalls,
                          AddLifecycle, AddCompute, AddLayers, AddQueue, AddSessions, AddLogging}) {
     add(flags, config);
   }
   app.add_flag("--print-config")
       ->description("Print the effective configuration and exit")
       ->configurable(false);
+  app.add_option("--new-token", "Print a new bearer token and its line for auth-tokens, and exit")
+      ->configurable(false)
+      ->check(NewTokenCheck());
   app.set_version_flag("--version",
                        absl::StrCat("attention-server ", kVersion, " (", kCommit, ")"));
 }
@@ -248,7 +252,16 @@ ParsedCommandLine ParseCommandLine(int argc, const char* const* argv) {
     parsed.text = WithPlace(out.str(), *file);
     return parsed;
   }
-  if (app.count("--print-config") > 0) {
+  if (std::string error = CheckAuth(parsed.config); !error.empty()) {
+    parsed.is_exit = true;
+    parsed.exit_code = 2;
+    parsed.text = error + "\n";
+    return parsed;
+  }
+  if (app.count("--new-token") > 0) {
+    parsed.is_exit = true;
+    parsed.text = NewTokenText(app["--new-token"]->as<std::string>());
+  } else if (app.count("--print-config") > 0) {
     parsed.is_exit = true;
     parsed.text = app.config_to_str(/*default_also=*/true, /*write_description=*/true);
   }

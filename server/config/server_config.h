@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/auth/authenticator.h"
 
 namespace attention::server {
 
@@ -20,6 +21,9 @@ struct ServerConfig {
   std::string port_file;
   std::int64_t max_connections = 0;           // of all listeners; 0: what the descriptors allow
   std::int64_t max_connections_per_peer = 0;  // 0: half of max_connections
+
+  AuthFiles auth;  // none: whoever calls names the tenant
+  bool trust_tenant_names_from_network = false;
 
   std::string shared_memory_listen;            // "unix:path"; empty: shared memory is not offered
   std::int64_t max_shared_bytes = 0;           // 0: a share of the machine's memory

@@ -65,6 +65,12 @@ absl::Status SetOption(absl::string_view text, absl::string_view key, absl::stri
 
 bool Listener::is_unix() const { return absl::StartsWith(address, kUnixPrefix); }
 
+bool Listener::is_local() const {
+  if (is_unix()) return true;
+  const absl::string_view host = absl::string_view(address).substr(0, address.rfind(':'));
+  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
+}
+
 std::string Listener::socket_path() const { return address.substr(kUnixPrefix.size()); }
 
 absl::StatusOr<Listener> ParseListener(absl::string_view text) {

@@ -25,6 +25,8 @@ struct Listener {
   std::string tls_client_ca;
 
   bool is_unix() const;
+  // True if nobody beyond this host can reach it: a unix socket or a loopback address.
+  bool is_local() const;
   std::string socket_path() const;  // of a unix socket
   bool has_tls() const { return !tls_cert.empty(); }
 };

@@ -129,7 +129,10 @@ void Acceptor::Admit(const Door& door, int fd) {
     SweepEvery(kSweepPeriodAtLimit);
     refusal = connections_.Add(fd, name);
   }
-  if (!refusal) return door.admit(fd);
+  if (!refusal) {
+    if (door.take != nullptr && door.take(fd)) return;
+    return door.admit(fd);
+  }
   Refuse(*refusal, name.peer);
   close(fd);
 }

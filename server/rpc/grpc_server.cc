@@ -103,10 +103,31 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   return server;
 }
 
+std::unique_ptr<GrpcServer> GrpcServer::StartWithoutAddress(const ServiceContext& services) {
+  std::unique_ptr<GrpcServer> server(new GrpcServer({}, services));
+  if (const absl::Status status = server->Listen(); !status.ok()) {
+    services.warn(std::string(status.message()));
+    return nullptr;
+  }
+  return server;
+}
+
+void GrpcServer::Admit(int fd) {
+  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+  connection.listener_fd = -1;
+  connection.fd = fd;
+  door_->HandleNewConnection(&connection);
+}
+
 absl::Status GrpcServer::Listen() {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   ATTENTION_RETURN_IF_ERROR(listening_.AddTo(builder));
+  if (!listening_.has_listeners()) {
+    door_ = builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+        grpc::InsecureServerCredentials());
+  }
   builder.RegisterService(&attention_);
   builder.RegisterService(&session_);
   builder.RegisterService(&layer_);
@@ -136,8 +157,12 @@ absl::Status GrpcServer::Listen() {
   health_.Listen(threads_->queue());
   reflection_service_.Listen(threads_->queue());
   health_.SetServing(true);
-  listening_.Start(services_.connections, services_.metrics, services_.warn,
-                   services_.listener_health, [this] { UpdateHealth(); });
+  if (!listening_.has_listeners()) return absl::OkStatus();
+  user_servers_ = std::make_unique<UserServers>(
+      services_, [](const ServiceContext& services) { return StartWithoutAddress(services); });
+  listening_.Start([this](int fd) { return user_servers_->Take(fd); }, services_.connections,
+                   services_.metrics, services_.warn, services_.listener_health,
+                   [this] { UpdateHealth(); });
   return absl::OkStatus();
 }
 
@@ -146,8 +171,14 @@ void GrpcServer::UpdateHealth() {
   const bool has_device = std::any_of(devices.begin(), devices.end(),
                                       [](const DeviceStatus& device) { return device.is_used; });
   const bool is_reachable = services_.listener_health.WhyNotReady().empty();
+  ForUserServers([](GrpcServer& server) { server.UpdateHealth(); });
   MutexLock lock(&mutex_);
   health_.SetServing(!is_draining_ && has_device && is_reachable);
+}
+
+void GrpcServer::EndStalled(absl::Time now) {
+  streams_.EndStalled(now);
+  ForUserServers([now](GrpcServer& server) { server.EndStalled(now); });
 }
 
 void GrpcServer::AnnounceDrain() {
@@ -155,12 +186,14 @@ void GrpcServer::AnnounceDrain() {
     MutexLock lock(&mutex_);
     is_draining_ = true;
   }
+  ForUserServers([](GrpcServer& server) { server.AnnounceDrain(); });
   UpdateHealth();  // watchers are told, and others still may ask
 }
 
 void GrpcServer::BeginDrain() {
   AnnounceDrain();
   streams_.BeginDrain();
+  ForUserServers([](GrpcServer& server) { server.streams_.BeginDrain(); });
 }
 
 void GrpcServer::Shutdown(absl::Time deadline) {
@@ -170,12 +203,20 @@ void GrpcServer::Shutdown(absl::Time deadline) {
   listening_.Stop();
   calls.EndListening();
   // Whatever is still to be computed is given up and answered while there is a queue to answer on.
-  layer_.StopBackground();
+  GiveUpWork();
+  ForUserServers([](GrpcServer& server) { server.GiveUpWork(); });
   services_.scheduler.Stop();
   CloseConnections();
+  ForUserServers([](GrpcServer& server) { server.CloseConnections(); });
   // Connections are gone, but the last events of their calls may not have been handled, and their
   // handlers begin more operations.
   calls.AwaitAllLeft();
+  ForUserServers([](GrpcServer& server) { server.LetGo(); });
+  user_servers_.reset();
+  LetGo();
+}
+
+void GrpcServer::LetGo() {
   threads_.reset();
   server_.reset();
 }

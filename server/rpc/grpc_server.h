@@ -22,6 +22,7 @@
 #include "server/rpc/server_service.h"
 #include "server/rpc/session_service.h"
 #include "server/rpc/stream_registry.h"
+#include "server/rpc/user_servers.h"
 
 namespace attention::server {
 
@@ -31,13 +32,21 @@ class GrpcServer {
   // SERVING when it returns.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const std::vector<Listener>& listeners,
                                                            const ServiceContext& services);
+  // One that has no address: its connections are given to it.
+  static std::unique_ptr<GrpcServer> StartWithoutAddress(const ServiceContext& services);
   ~GrpcServer();
+
+  // Serves an accepted connection, without TLS, and takes its descriptor over.
+  void Admit(int fd);
 
   // With the ports that were picked.
   const std::vector<std::string>& addresses() const { return listening_.addresses(); }
 
   // Ends streams that hold what others could use and do not move. To be called every second or so.
-  void EndStalled(absl::Time now) { streams_.EndStalled(now); }
+  void EndStalled(absl::Time now);
+
+  // Listening::ReloadCertificates. To be called every second or so.
+  std::vector<Listening::Reloaded> ReloadCertificates() { return listening_.ReloadCertificates(); }
 
   // Health becomes NOT_SERVING; calls are served as before.
   void AnnounceDrain();
@@ -48,9 +57,16 @@ class GrpcServer {
   void Shutdown(absl::Time deadline);
 
  private:
+  // The steps of Shutdown, each of which this server and those of users take together.
+  void GiveUpWork() { layer_.StopBackground(); }
   void CloseConnections();
+  void LetGo();
   GrpcServer(const std::vector<Listener>& listeners, const ServiceContext& services);
   absl::Status Listen();
+  template <typename Visit>
+  void ForUserServers(Visit visit) {
+    if (user_servers_ != nullptr) user_servers_->ForEach(visit);
+  }
   // Tells health watchers whether the server takes work.
   void UpdateHealth() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -66,6 +82,9 @@ class GrpcServer {
   ReflectionServiceImpl reflection_service_{reflection_, services_.calls_in_flight};
   std::unique_ptr<CompletionThreads> threads_;
   std::unique_ptr<grpc::Server> server_;
+  // The way in for connections of a server without address; else null.
+  std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor> door_;
+  std::unique_ptr<UserServers> user_servers_;  // of a server with addresses
   Mutex mutex_;
   bool is_draining_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -1,32 +1,24 @@
 #include "server/rpc/listening.h"
 
 #include <grpcpp/security/server_credentials.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 #include <sys/socket.h>
 
 #include <memory>
 #include <utility>
 
-#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/transport/socket_buffers.h"
 #include "server/base/status_macros.h"
-#include "server/listener/tls_files.h"
 
 namespace attention::server {
 namespace {
 
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const Listener& listener) {
-  if (!listener.has_tls()) return grpc::InsecureServerCredentials();
-  ATTENTION_ASSIGN_OR_RETURN(TlsFiles files, ReadTlsFiles(listener, absl::Now()));
-  grpc::SslServerCredentialsOptions options;
-  options.pem_key_cert_pairs.push_back({std::move(files.key), std::move(files.certificate)});
-  if (!files.client_ca.empty()) {
-    options.pem_root_certs = std::move(files.client_ca);
-    options.client_certificate_request = GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
-  }
-  return grpc::SslServerCredentials(options);
-}
+// How often gRPC looks whether the files in memory have changed.
+constexpr unsigned int kLookPeriodSeconds = 1;
 
 // "127.0.0.1:0" and 50051 give "127.0.0.1:50051".
 std::string WithPort(const std::string& address, int port) {
@@ -51,6 +43,34 @@ absl::Status Prefixed(const absl::Status& status) {
 
 Listening::Listening(std::vector<Listener> listeners) : listeners_(std::move(listeners)) {}
 
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Listening::Credentials(
+    const Listener& listener) {
+  if (!listener.has_tls()) return grpc::InsecureServerCredentials();
+  ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<ServedCertificate> served,
+                             ServedCertificate::Load(listener, absl::Now()));
+  grpc::experimental::TlsServerCredentialsOptions options(
+      std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+          served->key_path(), served->certificate_path(), served->client_ca_path(),
+          kLookPeriodSeconds));
+  options.watch_identity_key_cert_pairs();
+  if (served->has_client_ca()) {
+    options.watch_root_certs();
+    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  served_.push_back({listener.address, std::move(served)});
+  return grpc::experimental::TlsServerCredentials(options);
+}
+
+std::vector<Listening::Reloaded> Listening::ReloadCertificates() {
+  std::vector<Reloaded> reloaded;
+  for (const Served& served : served_) {
+    if (const auto status = served.certificate->ReloadChanged(absl::Now())) {
+      reloaded.push_back({served.address, *status});
+    }
+  }
+  return reloaded;
+}
+
 absl::Status Listening::AddTo(grpc::ServerBuilder& builder) {
   for (const Listener& listener : listeners_) {
     ATTENTION_RETURN_IF_ERROR(Add(listener, builder));
@@ -74,8 +94,9 @@ absl::Status Listening::Add(const Listener& listener, grpc::ServerBuilder& build
   return absl::OkStatus();
 }
 
-void Listening::Start(Connections& connections, ServerMetrics& metrics, Acceptor::Warn warn,
-                      ListenerHealth& health, std::function<void()> after_each_probe) {
+void Listening::Start(std::function<bool(int fd)> take, Connections& connections,
+                      ServerMetrics& metrics, Acceptor::Warn warn, ListenerHealth& health,
+                      std::function<void()> after_each_probe) {
   std::vector<Acceptor::Door> doors;
   for (std::size_t i = 0; i < sockets_.size(); ++i) {
     const auto admit = [listen_fd = sockets_[i].fd(), acceptor = grpc_acceptors_[i]](int fd) {
@@ -85,7 +106,8 @@ void Listening::Start(Connections& connections, ServerMetrics& metrics, Acceptor
       connection.fd = fd;
       acceptor->HandleNewConnection(&connection);
     };
-    doors.push_back({sockets_[i].fd(), admit});
+    const bool is_unix = absl::StartsWith(probed_[i].address, "unix:");
+    doors.push_back({sockets_[i].fd(), admit, is_unix ? take : nullptr});
   }
   acceptor_ = std::make_unique<Acceptor>(std::move(doors), own_addresses_, connections, metrics,
                                          std::move(warn));

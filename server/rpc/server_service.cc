@@ -45,13 +45,9 @@ void EncodeLimits(const ServiceLimits& limits, const TenantLimits& tenant,
 }
 
 absl::Status CheckTenantName(const std::string& tenant) {
-  constexpr std::size_t kMaxTenantBytes = 128;  // as in a call's metadata
-  if (tenant.size() <= kMaxTenantBytes && std::all_of(tenant.begin(), tenant.end(), IsPrintable)) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrCat("tenant is ", Quoted(tenant),
-                                                 ", expected at most ", kMaxTenantBytes,
-                                                 " printable ASCII characters"));
+  if (IsTenantName(tenant)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("tenant is ", Quoted(tenant), ", expected 1 to ",
+                                                 kMaxTenantBytes, " printable ASCII characters"));
 }
 
 absl::Status CheckRange(absl::string_view field, std::int64_t value, std::int64_t min) {

@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "kernels/api/attention_backend.h"
+#include "server/auth/authenticator.h"
 #include "server/base/call_log.h"
 #include "server/base/clock.h"
 #include "server/base/metrics.h"
@@ -26,6 +27,7 @@
 #include "server/memory/buffer_pool.h"
 #include "server/memory/result_ledger.h"
 #include "server/rpc/calls_in_flight.h"
+#include "server/rpc/credential_watch.h"
 #include "server/rpc/receiving.h"
 #include "server/scheduler/scheduler_pool.h"
 #include "server/session/session_table.h"
@@ -78,6 +80,9 @@ struct ServiceContext {
   const BackendDescription& backend;  // of one of the devices, which are all of one kind
   WorkModel work_model;               // of each of them
   const Clock& clock;
+  const Authenticator& authenticator;
+  CredentialWatch& credential_watch;
+  const Identity* of_connections;  // whose connections these are; null: the calls tell
   ServerMetrics& metrics;
   CallLog& call_log;
   CallsInFlight& calls_in_flight;
@@ -104,9 +109,10 @@ class CallFrame {
  public:
   enum class Kind { kUnary, kStream };
 
-  // From status() INVALID_ARGUMENT when the metadata is not usable, PERMISSION_DENIED when its
-  // priority is above the tenant's highest, RESOURCE_EXHAUSTED when too many calls are open, or too
-  // many streams of the tenant.
+  // From status() INVALID_ARGUMENT when the metadata is not usable, UNAUTHENTICATED or
+  // PERMISSION_DENIED when its credentials are not, PERMISSION_DENIED when its priority is above
+  // the tenant's highest, RESOURCE_EXHAUSTED when too many calls are open, or too many streams of
+  // the tenant.
   CallFrame(const ServiceContext& services, const char* rpc, Kind kind,
             const grpc::ServerContextBase& context, CancelFlag is_cancelled);
   ~CallFrame();
@@ -114,7 +120,9 @@ class CallFrame {
   CallFrame& operator=(const CallFrame&) = delete;
 
   const absl::Status& status() const { return status_; }
-  const std::string& tenant() const { return tenant_; }
+  // Empty tenant: the call was refused for its credentials.
+  const Identity& identity() const { return identity_; }
+  const std::string& tenant() const { return identity_.tenant; }
   const std::string& peer() const { return peer_; }
   absl::Time deadline() const { return deadline_; }
 
@@ -138,12 +146,14 @@ class CallFrame {
   void Finish(const absl::Status& status) const noexcept;
 
  private:
+  absl::Status ReadHeaders(const grpc::ServerContextBase& context);
+
   const ServiceContext& services_;
   const char* rpc_;
   const Kind kind_;
   absl::Status SetPriority(std::optional<Priority> asked);
 
-  std::string tenant_;
+  Identity identity_;
   Priority priority_ = Priority::kNormal;
   bool is_counted_stream_ = false;
   std::string request_id_;

@@ -17,8 +17,8 @@
 namespace attention::server {
 namespace {
 
-// Packets hold an id or a tenant's name.
-constexpr std::size_t kMaxPacketBytes = 4096;
+// Packets hold an id, or a tenant's name and a token; gRPC takes no longer ones.
+constexpr std::size_t kMaxPacketBytes = std::size_t{16} << 10;
 
 // After there was no descriptor for a connection: time for others to end.
 constexpr absl::Duration kAcceptRest = absl::Milliseconds(100);
@@ -102,7 +102,7 @@ struct SharedMemoryChannels::Making {
 
 absl::StatusOr<std::unique_ptr<SharedMemoryChannels>> SharedMemoryChannels::Start(
     const Listener& listener, const Limits& limits, std::uint64_t server_epoch,
-    RegionTable& regions) {
+    RegionTable& regions, TenantOf tenant_of) {
   absl::StatusOr<ListenSocket> socket =
       ListenSocket::BindUnix(listener.socket_path(), SOCK_SEQPACKET, listener.mode);
   if (!socket.ok()) {
@@ -114,19 +114,22 @@ absl::StatusOr<std::unique_ptr<SharedMemoryChannels>> SharedMemoryChannels::Star
     return absl::UnavailableError(absl::StrCat("shared-memory-listen: cannot watch ",
                                                listener.address, ": ", std::strerror(errno)));
   }
-  return std::unique_ptr<SharedMemoryChannels>(new SharedMemoryChannels(
-      listener.socket_path(), *std::move(socket), std::move(alarm), limits, server_epoch, regions));
+  return std::unique_ptr<SharedMemoryChannels>(
+      new SharedMemoryChannels(listener.socket_path(), *std::move(socket), std::move(alarm), limits,
+                               server_epoch, regions, std::move(tenant_of)));
 }
 
 SharedMemoryChannels::SharedMemoryChannels(std::string path, ListenSocket socket,
                                            std::shared_ptr<Alarm> alarm, const Limits& limits,
-                                           std::uint64_t server_epoch, RegionTable& regions)
+                                           std::uint64_t server_epoch, RegionTable& regions,
+                                           TenantOf tenant_of)
     : path_(std::move(path)),
       listen_socket_(std::move(socket)),
       alarm_(std::move(alarm)),
       limits_(limits),
       server_epoch_(server_epoch),
       regions_(regions),
+      tenant_of_(std::move(tenant_of)),
       thread_([this] { Serve(); }) {}
 
 SharedMemoryChannels::~SharedMemoryChannels() {
@@ -192,7 +195,9 @@ void SharedMemoryChannels::Accept() {
     close(fd);
     return;
   }
-  connections_[fd].owner = {++last_number_, peer.uid};
+  Connection& connection = connections_[fd];
+  connection.owner = {++last_number_, peer.uid};
+  connection.group = peer.gid;
 }
 
 int SharedMemoryChannels::ConnectionsOf(std::uint32_t user) const {
@@ -235,10 +240,13 @@ std::optional<v1::SharedMemoryResponse> SharedMemoryChannels::Create(
                                                            ", expected ", SharedRegion::kMinBytes,
                                                            " to ", max_bytes)));
   }
+  absl::StatusOr<std::string> tenant =
+      tenant_of_({connection.owner.user, connection.group, request.tenant(), request.token()});
+  if (!tenant.ok()) return Refusal(tenant.status());
   auto charge = regions_.Reserve(connection.owner, request.size_bytes());
   if (!charge.ok()) return Refusal(charge.status());
   auto making = std::make_shared<Making>();
-  making->tenant = request.tenant().empty() ? "default" : request.tenant();
+  making->tenant = *std::move(tenant);
   making->bytes = request.size_bytes();
   making->charge = *std::move(charge);
   connection.making = making;

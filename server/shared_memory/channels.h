@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -38,12 +39,23 @@ class SharedMemoryChannels {
     int max_connections_per_user = 0;
   };
 
+  // The caller, as the system and the request tell.
+  struct Caller {
+    std::uint32_t user = 0;
+    std::uint32_t group = 0;
+    const std::string& tenant;  // empty: none is named
+    const std::string& token;   // empty: there is none
+  };
+  // Returns the tenant whose calls may name the caller's memory, or why there is none.
+  using TenantOf = std::function<absl::StatusOr<std::string>(const Caller& caller)>;
+
   // Listens at a unix socket (ListenSocket::BindUnix). UNAVAILABLE when it cannot be bound.
   // `server_epoch` tells clients whose channel it is. `regions` must outlive the object.
   static absl::StatusOr<std::unique_ptr<SharedMemoryChannels>> Start(const Listener& listener,
                                                                      const Limits& limits,
                                                                      std::uint64_t server_epoch,
-                                                                     RegionTable& regions);
+                                                                     RegionTable& regions,
+                                                                     TenantOf tenant_of);
   // Ends every lease.
   ~SharedMemoryChannels();
   SharedMemoryChannels(const SharedMemoryChannels&) = delete;
@@ -59,12 +71,14 @@ class SharedMemoryChannels {
 
   struct Connection {
     RegionTable::Owner owner;
+    std::uint32_t group = 0;
     std::set<std::string> region_ids;
     std::shared_ptr<Making> making;  // null: none, and the client may ask
   };
 
   SharedMemoryChannels(std::string path, ListenSocket socket, std::shared_ptr<Alarm> alarm,
-                       const Limits& limits, std::uint64_t server_epoch, RegionTable& regions);
+                       const Limits& limits, std::uint64_t server_epoch, RegionTable& regions,
+                       TenantOf tenant_of);
 
   void Serve();
   // Waits until something happens, and returns what did, by descriptor. The alarm's is the first.
@@ -88,6 +102,7 @@ class SharedMemoryChannels {
   const Limits limits_;
   const std::uint64_t server_epoch_;
   RegionTable& regions_;
+  const TenantOf tenant_of_;
   std::atomic<bool> is_stopping_{false};
   std::map<int, Connection> connections_;  // by descriptor
   std::uint64_t last_number_ = 0;          // of a connection

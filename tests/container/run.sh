@@ -65,7 +65,8 @@ build_image() {
 # run_container NETWORK-FLAGS...
 run_container() {
   podman_quiet run -d --name "$name" --read-only --cap-drop=all --security-opt=no-new-privileges \
-    --memory 2g --pids-limit 512 -e ATTENTION_KV_CAPACITY_BYTES=268435456 "$@" "$IMAGE" >/dev/null
+    --memory 2g --pids-limit 512 -e ATTENTION_KV_CAPACITY_BYTES=268435456 \
+    -e ATTENTION_TRUST_TENANT_NAMES_FROM_NETWORK=true "$@" "$IMAGE" >/dev/null
 }
 
 # published PORT: where the host reaches it.

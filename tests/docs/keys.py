@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-NO_KEYS = {"help", "config", "print-config", "version"}  # about the configuration, not of it
+NO_KEYS = {"help", "config", "print-config", "new-token", "version"}  # about the configuration, not of it
 
 
 def documented():

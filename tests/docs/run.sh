@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../deploy/lib.sh"
 
 BUILD_DIR="$REPOSITORY_ROOT/build/release"
 PYTHON_DIR="$REPOSITORY_ROOT/build/docs-python"
-SETTINGS=(keys quickstart install server java preload python)
+SETTINGS=(keys quickstart install server identity java preload python)
 
 work=$(mktemp -d)
 server_pid=
@@ -101,6 +101,8 @@ run_quickstart() {
 run_install() { run_pages install; }
 
 run_server() { start_server && run_pages server && stop_server; }
+
+run_identity() { run_pages identity; }
 
 run_java() {
   if ! has_command javac || [[ ! -e /usr/share/java/grpc-netty.jar ]]; then

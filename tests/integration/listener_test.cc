@@ -221,7 +221,8 @@ TEST(ListenerTest, EveryKindOfListenerAnswersTheServersOwnCalls) {
   const std::string tls = "?tls-cert=" + files + "server.pem&tls-key=" + files + "server.key";
   const std::string path = ::testing::TempDir() + "probed-" + std::to_string(getpid()) + ".sock";
   ServerProcess process({"--listen=0.0.0.0:0,[::]:0,unix:" + path + ",127.0.0.1:0" + tls +
-                         ",127.0.0.1:0" + tls + "&tls-client-ca=" + files + "server.pem"});
+                             ",127.0.0.1:0" + tls + "&tls-client-ca=" + files + "server.pem",
+                         "--trust-tenant-names-from-network=true"});
   ServerClient& client = process.client();
   EXPECT_TRUE(WaitUntil([&] {
     return client.Metric("attention_listener_probes_total{outcome=\"answered\"}") >= 20;

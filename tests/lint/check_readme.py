@@ -24,7 +24,7 @@ import pages
 import sources
 
 ROOT = sources.repository_root()
-SETTINGS = ("server", "python", "java", "quickstart", "install", "preload")  # of tests/docs/run.sh
+SETTINGS = ("server", "identity", "python", "java", "quickstart", "install", "preload")  # of tests/docs/run.sh
 MADE_BY_USERS = ("build/", "venv/", "path/", "java/", "/")
 SAMPLE = re.compile(
     r"(?P<head><!-- sample: (?P<path>\S+) (?P<name>\S+) -->\n```\w+\n)(?P<body>.*?)(?P<tail>```\n)",

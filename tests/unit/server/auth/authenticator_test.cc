@@ -120,7 +120,9 @@ TEST_F(AuthenticatorTest, ACertificateIsKnownByTheMapping) {
 
 TEST_F(AuthenticatorTest, ATokenDecidesBeforeACertificateAndThatBeforeTheConnection) {
   Start({.tokens = WriteTokens({token_.line}),
-         .identities = Write("ids", "[[certificate]]\nuri = 'spiffe://a/b'\ntenant = 'cert'\n")});
+         .identities = Write("ids",
+                             "[[certificate]]\nuri = 'spiffe://a/b'\ntenant = 'cert'\n"
+                             "[[user]]\nuid = 5\ntenant = 'socket'\n")});
   const Identity connection = {"socket", Role::kUse};
   Credentials all = {
       .has_certificate = true, .certificate_uris = {"spiffe://a/b"}, .of_connection = &connection};
@@ -132,6 +134,20 @@ TEST_F(AuthenticatorTest, ATokenDecidesBeforeACertificateAndThatBeforeTheConnect
   EXPECT_EQ(ReasonOf(Check(all)), "CREDENTIALS_INVALID");
   EXPECT_EQ(Check({.of_connection = &connection})->tenant, "socket");
   EXPECT_EQ(ReasonOf(Check({.of_connection = &connection, .tenant = "acme"})), "TENANT_MISMATCH");
+}
+
+TEST_F(AuthenticatorTest, AConnectionsUserIsKnownAsLongAsTheFileSaysSo) {
+  Start({.identities = Write("ids", "[[user]]\nuid = 5\ntenant = 'socket'\n")});
+  EXPECT_TRUE(authenticator_->has_users());
+  EXPECT_FALSE(authenticator_->has_certificates());
+  const std::optional<Identity> connection = authenticator_->OfUser(5, 1);
+  ASSERT_TRUE(connection.has_value());
+  EXPECT_FALSE(authenticator_->OfUser(6, 1).has_value());
+  EXPECT_EQ(Check({.of_connection = &*connection})->tenant, "socket");
+  Write("ids", "[[user]]\nuid = 5\ntenant = 'other'\n");
+  EXPECT_EQ(Reload().size(), 1u);
+  EXPECT_EQ(ReasonOf(Check({.of_connection = &*connection})), "CREDENTIALS_INVALID");
+  EXPECT_EQ(authenticator_->OfUser(5, 1)->tenant, "other");
 }
 
 TEST_F(AuthenticatorTest, TokensOfBothKindsStandBesideEachOther) {

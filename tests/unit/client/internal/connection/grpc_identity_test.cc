@@ -1,4 +1,5 @@
-// The metadata by which servers know a client: token, tenant and what the program adds, on every call.
+// The metadata by which servers know a client: token, tenant and what the program adds, on every
+// call.
 #include <gmock/gmock.h>
 
 #include <atomic>

@@ -1,9 +1,10 @@
-#include "server/auth/watched_file.h"
+#include "server/base/watched_file.h"
+
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
 
@@ -35,19 +36,15 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   return text;
 }
 
-absl::StatusOr<std::string> WatchedFile::Read() {
-  read_ = last_seen_ = Look();
-  return ReadSmallFile(path_);
-}
-
-bool WatchedFile::HasSettledChange() {
-  const Stamp now = Look();
+WatchedFile::Change WatchedFile::Look() {
+  const Stamp now = Now();
   const bool is_still = now == last_seen_;
   last_seen_ = now;
-  return is_still && now != read_;
+  if (now == read_) return Change::kNone;
+  return is_still ? Change::kSettled : Change::kMoving;
 }
 
-WatchedFile::Stamp WatchedFile::Look() const {
+WatchedFile::Stamp WatchedFile::Now() const {
   struct stat status;
   if (stat(path_.c_str(), &status) != 0) return {};
   return {status.st_dev, status.st_ino, status.st_size, Nanoseconds(status.st_mtim),

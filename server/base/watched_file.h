@@ -1,13 +1,10 @@
-// A file that is read again once it has changed and then been still from one look to the next, so
-// that one that is being written is not read by halves.
+// A file that is to be read again once it has changed and then been still from one look to the
+// next, so that one that is being written is not read by halves.
 //
 // Thread-safety: none.
 #pragma once
 
-#include <sys/stat.h>
-
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -20,16 +17,20 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path);
 
 class WatchedFile {
  public:
+  enum class Change {
+    kNone,    // since MarkRead
+    kMoving,  // it differs from then, and from the last look too
+    kSettled  // it differs from then, and is as at the last look. A file that is gone is settled,
+              // too
+  };
+
   explicit WatchedFile(std::string path) : path_(std::move(path)) {}
 
   const std::string& path() const { return path_; }
 
-  // The text as it is now, which counts as seen.
-  absl::StatusOr<std::string> Read();
-  // True if the file differs from the one that was read last, and has not changed since the look
-  // before this one. A file that is gone differs, too. Once it is read, or found to be unreadable,
-  // it is not told of again until it changes.
-  bool HasSettledChange();
+  // The file as it is now counts as read. To be called before it is read.
+  void MarkRead() { read_ = last_seen_ = Now(); }
+  Change Look();
 
  private:
   // Differs between any two contents that the file has had.
@@ -41,11 +42,11 @@ class WatchedFile {
     bool operator==(const Stamp&) const = default;
   };
 
-  Stamp Look() const;
+  Stamp Now() const;
 
-  const std::string path_;
-  Stamp read_;       // when it was read
-  Stamp last_seen_;  // at the last look
+  std::string path_;
+  Stamp read_;
+  Stamp last_seen_;
 };
 
 }  // namespace attention::server
