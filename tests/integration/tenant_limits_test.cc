@@ -97,20 +97,22 @@ highest-priority = "normal"
     const v1::SessionHandle session = MustCreate(server, {}, greedy).handle();
     MustCreate(server, {}, greedy);
     EXPECT_THAT(Create(server, greedy), FailsBecause(kExhausted, kQuota));
+    EXPECT_THAT(Upload(server, UploadOf(MakeLayer(SmallLayerConfig(), 1), "mine"), nullptr, greedy),
+                FailsBecause(kExhausted, kQuota));
+    // An upload is a stream as well.
+    const std::string num_streams = "attention_tenant_streams{tenant=\"greedy\"}";
+    ASSERT_TRUE(WaitUntil(
+        [&] { return server.Get("/metrics").body.find(num_streams) == std::string::npos; }));
     const auto context = NewContext(greedy);
     const auto open = server.sessions().StepStream(context.get());
-    ASSERT_TRUE(WaitUntil([&] {
-      return server.Get("/metrics").body.find("attention_tenant_streams{tenant=\"greedy\"} 1") !=
-             std::string::npos;
-    }));
+    ASSERT_TRUE(WaitUntil(
+        [&] { return server.Get("/metrics").body.find(num_streams + " 1") != std::string::npos; }));
     const auto second_context = NewContext(greedy);
     const auto second = server.sessions().StepStream(second_context.get());
     const grpc::Status no_stream = second->Finish();
     EXPECT_THAT(no_stream, FailsBecause(kExhausted, kQuota));
     EXPECT_THAT(no_stream, FailsWith(kExhausted, "holds 1 open streams, and 1 more"));
     EXPECT_TRUE(DetailsOf(no_stream).retry_delay.has_value());
-    EXPECT_THAT(Upload(server, UploadOf(MakeLayer(SmallLayerConfig(), 1), "mine"), nullptr, greedy),
-                FailsBecause(kExhausted, kQuota));
     const grpc::Status no_room = AttendAs(server, greedy, MakePrompt(1000));
     EXPECT_THAT(no_room, FailsWith(kExhausted, "its limit queued-bytes (65536)"));
     EXPECT_FALSE(DetailsOf(no_room).retry_delay.has_value()) << "waiting does not help";
