@@ -20,7 +20,7 @@ constexpr int kWorkspaceShare = 4;
 constexpr std::int64_t kMaxIdleBufferBytes = 256 * kMib;
 // More waiting work than this helps nobody.
 constexpr std::int64_t kMaxWaitingBytes = 2048 * kMib;
-constexpr std::int64_t kMaxMessageBytes = 1024 * kMib;
+constexpr std::int64_t kLargestDefaultMessageBytes = 1024 * kMib;
 constexpr std::int64_t kMaxSharedBytes = 4096 * kMib;
 constexpr std::int64_t kLeastBytes = kMib;
 // gRPC receives so much of each call unasked.
@@ -86,7 +86,8 @@ void PlanSharedMemory(ServerConfig& config) {
 
 absl::Status PlanMessages(bool is_configured, const MachineLimits& limits, ServerConfig& config) {
   if (!is_configured) {
-    config.max_message_bytes = std::min(kMaxMessageBytes, config.max_receiving_bytes / 2);
+    config.max_message_bytes =
+        std::min(kLargestDefaultMessageBytes, config.max_receiving_bytes / 2);
     return absl::OkStatus();
   }
   if (config.max_message_bytes <= config.max_receiving_bytes) return absl::OkStatus();

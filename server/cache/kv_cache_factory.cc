@@ -37,7 +37,7 @@ absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
     return absl::InvalidArgumentError(absl::StrCat(
         "geometry.num_kv_heads is ", geometry.num_kv_heads, ", expected 1 to ", kMaxHeads));
   }
-  const absl::Status status = ValidateHeads(ParamsOf(geometry));
+  absl::Status status = ValidateHeads(ParamsOf(geometry));
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("geometry.", status.message()));
 }

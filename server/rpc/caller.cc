@@ -21,7 +21,7 @@ constexpr std::size_t kMaxMetadataBytes = 128;
 
 std::vector<std::string> Values(const grpc::AuthContext& context, const char* property) {
   std::vector<std::string> values;
-  for (const grpc::string_ref value : context.FindPropertyValues(property)) {
+  for (const grpc::string_ref& value : context.FindPropertyValues(property)) {
     values.emplace_back(value.data(), value.size());
   }
   return values;

@@ -23,7 +23,9 @@ grpc::Status Attend(const Caller& caller, v1::AttendRequest request = MakeAttend
   v1::AttendResponse response;
   const grpc::Status status = v1::AttentionService::NewStub(caller.channel)
                                   ->Attend(caller.Context().get(), request, &response);
-  if (status.ok() && !request.has_output_to()) EXPECT_EQ(FindMismatch(request, response), "");
+  if (status.ok() && !request.has_output_to()) {
+    EXPECT_EQ(FindMismatch(request, response), "");
+  }
   return status;
 }
 
