@@ -25,7 +25,7 @@ class Acceptor {
     int listen_fd;                      // not blocking
     std::function<void(int fd)> admit;  // takes the descriptor over
     // Is offered each connection but the server's own, and may take it over; null: admit takes all.
-    std::function<bool(int fd)> take;
+    std::function<bool(int fd)> take = {};
   };
   using Warn = std::function<void(const std::string& text)>;
 
