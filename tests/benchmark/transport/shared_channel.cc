@@ -26,7 +26,7 @@ SharedChannel::SharedChannel(const std::string& path, bool copies) : copies_(cop
   auto connection = client::internal::SharedMemorySocket::Connect(path);
   if (!connection.ok()) Fail(connection.status().ToString());
   connection_ = *std::move(connection);
-  const auto answer = connection_->Create("default", kRegionBytes);
+  const auto answer = connection_->Create("default", "", kRegionBytes);
   if (!answer.ok()) Fail(answer.status().ToString());
   region_id_ = answer->info.region_id();
   auto region = client::internal::SharedRegion::Map(answer->memory_fd, kRegionBytes, {});
