@@ -307,7 +307,10 @@ TEST_F(BadLayerTest, ThereIsRoomForSoManyBytesAndLayers) {
     config.max_layers_per_tenant = 2;
   });
   MustCreateLayer(server, layer_, "1");
-  EXPECT_THAT(Upload(server, UploadOf(MakeLayer(SmallLayerConfig(), 2), "2")),
+  const auto other = UploadOf(MakeLayer(SmallLayerConfig(), 2), "2");
+  EXPECT_THAT(Upload(server, other), FailsBecause(grpc::RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"))
+      << "a tenant has nine tenths of it";
+  EXPECT_THAT(Upload(server, other, nullptr, "another"),
               FailsBecause(grpc::RESOURCE_EXHAUSTED, "LAYER_BYTES_EXHAUSTED"));
   Delete(server, "1");
   // The thread that answered the upload may be about to let go of it.

@@ -195,7 +195,7 @@ TEST_F(SharedMemoryTest, PacketsThatAreNoRequestAreRefusedAndTheChannelGoesOn) {
           .error()
           .message(),
       HasSubstr("request is missing"));
-  EXPECT_THAT(channel_->Call(std::string(5000, 'x')).error().message(), HasSubstr("malformed"));
+  EXPECT_THAT(channel_->Call(std::string(20000, 'x')).error().message(), HasSubstr("malformed"));
   for (const std::int64_t bytes :
        {std::int64_t{-1}, std::int64_t{0}, std::int64_t{4095}, (std::int64_t{1} << 30) + 1}) {
     const v1::SharedMemoryResponse response = channel_->Create(static_cast<std::size_t>(bytes));
