@@ -472,9 +472,11 @@ class SessionLifeTest(SessionTestCase):
         limits = self.client.server.GetServerInfo(
             server_service_pb2.GetServerInfoRequest()
         ).limits
-        for _ in range(limits.max_sessions_per_tenant):
+        bound = limits.max_sessions_per_tenant
+        for _ in range(bound):
             self.create(geometry=geometry())
-        with assert_fails(self, RESOURCE_EXHAUSTED, reason="QUOTA_EXCEEDED"):
+        told = {"limit": "sessions", "use": str(bound), "bound": str(bound)}
+        with assert_fails(self, RESOURCE_EXHAUSTED, reason="QUOTA_EXCEEDED", metadata=told):
             self.create(geometry=geometry())
 
     @exercises(SESSION + "CreateSession")
