@@ -90,7 +90,7 @@ def streams_that_are_reset(load):
         time.sleep(1)
         connection.close()
         slowest = stage.load.slowest()
-        most = max(1.0, 5 * calm)
+        most = max(2.0, 5 * calm)
         require(slowest < most, f"a neighbour's call took {slowest:.2f} s (before: {calm:.2f}), at most {most:.2f}")
 
 
