@@ -147,12 +147,11 @@ class CallFrame {
 
  private:
   absl::Status ReadHeaders(const grpc::ServerContextBase& context);
+  absl::Status SetPriority(std::optional<Priority> asked);
 
   const ServiceContext& services_;
   const char* rpc_;
   const Kind kind_;
-  absl::Status SetPriority(std::optional<Priority> asked);
-
   Identity identity_;
   Priority priority_ = Priority::kNormal;
   bool is_counted_stream_ = false;
