@@ -31,9 +31,11 @@ RUN mkdir /image \
 FROM debian:bookworm-slim
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 
-RUN --mount=type=bind,from=build,source=/image,target=/image \
-    apt-get update \
-    && xargs -a /image/packages.txt apt-get install -y --no-install-recommends \
+# Copied, not mounted: podman takes a step from its cache whatever a mount holds, and a server with a
+# new library would start without it.
+COPY --from=build /image/packages.txt /usr/local/share/attention-server/packages.txt
+RUN apt-get update \
+    && xargs -a /usr/local/share/attention-server/packages.txt apt-get install -y --no-install-recommends \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
 COPY --from=build /image/attention-server /usr/local/bin/attention-server
 COPY deploy/healthcheck.sh /usr/local/bin/attention-healthcheck

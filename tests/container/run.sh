@@ -75,6 +75,7 @@ published() { podman_quiet port "$name" "$1/tcp" | head -n 1; }
 start_container() {
   if run_container -p 127.0.0.1::7070 -p 127.0.0.1::7071; then
     address=$(published 7070) admin=$(published 7071)
+    if [[ -z "$admin" ]]; then say "the container has ended"; return 1; fi
     return 0
   fi
   say "ports cannot be published here: using the host's network"
@@ -83,13 +84,18 @@ start_container() {
   run_container --network=host -e ATTENTION_LISTEN="$address" -e ATTENTION_ADMIN_LISTEN="$admin"
 }
 
+# The server's own lines come on standard error, which podman_quiet keeps for itself.
+show_logs() { as_root podman logs "$name" >&2 || true; }
+
+is_running() {
+  [[ $(podman_quiet inspect --format '{{.State.Running}}' "$name") == true ]]
+}
+
 await_ready() {
   local start=$SECONDS
   until curl -fsS -m 2 "http://$admin/readyz" >/dev/null 2>&1; do
-    if ((SECONDS - start > 30)); then
-      podman_quiet logs "$name" >&2
-      return 1
-    fi
+    is_running || return 1
+    if ((SECONDS - start > 30)); then return 1; fi
     sleep 0.2
   done
 }
@@ -139,7 +145,7 @@ stop_container() {
 clean_up() {
   local status=$?
   trap - EXIT
-  if ((status != 0 && status != 77)); then podman_quiet logs "$name" >&2 || true; fi
+  if ((status != 0 && status != 77)); then show_logs; fi
   podman_quiet rm -f "$name" >/dev/null 2>&1 || true
   exit "$status"
 }
