@@ -118,7 +118,8 @@ int Run(const ParsedCommandLine& parsed) {
   const ServerConfig& config = parsed.config;
   SetUpLogging(config.log_level, config.log_format);
   Signals& signals = Signals::Hear();
-  std::signal(SIGPIPE, SIG_IGN);
+  // A log whose reader has gone, or that has reached its size, must not end the process.
+  for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);
 
   for (const std::string& warning : parsed.warnings) spdlog::warn("{}", warning);
   RaiseDescriptorLimit();

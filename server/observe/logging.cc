@@ -1,15 +1,18 @@
 #include "server/observe/logging.h"
 
 #include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/client_text.h"
 #include "server/base/error_reason.h"
+#include "server/observe/log_output.h"
 #include "server/observe/log_sampler.h"
 
 namespace attention::server {
@@ -47,6 +50,26 @@ std::unique_ptr<spdlog::formatter> MakeFormatter() {
   formatter->set_pattern(is_json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%fZ","level":"%l","message":%*})"
                                  : "%Y-%m-%dT%H:%M:%S.%eZ %^%-5l%$ %*");
   return formatter;
+}
+
+LogOutput output(STDERR_FILENO);
+
+class OutputSink final : public spdlog::sinks::base_sink<std::mutex> {
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    output.Write({line.data(), line.size()});
+  }
+  void flush_() override {}
+};
+
+std::shared_ptr<spdlog::logger> MakeLogger(const char* name, const std::string& level) {
+  auto logger = std::make_shared<spdlog::logger>(name, std::make_shared<OutputSink>());
+  logger->set_level(spdlog::level::from_str(level));
+  // spdlog's own handler writes to standard error, whoever reads there or not.
+  logger->set_error_handler([](const std::string&) {});
+  return logger;
 }
 
 // The logger of call records, whose payload is a ready JSON fragment or text.
@@ -93,17 +116,11 @@ std::string JsonFields(const CallRecord& record) {
 
 void SetUpLogging(const std::string& level, const std::string& format) {
   is_json = format == "json";
-  auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
-  auto logger = std::make_shared<spdlog::logger>("server", sink);
+  auto logger = MakeLogger("server", level);
   logger->set_formatter(MakeFormatter());
-  logger->set_level(spdlog::level::from_str(level));
-  logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(logger);
 
-  call_logger =
-      std::make_shared<spdlog::logger>("calls", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  call_logger->set_level(logger->level());
-  call_logger->flush_on(spdlog::level::info);
+  call_logger = MakeLogger("calls", level);
   if (is_json) {
     call_logger->set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%fZ","level":"%l","message":"call",%v)",
                              spdlog::pattern_time_type::utc);
@@ -137,6 +154,9 @@ void LogSampled(const std::string& kind, bool is_warning, const std::string& mes
 void EndLogPeriod() {
   for (const LogSampler::Suppressed& suppressed : sampler.EndPeriod()) {
     spdlog::info("{} more lines like this were not logged: {}", suppressed.count, suppressed.kind);
+  }
+  if (const std::int64_t count = output.TakeLost(); count > 0) {
+    spdlog::warn("{} lines were lost: the log was not read, or could not be written", count);
   }
 }
 

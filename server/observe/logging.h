@@ -1,4 +1,5 @@
-// spdlog, set up once: text for people or JSON lines for machines, to standard error.
+// spdlog, set up once: text for people or JSON lines for machines, to standard error. Nobody waits
+// for a reader of the log (log_output.h).
 #pragma once
 
 #include <string>
@@ -23,7 +24,8 @@ class SpdlogCallLog final : public CallLog {
 // debug level.
 void LogSampled(const std::string& kind, bool is_warning, const std::string& message);
 
-// To be called once a second: logs how many lines of each kind were left out since.
+// To be called once a second: logs how many lines of each kind were left out since, and how many
+// were lost.
 void EndLogPeriod();
 
 }  // namespace attention::server

@@ -1,5 +1,6 @@
 // The server as a process: how it starts, what it tells, how it ends.
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -8,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "tests/support/raw_call.h"
@@ -207,6 +209,31 @@ TEST(LifecycleTest, JsonLogsAreLinesOfJsonWithTheRequestId) {
   EXPECT_THAT(log, HasSubstr(R"("request_id":"it-43")"));
   EXPECT_THAT(log, HasSubstr("q is missing"));
   EXPECT_THAT(log, HasSubstr(R"("tenant":"tenant \"quoted\"")"));
+}
+
+// Calls whose records are more than a pipe holds.
+void FillLog(ServerClient& client) {
+  for (int i = 0; i < 1000; ++i) {
+    v1::AttendResponse response;
+    ASSERT_TRUE(Attend(client, MakeAttendRequest({}), &response).ok()) << i;
+  }
+}
+
+TEST(LifecycleTest, ALogThatNobodyReadsHoldsNothingUp) {
+  const std::string fifo = ::testing::TempDir() + absl::StrCat("log-", getpid());
+  ServerProcess process({"--log-level=debug"},
+                        absl::StrCat("mkfifo ", fifo, " && exec 3<>", fifo, " >&3 2>&3"));
+  FillLog(process.client());
+  std::filesystem::remove(fifo);
+  process.Signal(SIGTERM);
+  EXPECT_THAT(process.WaitForExit(), Optional(0));
+}
+
+TEST(LifecycleTest, ALogThatHasReachedItsSizeHoldsNothingUp) {
+  ServerProcess process({"--log-level=debug"}, "ulimit -f 16");
+  FillLog(process.client());
+  process.Signal(SIGTERM);
+  EXPECT_THAT(process.WaitForExit(), Optional(0));
 }
 
 TEST(LifecycleTest, ATakenPortIsNamedAndEndsWithOne) {
