@@ -1,9 +1,9 @@
 #include "proto/codec/message_shape.h"
 
 #include <cassert>
+#include <unordered_map>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "attention/v1/tensor.pb.h"
 
@@ -44,7 +44,7 @@ MessageShape::MessageShape(const Descriptor* descriptor)
 
 const MessageShape& MessageShape::Of(const Descriptor* descriptor) {
   static absl::Mutex mutex(absl::kConstInit);
-  static auto& shapes = *new absl::flat_hash_map<const Descriptor*, std::unique_ptr<MessageShape>>;
+  static auto& shapes = *new std::unordered_map<const Descriptor*, std::unique_ptr<MessageShape>>;
   absl::MutexLock lock(&mutex);
   std::unique_ptr<MessageShape>& shape = shapes[descriptor];
   if (shape == nullptr) shape = std::make_unique<MessageShape>(descriptor);

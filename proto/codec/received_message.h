@@ -13,9 +13,9 @@
 #include <grpcpp/support/slice.h>
 
 #include <cstddef>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "attention/v1/tensor.pb.h"
 #include "proto/codec/tensor_bytes.h"
@@ -55,7 +55,7 @@ class ReceivedMessage {
   };
 
   std::vector<grpc::Slice> slices_;
-  absl::flat_hash_map<const v1::Tensor*, Entry> data_;
+  std::unordered_map<const v1::Tensor*, Entry> data_;
   std::size_t size_ = 0;
 };
 

@@ -12,10 +12,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "attention/v1/tensor.pb.h"
@@ -77,8 +77,8 @@ class RequestTensors {
   std::vector<PooledBuffer> buffers_;
   std::size_t used_ = 0;  // of the last buffer
   std::vector<std::shared_ptr<const SharedRegion>> used_regions_;
-  std::string last_region_id_;                                  // of the last one
-  absl::flat_hash_map<const v1::Tensor*, const char*> shared_;  // resolved tensors
+  std::string last_region_id_;                                 // of the last one
+  std::unordered_map<const v1::Tensor*, const char*> shared_;  // resolved tensors
   std::int64_t copied_bytes_ = 0;
 };
 

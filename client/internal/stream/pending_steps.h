@@ -16,9 +16,9 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "attention/client/step_stream.h"
@@ -75,10 +75,10 @@ class PendingSteps {
   bool may_send_again() const;
 
  private:
-  absl::flat_hash_map<std::uint64_t, PendingStep> sent_;  // and not answered
-  Steps again_;                                           // to be sent again
-  AnsweredSteps refused_;                                 // perhaps to be sent again
-  bool has_taken_shared_ = false;                         // and HoldBack has not told of it
+  std::unordered_map<std::uint64_t, PendingStep> sent_;  // and not answered
+  Steps again_;                                          // to be sent again
+  AnsweredSteps refused_;                                // perhaps to be sent again
+  bool has_taken_shared_ = false;                        // and HoldBack has not told of it
 };
 
 }  // namespace attention::client::internal

@@ -10,11 +10,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -62,7 +62,7 @@ class Targets {
   std::vector<std::unique_ptr<Target>> targets_;
   std::atomic<std::size_t> next_target_ = 0;
   mutable absl::Mutex mutex_;
-  absl::flat_hash_map<std::string, std::size_t> target_of_server_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, std::size_t> target_of_server_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace attention::client::internal

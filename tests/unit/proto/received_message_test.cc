@@ -5,15 +5,18 @@
 #include <google/protobuf/stubs/logging.h>
 
 #include <algorithm>
+#include <new>
 
 #include "attention/v1/attention_service.pb.h"
 #include "attention/v1/session_service.pb.h"
 #include "tests/fuzz/message_mutator.h"
+#include "tests/support/failing_new.h"
 #include "tests/unit/proto/random_message.h"
 
 namespace attention::codec {
 namespace {
 
+using ::attention::testing::FailingAllocation;
 using google::protobuf::Message;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -58,6 +61,33 @@ bool ExpectLikeProtobuf(const std::string& bytes, const Message& type, Random& r
     EXPECT_EQ(Canonical(*actual), Canonical(*expected)) << type.GetTypeName();
   }
   return is_expected;
+}
+
+// Each allocation fails in turn.
+TEST(ReceivedMessageTest, AMessageThatMemoryIsOutForIsLetGo) {
+  v1::StepRequest steps;
+  for (int i = 0; i < 5; ++i) {
+    v1::SessionStep& step = *steps.add_steps();
+    for (v1::Tensor* tensor : {step.mutable_q(), step.mutable_k(), step.mutable_v()}) {
+      tensor->set_data(std::string(100, 'x'));
+    }
+  }
+  Random random(1);
+  const grpc::ByteBuffer bytes = Cut(steps.SerializeAsString(), 64, random);
+  v1::StepRequest first;  // makes what the library makes once
+  ASSERT_TRUE(ParseInto(bytes, &first).ok());
+  int num_failures = 0;
+  for (bool has_failed = true; has_failed;) {
+    const FailingAllocation failing(++num_failures);
+    try {
+      ReceivedMessage received;
+      v1::StepRequest message;
+      EXPECT_TRUE(received.Parse(bytes, &message).ok());
+    } catch (const std::bad_alloc&) {
+    }
+    has_failed = failing.has_failed();
+  }
+  EXPECT_GT(num_failures, 15);
 }
 
 TEST(ReceivedMessageTest, EveryMessageComesBackHoweverItIsCut) {
