@@ -204,6 +204,7 @@ class MessageParser {
 absl::Status ReceivedMessage::Parse(const grpc::ByteBuffer& buffer, Message* message) {
   Release();
   size_ = buffer.Length();
+  buffer_ = buffer;
   if (!buffer.Dump(&slices_).ok()) {
     return absl::InvalidArgumentError("the message is malformed: it cannot be decompressed");
   }
@@ -229,6 +230,7 @@ void ReceivedMessage::FillInData() {
 void ReceivedMessage::Release() {
   data_.clear();
   slices_.clear();
+  buffer_.Clear();
 }
 
 }  // namespace attention::codec

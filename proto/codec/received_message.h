@@ -54,6 +54,9 @@ class ReceivedMessage {
     TensorBytes bytes;
   };
 
+  // The slices' last holder: gRPC 1.51 ends the process when a slice that counts for a resource
+  // quota in need of memory goes by itself, on a thread that is not in a call of gRPC's.
+  grpc::ByteBuffer buffer_;
   std::vector<grpc::Slice> slices_;
   std::unordered_map<const v1::Tensor*, Entry> data_;
   std::size_t size_ = 0;
