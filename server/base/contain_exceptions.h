@@ -31,4 +31,14 @@ auto ContainExceptions(Work work) -> decltype(work()) {
   }
 }
 
+// The same of work that has no result. False when it threw.
+template <typename Work>
+bool TryRun(Work work) {
+  return ContainExceptions([&] {
+           work();
+           return absl::OkStatus();
+         })
+      .ok();
+}
+
 }  // namespace attention::server

@@ -28,15 +28,16 @@ std::int64_t ChunkTokens(const KvGeometry& geometry, std::int64_t position, std:
 }  // namespace
 
 SlicedAttention::SlicedAttention(AttentionBackend& backend, const Clock& clock,
-                                 ServerMetrics& metrics, std::unique_ptr<AttentionRequest> request,
-                                 absl::Time taken, Finisher finisher, Spiller* spiller)
+                                 ServerMetrics& metrics,
+                                 std::unique_ptr<AttentionRequest>&& request, absl::Time taken,
+                                 Finisher finisher, Spiller* spiller)
     : backend_(backend),
       clock_(clock),
       metrics_(metrics),
-      request_(std::move(request)),
       assembly_(backend, spiller),
       taken_(taken),
-      finisher_(std::move(finisher)) {
+      finisher_(std::move(finisher)),
+      request_(std::move(request)) {
   result_.timing.queue = taken - request_->arrival;
   result_.timing.batch_size = 1;
 }

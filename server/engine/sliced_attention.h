@@ -27,9 +27,9 @@ class SlicedAttention final : public SlicedRequest {
                                       AttentionResult)>;
 
   // The references must outlive it. Does nothing yet. Without a finisher the request is completed
-  // at once.
+  // at once. When this throws, the caller still has the request.
   SlicedAttention(AttentionBackend& backend, const Clock& clock, ServerMetrics& metrics,
-                  std::unique_ptr<AttentionRequest> request, absl::Time taken,
+                  std::unique_ptr<AttentionRequest>&& request, absl::Time taken,
                   Finisher finisher = nullptr, Spiller* spiller = nullptr);
   ~SlicedAttention() override;
 
@@ -53,11 +53,11 @@ class SlicedAttention final : public SlicedRequest {
   AttentionBackend& backend_;
   const Clock& clock_;
   ServerMetrics& metrics_;
-  std::unique_ptr<AttentionRequest> request_;
   AttentionResult result_;
   BatchAssembly assembly_;
   const absl::Time taken_;
   const Finisher finisher_;
+  std::unique_ptr<AttentionRequest> request_;  // behind all whose making may throw
 
   std::optional<double> computed_;  // of the request's work, when it is done
   bool is_prepared_ = false;

@@ -93,8 +93,15 @@ std::unique_ptr<SlicedRequest> Worker::BeginSliced(std::unique_ptr<AttentionRequ
                              AttentionResult result) {
     Finish(status, std::move(done), std::move(result));
   };
-  return std::make_unique<SlicedAttention>(backend_, clock_, metrics_, std::move(request), taken,
-                                           finish, options_.spiller);
+  std::unique_ptr<SlicedRequest> sliced;
+  AttentionResult failed;
+  failed.status = ContainExceptions([&] {
+    sliced = std::make_unique<SlicedAttention>(backend_, clock_, metrics_, std::move(request),
+                                               taken, finish, options_.spiller);
+    return absl::OkStatus();
+  });
+  if (sliced == nullptr) Complete(std::move(request), std::move(failed));
+  return sliced;
 }
 
 absl::Status Worker::Project(const std::vector<ProjectionTask>& tasks) {

@@ -6,10 +6,12 @@
 #include <unistd.h>
 
 #include <list>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/contain_exceptions.h"
 #include "server/listener/listen_socket.h"
 
 namespace attention::server {
@@ -81,7 +83,11 @@ class Daemon {
     }
     const char* accept =
         MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_ACCEPT);
-    return Send(connection, static_cast<Daemon*>(self)->PageOf(path, accept ? accept : ""));
+    MHD_Result result = MHD_NO;  // ends the connection
+    TryRun([&] {
+      result = Send(connection, static_cast<Daemon*>(self)->PageOf(path, accept ? accept : ""));
+    });
+    return result;
   }
 
   Page PageOf(std::string_view path, std::string_view accept) const {
@@ -98,7 +104,8 @@ class Daemon {
                            MHD_ConnectionNotificationCode code) {
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
       const auto* info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-      *entry = static_cast<Daemon*>(self)->Add(info->connect_fd);
+      *entry = nullptr;
+      TryRun([&] { *entry = static_cast<Daemon*>(self)->Add(info->connect_fd); });
     } else {
       static_cast<Daemon*>(self)->Remove(static_cast<int*>(*entry));
     }
@@ -106,8 +113,9 @@ class Daemon {
 
   // Ends the oldest of too many; the library then closes it. Returns the connection's entry.
   int* Add(int fd) {
-    open_.push_back(new int(fd));
-    int* const entry = open_.back();
+    auto owned = std::make_unique<int>(fd);
+    open_.push_back(owned.get());
+    int* const entry = owned.release();
     if (open_.size() > kMaxConnections) {
       shutdown(*open_.front(), SHUT_RDWR);
       open_.pop_front();

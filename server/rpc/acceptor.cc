@@ -1,7 +1,6 @@
 #include "server/rpc/acceptor.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -9,8 +8,10 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/base/contain_exceptions.h"
 
 namespace attention::server {
 namespace {
@@ -76,6 +77,7 @@ Acceptor::Acceptor(std::vector<Door> doors, const ProbeAddresses& own, Connectio
       reserve_fd_(OpenReserve()),
       resets_([&connections](const std::string& address) { return connections.Close(address); },
               warn_, metrics),
+      polled_(1 + doors_.size(), pollfd{stop_fd_, POLLIN, 0}),
       thread_([this] { Run(); }) {}
 
 Acceptor::~Acceptor() {
@@ -88,18 +90,25 @@ Acceptor::~Acceptor() {
 void Acceptor::Run() {
   bool backs_off = false;
   for (;;) {
-    std::vector<pollfd> polled = {{stop_fd_, POLLIN, 0}};
-    for (const Door& door : doors_) polled.push_back({backs_off ? -1 : door.listen_fd, POLLIN, 0});
-    poll(polled.data(), polled.size(), backs_off ? kBackOffMs : kPollMs);
-    if (polled[0].revents != 0) return;
-    backs_off = false;
-    SweepEvery(kSweepPeriod);
-    LookForResets();
     for (std::size_t i = 0; i < doors_.size(); ++i) {
-      if (polled[i + 1].revents != 0 && !AcceptAll(doors_[i])) backs_off = true;
+      polled_[i + 1].fd = backs_off ? -1 : doors_[i].listen_fd;
     }
-    TellRefusals();
+    poll(polled_.data(), polled_.size(), backs_off ? kBackOffMs : kPollMs);
+    if (polled_[0].revents != 0) return;
+    backs_off = true;  // also when memory is out
+    TryRun([&] { backs_off = !Serve(); });
   }
+}
+
+bool Acceptor::Serve() {
+  bool is_well = true;
+  SweepEvery(kSweepPeriod);
+  LookForResets();
+  for (std::size_t i = 0; i < doors_.size(); ++i) {
+    if (polled_[i + 1].revents != 0 && !AcceptAll(doors_[i])) is_well = false;
+  }
+  TellRefusals();
+  return is_well;
 }
 
 bool Acceptor::AcceptAll(const Door& door) {
@@ -119,9 +128,14 @@ bool Acceptor::AcceptAll(const Door& door) {
 }
 
 void Acceptor::Admit(const Door& door, int fd) {
+  absl::Cleanup closer = [fd] { close(fd); };
+  const auto admit = [&] {
+    std::move(closer).Cancel();
+    door.admit(fd);
+  };
   if (own_.Has(SocketAddressOfPeer(fd))) {
     connections_.AddOwn(fd);
-    return door.admit(fd);
+    return admit();
   }
   const PeerName name = PeerNameOf(fd);
   auto refusal = connections_.Add(fd, name);
@@ -129,12 +143,9 @@ void Acceptor::Admit(const Door& door, int fd) {
     SweepEvery(kSweepPeriodAtLimit);
     refusal = connections_.Add(fd, name);
   }
-  if (!refusal) {
-    if (door.take != nullptr && door.take(fd)) return;
-    return door.admit(fd);
-  }
+  if (!refusal && door.take != nullptr && door.take(fd)) return std::move(closer).Cancel();
+  if (!refusal) return admit();
   Refuse(*refusal, name.peer);
-  close(fd);
 }
 
 void Acceptor::LookForResets() {
@@ -155,8 +166,8 @@ bool Acceptor::Shed(const Door& door) {
   if (reserve_fd_ >= 0) close(std::exchange(reserve_fd_, -1));
   const int fd = accept4(door.listen_fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd >= 0) {
+    const absl::Cleanup closer = [fd] { close(fd); };
     Refuse(ConnectionRefusal::kDescriptors, PeerNameOf(fd).peer);
-    close(fd);
   }
   reserve_fd_ = OpenReserve();
   return fd >= 0 && reserve_fd_ >= 0;

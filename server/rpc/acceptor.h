@@ -5,6 +5,8 @@
 // bounds how many connections there are in all and of each peer.
 #pragma once
 
+#include <poll.h>
+
 #include <array>
 #include <functional>
 #include <string>
@@ -46,6 +48,8 @@ class Acceptor {
   };
 
   void Run();
+  // Serves the doors that polled_ tells of. False: accepting fails for now.
+  bool Serve();
   // Accepts the connections that wait. False: accepting fails for now, and is to be tried again
   // later.
   bool AcceptAll(const Door& door);
@@ -68,6 +72,7 @@ class Acceptor {
   absl::Time last_look_ = absl::InfinitePast();
   absl::Time last_sweep_ = absl::InfinitePast();
   std::array<Untold, kNumConnectionRefusals> untold_;
+  std::vector<pollfd> polled_;  // stop_fd_ and the doors
   std::thread thread_;
 };
 

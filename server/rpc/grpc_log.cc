@@ -4,6 +4,8 @@
 
 #include <atomic>
 
+#include "server/base/contain_exceptions.h"
+
 namespace attention::server {
 namespace {
 
@@ -14,7 +16,8 @@ void Forward(gpr_log_func_args* args) {
       args->severity == GPR_LOG_SEVERITY_ERROR  ? GrpcLogSeverity::kError
       : args->severity == GPR_LOG_SEVERITY_INFO ? GrpcLogSeverity::kInfo
                                                 : GrpcLogSeverity::kDebug;
-  log_sink.load()(severity, args->message);
+  // gRPC knows no exceptions.
+  TryRun([&] { log_sink.load()(severity, args->message); });
 }
 
 }  // namespace

@@ -12,10 +12,12 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -81,8 +83,12 @@ Prober::~Prober() {
 
 void Prober::Run() {
   while (AwaitNextRound()) {
-    for (const Target& target : targets_) health_.Record(target.address, Probe(target));
-    after_each_();
+    TryRun([this] {
+      for (const Target& target : targets_) {
+        health_.Record(target.address, ContainExceptions([&] { return Probe(target); }));
+      }
+      after_each_();
+    });
   }
 }
 
@@ -111,10 +117,12 @@ absl::Status Prober::CallHealth(ProbeSocket socket, absl::Time deadline) {
     if (is_stopping_) return absl::CancelledError();
     call_ = &context;
   }
+  const absl::Cleanup forget = [this] {
+    MutexLock lock(&mutex_);
+    call_ = nullptr;
+  };
   grpc::health::v1::HealthCheckResponse response;
   const grpc::Status status = stub->Check(&context, {}, &response);
-  MutexLock lock(&mutex_);
-  call_ = nullptr;
   // Any answer will do: while it drains the server says NOT_SERVING.
   if (status.ok()) return absl::OkStatus();
   return absl::UnavailableError(

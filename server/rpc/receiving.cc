@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/error_reason.h"
 
 namespace attention::server {
@@ -206,7 +207,11 @@ std::int64_t ReceivingLedger::bytes() const {
 
 ReceivingWatch::ReceivingWatch(ReceivingLedger& ledger, const Clock& clock)
     : thread_([this, &ledger, &clock] {
-        while (!stop_.WaitForNotificationWithTimeout(ledger.Look(clock.Now()))) continue;
+        absl::Duration rest;
+        do {
+          rest = kMaxPeriod;
+          TryRun([&] { rest = ledger.Look(clock.Now()); });
+        } while (!stop_.WaitForNotificationWithTimeout(rest));
       }) {}
 
 ReceivingWatch::~ReceivingWatch() {

@@ -58,7 +58,7 @@ class BatchExecutor {
   virtual void Recover() {}
 
   // Between its slices batches and other sliced requests run, none of which touches the layers of
-  // the sessions that this one has steps for.
+  // the sessions that this one has steps for. Null: it could not begin, and is completed.
   virtual std::unique_ptr<SlicedRequest> BeginSliced(std::unique_ptr<AttentionRequest> request,
                                                      absl::Time taken) = 0;
 };

@@ -24,6 +24,11 @@ absl::Status DropStatus(DropReason reason) {
                        "the server is shutting down");
 }
 
+// The same, or less of it when memory is out.
+absl::Status ContainedDropStatus(DropReason reason) {
+  return ContainExceptions([reason] { return DropStatus(reason); });
+}
+
 absl::Duration WorkOf(const Decision& decision) {
   absl::Duration work;
   for (const auto& request : decision.batch) work += request->work;
@@ -75,7 +80,7 @@ void Scheduler::Stop() {
       dropped.push_back({std::move(request), DropReason::kDraining});
     }
   }
-  for (const auto& request : sliced) request->Abandon(DropStatus(DropReason::kDraining));
+  for (const auto& request : sliced) request->Abandon(ContainedDropStatus(DropReason::kDraining));
   CompleteDropped(std::move(dropped));
 }
 
@@ -269,9 +274,9 @@ Decision Scheduler::TakeNext() {
   is_running_ = true;
   Decision decision;
   try {
-    decision = queue_.Next(clock_.Now());
+    queue_.Next(clock_.Now(), decision);
   } catch (const std::bad_alloc&) {
-    // No decision was made, so nothing runs; EndRun has it tried again.
+    // The decision so far is carried out, and EndRun has the rest tried again.
   }
   running_work_ = WorkOf(decision);
   should_yield_.store(queue_.ShouldYield(), std::memory_order_relaxed);
@@ -291,21 +296,22 @@ void Scheduler::EndRun() {
 
 // Whatever happens, the device must not count as busy for good.
 void Scheduler::Run(Decision decision) {
-  ContainExceptions([&] {
-    RunDecision(std::move(decision));
-    return absl::OkStatus();
-  }).IgnoreError();
+  TryRun([&] { RunDecision(std::move(decision)); });
 }
 
 void Scheduler::RunDecision(Decision decision) {
   CompleteDropped(std::move(decision.dropped));
   for (AbandonedRequest& entry : decision.abandoned) {
     metrics_.dropped[static_cast<int>(entry.reason)].Add();
-    entry.request->Abandon(DropStatus(entry.reason));
+    entry.request->Abandon(ContainedDropStatus(entry.reason));
   }
   if (decision.long_request != nullptr) {
     metrics_.batch_requests.Observe(1);
     decision.sliced = executor_.BeginSliced(std::move(decision.long_request), clock_.Now());
+    if (decision.sliced == nullptr) {
+      MutexLock lock(&mutex_);
+      queue_.EndSlice(nullptr, 0);
+    }
   }
   if (decision.sliced != nullptr) return RunSlice(std::move(decision.sliced));
   if (!decision.batch.empty()) RunBatch(std::move(decision.batch));
@@ -337,7 +343,7 @@ void Scheduler::CompleteDropped(std::vector<DroppedRequest> dropped) {
   for (DroppedRequest& entry : dropped) {
     metrics_.dropped[static_cast<int>(entry.reason)].Add();
     AttentionResult result;
-    result.status = DropStatus(entry.reason);
+    result.status = ContainedDropStatus(entry.reason);
     Complete(std::move(entry.request), std::move(result));
   }
 }

@@ -1,6 +1,9 @@
 #include "server/scheduler/step_order.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
 
 namespace attention::server {
 
@@ -25,12 +28,25 @@ bool StepOrder::MayBeginLong(std::span<const LayerKey> layers) const {
   });
 }
 
-void StepOrder::Count(std::span<const LayerKey> layers, bool is_long, std::int64_t amount) {
-  for (const LayerKey& layer : layers) {
-    const auto it = pending_.try_emplace(layer).first;
-    (is_long ? it->second.num_long : it->second.num_short) += amount;
-    if (it->second.num_long == 0 && it->second.num_short == 0) pending_.erase(it);
-  }
+void StepOrder::Add(std::span<const LayerKey> layers, bool is_long) {
+  std::size_t num_added = 0;
+  absl::Cleanup undo = [&] { Remove(layers.first(num_added), is_long); };
+  for (; num_added < layers.size(); ++num_added) Count(layers[num_added], is_long, 1);
+  std::move(undo).Cancel();
+}
+
+void StepOrder::Remove(std::span<const LayerKey> layers, bool is_long) {
+  for (const LayerKey& layer : layers) Count(layer, is_long, -1);
+}
+
+void StepOrder::Remove(const AttentionRequest& request, bool is_long) {
+  for (const SessionStep& step : request.steps) Count({step.cache.get(), step.layer}, is_long, -1);
+}
+
+void StepOrder::Count(const LayerKey& layer, bool is_long, std::int64_t amount) {
+  const auto it = pending_.try_emplace(layer).first;
+  (is_long ? it->second.num_long : it->second.num_short) += amount;
+  if (it->second.num_long == 0 && it->second.num_short == 0) pending_.erase(it);
 }
 
 }  // namespace attention::server

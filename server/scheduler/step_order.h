@@ -30,8 +30,11 @@ class StepOrder {
   // True when no short request for one of the layers is pending.
   bool MayBeginLong(std::span<const LayerKey> layers) const;
 
-  void Add(std::span<const LayerKey> layers, bool is_long) { Count(layers, is_long, 1); }
-  void Remove(std::span<const LayerKey> layers, bool is_long) { Count(layers, is_long, -1); }
+  // Adds all or, when it throws, none.
+  void Add(std::span<const LayerKey> layers, bool is_long);
+  // Needs no memory, like what follows.
+  void Remove(std::span<const LayerKey> layers, bool is_long);
+  void Remove(const AttentionRequest& request, bool is_long);
 
  private:
   struct Pending {
@@ -39,7 +42,7 @@ class StepOrder {
     std::int64_t num_long = 0;
   };
 
-  void Count(std::span<const LayerKey> layers, bool is_long, std::int64_t amount);
+  void Count(const LayerKey& layer, bool is_long, std::int64_t amount);
 
   std::map<LayerKey, Pending> pending_;
 };

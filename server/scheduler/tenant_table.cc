@@ -73,9 +73,12 @@ TenantQueue& TenantTable::Join(const std::string& name, absl::Time now) {
     known_.erase(by_age_.front());
     by_age_.pop_front();
   }
-  Known& known = known_[name];
+  std::list<std::string> age;
+  if (!is_listed) age.push_back(name);
+  Known& known = known_[name];  // what may throw is over
   known.queue.weight = WeightOf(name);
-  known.age = is_listed ? by_age_.end() : by_age_.insert(by_age_.end(), name);
+  known.age = is_listed ? by_age_.end() : age.begin();
+  by_age_.splice(by_age_.end(), age);
   known.last_joined = now;
   return known.queue;
 }

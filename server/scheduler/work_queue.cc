@@ -4,8 +4,16 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
+
 namespace attention::server {
 namespace {
+
+// Room for one more, so that nothing has to be taken back when there is none.
+template <typename Element>
+void MakeRoom(std::vector<Element>& elements) {
+  if (elements.size() == elements.capacity()) elements.reserve(2 * elements.size() + 1);
+}
 
 bool IsExpiredOrCancelled(const AttentionRequest& request, absl::Time now, DropReason* reason) {
   // First: gRPC also cancels a call whose deadline passes.
@@ -23,6 +31,7 @@ bool IsExpiredOrCancelled(const AttentionRequest& request, absl::Time now, DropR
 // -------------------------------------------------------------------------------------
 
 TenantQueue& WorkQueue::Activate(const AttentionRequest& request) {
+  MakeRoom(active_);
   if (tenants_.FollowShares()) {
     active_weight_ = 0;
     for (const TenantQueue* active : active_) active_weight_ += active->weight;
@@ -62,15 +71,14 @@ void WorkQueue::Insert(const TenantQueue& tenant, Requests& requests,
 }
 
 void WorkQueue::Add(std::unique_ptr<AttentionRequest> request) {
-  TenantQueue& tenant = Activate(*request);
-  for (QueueLoad* load : {&load_, &tenant.load}) {
-    ++load->requests;
-    load->bytes += request->bytes;
-    load->work += request->work;
-  }
   const std::vector<LayerKey> layers = LayersOf(*request);
   const bool is_long = request->work > policy_.max_batch_work || order_.FollowsLong(layers);
   order_.Add(layers, is_long);
+  absl::Cleanup leave_order = [&] { order_.Remove(layers, is_long); };
+  const std::string name = request->tenant;
+  TenantQueue& tenant = Activate(*request);
+  absl::Cleanup leave_tenant = [&] { tenants_.Leave(tenant, name); };
+  const QueueLoad added = {1, request->bytes, request->work};
   // A class that was idle goes on from the other's time.
   if (is_long) {
     if (!tenant.HasLong()) tenant.long_time = std::max(tenant.long_time, tenant.short_time);
@@ -79,6 +87,13 @@ void WorkQueue::Add(std::unique_ptr<AttentionRequest> request) {
     const bool is_beside_long = !tenant.HasShort() && tenant.HasLong();
     if (is_beside_long) tenant.short_time = std::max(tenant.short_time, tenant.long_time);
     Insert(tenant, tenant.short_requests, std::move(request));
+  }
+  std::move(leave_tenant).Cancel();
+  std::move(leave_order).Cancel();
+  for (QueueLoad* load : {&load_, &tenant.load}) {
+    load->requests += added.requests;
+    load->bytes += added.bytes;
+    load->work += added.work;
   }
 }
 
@@ -122,8 +137,7 @@ TenantQueue* WorkQueue::FurthestBehind(Predicate has_work) {
   return least;
 }
 
-Decision WorkQueue::Next(absl::Time now) {
-  Decision decision;
+void WorkQueue::Next(absl::Time now, Decision& decision) {
   if (!running_.empty()) EndBatch({});  // whoever ran it did not come back
   DropDead(now, decision);
   TenantQueue* next = FurthestBehind(
@@ -136,7 +150,6 @@ Decision WorkQueue::Next(absl::Time now) {
     }
   }
   DeactivateIdle();
-  return decision;
 }
 
 void WorkQueue::Charge(TenantQueue& tenant, QueueClass queue_class, absl::Duration work) {
@@ -163,7 +176,7 @@ void WorkQueue::CountGone(TenantQueue& tenant, const Requests& requests,
                           const AttentionRequest& request) {
   CountTaken(tenant, request);
   tenants_.Leave(tenant, request.tenant);
-  order_.Remove(LayersOf(request), &requests == &tenant.long_requests);
+  order_.Remove(request, &requests == &tenant.long_requests);
 }
 
 absl::Duration WorkQueue::BatchBudget(absl::Time now) {
@@ -179,6 +192,9 @@ absl::Duration WorkQueue::BatchBudget(absl::Time now) {
 
 void WorkQueue::TakeBatch(absl::Time now, Decision& decision) {
   const absl::Duration budget = BatchBudget(now);
+  const auto most = static_cast<std::size_t>(std::min(policy_.max_batch_requests, load_.requests));
+  decision.batch.reserve(most);
+  running_.reserve(most);
   absl::Duration work;
   while (static_cast<std::int64_t>(decision.batch.size()) < policy_.max_batch_requests) {
     TenantQueue* tenant =
@@ -212,15 +228,16 @@ absl::Duration WorkQueue::EndBatch(const std::vector<double>& computed) {
 }
 
 void WorkQueue::TakeLong(TenantQueue& tenant, Decision& decision) {
-  sliced_tenant_ = &tenant;
   virtual_now_ = std::max(virtual_now_, tenant.virtual_time);
   if (tenant.in_progress.has_value()) {
+    sliced_tenant_ = &tenant;
     decision.sliced = std::move(tenant.in_progress->sliced);
     return;
   }
   std::unique_ptr<AttentionRequest>& front = tenant.long_requests.front();
   tenant.in_progress =
       LongInProgress{front->tenant, nullptr, front->work, 0, front->bytes, LayersOf(*front)};
+  sliced_tenant_ = &tenant;
   ++num_in_progress_;
   CountTaken(tenant, *front);
   load_.bytes += front->bytes;
@@ -262,6 +279,7 @@ void WorkQueue::DropDead(absl::Time now, Decision& decision) {
     DropReason reason;
     if (tenant->in_progress.has_value() &&
         IsExpiredOrCancelled(tenant->in_progress->sliced->request(), now, &reason)) {
+      MakeRoom(decision.abandoned);
       decision.abandoned.push_back({std::move(tenant->in_progress->sliced), reason});
       EndLong(*tenant);
     }
@@ -273,6 +291,7 @@ void WorkQueue::DropDeadFronts(TenantQueue& tenant, absl::Time now, Decision& de
   for (Requests* requests : {&tenant.short_requests, &tenant.long_requests}) {
     DropReason reason;
     while (!requests->empty() && IsExpiredOrCancelled(*requests->front(), now, &reason)) {
+      MakeRoom(decision.dropped);
       CountGone(tenant, *requests, *requests->front());
       decision.dropped.push_back({std::move(requests->front()), reason});
       requests->pop_front();
@@ -282,6 +301,7 @@ void WorkQueue::DropDeadFronts(TenantQueue& tenant, absl::Time now, Decision& de
 
 std::vector<DroppedRequest> WorkQueue::TakeExpiredAndCancelled(absl::Time now) {
   std::vector<DroppedRequest> dropped;
+  dropped.reserve(static_cast<std::size_t>(load_.requests));
   for (TenantQueue* tenant : active_) {
     for (Requests* requests : {&tenant->short_requests, &tenant->long_requests}) {
       std::erase_if(*requests, [&, requests](std::unique_ptr<AttentionRequest>& request) {
@@ -299,6 +319,7 @@ std::vector<DroppedRequest> WorkQueue::TakeExpiredAndCancelled(absl::Time now) {
 
 std::vector<std::unique_ptr<AttentionRequest>> WorkQueue::TakeAll() {
   std::vector<std::unique_ptr<AttentionRequest>> taken;
+  taken.reserve(static_cast<std::size_t>(load_.requests));
   for (TenantQueue* tenant : active_) {
     for (Requests* requests : {&tenant->short_requests, &tenant->long_requests}) {
       for (std::unique_ptr<AttentionRequest>& request : *requests) {

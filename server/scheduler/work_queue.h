@@ -76,9 +76,16 @@ class WorkQueue {
  public:
   explicit WorkQueue(const WorkPolicy& policy) : policy_(policy), tenants_(policy.tenants) {}
 
+  // When this throws, the request is as if it had never been there.
   void Add(std::unique_ptr<AttentionRequest> request);
 
-  Decision Next(absl::Time now);
+  // Adds to the decision, of which all is to be done, also when this throws.
+  void Next(absl::Time now, Decision& decision);
+  Decision Next(absl::Time now) {
+    Decision decision;
+    Next(now, decision);
+    return decision;
+  }
 
   // After the batch that Next gave last: the share of each request's work that was computed, 0 to
   // 1. Returns the work of those shares. To be called before Next is called again.

@@ -8,10 +8,12 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/transport/packet.h"
 #include "server/base/client_text.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/error_reason.h"
 
 namespace attention::server {
@@ -142,16 +144,22 @@ SharedMemoryChannels::~SharedMemoryChannels() {
 }
 
 void SharedMemoryChannels::Serve() {
-  for (;;) {
-    const std::vector<pollfd> events = AwaitEvents();
-    alarm_->Clear();
-    if (is_stopping_.load()) return;
-    for (std::size_t i = 2; i < events.size(); ++i) {
-      const int fd = events[i].fd;
-      if (!Handle(fd, connections_.at(fd), events[i].revents)) Close(fd);
-    }
-    if (events[1].revents != 0) Accept();
+  while (!is_stopping_.load()) {
+    if (!TryRun([this] { ServeOnce(); })) absl::SleepFor(kAcceptRest);
   }
+}
+
+void SharedMemoryChannels::ServeOnce() {
+  const std::vector<pollfd> events = AwaitEvents();
+  alarm_->Clear();
+  if (is_stopping_.load()) return;
+  for (std::size_t i = 2; i < events.size(); ++i) {
+    const int fd = events[i].fd;
+    bool is_well = false;
+    TryRun([&] { is_well = Handle(fd, connections_.at(fd), events[i].revents); });
+    if (!is_well) Close(fd);
+  }
+  if (events[1].revents != 0) Accept();
 }
 
 std::vector<pollfd> SharedMemoryChannels::AwaitEvents() const {
@@ -179,12 +187,10 @@ void SharedMemoryChannels::Accept() {
     if (is_out) accept_at_ = absl::Now() + kAcceptRest;
     return;
   }
+  absl::Cleanup closer = [fd] { close(fd); };
   ucred peer{};
   socklen_t size = sizeof(peer);
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-    close(fd);
-    return;
-  }
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
   const int count = ConnectionsOf(peer.uid);
   if (count >= limits_.max_connections_per_user) {
     SendAnswer(fd, Refusal(ReasonedError(
@@ -192,12 +198,12 @@ void SharedMemoryChannels::Accept() {
                        absl::StrCat("the user has ", count,
                                     " connections for shared memory, expected fewer than ",
                                     limits_.max_connections_per_user))));
-    close(fd);
     return;
   }
   Connection& connection = connections_[fd];
   connection.owner = {++last_number_, peer.uid};
   connection.group = peer.gid;
+  std::move(closer).Cancel();
 }
 
 int SharedMemoryChannels::ConnectionsOf(std::uint32_t user) const {
@@ -265,6 +271,7 @@ bool SharedMemoryChannels::FinishMaking(int fd, Connection& connection) {
     return SendAnswer(fd, Refusal(making->status));
   }
   const int memory_fd = making->region->TakeFd();
+  const absl::Cleanup closer = [memory_fd] { close(memory_fd); };  // the client has it
   v1::SharedMemoryResponse response;
   response.mutable_create()->set_size_bytes(making->region->size());
   response.mutable_create()->set_server_epoch(server_epoch_);
@@ -272,9 +279,7 @@ bool SharedMemoryChannels::FinishMaking(int fd, Connection& connection) {
       regions_.Add(making->tenant, std::move(making->region), std::move(making->charge));
   connection.region_ids.insert(id);
   response.mutable_create()->set_region_id(id);
-  const bool is_sent = SendAnswer(fd, response, memory_fd);
-  close(memory_fd);  // the client has it
-  return is_sent;
+  return SendAnswer(fd, response, memory_fd);
 }
 
 v1::SharedMemoryResponse SharedMemoryChannels::Release(const v1::ReleaseRegionRequest& request,

@@ -81,6 +81,7 @@ class SharedMemoryChannels {
                        TenantOf tenant_of);
 
   void Serve();
+  void ServeOnce();
   // Waits until something happens, and returns what did, by descriptor. The alarm's is the first.
   std::vector<pollfd> AwaitEvents() const;
   void Accept();

@@ -1,9 +1,11 @@
 #include "server/shared_memory/turn_worker.h"
 
-#include <deque>
+#include <list>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/time/clock.h"
+#include "server/base/contain_exceptions.h"
 #include "server/base/mutex.h"
 
 namespace attention::server {
@@ -30,26 +32,29 @@ class TurnWorker::Queue {
 
   // Until it is stopped and nothing is left.
   void Serve() {
-    for (Task task = Next(); task != nullptr; task = Next()) {
-      if (task()) continue;
+    for (std::list<Task> turn = Next(); !turn.empty(); turn = Next()) {
+      bool is_done = false;
+      // Memory that is out now may be there at the task's next turn.
+      if (!TryRun([&] { is_done = turn.front()(); })) absl::SleepFor(absl::Milliseconds(1));
+      if (is_done) continue;
       MutexLock lock(&mutex_);
-      tasks_.push_back(std::move(task));
+      tasks_.splice(tasks_.end(), turn);
     }
   }
 
  private:
-  Task Next() {
+  // The first task; empty when there will be none.
+  std::list<Task> Next() {
     MutexLock lock(&mutex_);
     changed_.Await(&mutex_, [this] { return !tasks_.empty() || is_stopping_; });
-    if (tasks_.empty()) return nullptr;
-    Task task = std::move(tasks_.front());
-    tasks_.pop_front();
-    return task;
+    std::list<Task> first;
+    if (!tasks_.empty()) first.splice(first.end(), tasks_, tasks_.begin());
+    return first;
   }
 
   Mutex mutex_;
   CondVar changed_;
-  std::deque<Task> tasks_ ABSL_GUARDED_BY(mutex_);
+  std::list<Task> tasks_ ABSL_GUARDED_BY(mutex_);
   bool is_stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -6,7 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -20,7 +22,8 @@ class AdminServerTest : public ::testing::Test {
  protected:
   AdminServerTest() {
     auto server = AdminServer::Start(
-        "127.0.0.1:0", {[](std::string_view accept) {
+        "127.0.0.1:0", {[this](std::string_view accept) {
+                          if (is_memory_out_) throw std::bad_alloc();
                           return MetricsPage{"text/plain", "accepts " + std::string(accept)};
                         },
                         [this] { return not_ready_; }, [this] { return not_alive_; }});
@@ -34,6 +37,7 @@ class AdminServerTest : public ::testing::Test {
     return client.Get(path.c_str(), headers);
   }
 
+  std::atomic<bool> is_memory_out_ = false;
   std::string not_ready_;
   std::string not_alive_;
   std::unique_ptr<AdminServer> server_;
@@ -68,6 +72,14 @@ class HangingClient {
  private:
   const int fd_;
 };
+
+TEST_F(AdminServerTest, APageThatMemoryIsOutForCostsItsConnectionOnly) {
+  is_memory_out_ = true;
+  EXPECT_FALSE(Get("/metrics"));
+  EXPECT_EQ(Get("/healthz")->status, 200);
+  is_memory_out_ = false;
+  EXPECT_EQ(Get("/metrics")->status, 200);
+}
 
 TEST_F(AdminServerTest, ProbesSayWhyNot) {
   EXPECT_EQ(Get("/readyz")->status, 200);

@@ -8,8 +8,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -62,6 +64,10 @@ class AcceptorTest : public ::testing::Test {
     connections_ = std::make_unique<Connections>(limits);
     const auto admit = [this](int fd) {
       const std::lock_guard lock(mutex_);
+      if (num_failures_-- > 0) {
+        close(fd);
+        throw std::bad_alloc();
+      }
       admitted_.push_back(fd);
     };
     acceptor_ =
@@ -108,12 +114,24 @@ class AcceptorTest : public ::testing::Test {
   ServerMetrics metrics_;
   ProbeAddresses own_;
   std::unique_ptr<Acceptor> acceptor_;
+  std::atomic<int> num_failures_ = 0;  // arrivals that memory is out for
 
  private:
   std::mutex mutex_;
   std::vector<int> admitted_;
   std::vector<std::string> warnings_;
 };
+
+TEST_F(AcceptorTest, AnArrivalThatMemoryIsOutForLeavesTheDoorOpen) {
+  num_failures_ = 2;
+  Start({.all = 10, .per_peer = 10});
+  const auto first = Connect();
+  EXPECT_TRUE(first->IsClosed());
+  const auto second = Connect();
+  EXPECT_TRUE(second->IsClosed());
+  const auto third = Connect();
+  AwaitAdmitted(1);
+}
 
 TEST_F(AcceptorTest, ConnectionsOverTheLimitAreClosedAndTheirPlacesGoToTheNext) {
   Start({.all = 2, .per_peer = 10});

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <new>
+
 #include "server/base/error_reason.h"
 #include "tests/support/fake_clock.h"
 
@@ -48,8 +51,10 @@ class ReceivingTest : public ::testing::Test {
 
   absl::Time now_ = absl::FromUnixSeconds(1'000'000);
   std::map<std::string, std::int64_t> received_;
+  std::atomic<int> num_failures_ = 0;  // looks that memory is out for
   ReceivingLedger ledger_{{.max_bytes = 100 * kMib, .timeout = absl::Seconds(30)},
                           [this](const std::string& peer) -> std::optional<std::int64_t> {
+                            if (num_failures_ > 0 && num_failures_-- > 0) throw std::bad_alloc();
                             const auto found = received_.find(peer);
                             if (found == received_.end()) return std::nullopt;
                             return found->second;
@@ -224,7 +229,7 @@ TEST_F(ReceivingTest, FarFromTheBudgetItNeedNotBeWatchedClosely) {
   ledger_.Leave(place, 0);
 }
 
-TEST_F(ReceivingTest, TheWatchLooksByItself) {
+TEST_F(ReceivingTest, TheWatchLooksByItselfAndAgainWhenMemoryWasOut) {
   FakeClock clock;
   received_["a"] = 0;
   now_ = clock.Now();
@@ -237,6 +242,7 @@ TEST_F(ReceivingTest, TheWatchLooksByItself) {
   } call(ended);
   const Place place = ledger_.Begin("a", Kind::kUnary, &call, now_);
   received_["a"] = 200 * kMib;
+  num_failures_ = 2;
   {
     ReceivingWatch watch(ledger_, clock);
     ended.WaitForNotification();

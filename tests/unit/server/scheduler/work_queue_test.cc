@@ -4,10 +4,14 @@
 
 #include <functional>
 #include <map>
+#include <new>
+
+#include "tests/support/failing_new.h"
 
 namespace attention::server {
 namespace {
 
+using ::attention::testing::FailingAllocation;
 using ::testing::ElementsAre;
 
 const absl::Time kStart = absl::FromUnixSeconds(1'000'000);
@@ -437,6 +441,50 @@ TEST_F(WorkQueueTest, StepsOfALayerNeverOvertakeWhateverTheirLength) {
       queue_->EndSlice(nullptr, 1);
     }
   }
+}
+
+// Each allocation fails in turn.
+TEST_F(WorkQueueTest, WhatMemoryIsOutForWasNeverThereAndTheRestIsTakenOnce) {
+  const Spec specs[] = {{.id = 1},
+                        {.tenant = "b", .session = 1, .id = 2},
+                        {.tenant = "b", .work = 20 * kMs, .session = 1, .id = 3},
+                        {.tenant = "c", .deadline = absl::ZeroDuration(), .id = 4}};
+  constexpr int kMaxId = 4;
+  int num_failures = 0;
+  for (bool has_failed = true; has_failed;) {
+    queue_.emplace(policy_);
+    int added[kMaxId + 1] = {}, taken[kMaxId + 1] = {};
+    {
+      const FailingAllocation failing(++num_failures);
+      for (const Spec& spec : specs) {
+        try {
+          Add(spec);
+          ++added[spec.id];
+        } catch (const std::bad_alloc&) {
+        }
+      }
+      for (int i = 0; i < 10 && !queue_->empty(); ++i) {
+        Decision decision;
+        try {
+          queue_->Next(kStart, decision);
+        } catch (const std::bad_alloc&) {
+        }
+        for (const auto& request : decision.batch) ++taken[request->bytes];
+        for (const DroppedRequest& dropped : decision.dropped) ++taken[dropped.request->bytes];
+        queue_->EndBatch({});
+        if (decision.long_request == nullptr) continue;
+        ++taken[decision.long_request->bytes];
+        queue_->EndSlice(nullptr, 1);
+      }
+      has_failed = failing.has_failed();
+    }
+    SCOPED_TRACE(num_failures);
+    EXPECT_TRUE(queue_->empty());
+    EXPECT_EQ(queue_->load().bytes, 0);
+    EXPECT_EQ(queue_->load().work, absl::ZeroDuration());
+    for (int id = 1; id <= kMaxId; ++id) EXPECT_EQ(taken[id], added[id]) << id;
+  }
+  EXPECT_GT(num_failures, 10);
 }
 
 TEST_F(WorkQueueTest, TakingAllLeavesNothing) {

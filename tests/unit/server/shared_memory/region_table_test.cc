@@ -211,6 +211,16 @@ TEST(TurnWorkerTest, TasksTakeTurns) {
   EXPECT_TRUE(Eventually([&] { return is_small_done.load(); }));
 }
 
+TEST(TurnWorkerTest, ATaskThatMemoryIsOutForHasAnotherTurn) {
+  std::atomic<int> turns = 0;
+  TurnWorker worker;
+  AddTask(*worker.queue(), [&] {
+    if (++turns < 3) throw std::bad_alloc();
+    return true;
+  });
+  EXPECT_TRUE(Eventually([&] { return turns == 3; }));
+}
+
 TEST(TurnWorkerTest, WhatIsThereIsCompletedAtTheEndAndWhatComesLaterAtOnce) {
   int turns = 0;
   const auto task = [&turns] { return ++turns % 3 == 0; };
