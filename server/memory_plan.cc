@@ -101,6 +101,7 @@ absl::Status PlanMessages(bool is_configured, const MachineLimits& limits, Serve
 
 absl::StatusOr<MemoryPlan> PlanMemory(const ServerConfig& given, const MachineLimits& limits) {
   MemoryPlan plan;
+  plan.memory_bytes = limits.memory_bytes;
   ServerConfig& config = plan.config = given;
   const bool is_in_host_memory = config.backend != "cuda";
   std::vector<Use> uses;

@@ -18,6 +18,7 @@ struct MemoryPlan {
   // The configuration as it was given, with a number of bytes for every key that leaves them to the
   // server, but for those of memory that a GPU has.
   ServerConfig config;
+  std::int64_t memory_bytes = 0;       // that the process may use
   std::int64_t idle_buffer_bytes = 0;  // of tensors' buffers between calls
   std::string text;                    // the whole budget, for the log
 };

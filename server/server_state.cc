@@ -98,6 +98,7 @@ absl::StatusOr<std::unique_ptr<ServerState>> ServerState::Make(const ServerConfi
   ATTENTION_ASSIGN_OR_RETURN(std::unique_ptr<Authenticator> authenticator,
                              Authenticator::Create(config.auth));
   const MachineLimits limits = ReadMachineLimits();
+  LimitArenas(limits.memory_bytes);
   ATTENTION_ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(config, limits));
   plan.config.completion_threads = NumCompletionThreads(config, limits);
   spdlog::info("{}", plan.text);
@@ -123,7 +124,8 @@ ServerState::ServerState(const MemoryPlan& plan, std::unique_ptr<Telemetry> give
       results(config.max_result_bytes),
       buffers(devices[0]->backend().host_memory(),
               static_cast<std::size_t>(plan.idle_buffer_bytes)),
-      freed_memory(std::min(plan.idle_buffer_bytes, config.max_receiving_bytes / 4)),
+      freed_memory(std::min(plan.idle_buffer_bytes, config.max_receiving_bytes / 4),
+                   plan.memory_bytes),
       caches(PlacesOf(devices), config.kv_page_size, &kv_bytes_of_tenants),
       sessions(config.server_name, static_cast<std::uint64_t>(absl::ToUnixNanos(clock.Now())),
                SessionLimits(config), caches, clock, metrics, tenant_limits),

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "server/base/contain_exceptions.h"
 #include "server/engine/device_watch.h"
 #include "server/observe/logging.h"
 
@@ -39,14 +40,19 @@ void Upkeep::ReloadCredentials() {
 
 void Upkeep::Loop() {
   constexpr absl::Duration kPeriod = absl::Seconds(1);
+  constexpr int kLooksAtMemory = 20;  // in a period
   DeviceWatch watch(state_.config.device_recovery_timeout);
-  while (!stop_.WaitForNotificationWithTimeout(kPeriod)) {
-    const int count = state_.sessions.ExpireIdle();
-    if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
-    EndLogPeriod();
-    state_.freed_memory.Tend();
-    grpc_.EndStalled(state_.clock.Now());
-    ReloadCredentials();
+  for (int look = 1; !stop_.WaitForNotificationWithTimeout(kPeriod / kLooksAtMemory); ++look) {
+    state_.freed_memory.TendLimit();
+    if (look % kLooksAtMemory != 0) continue;
+    TryRun([this] {
+      const int count = state_.sessions.ExpireIdle();
+      if (count > 0) spdlog::info("dropped {} idle or lost sessions", count);
+      EndLogPeriod();
+      state_.freed_memory.Tend();
+      grpc_.EndStalled(state_.clock.Now());
+      ReloadCredentials();
+    });
     recovery_timed_out_.store(
         watch.RecoveryTimedOut(state_.IsAnyDeviceUsable(), state_.clock.Now()));
   }

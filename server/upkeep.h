@@ -1,6 +1,6 @@
-// Looks after a server once a second: drops idle sessions, gives freed memory back to the system,
-// ends uploads that stand still, reads credentials again that have changed, and notices when every
-// device is lost.
+// Looks after a server: drops idle sessions, gives freed memory back to the system, ends uploads
+// that stand still, reads credentials again that have changed, and notices when every device is
+// lost. Once a second; for memory that runs out it looks more often.
 #pragma once
 
 #include <atomic>

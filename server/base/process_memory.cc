@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <thread>
 
 namespace attention::server {
 
@@ -16,6 +17,15 @@ void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, kMmapThreshold);
   mallopt(M_TRIM_THRESHOLD, kNeverTrim);
   mallopt(M_TOP_PAD, kTopPad);
+#endif
+}
+
+void LimitArenas(std::int64_t memory_bytes) {
+#ifdef __GLIBC__
+  constexpr std::int64_t kBytesOfAnArena = std::int64_t{256} << 20;
+  const std::int64_t most = std::max<std::int64_t>(2, memory_bytes / kBytesOfAnArena);
+  const std::int64_t usual = 8 * std::int64_t{std::thread::hardware_concurrency()};
+  if (most < usual) mallopt(M_ARENA_MAX, static_cast<int>(most));
 #endif
 }
 
@@ -46,6 +56,22 @@ void FreedMemory::Tend() {
   }
   malloc_trim(/*pad=*/0);
   GivenBack(ResidentBytes() - static_cast<std::int64_t>(mallinfo2().uordblks));
+#endif
+}
+
+bool FreedMemory::IsNearLimit(std::int64_t resident) {
+  if (resident < memory_bytes_ / 4 * 3) {
+    left_ = 0;
+    return false;
+  }
+  return resident > left_ + memory_bytes_ / 32;
+}
+
+void FreedMemory::TendLimit() {
+#ifdef __GLIBC__
+  if (!IsNearLimit(ResidentBytes())) return;
+  malloc_trim(/*pad=*/0);
+  Left(ResidentBytes());
 #endif
 }
 

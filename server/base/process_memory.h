@@ -13,6 +13,10 @@ namespace attention::server {
 // glibc.
 void KeepFreedMemory();
 
+// Fewer arenas where memory is scarce: each keeps what was freed in it. Call before there are many
+// threads. Does nothing without glibc.
+void LimitArenas(std::int64_t memory_bytes);
+
 // Bytes of this process that lie in the machine's memory; 0 when the system does not say.
 std::int64_t ResidentBytes();
 
@@ -25,14 +29,23 @@ class FreedMemory {
     std::int64_t resident = 0;  // of the process
   };
 
-  // Keeps about `keep_bytes`, so that the next large messages find warm memory.
-  explicit FreedMemory(std::int64_t keep_bytes) : keep_bytes_(keep_bytes) {}
+  // Keeps about `keep_bytes`, so that the next large messages find warm memory. The process may
+  // have `memory_bytes` in all.
+  FreedMemory(std::int64_t keep_bytes, std::int64_t memory_bytes)
+      : keep_bytes_(keep_bytes), memory_bytes_(memory_bytes) {}
 
   // To be called once a second.
   void Tend();
+  // To be called many times a second: near the limit all is given back at once, needed soon or not.
+  void TendLimit();
 
   // Says if much is kept that the last samples did not need, and lies in memory. For tests.
   bool IsExcessive(const Sample& sample);
+  // Says if so much is resident that what was freed must go, and more than was left the last time.
+  // For tests.
+  bool IsNearLimit(std::int64_t resident);
+  // After giving back near the limit: what is left.
+  void Left(std::int64_t resident) { left_ = resident; }
   // After giving back: what lies in memory without being allocated.
   void GivenBack(std::int64_t kept) { least_kept_ = kept; }
 
@@ -40,6 +53,8 @@ class FreedMemory {
   static constexpr int kNumSamples = 3;
 
   const std::int64_t keep_bytes_;
+  const std::int64_t memory_bytes_;
+  std::int64_t left_ = 0;  // resident when memory was last given back near the limit
   std::array<std::int64_t, kNumSamples> used_{};  // of the last samples
   int next_ = 0;
   // The least that lay in memory without being allocated since memory was last given back, or 0.
