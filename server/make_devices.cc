@@ -61,9 +61,10 @@ absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& co
   const int most_workers = config.threads > 0 ? num_cpus : usable_cpus;
   const int workers =
       config.workers > 0 ? config.workers : std::min(static_cast<int>(nodes.size()), most_workers);
-  if (workers > num_cpus) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "workers is ", workers, ", expected at most the ", num_cpus, " CPUs of this machine"));
+  if (workers > num_cpus && config.threads == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("workers is ", workers,
+                                                   ", expected at most the ", num_cpus,
+                                                   " CPUs of this machine, or threads for each"));
   }
   const int threads = config.threads > 0 ? config.threads : std::max(usable_cpus, workers);
   if (threads < workers) {
@@ -79,12 +80,15 @@ absl::StatusOr<std::vector<BackendOptions>> DivideMachine(const ServerConfig& co
   const bool is_pinned =
       config.pin_threads == "yes" || (config.pin_threads == "auto" && workers > 1 &&
                                       threads <= num_cpus && usable_cpus == num_cpus);
-  std::vector<BackendOptions> devices;
-  for (CpuList& cpus : DivideCpus(nodes, workers)) {
-    const auto worker = static_cast<int>(devices.size());
-    BackendOptions& device = devices.emplace_back();
-    device.num_threads = threads / workers + (worker < threads % workers ? 1 : 0);
-    if (!is_pinned) continue;
+  std::vector<BackendOptions> devices(static_cast<std::size_t>(workers));
+  for (int worker = 0; worker < workers; ++worker) {
+    devices[worker].num_threads = threads / workers + (worker < threads % workers ? 1 : 0);
+  }
+  if (!is_pinned) return devices;
+  std::vector<CpuList> parts = DivideCpus(nodes, workers);
+  for (int worker = 0; worker < workers; ++worker) {
+    BackendOptions& device = devices[worker];
+    CpuList& cpus = parts[worker];
     // A part of the threads may be more than a small node's CPUs.
     device.num_threads = std::min(device.num_threads, static_cast<int>(cpus.size()));
     cpus.resize(static_cast<std::size_t>(device.num_threads));

@@ -13,7 +13,10 @@ constexpr int kDevices = 2;
 
 class CudaLayerTest : public ::testing::Test {
  protected:
-  static void Configure(server::ServerConfig& config) { config.workers = kDevices; }
+  static void Configure(server::ServerConfig& config) {
+    config.workers = kDevices;
+    config.threads = kDevices;  // also where there are fewer CPUs
+  }
 
   absl::StatusOr<std::unique_ptr<AttentionBackend>> NewBackend() {
     const std::uint32_t seed = ++num_made_;

@@ -13,7 +13,10 @@ namespace {
 
 constexpr std::int64_t kLength = 40;
 
-void WithTwoWorkers(server::ServerConfig& config) { config.workers = 2; }
+void WithTwoWorkers(server::ServerConfig& config) {
+  config.workers = 2;
+  config.threads = 2;  // also where there is one CPU
+}
 
 // As many sessions as steps of one request.
 std::vector<v1::SessionHandle> MustCreateMany(ServerClient& server, int count) {

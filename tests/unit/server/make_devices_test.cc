@@ -68,6 +68,7 @@ TEST(DivideMachineTest, PinningIsTheOperatorsToChoose) {
   // More threads than CPUs: no two could have one of their own.
   EXPECT_TRUE(Divide(Config(2, 12))[0].cpus.empty());
   EXPECT_EQ(Divide(Config(2, 12))[0].num_threads, 6);
+  EXPECT_EQ(Divide(Config(9, 9)).size(), 9u) << "workers that share CPUs, as told";
 }
 
 // The ordinals of the workers' GPUs, of a machine that has these.
