@@ -91,15 +91,9 @@ absl::StatusOr<Identity> Authenticator::OfCaller(const Credentials& credentials,
   if (credentials.authorization && (rules->tokens != nullptr || rules->jwt != nullptr)) {
     return OfToken(*rules, *credentials.authorization, now);
   }
-  if (credentials.has_certificate && rules->identities != nullptr &&
-      rules->identities->has_certificates()) {
-    const std::optional<Identity> identity = rules->identities->OfCertificate(
-        credentials.certificate_uris, credentials.certificate_dns_names);
-    if (identity) return *identity;
-    if (credentials.of_connection == nullptr) {
-      return InvalidCredentials("no name of the client certificate belongs to a tenant");
-    }
-  }
+  ATTENTION_ASSIGN_OR_RETURN(std::optional<Identity> of_certificate,
+                             OfCertificate(*rules, credentials));
+  if (of_certificate) return *std::move(of_certificate);
   if (credentials.of_connection != nullptr) {
     // The file may have changed since the connection was made.
     if (rules->identities != nullptr && rules->identities->HasUserOf(*credentials.of_connection)) {
@@ -110,6 +104,17 @@ absl::StatusOr<Identity> Authenticator::OfCaller(const Credentials& credentials,
   return MissingCredentials(
       "the call has no credentials, expected metadata `authorization: Bearer TOKEN` or a client "
       "certificate, as the server is configured");
+}
+
+absl::StatusOr<std::optional<Identity>> Authenticator::OfCertificate(
+    const Rules& rules, const Credentials& credentials) {
+  if (rules.identities == nullptr || !rules.identities->has_certificates()) return std::nullopt;
+  if (!credentials.read_certificate) return std::nullopt;
+  const std::optional<CertificateNames> names = credentials.read_certificate();
+  if (!names) return std::nullopt;
+  std::optional<Identity> identity = rules.identities->OfCertificate(names->uris, names->dns_names);
+  if (identity || credentials.of_connection != nullptr) return identity;
+  return InvalidCredentials("no name of the client certificate belongs to a tenant");
 }
 
 absl::StatusOr<Identity> Authenticator::OfToken(const Rules& rules, absl::string_view authorization,
@@ -132,11 +137,6 @@ std::optional<Identity> Authenticator::OfUser(std::uint32_t uid, std::uint32_t g
 bool Authenticator::has_users() const {
   const std::shared_ptr<const Rules> rules = this->rules();
   return rules->identities != nullptr && rules->identities->has_users();
-}
-
-bool Authenticator::has_certificates() const {
-  const std::shared_ptr<const Rules> rules = this->rules();
-  return rules->identities != nullptr && rules->identities->has_certificates();
 }
 
 std::shared_ptr<const Authenticator::Rules> Authenticator::rules() const {

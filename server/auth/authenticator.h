@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,14 +27,18 @@
 
 namespace attention::server {
 
+struct CertificateNames {
+  std::vector<std::string> uris = {};
+  std::vector<std::string> dns_names = {};
+};
+
 // A call's credentials, as it shows them.
 struct Credentials {
   // The metadata entry `authorization`; absent: there is none.
   std::optional<absl::string_view> authorization = {};
-  // The client certificate's names; it is signed by one of the listener's authorities.
-  bool has_certificate = false;
-  std::vector<std::string> certificate_uris = {};
-  std::vector<std::string> certificate_dns_names = {};
+  // Reads the client certificate's names; asked only where a certificate could decide. Null, or
+  // nothing from it: there is no certificate that one of the listener's authorities has signed.
+  std::function<std::optional<CertificateNames>()> read_certificate = {};
   // The owner of a connection that belongs to somebody: the user at a unix socket.
   const Identity* of_connection = nullptr;
   // The tenant that the call names (metadata `attention-tenant`); absent: it names none.
@@ -67,8 +72,6 @@ class Authenticator {
   // The identity of a user at a unix socket; nothing when the file lists no such user.
   std::optional<Identity> OfUser(std::uint32_t uid, std::uint32_t gid) const;
   bool has_users() const;
-  // True if some client certificate belongs to a tenant.
-  bool has_certificates() const;
 
   struct Reloaded {
     const char* setting;
@@ -103,6 +106,9 @@ class Authenticator {
   absl::StatusOr<Identity> OfToken(const Rules& rules, absl::string_view authorization,
                                    absl::Time now) const;
   absl::StatusOr<Identity> OfCaller(const Credentials& credentials, absl::Time now) const;
+  // Nothing: no certificate decides, and what else the call shows does.
+  static absl::StatusOr<std::optional<Identity>> OfCertificate(const Rules& rules,
+                                                               const Credentials& credentials);
 
   const AuthFiles files_;
   std::vector<Source> sources_;

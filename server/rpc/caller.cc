@@ -27,12 +27,11 @@ std::vector<std::string> Values(const grpc::AuthContext& context, const char* pr
   return values;
 }
 
-void ReadCertificate(const grpc::ServerContextBase& context, Credentials* credentials) {
+std::optional<CertificateNames> ReadCertificate(const grpc::ServerContextBase& context) {
   const std::shared_ptr<const grpc::AuthContext> peer = context.auth_context();
-  if (peer == nullptr || !peer->IsPeerAuthenticated()) return;
-  credentials->has_certificate = true;
-  credentials->certificate_uris = Values(*peer, GRPC_PEER_URI_PROPERTY_NAME);
-  credentials->certificate_dns_names = Values(*peer, GRPC_PEER_DNS_PROPERTY_NAME);
+  if (peer == nullptr || !peer->IsPeerAuthenticated()) return std::nullopt;
+  return CertificateNames{Values(*peer, GRPC_PEER_URI_PROPERTY_NAME),
+                          Values(*peer, GRPC_PEER_DNS_PROPERTY_NAME)};
 }
 
 }  // namespace
@@ -64,7 +63,7 @@ absl::StatusOr<Identity> IdentifyCaller(const Authenticator& authenticator,
     if (authorization != context.client_metadata().end()) {
       credentials.authorization = {authorization->second.data(), authorization->second.size()};
     }
-    if (authenticator.has_certificates()) ReadCertificate(context, &credentials);
+    credentials.read_certificate = [&context] { return ReadCertificate(context); };
   }
   return authenticator.Check(credentials, now);
 }

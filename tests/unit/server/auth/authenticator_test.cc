@@ -103,18 +103,23 @@ TEST_F(AuthenticatorTest, AnotherTenantThanTheCredentialsIsRefused) {
   EXPECT_EQ(ReasonOf(Check({.authorization = admin, .tenant = "acme"})), "TENANT_MISMATCH");
 }
 
+// A certificate that an authority of the listener has signed.
+std::function<std::optional<CertificateNames>()> OfUri(const std::string& uri) {
+  return [uri] { return CertificateNames{.uris = {uri}}; };
+}
+
 TEST_F(AuthenticatorTest, ACertificateIsKnownByTheMapping) {
   Start({.identities = Write("ids",
                              "[[certificate]]\nuri = 'spiffe://a/b'\ntenant = 'acme'\n"
                              "[[certificate]]\ndns = 'ops.a'\ntenant = 'ops'\nrole = 'admin'\n")});
-  EXPECT_EQ(*Check({.has_certificate = true, .certificate_uris = {"spiffe://a/b"}}), kAcme);
-  EXPECT_EQ(*Check({.has_certificate = true, .certificate_dns_names = {"ops.a"}}), kOps);
-  EXPECT_EQ(ReasonOf(Check({.has_certificate = true, .certificate_uris = {"spiffe://a/c"}})),
-            "CREDENTIALS_INVALID");
+  EXPECT_EQ(*Check({.read_certificate = OfUri("spiffe://a/b")}), kAcme);
+  EXPECT_EQ(*Check({.read_certificate = [] { return CertificateNames{.dns_names = {"ops.a"}}; }}),
+            kOps);
+  EXPECT_EQ(ReasonOf(Check({.read_certificate = OfUri("spiffe://a/c")})), "CREDENTIALS_INVALID");
   // Names that no authority has vouched for.
-  EXPECT_EQ(ReasonOf(Check({.certificate_uris = {"spiffe://a/b"}})), "CREDENTIALS_MISSING");
-  EXPECT_EQ(ReasonOf(Check(
-                {.has_certificate = true, .certificate_uris = {"spiffe://a/b"}, .tenant = "ops"})),
+  EXPECT_EQ(ReasonOf(Check({.read_certificate = [] { return std::nullopt; }})),
+            "CREDENTIALS_MISSING");
+  EXPECT_EQ(ReasonOf(Check({.read_certificate = OfUri("spiffe://a/b"), .tenant = "ops"})),
             "TENANT_MISMATCH");
 }
 
@@ -124,8 +129,7 @@ TEST_F(AuthenticatorTest, ATokenDecidesBeforeACertificateAndThatBeforeTheConnect
                              "[[certificate]]\nuri = 'spiffe://a/b'\ntenant = 'cert'\n"
                              "[[user]]\nuid = 5\ntenant = 'socket'\n")});
   const Identity connection = {"socket", Role::kUse};
-  Credentials all = {
-      .has_certificate = true, .certificate_uris = {"spiffe://a/b"}, .of_connection = &connection};
+  Credentials all = {.read_certificate = OfUri("spiffe://a/b"), .of_connection = &connection};
   EXPECT_EQ(Check(all)->tenant, "cert");
   const std::string good = "Bearer " + token_.token, bad = good + "x";
   all.authorization = good;
@@ -139,7 +143,6 @@ TEST_F(AuthenticatorTest, ATokenDecidesBeforeACertificateAndThatBeforeTheConnect
 TEST_F(AuthenticatorTest, AConnectionsUserIsKnownAsLongAsTheFileSaysSo) {
   Start({.identities = Write("ids", "[[user]]\nuid = 5\ntenant = 'socket'\n")});
   EXPECT_TRUE(authenticator_->has_users());
-  EXPECT_FALSE(authenticator_->has_certificates());
   const std::optional<Identity> connection = authenticator_->OfUser(5, 1);
   ASSERT_TRUE(connection.has_value());
   EXPECT_FALSE(authenticator_->OfUser(6, 1).has_value());
