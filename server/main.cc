@@ -106,10 +106,12 @@ void EndProcessAfter(absl::Duration timeout) {
   }).detach();
 }
 
-// Waits for the signal to stop, or until the server is beyond help; false then.
-bool AwaitSignal(const Signals& signals, const ServerApp& app) {
-  while (!signals.Await(absl::Seconds(1))) {
+// Waits for the signal to stop, an administrator's call that asks for it, or until the server is
+// beyond help; false then.
+bool AwaitEnd(const Signals& signals, const ServerApp& app) {
+  while (!signals.Await(absl::Milliseconds(100))) {
     if (app.is_beyond_help()) return false;
+    if (app.is_asked_to_stop()) return true;
   }
   return true;
 }
@@ -135,7 +137,7 @@ int Run(const ParsedCommandLine& parsed) {
     return 1;
   }
   signals.OnHangup([&app] { (*app)->ReloadFiles(); });
-  const bool was_told = AwaitSignal(signals, **app);
+  const bool was_told = AwaitEnd(signals, **app);
   if (!was_told) {
     spdlog::error("no device has been usable for {}: ending, to be started again",
                   absl::FormatDuration(config.device_recovery_timeout));

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <optional>
 #include <utility>
 
@@ -69,6 +70,7 @@ class ServerAppImpl final : public ServerApp {
   const std::vector<std::string>& addresses() const override { return addresses_; }
   const std::string& admin_address() const override { return admin_address_; }
   bool is_beyond_help() const override { return upkeep_->recovery_timed_out(); }
+  bool is_asked_to_stop() const override { return is_asked_to_stop_.load(); }
 
   void ReloadFiles() override { ReloadTenantLimits(*state_); }
 
@@ -156,6 +158,7 @@ class ServerAppImpl final : public ServerApp {
             state.connections,
             state.listener_health,
             state.receiving,
+            [this] { is_asked_to_stop_.store(true); },
             [](const std::string& text) { spdlog::warn("{}", text); },
             state.buffers,
             state.results,
@@ -176,6 +179,7 @@ class ServerAppImpl final : public ServerApp {
   }
 
   const std::unique_ptr<ServerState> state_;
+  std::atomic<bool> is_asked_to_stop_{false};       // by an administrator's call
   std::unique_ptr<SharedMemoryChannels> channels_;  // null: shared memory is not offered
   std::unique_ptr<GrpcServer> grpc_;                // null: not listening yet, or drained
   std::unique_ptr<Upkeep> upkeep_;

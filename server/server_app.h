@@ -27,6 +27,8 @@ class ServerApp {
   // True when no device has been usable for longer than device-recovery-timeout: then only another
   // process can help, and this one should end. Thread-safe.
   virtual bool is_beyond_help() const = 0;
+  // True once an administrator has asked by a call for a drain. Thread-safe.
+  virtual bool is_asked_to_stop() const = 0;
 
   // Reads the files again that may change while the server runs. The log says what was wrong with
   // one, which is as it was then. From one thread at a time, until DrainAndStop has returned.

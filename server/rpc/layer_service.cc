@@ -37,8 +37,9 @@ void LayerServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
 void LayerServiceImpl::GetLayer(UnaryCall& call) {
   AnswerNow<v1::GetLayerRequest, v1::GetLayerResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
         ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<const Layer> layer,
-                                   services_.layers.Find(frame.tenant(), request.layer_id()));
+                                   services_.layers.Find(tenant, request.layer_id()));
         EncodeLayer(*layer, response->mutable_layer());
         return absl::OkStatus();
       });
@@ -47,8 +48,9 @@ void LayerServiceImpl::GetLayer(UnaryCall& call) {
 void LayerServiceImpl::ListLayers(UnaryCall& call) {
   AnswerNow<v1::ListLayersRequest, v1::ListLayersResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
         const auto list = [&](const std::string& after, std::size_t count) {
-          return services_.layers.List(frame.tenant(), after, count);
+          return services_.layers.List(tenant, after, count);
         };
         const auto add = [&](const Layer& layer) {
           EncodeLayer(layer, response->add_layers());
@@ -61,7 +63,8 @@ void LayerServiceImpl::ListLayers(UnaryCall& call) {
 void LayerServiceImpl::DeleteLayer(UnaryCall& call) {
   AnswerNow<v1::DeleteLayerRequest, v1::DeleteLayerResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto*) {
-        return services_.layers.Delete(frame.tenant(), request.layer_id());
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
+        return services_.layers.Delete(tenant, request.layer_id());
       });
 }
 

@@ -44,12 +44,6 @@ void EncodeLimits(const ServiceLimits& limits, const TenantLimits& tenant,
   wire->set_max_response_bytes(limits.max_response_bytes);
 }
 
-absl::Status CheckTenantName(const std::string& tenant) {
-  if (IsTenantName(tenant)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("tenant is ", Quoted(tenant), ", expected 1 to ",
-                                                 kMaxTenantBytes, " printable ASCII characters"));
-}
-
 absl::Status CheckRange(absl::string_view field, std::int64_t value, std::int64_t min) {
   if (value >= min && value <= kMaxPosition) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -109,19 +103,21 @@ ServerServiceImpl::ServerServiceImpl(const ServiceContext& services)
       get_server_info_(ATTENTION_UNARY_METHOD(ServerService, GetServerInfo)),
       explain_(ATTENTION_UNARY_METHOD(ServerService, Explain)),
       get_tenant_limits_(ATTENTION_UNARY_METHOD(ServerService, GetTenantLimits)),
-      set_tenant_limits_(ATTENTION_UNARY_METHOD(ServerService, SetTenantLimits)) {}
+      set_tenant_limits_(ATTENTION_UNARY_METHOD(ServerService, SetTenantLimits)),
+      drain_(ATTENTION_UNARY_METHOD(ServerService, Drain)) {}
 
 void ServerServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;
   for (const UnaryMethod* method :
-       {&get_server_info_, &explain_, &get_tenant_limits_, &set_tenant_limits_}) {
+       {&get_server_info_, &explain_, &get_tenant_limits_, &set_tenant_limits_, &drain_}) {
     UnaryCall::Listen(*method);
   }
 }
 
 void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
   AnswerNow<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-      call, [&](const CallFrame& frame, const auto&, auto* response) {
+      call, [&](const CallFrame& frame, const auto& request, auto* response) {
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
         response->set_version(kVersion);
         response->set_commit(kCommit);
         response->set_server_name(services_.sessions.server_name());
@@ -130,12 +126,11 @@ void ServerServiceImpl::GetServerInfo(UnaryCall& call) {
           EncodeDevice(device, response->add_devices());
         }
         const KvCacheFactory& caches = services_.sessions.caches();
-        EncodeLimits(services_.limits, services_.tenant_limits.Of(frame.tenant()),
-                     caches.capacity_bytes(), services_.layers, response->mutable_limits());
+        EncodeLimits(services_.limits, services_.tenant_limits.Of(tenant), caches.capacity_bytes(),
+                     services_.layers, response->mutable_limits());
         response->set_shared_memory_socket(services_.shared_memory_socket);
         v1::Capacity* capacity = response->mutable_capacity();
         capacity->set_kv_free_bytes(caches.free_bytes());
-        const std::string& tenant = frame.tenant();
         response->set_tenant(tenant);
         capacity->set_num_sessions(services_.sessions.num_sessions(tenant));
         capacity->set_queued_requests(services_.scheduler.NumWaiting(tenant));
@@ -159,9 +154,7 @@ void ServerServiceImpl::Explain(UnaryCall& call) {
 void ServerServiceImpl::GetTenantLimits(UnaryCall& call) {
   AnswerNow<v1::GetTenantLimitsRequest, v1::GetTenantLimitsResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) -> absl::Status {
-        const std::string& tenant = request.tenant().empty() ? frame.tenant() : request.tenant();
-        ATTENTION_RETURN_IF_ERROR(CheckTenantName(tenant));
-        if (tenant != frame.tenant()) ATTENTION_RETURN_IF_ERROR(frame.CheckIsAdmin());
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
         const auto all = services_.tenant_limits.all();
         response->set_tenant(tenant);
         response->set_is_listed(all->listed.count(tenant) > 0);
@@ -180,7 +173,7 @@ void ServerServiceImpl::SetTenantLimits(UnaryCall& call) {
       call, [&](const CallFrame& frame, const auto& request, auto* response) -> absl::Status {
         ATTENTION_RETURN_IF_ERROR(frame.CheckIsAdmin());
         const std::string& tenant = request.tenant();
-        if (!tenant.empty()) ATTENTION_RETURN_IF_ERROR(CheckTenantName(tenant));
+        ATTENTION_RETURN_IF_ERROR(frame.TenantNamed(tenant).status());
         ATTENTION_ASSIGN_OR_RETURN(
             const TenantLimits limits,
             DecodeTenantLimits(request.limits(), services_.tenant_limits.Of(tenant)));
@@ -189,6 +182,16 @@ void ServerServiceImpl::SetTenantLimits(UnaryCall& call) {
             absl::StrCat("tenant ", Quoted(frame.tenant()), " set the limits of ",
                          tenant.empty() ? "tenants that are not listed" : Quoted(tenant)));
         EncodeTenantLimits(limits, response->mutable_limits());
+        return absl::OkStatus();
+      });
+}
+
+void ServerServiceImpl::Drain(UnaryCall& call) {
+  AnswerNow<v1::DrainRequest, v1::DrainResponse>(
+      call, [&](const CallFrame& frame, const auto&, auto*) -> absl::Status {
+        ATTENTION_RETURN_IF_ERROR(frame.CheckIsAdmin());
+        services_.warn(absl::StrCat("tenant ", Quoted(frame.tenant()), " asked for a drain"));
+        services_.ask_for_drain();
         return absl::OkStatus();
       });
 }

@@ -11,7 +11,8 @@ namespace attention::server {
 // Messages are received and sent as bytes (proto/codec).
 using RawServerService = v1::ServerService::WithRawMethod_GetServerInfo<
     v1::ServerService::WithRawMethod_Explain<v1::ServerService::WithRawMethod_GetTenantLimits<
-        v1::ServerService::WithRawMethod_SetTenantLimits<TakenAtHeaders<v1::ServerService>>>>>;
+        v1::ServerService::WithRawMethod_SetTenantLimits<
+            v1::ServerService::WithRawMethod_Drain<TakenAtHeaders<v1::ServerService>>>>>>;
 
 class ServerServiceImpl final : public RawServerService {
  public:
@@ -26,6 +27,7 @@ class ServerServiceImpl final : public RawServerService {
   void Explain(UnaryCall& call);
   void GetTenantLimits(UnaryCall& call);
   void SetTenantLimits(UnaryCall& call);
+  void Drain(UnaryCall& call);
 
   const ServiceContext& services_;
   grpc::ServerCompletionQueue* queue_ = nullptr;
@@ -33,6 +35,7 @@ class ServerServiceImpl final : public RawServerService {
   const UnaryMethod explain_;
   const UnaryMethod get_tenant_limits_;
   const UnaryMethod set_tenant_limits_;
+  const UnaryMethod drain_;
 };
 
 }  // namespace attention::server

@@ -87,8 +87,18 @@ absl::Status CallFrame::SetPriority(std::optional<Priority> asked) {
 absl::Status CallFrame::CheckIsAdmin() const {
   if (identity_.role == Role::kAdmin) return absl::OkStatus();
   return ReasonedError(absl::StatusCode::kPermissionDenied, ErrorReason::kRoleRequired,
-                       absl::StrCat(rpc_, " is for the role admin, this call has the role use"),
+                       absl::StrCat(rpc_,
+                                    ", or the tenant that it names, is for the role admin; this "
+                                    "call has the role use"),
                        {{"role", "admin"}});
+}
+
+absl::StatusOr<std::string> CallFrame::TenantNamed(const std::string& field) const {
+  if (field.empty() || field == identity_.tenant) return identity_.tenant;
+  ATTENTION_RETURN_IF_ERROR(CheckIsAdmin());
+  if (IsTenantName(field)) return field;
+  return absl::InvalidArgumentError(absl::StrCat("tenant is ", Quoted(field), ", expected 1 to ",
+                                                 kMaxTenantBytes, " printable ASCII characters"));
 }
 
 absl::Status CallFrame::ReadHeaders(const grpc::ServerContextBase& context) {

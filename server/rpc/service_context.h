@@ -89,6 +89,8 @@ struct ServiceContext {
   Connections& connections;
   ListenerHealth& listener_health;
   ReceivingLedger& receiving;
+  // Asks for what SIGTERM asks for.
+  std::function<void()> ask_for_drain;
   // Logs what clients do to the server as a whole; the caller bounds how often.
   std::function<void(const std::string& text)> warn;
   BufferPool& buffers;
@@ -141,6 +143,9 @@ class CallFrame {
 
   // PERMISSION_DENIED ROLE_REQUIRED unless the caller may do what only administrators may.
   absl::Status CheckIsAdmin() const;
+  // The tenant that a request's field `tenant` names: the caller's when it is empty, any for an
+  // administrator. PERMISSION_DENIED ROLE_REQUIRED, or INVALID_ARGUMENT for what cannot be a name.
+  absl::StatusOr<std::string> TenantNamed(const std::string& field) const;
 
   // Counts and logs the call; once. Without memory the log lacks a line.
   void Finish(const absl::Status& status) const noexcept;

@@ -113,9 +113,10 @@ void SessionServiceImpl::CreateSession(UnaryCall& call) {
 void SessionServiceImpl::GetSession(UnaryCall& call) {
   AnswerNow<v1::GetSessionRequest, v1::GetSessionResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
         ATTENTION_ASSIGN_OR_RETURN(
             const SessionLease session,
-            services_.sessions.Acquire(DecodeHandle(request.handle()), frame.tenant()));
+            services_.sessions.Acquire(DecodeHandle(request.handle()), tenant));
         EncodeSession(services_.sessions, *session, response->mutable_session());
         return absl::OkStatus();
       });
@@ -124,8 +125,9 @@ void SessionServiceImpl::GetSession(UnaryCall& call) {
 void SessionServiceImpl::ListSessions(UnaryCall& call) {
   AnswerNow<v1::ListSessionsRequest, v1::ListSessionsResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
         const auto list = [&](const std::string& after, std::size_t count) {
-          return services_.sessions.List(frame.tenant(), after, count);
+          return services_.sessions.List(tenant, after, count);
         };
         const auto add = [&](const Session& session) {
           EncodeSession(services_.sessions, session, response->add_sessions());
@@ -138,7 +140,8 @@ void SessionServiceImpl::ListSessions(UnaryCall& call) {
 void SessionServiceImpl::DeleteSession(UnaryCall& call) {
   AnswerNow<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto*) {
-        return services_.sessions.Delete(DecodeHandle(request.handle()), frame.tenant());
+        ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
+        return services_.sessions.Delete(DecodeHandle(request.handle()), tenant);
       });
 }
 

@@ -4,11 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "attention/v1/layer_service.grpc.pb.h"
-#include "tests/support/identity_server.h"
-#include "tests/support/layer_driver.h"
-#include "tests/support/session_driver.h"
-#include "tests/support/shared_memory.h"
+#include "tests/support/raw_call.h"
+#include "tests/support/tenant_calls.h"
 
 namespace attention::testing {
 namespace {
@@ -17,216 +14,10 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::Optional;
 
-constexpr std::size_t kRegionBytes = std::size_t{1} << 20;
-
-grpc::Status Attend(const Caller& caller, v1::AttendRequest request = MakeAttendRequest({})) {
-  v1::AttendResponse response;
-  const grpc::Status status = v1::AttentionService::NewStub(caller.channel)
-                                  ->Attend(caller.Context().get(), request, &response);
-  if (status.ok() && !request.has_output_to()) {
-    EXPECT_EQ(FindMismatch(request, response), "");
-  }
-  return status;
-}
-
-grpc::Status AttendOnAStream(const Caller& caller) {
-  const auto context = caller.Context();
-  const auto stream = v1::AttentionService::NewStub(caller.channel)->AttendStream(context.get());
-  v1::AttendStreamRequest request;
-  *request.mutable_request() = MakeAttendRequest({});
-  stream->Write(request);
-  stream->WritesDone();
-  v1::AttendStreamResponse response;
-  const bool is_answered = stream->Read(&response);
-  grpc::Status status = stream->Finish();
-  EXPECT_EQ(status.ok(), is_answered);
-  return status;
-}
-
-grpc::Status Create(const Caller& caller, v1::SessionHandle* handle) {
-  v1::CreateSessionResponse response;
-  const grpc::Status status =
-      v1::SessionService::NewStub(caller.channel)
-          ->CreateSession(caller.Context().get(), MakeCreateRequest({}), &response);
-  *handle = response.session().handle();
-  return status;
-}
-
-grpc::Status Get(const Caller& caller, const v1::SessionHandle& handle) {
-  v1::GetSessionRequest request;
-  *request.mutable_handle() = handle;
-  v1::GetSessionResponse response;
-  return v1::SessionService::NewStub(caller.channel)
-      ->GetSession(caller.Context().get(), request, &response);
-}
-
-grpc::Status Delete(const Caller& caller, const v1::SessionHandle& handle) {
-  v1::DeleteSessionRequest request;
-  *request.mutable_handle() = handle;
-  v1::DeleteSessionResponse response;
-  return v1::SessionService::NewStub(caller.channel)
-      ->DeleteSession(caller.Context().get(), request, &response);
-}
-
-// A step that appends and attends; the call's status, or the step's.
-grpc::Status Step(const Caller& caller, const v1::SessionHandle& handle) {
-  v1::StepRequest request;
-  *request.add_steps() = MakeStep(MakePrompt(3), handle, 0, 3);
-  v1::StepResponse response;
-  const grpc::Status status =
-      v1::SessionService::NewStub(caller.channel)->Step(caller.Context().get(), request, &response);
-  if (!status.ok() || !response.results(0).has_error()) return status;
-  return {static_cast<grpc::StatusCode>(response.results(0).error().code()),
-          response.results(0).error().message()};
-}
-
-grpc::Status StepOnAStream(const Caller& caller, const v1::SessionHandle& handle) {
-  const auto context = caller.Context();
-  const auto stream = v1::SessionService::NewStub(caller.channel)->StepStream(context.get());
-  v1::StepStreamRequest request;
-  *request.mutable_request()->add_steps() = MakeStep(MakePrompt(3), handle, 0, 3);
-  stream->Write(request);
-  stream->WritesDone();
-  v1::StepStreamResponse response;
-  const bool is_answered = stream->Read(&response);
-  grpc::Status status = stream->Finish();
-  if (!status.ok() || !is_answered || !response.response().results(0).has_error()) return status;
-  return {static_cast<grpc::StatusCode>(response.response().results(0).error().code()),
-          response.response().results(0).error().message()};
-}
-
-std::vector<std::string> List(const Caller& caller) {
-  v1::ListSessionsResponse response;
+std::vector<std::string> IdsOf(const Caller& caller) {
   std::vector<std::string> ids;
-  if (v1::SessionService::NewStub(caller.channel)
-          ->ListSessions(caller.Context().get(), {}, &response)
-          .ok()) {
-    for (const auto& session : response.sessions()) ids.push_back(session.handle().session_id());
-  }
+  EXPECT_TRUE(List(caller, &ids).ok());
   return ids;
-}
-
-const LayerCase& TheLayer() {
-  static const auto* layer = new LayerCase(MakeLayer(SmallLayerConfig(), 1));
-  return *layer;
-}
-
-grpc::Status CreateLayer(const Caller& caller, const std::string& layer_id) {
-  const auto context = caller.Context();
-  v1::CreateLayerResponse response;
-  const auto writer =
-      v1::LayerService::NewStub(caller.channel)->CreateLayer(context.get(), &response);
-  for (const auto& message : UploadOf(TheLayer(), layer_id)) {
-    if (!writer->Write(message)) break;
-  }
-  writer->WritesDone();
-  return writer->Finish();
-}
-
-grpc::Status GetLayer(const Caller& caller, const std::string& layer_id) {
-  v1::GetLayerRequest request;
-  request.set_layer_id(layer_id);
-  v1::GetLayerResponse response;
-  return v1::LayerService::NewStub(caller.channel)
-      ->GetLayer(caller.Context().get(), request, &response);
-}
-
-grpc::Status DeleteLayer(const Caller& caller, const std::string& layer_id) {
-  v1::DeleteLayerRequest request;
-  request.set_layer_id(layer_id);
-  v1::DeleteLayerResponse response;
-  return v1::LayerService::NewStub(caller.channel)
-      ->DeleteLayer(caller.Context().get(), request, &response);
-}
-
-grpc::Status ConvertLayer(const Caller& caller, const std::string& layer_id) {
-  v1::ConvertLayerRequest request;
-  request.set_source_layer_id(layer_id);
-  request.set_layer_id("stolen");
-  request.set_num_kv_heads(1);
-  v1::ConvertLayerResponse response;
-  return v1::LayerService::NewStub(caller.channel)
-      ->ConvertLayer(caller.Context().get(), request, &response);
-}
-
-grpc::Status Info(const Caller& caller) {
-  v1::GetServerInfoResponse response;
-  return v1::ServerService::NewStub(caller.channel)
-      ->GetServerInfo(caller.Context().get(), {}, &response);
-}
-
-// Asks for the output in somebody's memory.
-grpc::Status AttendInto(const Caller& caller, const std::string& region_id) {
-  v1::AttendRequest request = MakeAttendRequest({});
-  request.mutable_output_to()->set_region_id(region_id);
-  return Attend(caller, request);
-}
-
-v1::SharedMemoryResponse CreateRegion(ChannelConnection& connection, const std::string& tenant,
-                                      const std::string& token) {
-  v1::SharedMemoryRequest request;
-  request.mutable_create()->set_size_bytes(kRegionBytes);
-  request.mutable_create()->set_tenant(tenant);
-  request.mutable_create()->set_token(token);
-  return connection.Call(request.SerializeAsString());
-}
-
-// The tenant acme, with one of each thing that a tenant has.
-class Acme {
- public:
-  explicit Acme(IdentityServer& server)
-      : caller_(server.Plain(server.acme.token)), connection_(server.channel_path()) {
-    EXPECT_TRUE(Create(caller_, &handle).ok());
-    EXPECT_TRUE(Step(caller_, handle).ok());
-    EXPECT_TRUE(CreateLayer(caller_, layer_id).ok());
-    const auto response = CreateRegion(connection_, "", server.acme.token);
-    EXPECT_TRUE(response.has_create()) << response.ShortDebugString();
-    region_id = response.create().region_id();
-    memory_ = std::make_unique<SharedMemory>(connection_.TakeFd(), kRegionBytes, region_id);
-  }
-
-  void ExpectUntouched() const {
-    EXPECT_TRUE(Get(caller_, handle).ok());
-    EXPECT_TRUE(GetLayer(caller_, layer_id).ok());
-    EXPECT_TRUE(std::all_of(memory_->data(), memory_->data() + kRegionBytes,
-                            [](char byte) { return byte == 0; }));
-  }
-
-  v1::SessionHandle handle;
-  const std::string layer_id = "acme.0";
-  std::string region_id;
-
- private:
-  const Caller caller_;
-  ChannelConnection connection_;
-  std::unique_ptr<SharedMemory> memory_;
-};
-
-// Everything that is done to a tenant's things, or that costs the server something.
-std::vector<std::pair<const char*, std::function<grpc::Status(const Caller&)>>> Deeds(
-    const Acme& acme) {
-  return {
-      {"attend", [](const Caller& caller) { return Attend(caller); }},
-      {"attend on a stream", AttendOnAStream},
-      {"create a session",
-       [](const Caller& caller) {
-         v1::SessionHandle handle;
-         return Create(caller, &handle);
-       }},
-      {"get", [&](const Caller& caller) { return Get(caller, acme.handle); }},
-      {"step", [&](const Caller& caller) { return Step(caller, acme.handle); }},
-      {"step on a stream",
-       [&](const Caller& caller) { return StepOnAStream(caller, acme.handle); }},
-      {"delete", [&](const Caller& caller) { return Delete(caller, acme.handle); }},
-      {"create a layer", [](const Caller& caller) { return CreateLayer(caller, "mine"); }},
-      {"get a layer", [&](const Caller& caller) { return GetLayer(caller, acme.layer_id); }},
-      {"delete a layer", [&](const Caller& caller) { return DeleteLayer(caller, acme.layer_id); }},
-      {"convert a layer",
-       [&](const Caller& caller) { return ConvertLayer(caller, acme.layer_id); }},
-      {"write into memory",
-       [&](const Caller& caller) { return AttendInto(caller, acme.region_id); }},
-      {"ask for the load", Info},
-  };
 }
 
 class IdentityTest : public ::testing::Test {
@@ -293,9 +84,10 @@ TEST_F(IdentityTest, RightCredentialsReachOnlyWhatIsTheirOwn) {
     EXPECT_THAT(Step(caller, acme.handle), FailsWith(grpc::NOT_FOUND, ""));
     EXPECT_THAT(StepOnAStream(caller, acme.handle), FailsWith(grpc::NOT_FOUND, ""));
     EXPECT_TRUE(Delete(caller, acme.handle).ok()) << "of nothing of the caller's";
-    EXPECT_THAT(List(caller), Not(::testing::Contains(acme.handle.session_id())));
+    EXPECT_THAT(IdsOf(caller), Not(::testing::Contains(acme.handle.session_id())));
     EXPECT_THAT(GetLayer(caller, acme.layer_id), FailsWith(grpc::NOT_FOUND, ""));
     EXPECT_THAT(ConvertLayer(caller, acme.layer_id), FailsWith(grpc::NOT_FOUND, ""));
+    EXPECT_THAT(ForwardRows(caller, acme.layer_id), FailsWith(grpc::NOT_FOUND, ""));
     DeleteLayer(caller, acme.layer_id);
     EXPECT_THAT(AttendInto(caller, acme.region_id), FailsWith(grpc::NOT_FOUND, ""));
     // And are good for the caller's own.
@@ -305,7 +97,7 @@ TEST_F(IdentityTest, RightCredentialsReachOnlyWhatIsTheirOwn) {
     ASSERT_TRUE(Create(caller, &handle).ok());
     EXPECT_TRUE(Step(caller, handle).ok());
     EXPECT_TRUE(StepOnAStream(caller, handle).ok()) << "a replay";
-    EXPECT_THAT(List(caller), ::testing::Contains(handle.session_id()));
+    EXPECT_THAT(IdsOf(caller), ::testing::Contains(handle.session_id()));
     EXPECT_TRUE(Delete(caller, handle).ok());
     EXPECT_TRUE(CreateLayer(caller, acme.layer_id).ok()) << "a name of each tenant's";
     EXPECT_TRUE(DeleteLayer(caller, acme.layer_id).ok());
@@ -324,23 +116,6 @@ TEST_F(IdentityTest, ATenantIsOneWhateverItsCredentials) {
   EXPECT_TRUE(Get(server().AtSocket(server().acme.token), acme.handle).ok());
   EXPECT_THAT(Get(server().AtSocket("guess"), acme.handle),
               FailsBecause(grpc::UNAUTHENTICATED, "CREDENTIALS_INVALID"));
-}
-
-// Limits are an operator's to set.
-TEST_F(IdentityTest, OnlyAnAdminSetsLimitsAndSeesThoseOfOthers) {
-  const auto set = [&](const std::string& token) {
-    v1::SetTenantLimitsRequest request;
-    request.set_tenant("acme");
-    request.mutable_limits()->set_sessions(500);
-    v1::SetTenantLimitsResponse response;
-    const Caller caller = server().Plain(token);
-    return v1::ServerService::NewStub(caller.channel)
-        ->SetTenantLimits(caller.Context().get(), request, &response);
-  };
-  EXPECT_THAT(set(server().acme.token), FailsBecause(grpc::PERMISSION_DENIED, "ROLE_REQUIRED"));
-  EXPECT_THAT(set(server().rival.token), FailsBecause(grpc::PERMISSION_DENIED, "ROLE_REQUIRED"));
-  EXPECT_THAT(set("guess"), FailsBecause(grpc::UNAUTHENTICATED, "CREDENTIALS_INVALID"));
-  EXPECT_TRUE(set(server().ops.token).ok());
 }
 
 TEST_F(IdentityTest, CertificatesThatNobodyVouchesForDoNotConnect) {
@@ -378,6 +153,9 @@ TEST_F(IdentityTest, SharedMemoryIsItsCallersTenants) {
 
 TEST_F(IdentityTest, HealthNeedsNoCredentials) {
   EXPECT_EQ(server().process().client().Get("/readyz").status, 200);
+  std::string answer;
+  EXPECT_TRUE(CallRaw(server().Plain().channel, "/grpc.health.v1.Health/Check", "", &answer).ok());
+  EXPECT_EQ(answer, "\x08\x01") << "SERVING";
 }
 
 TEST(IdentityReloadTest, ATokenThatIsTakenOutOfTheFileIsRefused) {
@@ -458,6 +236,29 @@ TEST(OpenModeTest, AnAddressBeyondThisHostNeedsCredentialsOrASwitch) {
   }
   ServerProcess process({"--listen=0.0.0.0:0", "--trust-tenant-names-from-network=true"});
   ExpectServes(process.client());
+}
+
+// The table's last row: nobody has credentials, so who names a tenant is it.
+TEST(OpenModeTest, WhoNamesATenantIsIt) {
+  ServerProcess process;
+  process.client();
+  const auto channel =
+      grpc::CreateChannel(process.addresses()[0], grpc::InsecureChannelCredentials());
+  const Caller acme = {.channel = channel, .tenant = "acme"};
+  v1::SessionHandle handle;
+  ASSERT_TRUE(Create(acme, &handle).ok());
+  ASSERT_TRUE(CreateLayer(acme, "mine").ok());
+  EXPECT_THAT(Get({.channel = channel}, handle), FailsWith(grpc::NOT_FOUND, ""));
+  const Caller somebody = {.channel = channel, .token = "any", .tenant = "acme"};
+  EXPECT_TRUE(Step(somebody, handle).ok());
+  EXPECT_THAT(IdsOf(somebody), ::testing::Contains(handle.session_id()));
+  EXPECT_TRUE(ForwardRows(somebody, "mine").ok());
+  EXPECT_TRUE(DeleteLayer(somebody, "mine").ok());
+  EXPECT_TRUE(Delete(somebody, handle).ok());
+  EXPECT_THAT(Get(acme, handle), FailsWith(grpc::NOT_FOUND, ""));
+  // But nobody is an administrator.
+  EXPECT_THAT(Info(somebody, nullptr, "rival"),
+              FailsBecause(grpc::PERMISSION_DENIED, "ROLE_REQUIRED"));
 }
 
 TEST(OpenModeTest, WrongFilesAtTheStartAreTold) {

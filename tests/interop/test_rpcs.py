@@ -809,6 +809,14 @@ class ServerServiceTest(unittest.TestCase):
         ):
             self.client.server.SetTenantLimits(request)
 
+    @exercises(SERVER + "Drain")
+    def test_only_administrators_drain(self):
+        with assert_fails(
+            self, grpc.StatusCode.PERMISSION_DENIED, reason="ROLE_REQUIRED", metadata={"role": "admin"}
+        ):
+            self.client.server.Drain(server_service_pb2.DrainRequest())
+        self.client.server.GetServerInfo(server_service_pb2.GetServerInfoRequest())  # it goes on
+
 
 @unittest.skipIf(health_pb2 is None, "the package grpc-proto is not installed")
 class StandardServicesTest(unittest.TestCase):

@@ -7,10 +7,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kernels/base/check.h"
 
 namespace attention::testing {
 namespace {
+
+constexpr char kIssuer[] = "https://issuer.example.org";
+constexpr char kAudience[] = "attention";
 
 std::string NewDirectory() {
   std::string name = ::testing::TempDir() + "identity-XXXXXX";
@@ -36,6 +40,7 @@ IdentityServer::IdentityServer(const std::vector<std::string>& more_flags)
     : directory_(NewDirectory()) {
   WriteTokens({acme, rival, ops});
   Write("identities", Mapping());
+  Write("keys", KeySet({jwt_key.PublicJson()}));
   Write("clients.pem", clients.certificate());
   WriteServerCertificate(servers.Issue());
   const auto path = [this](const char* name) { return absl::StrCat(directory_, "/", name); };
@@ -46,9 +51,19 @@ IdentityServer::IdentityServer(const std::vector<std::string>& more_flags)
       "--shared-memory-listen=unix:" + channel_path(),
       "--auth-tokens=" + path("tokens"),
       "--auth-identities=" + path("identities"),
+      "--auth-jwt-keys=" + path("keys"),
+      absl::StrCat("--auth-jwt-issuer=", kIssuer),
+      absl::StrCat("--auth-jwt-audience=", kAudience),
   };
   flags.insert(flags.end(), more_flags.begin(), more_flags.end());
   process_ = std::make_unique<ServerProcess>(flags);
+}
+
+nlohmann::json IdentityServer::Claims(const std::string& tenant) {
+  return {{"iss", kIssuer},
+          {"aud", kAudience},
+          {"sub", tenant},
+          {"exp", absl::ToUnixSeconds(absl::Now() + absl::Minutes(5))}};
 }
 
 Caller IdentityServer::Plain(const std::string& token, const std::string& tenant) {

@@ -7,6 +7,7 @@
 
 #include "server/auth/token_table.h"
 #include "tests/support/certificates.h"
+#include "tests/support/jwt.h"
 #include "tests/support/server_process.h"
 
 namespace attention::testing {
@@ -21,7 +22,8 @@ struct Caller {
 };
 
 // A process that listens at loopback, at loopback with TLS and client certificates, and at a unix
-// socket; with tokens, certificates and the user who runs the test mapped to tenants.
+// socket; with tokens, JSON Web Tokens, certificates and the user who runs the test mapped to
+// tenants.
 class IdentityServer {
  public:
   explicit IdentityServer(const std::vector<std::string>& more_flags = {});
@@ -39,14 +41,20 @@ class IdentityServer {
   // By the unix socket.
   Caller AtSocket(const std::string& token = "");
 
+  // Claims that are good for five minutes, and tokens of them, signed by jwt_key.
+  static nlohmann::json Claims(const std::string& tenant);
+  std::string Jwt(const nlohmann::json& claims) const { return jwt_key.Sign("ES256", claims); }
+
   // The tokens of tenants acme and rival, and of ops, an admin.
   const server::NewToken acme = server::MakeToken({"acme", server::Role::kUse});
   const server::NewToken rival = server::MakeToken({"rival", server::Role::kUse});
   const server::NewToken ops = server::MakeToken({"ops", server::Role::kAdmin});
+  const JwtKey jwt_key = JwtKey::Ec("one");
   const CertificateAuthority clients{"clients"};
   const CertificateAuthority servers{"servers"};
 
-  // Replaces a file of the server's, in one step.
+  // Replaces a file of the server's, in one step: tokens, identities, keys (a key set),
+  // clients.pem.
   void Write(const std::string& name, const std::string& text) const;
   void WriteTokens(const std::vector<server::NewToken>& tokens) const;
   void WriteServerCertificate(const CertifiedKey& certificate) const;
