@@ -1,6 +1,7 @@
 """The minimal clients of client/examples, in the languages that the distribution has gRPC for, compared
 with float64. Each prints its output, one number a line."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -30,38 +31,46 @@ def run(*command):
     return result.stdout
 
 
-class AttendTest(unittest.TestCase):
-    def check(self, printed):
-        problem = harness.Problem(numbers(1, 4), numbers(2, 2), numbers(3, 2), {"is_causal": True})
-        actual = np.array(printed.split(), np.float32).reshape(16, 4, 8)
-        exact, plain = problem.exact(), problem.plain()
-        epsilon = harness.FLOAT32.epsilon
-        least_error = epsilon / 2 * exact.largest_score * np.abs(problem.v).max()
-        bound = harness.reference.error_bound(exact.output, plain.output, epsilon, least_error)
-        harness.check_close(self, "output", actual, exact.output, bound)
+def check(test, printed):
+    """That an example printed the right output."""
+    problem = harness.Problem(numbers(1, 4), numbers(2, 2), numbers(3, 2), {"is_causal": True})
+    actual = np.array(printed.split(), np.float32).reshape(16, 4, 8)
+    exact, plain = problem.exact(), problem.plain()
+    epsilon = harness.FLOAT32.epsilon
+    least_error = epsilon / 2 * exact.largest_score * np.abs(problem.v).max()
+    bound = harness.reference.error_bound(exact.output, plain.output, epsilon, least_error)
+    harness.check_close(test, "output", actual, exact.output, bound)
 
+
+def java_classes(test):
+    """The class path of the Java example, compiled once."""
+    for command in ("java", "javac", JAVA_PLUGIN):
+        if shutil.which(command) is None:
+            test.skipTest(f"no {command}, see deploy/packages-test.txt")
+    if not pathlib.Path("/usr/share/java/grpc-netty.jar").exists():
+        test.skipTest("no grpc-netty.jar, install libgrpc-java")
+    return _compile_java(pathlib.Path(os.environ["ATTENTION_WORK"], "java"))
+
+
+@functools.cache
+def _compile_java(folder):
+    folder.mkdir()
+    protos = [f"attention/v1/{name}.proto"
+              for name in ("attention_config", "attention_service", "tensor", "timing")]
+    run("protoc", f"-I{REPOSITORY / 'proto'}", f"--java_out={folder}", f"--grpc-java_out={folder}",
+        f"--plugin=protoc-gen-grpc-java={shutil.which(JAVA_PLUGIN)}", *protos)
+    jars = [path for jar in JARS for path in pathlib.Path("/usr/share/java").glob(f"{jar}.jar")]
+    classes = ":".join(map(str, [folder, *jars]))
+    stubs = sorted(folder.glob("attention/v1/*.java"))
+    run("javac", "-nowarn", "-cp", classes, "-d", str(folder), *map(str, stubs),
+        str(EXAMPLES / "java/Attend.java"))
+    return classes
+
+
+class AttendTest(unittest.TestCase):
     def test_python(self):
-        self.check(run(sys.executable, str(EXAMPLES / "python/attend.py"), harness.address()))
+        printed = run(sys.executable, str(EXAMPLES / "python/attend.py"), harness.address())
+        check(self, printed)
 
     def test_java(self):
-        for command in ("java", "javac", JAVA_PLUGIN):
-            if shutil.which(command) is None:
-                self.skipTest(f"no {command}, see deploy/packages-test.txt")
-        if not pathlib.Path("/usr/share/java/grpc-netty.jar").exists():
-            self.skipTest("no grpc-netty.jar, install libgrpc-java")
-        folder = pathlib.Path(os.environ["ATTENTION_WORK"], "java")
-        classes = self.compile_java(folder)
-        self.check(run("java", "-cp", classes, "Attend", harness.address()))
-
-    def compile_java(self, folder):
-        folder.mkdir()
-        protos = [f"attention/v1/{name}.proto"
-                  for name in ("attention_config", "attention_service", "tensor", "timing")]
-        run("protoc", f"-I{REPOSITORY / 'proto'}", f"--java_out={folder}", f"--grpc-java_out={folder}",
-            f"--plugin=protoc-gen-grpc-java={shutil.which(JAVA_PLUGIN)}", *protos)
-        jars = [path for jar in JARS for path in pathlib.Path("/usr/share/java").glob(f"{jar}.jar")]
-        classes = ":".join(map(str, [folder, *jars]))
-        stubs = sorted(folder.glob("attention/v1/*.java"))
-        run("javac", "-nowarn", "-cp", classes, "-d", str(folder), *map(str, stubs),
-            str(EXAMPLES / "java/Attend.java"))
-        return classes
+        check(self, run("java", "-cp", java_classes(self), "Attend", harness.address()))

@@ -11,6 +11,7 @@ import sys
 import types
 import unittest
 
+import connection
 import grpc
 import harness
 import numpy as np
@@ -96,11 +97,12 @@ class RemoteLayersTest(unittest.TestCase):
 
     def setUp(self):
         self.server = harness.server()
+        self.channel = self.enterContext(connection.connect(self.server.address))
         self.service = self.enterContext(harness.RecordedClient(self.server.address)).layers
         self.check_nothing_is_left()
 
     def upload(self, model=None):
-        return self.remote_layers.uploaded(self.server.address, model or self.model)
+        return self.remote_layers.uploaded(self.channel, model or self.model)
 
     def listed_ids(self):
         response = self.service.ListLayers(layer_service_pb2.ListLayersRequest())
@@ -215,17 +217,19 @@ class PreloadedLayersTest(unittest.TestCase):
         cls.model = load_model()
         model_file = minilm.packaged_model() / "model.safetensors"
         cls.server = cls.enterClassContext(server_with_layers(model_file))
+        cls.channel = cls.enterClassContext(connection.connect(cls.server.address))
 
     def test_embeddings_equal_the_local_ones(self):
-        with self.remote_layers.preloaded(self.server.address, self.model, "minilm") as layers:
+        with self.remote_layers.preloaded(self.channel, self.model, "minilm") as layers:
             embeddings = self.model.embed(TEXTS, layers.attend)
         np.testing.assert_allclose(embeddings, embed_local(self.model), rtol=0, atol=TOLERANCE)
 
     def test_they_compute_the_bits_of_uploaded_layers(self):
-        with self.remote_layers.uploaded(harness.address(), self.model) as layers:
+        other = self.enterContext(connection.connect(harness.address()))
+        with self.remote_layers.uploaded(other, self.model) as layers:
             uploaded = Recorder(layers)
             self.model.embed(TEXTS, uploaded.attend)
-        with self.remote_layers.preloaded(self.server.address, self.model, "minilm") as layers:
+        with self.remote_layers.preloaded(self.channel, self.model, "minilm") as layers:
             for layer, x, lengths, y in uploaded.calls:
                 self.assertEqual(layers.attend(layer, x, lengths).tobytes(), y.tobytes())
 
@@ -233,7 +237,7 @@ class PreloadedLayersTest(unittest.TestCase):
         """Weights are shared within a tenant alone: their bytes would tell what others have."""
         before = self.server.metric("layer_bytes")
         self.assertGreater(before, 0)
-        with self.remote_layers.uploaded(self.server.address, self.model):
+        with self.remote_layers.uploaded(self.channel, self.model):
             self.assertEqual(self.server.metric("layer_bytes"), 2 * before)
         self.assertEqual(self.server.metric("layer_bytes"), before)
 
@@ -241,7 +245,7 @@ class PreloadedLayersTest(unittest.TestCase):
         weights = [self.model.layer_weights(layer) for layer in reversed(range(6))]
         model = types.SimpleNamespace(num_layers=6, layer_weights=weights.__getitem__)
         with self.assertRaisesRegex(ValueError, "minilm.0 has other weights"):
-            with self.remote_layers.preloaded(self.server.address, model, "minilm"):
+            with self.remote_layers.preloaded(self.channel, model, "minilm"):
                 self.fail("nothing was noticed")
 
     def test_program(self):

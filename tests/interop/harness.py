@@ -27,13 +27,13 @@ STOP_SECONDS = 60
 class ServerProcess:
     """An attention-server on free ports. Leaving the context stops it and demands exit code 0."""
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, listen="127.0.0.1:0"):
         self._directory = tempfile.TemporaryDirectory()
         self._port_file = pathlib.Path(self._directory.name, "ports.json")
         self._log = pathlib.Path(self._directory.name, "log")
         self._command = [
             os.environ["ATTENTION_SERVER"],
-            "--listen=127.0.0.1:0",
+            f"--listen={listen}",
             "--admin-listen=127.0.0.1:0",
             f"--port-file={self._port_file}",
             *flags,
@@ -44,7 +44,8 @@ class ServerProcess:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         addresses = self._await_addresses()
-        self.address, self._admin_address = addresses["listen"][0], addresses["admin_listen"]
+        self.addresses, self._admin_address = addresses["listen"], addresses["admin_listen"]
+        self.address = self.addresses[0]
         return self
 
     def __exit__(self, *_):

@@ -11,7 +11,7 @@ the same computation here in float64.
 import argparse
 import sys
 
-import grpc
+import connection
 import numpy as np
 from attention.v1 import session_service_pb2 as pb
 from attention.v1 import session_service_pb2_grpc, tensor_pb2
@@ -91,13 +91,13 @@ def attend_here(q, k, v):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", default="localhost:7070", help="host:port of the server")
-    target = parser.parse_args().target
+    connection.add_arguments(parser)
+    arguments = parser.parse_args()
     generator = np.random.default_rng(1)
     weights = Weights(generator)
     patches = image_patches() @ weights.embed_patch
     largest_error = 0.0
-    with grpc.insecure_channel(target) as channel:
+    with connection.from_arguments(arguments) as channel:
         sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         image = remember_image(sessions, weights, patches)
         for token in range(NUM_TOKENS):

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import time
 
+import connection
 import minilm
 import numpy as np
 
@@ -24,15 +25,21 @@ TEXTS = (
 )
 
 
+@contextlib.contextmanager
 def open_layers(arguments, model):
-    """A context manager of the layers that `embed` calls."""
+    """The layers that `embed` calls."""
     if arguments.attention == "local":
-        return contextlib.nullcontext(minilm.LocalLayers(model))
-    import remote_layers  # needs gRPC and the stubs, which local does not
+        yield minilm.LocalLayers(model)
+        return
+    import remote_layers  # needs the stubs, which local does not
 
-    if arguments.preloaded:
-        return remote_layers.preloaded(arguments.target, model, arguments.preloaded)
-    return remote_layers.uploaded(arguments.target, model)
+    with connection.from_arguments(arguments) as channel:
+        if arguments.preloaded:
+            remote = remote_layers.preloaded(channel, model, arguments.preloaded)
+        else:
+            remote = remote_layers.uploaded(channel, model)
+        with remote as layers:
+            yield layers
 
 
 def print_similarities(texts, embeddings):
@@ -49,7 +56,7 @@ def print_similarities(texts, embeddings):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", nargs="*", default=TEXTS, help="default: six of its own")
-    parser.add_argument("--target", default="localhost:7070", help="host:port of the server")
+    connection.add_arguments(parser)
     layers = parser.add_mutually_exclusive_group()
     layers.add_argument("--attention", choices=("remote", "local"), default="remote")
     layers.add_argument(

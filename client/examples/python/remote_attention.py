@@ -7,7 +7,6 @@ what these attend to.
 
 import queue
 
-import grpc
 import numpy as np
 from attention.v1 import session_service_pb2 as pb
 from attention.v1 import session_service_pb2_grpc, tensor_pb2
@@ -25,10 +24,12 @@ def from_tensor(tensor):
 
 
 class RemoteAttention:
-    """The attention of one model. `sequences` are objects whose `length` counts the cached tokens."""
+    """The attention of one model. `sequences` are objects whose `length` counts the cached tokens.
 
-    def __init__(self, target, model):
-        self._channel = grpc.insecure_channel(target)
+    The channel is closed with this."""
+
+    def __init__(self, channel, model):
+        self._channel = channel
         self._sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
         self._geometry = pb.SessionGeometry(
             num_layers=model.num_layers,

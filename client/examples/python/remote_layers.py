@@ -1,20 +1,18 @@
 """Whole attention layers of a model, projections included, computed by an attention-server.
 
-The weights are sent once, and kept once: layers of equal weights, whoever uploaded them, share their
-memory. From then on rows of embeddings go in and rows of embeddings come out.
+The weights are sent once, and kept once: a tenant's layers of equal weights share their memory. From
+then on rows of embeddings go in and rows of embeddings come out.
 """
 
 import contextlib
 import hashlib
 import uuid
 
-import grpc
 from attention.v1 import layer_service_pb2 as pb
 from attention.v1 import layer_service_pb2_grpc, tensor_pb2
 from remote_attention import from_tensor, to_tensor
 
 CHUNK_BYTES = 1 << 20
-ANY_SIZE = [("grpc.max_receive_message_length", -1)]  # outputs are as large as x; the default is 4 MiB
 
 
 class RemoteLayers:
@@ -38,12 +36,12 @@ class RemoteLayers:
 
 
 @contextlib.contextmanager
-def uploaded(target, model):
+def uploaded(channel, model):
     """Uploads the model's layers; the `with` block gets RemoteLayers. They are deleted at its end, also
     when it fails, or one of the uploads does."""
     prefix = f"example/{uuid.uuid4()}"  # other programs may use the same model
+    stub = layer_service_pb2_grpc.LayerServiceStub(channel)
     with contextlib.ExitStack() as stack:
-        stub = _connect(stack, target)
         layers = []
         for index in range(model.num_layers):
             layer_id = f"{prefix}/{index}"
@@ -54,22 +52,16 @@ def uploaded(target, model):
 
 
 @contextlib.contextmanager
-def preloaded(target, model, prefix):
+def preloaded(channel, model, prefix):
     """RemoteLayers of PREFIX.0, PREFIX.1 and so on, which the server has from its start."""
-    with contextlib.ExitStack() as stack:
-        stub = _connect(stack, target)
-        layers = []
-        for index in range(model.num_layers):
-            request = pb.GetLayerRequest(layer_id=f"{prefix}.{index}")
-            layers.append(stub.GetLayer(request).layer)
-            if layers[-1].sha256 != _sha256(_tensors(model, index)):
-                raise ValueError(f"{request.layer_id} has other weights than the model")
-        yield RemoteLayers(stub, layers)
-
-
-def _connect(stack, target):
-    channel = stack.enter_context(grpc.insecure_channel(target, ANY_SIZE))
-    return layer_service_pb2_grpc.LayerServiceStub(channel)
+    stub = layer_service_pb2_grpc.LayerServiceStub(channel)
+    layers = []
+    for index in range(model.num_layers):
+        request = pb.GetLayerRequest(layer_id=f"{prefix}.{index}")
+        layers.append(stub.GetLayer(request).layer)
+        if layers[-1].sha256 != _sha256(_tensors(model, index)):
+            raise ValueError(f"{request.layer_id} has other weights than the model")
+    yield RemoteLayers(stub, layers)
 
 
 def _tensors(model, index):

@@ -12,6 +12,7 @@ import dataclasses
 import time
 
 import numpy as np
+import connection
 import smollm2
 from local_attention import LocalAttention
 
@@ -93,13 +94,13 @@ def make_attention(arguments, model):
         return LocalAttention(model)
     from remote_attention import RemoteAttention  # needs gRPC and the stubs, which local does not
 
-    return RemoteAttention(arguments.target, model)
+    return RemoteAttention(connection.from_arguments(arguments), model)
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="*", default=PROMPTS, help="default: four of its own")
-    parser.add_argument("--target", default="localhost:7070", help="host:port of the server")
+    connection.add_arguments(parser)
     parser.add_argument("--attention", choices=("remote", "local"), default="remote")
     parser.add_argument("--max-tokens", type=int, default=64, help="new tokens of each prompt")
     parser.add_argument("--print-ids", action="store_true", help="print token ids too")
