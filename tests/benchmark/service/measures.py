@@ -3,8 +3,10 @@
 Every figure is a quotient of two that were taken beside each other; the median of the rounds' counts.
 """
 
-import math
 import statistics
+
+import identity
+from rows import Row, check_clean, latency, rate, timed
 
 # One layer of a Llama-3-8B-like model.
 LLAMA = ("--dtype=bfloat16", "--num-q-heads=32", "--num-kv-heads=8", "--head-dim-qk=128")
@@ -12,44 +14,6 @@ LLAMA = ("--dtype=bfloat16", "--num-q-heads=32", "--num-kv-heads=8", "--head-dim
 STEP = ("--workload=decode", "--dtype=bfloat16", "--num-q-heads=32", "--num-kv-heads=4",
         "--head-dim-qk=128", "--context=1024", "--decode-tokens=4096")
 SMALL = ("--dtype=bfloat16", "--num-q-heads=8", "--num-kv-heads=2", "--head-dim-qk=64")
-
-
-class Row:
-    """A figure and what it should be: at most or at least `bound`, when there is one."""
-
-    def __init__(self, name, value, unit="", at_most=None, at_least=None, detail=""):
-        self.name, self.value, self.unit, self.detail = name, value, unit, detail
-        self.at_most, self.at_least = at_most, at_least
-
-    def is_missed(self):
-        return ((self.at_most is not None and self.value > self.at_most)
-                or (self.at_least is not None and self.value < self.at_least))
-
-    def target(self):
-        if self.at_most is not None:
-            return f"<= {self.at_most:g}"
-        return f">= {self.at_least:g}" if self.at_least is not None else ""
-
-
-def rate(report):
-    return report["rates"]["requests_per_second"]
-
-
-def latency(report, which):
-    """Milliseconds; infinite when nothing was answered."""
-    times = report["latency_us"]
-    return times[which] / 1000 if times["count"] else math.inf
-
-
-def check_clean(*reports):
-    """A figure of a run with errors would say nothing."""
-    for report in reports:
-        if report["requests"]["errors"]:
-            raise RuntimeError(f"a run had errors: {report['errors']}")
-
-
-def timed(options, at_least=0):
-    return (f"--duration={max(options.seconds, at_least)}s", "--warmup=1s")
 
 
 class Kernels:
@@ -268,5 +232,6 @@ ALL = {
     "tenant-interference": tenant_interference,
     "open-loop": open_loop,
     "many-streams": many_streams,
+    **identity.ALL,
     "soak": soak,
 }

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 
 START_SECONDS = 30
 
@@ -29,18 +30,18 @@ class Programs:
         return self.work / f"{self.count}{suffix}"
 
     @contextlib.contextmanager
-    def server(self, *flags):
-        """A server on a unix socket and a port of this host, stopped at the end."""
+    def server(self, *flags, listen="", log_level="warn"):
+        """A server on a unix socket, a port of this host, and where `listen` says, stopped at the end."""
         ports, log = self.path("-ports.json"), self.path("-server.log")
         command = [self.bin / "attention-server",
-                   f"--listen=unix:{self.path('.sock')},127.0.0.1:0",
+                   f"--listen=unix:{self.path('.sock')},127.0.0.1:0{listen and ','}{listen}",
                    f"--shared-memory-listen=unix:{self.path('-shared-memory.sock')}",
-                   "--admin-listen=127.0.0.1:0", f"--port-file={ports}", "--log-level=warn", *flags,
+                   "--admin-listen=127.0.0.1:0", f"--port-file={ports}", f"--log-level={log_level}", *flags,
                    *self.server_flags]
         with open(log, "wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            yield Server(process, *await_addresses(process, ports, log))
+            yield Server(process, log, await_addresses(process, ports, log))
         finally:
             process.terminate()
             process.wait()
@@ -113,16 +114,35 @@ def await_addresses(process, ports, log):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"attention-server did not start: {log.read_text()}")
         time.sleep(0.02)
-    return json.loads(ports.read_text())["listen"]
+    return json.loads(ports.read_text())
 
 
 class Server:
     """A running server."""
 
-    def __init__(self, process, address, tcp_address):
+    def __init__(self, process, log, ports):
         self.process = process
-        self.address = address  # of its unix socket
-        self.tcp_address = tcp_address
+        self._log = log
+        self._admin_address = ports["admin_listen"]
+        self.addresses = ports["listen"]
+        # Of its unix socket, and of its port without TLS.
+        self.address, self.tcp_address = self.addresses[:2]
+
+    def log(self):
+        return self._log.read_text(errors="replace")
+
+    def metric(self, name):
+        """A number of the admin port's /metrics; 0 where it has not been counted yet."""
+        with urllib.request.urlopen(f"http://{self._admin_address}/metrics", timeout=30) as page:
+            for line in page.read().decode().splitlines():
+                if line.startswith(f"attention_{name} "):
+                    return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+    def processor_seconds(self):
+        """Of user and system, since it began."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident_mib(self):
         for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
