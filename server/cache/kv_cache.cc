@@ -110,6 +110,23 @@ absl::Status KvCache::Extend(int layer, std::int64_t new_length) {
   return absl::OkStatus();
 }
 
+void KvCache::Append(int layer, std::span<const std::uint32_t> checksums) {
+  std::vector<std::uint32_t>& known = layers_[layer].checksums;
+  known.insert(known.end(), checksums.begin(), checksums.end());
+  layers_[layer].length.store(static_cast<std::int64_t>(known.size()), std::memory_order_release);
+}
+
+void KvCache::TakeBack(int layer, std::int64_t length) {
+  layers_[layer].checksums.resize(static_cast<std::size_t>(length));
+  layers_[layer].length.store(length, std::memory_order_release);
+}
+
+bool KvCache::Holds(int layer, std::int64_t position,
+                    std::span<const std::uint32_t> checksums) const {
+  return std::equal(checksums.begin(), checksums.end(),
+                    layers_[layer].checksums.begin() + position);
+}
+
 std::size_t KvCache::MissingBytes(int layer, std::int64_t new_length) const {
   const auto needed = CeilDiv<std::int64_t>(new_length, layout_.page_size);
   const auto held = static_cast<std::int64_t>(layers_[layer].pages.size());

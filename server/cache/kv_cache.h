@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,9 +68,12 @@ class KvCache {
   // Makes sure the layer's pages hold `new_length` tokens. RESOURCE_EXHAUSTED KV_EXHAUSTED, or
   // QUOTA_EXCEEDED when the owner may not have so many, leaves the cache as it was.
   absl::Status Extend(int layer, std::int64_t new_length);
-  void SetLength(int layer, std::int64_t length) {
-    layers_[layer].length.store(length, std::memory_order_release);
-  }
+  // Counts a token for each of the checksums of rows that follow; the layer's pages have room.
+  void Append(int layer, std::span<const std::uint32_t> checksums);
+  // Forgets the tokens from there on. The pages stay.
+  void TakeBack(int layer, std::int64_t length);
+  // True when the tokens from `position` on, which the layer has, were appended with these.
+  bool Holds(int layer, std::int64_t position, std::span<const std::uint32_t> checksums) const;
 
   // The bytes that the layer's pages lack for so many tokens.
   std::size_t MissingBytes(int layer, std::int64_t new_length) const;
@@ -109,6 +113,7 @@ class KvCache {
   struct Layer {
     std::vector<void*> pages;
     std::atomic<std::int64_t> length{0};
+    std::vector<std::uint32_t> checksums;  // of the tokens' rows
   };
 
   // Takes a page from `to` for each page that holds tokens, layer by layer. Empty, and nothing

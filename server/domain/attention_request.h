@@ -42,6 +42,8 @@ struct StepAppend {
   // The pieces in which the rows were received; if not empty, the rows lie there instead.
   std::vector<RowsPiece> k_pieces;
   std::vector<RowsPiece> v_pieces;
+  // Of each token's rows (row_checksums.h). [num_tokens]
+  std::vector<std::uint32_t> checksums;
 };
 
 // Queries of a step, and the range of the layer that they attend over.

@@ -15,9 +15,20 @@ absl::Status PositionMismatch(std::int64_t expected, std::int64_t actual) {
       {{"actual_position", absl::StrCat(actual)}});
 }
 
+absl::Status OtherRows(std::int64_t expected, std::int64_t length) {
+  return ReasonedError(
+      absl::StatusCode::kFailedPrecondition, ErrorReason::kPositionMismatch,
+      absl::StrCat("expected_position is ", expected, ", where the layer, which holds ", length,
+                   " tokens, holds other rows than the step's: to put these in their place, call "
+                   "TruncateSession with length ",
+                   expected, " first"),
+      {{"actual_position", absl::StrCat(length)}});
+}
+
 // Decides between append, replay and refusal; sets the length that the step attends over by
 // default.
-absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, ResolvedStep* resolved) {
+absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, HoldsRows holds,
+                           ResolvedStep* resolved) {
   resolved->new_length = length;
   if (!step.append) {
     resolved->kv_end = step.expected_position.value_or(length);
@@ -34,6 +45,7 @@ absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, Resolve
   }
   // Rows that end inside the cache were applied by an earlier attempt whose answer got lost.
   if (resolved->kv_end <= length) {
+    if (!holds(expected, step.append->checksums)) return OtherRows(expected, length);
     resolved->is_replay = true;
     return absl::OkStatus();
   }
@@ -85,9 +97,10 @@ absl::Status CheckColumnSums(const StepAttend& step, std::int64_t kv_len) {
 
 }  // namespace
 
-absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length) {
+absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length,
+                                         HoldsRows holds) {
   ResolvedStep resolved;
-  ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, &resolved));
+  ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, holds, &resolved));
   if (!step.attend) return resolved;
   const StepAttend& attend = *step.attend;
   ATTENTION_RETURN_IF_ERROR(ResolveRange(attend, &resolved));

@@ -1,7 +1,11 @@
-// The meaning of a session step at the moment it runs: a pure function of the step and the layer's
-// length, which only the session's worker changes.
+// The meaning of a session step at the moment it runs: a pure function of the step, the layer's
+// length and the checksums of the rows in it, which only the session's worker changes.
 #pragma once
 
+#include <cstdint>
+#include <span>
+
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "server/domain/attention_request.h"
 
@@ -19,8 +23,13 @@ struct ResolvedStep {
   std::int64_t first_query_position = 0;
 };
 
+// True when the rows from `position` on, all of which the layer has, came with these checksums.
+using HoldsRows =
+    absl::FunctionRef<bool(std::int64_t position, std::span<const std::uint32_t> checksums)>;
+
 // FAILED_PRECONDITION POSITION_MISMATCH with metadata actual_position; INVALID_ARGUMENT naming the
 // field; RESOURCE_EXHAUSTED QUEUE_FULL when the result has outgrown what was reserved for it.
-absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length);
+absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length,
+                                         HoldsRows holds);
 
 }  // namespace attention::server

@@ -1,5 +1,7 @@
 #include "server/engine/batch_assembly.h"
 
+#include <span>
+
 #include "absl/strings/str_cat.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
@@ -86,7 +88,10 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   ATTENTION_RETURN_IF_ERROR(Hold(step.cache));
   const std::int64_t length = cache.length(step.layer);
   outcome.position = length;
-  ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length));
+  const auto holds = [&](std::int64_t position, std::span<const std::uint32_t> checksums) {
+    return cache.Holds(step.layer, position, checksums);
+  };
+  ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length, holds));
   append_position = resolved.append_position;
 
   AttentionTask task;
@@ -101,7 +106,7 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   if (resolved.is_append) {
     ATTENTION_RETURN_IF_ERROR(Extend(cache, step.layer, resolved.new_length));
     old_lengths_.push_back({&cache, step.layer, length});
-    cache.SetLength(step.layer, resolved.new_length);
+    cache.Append(step.layer, step.append->checksums);
     appends_.push_back({&cache, &step, resolved.append_position});
     tokens_appended_ += step.append->num_tokens;
   }
@@ -173,7 +178,7 @@ std::vector<AttentionTask> BatchAssembly::Tasks() {
 
 void BatchAssembly::RollBack() {
   for (auto it = old_lengths_.rbegin(); it != old_lengths_.rend(); ++it) {
-    it->cache->SetLength(it->layer, it->length);
+    it->cache->TakeBack(it->layer, it->length);
   }
 }
 

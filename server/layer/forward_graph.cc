@@ -1,5 +1,6 @@
 #include "server/layer/forward_graph.h"
 
+#include "server/domain/row_checksums.h"
 #include "server/domain/work_model.h"
 
 namespace attention::server {
@@ -66,7 +67,7 @@ class GraphBuilder {
       AddInput(*weights_.context(), input_.context, sequence, sequence.kv);
     }
     if (sequence.step) {
-      AddStep(input_.sessions[i], task, sequence.kv_len);
+      AddStep(input_.sessions[i], task, sequence);
     } else {
       graph_.tasks.push_back(task);
       graph_.work += EstimateWork(task);
@@ -137,7 +138,7 @@ class GraphBuilder {
     if (!input_.first_positions.empty()) task->first_position = input_.first_positions[i];
   }
 
-  void AddStep(const ForwardSession& session, const AttentionTask& task, std::int64_t kv_rows) {
+  void AddStep(const ForwardSession& session, const AttentionTask& task, const Sequence& sequence) {
     SessionStep step;
     step.cache = session.target.cache;
     step.device = session.target.device;
@@ -145,9 +146,14 @@ class GraphBuilder {
     step.expected_position = session.expected_position;
     if (kv_rows_.is_present()) {
       StepAppend& append = step.append.emplace();
-      append.num_tokens = kv_rows;
+      append.num_tokens = sequence.kv_len;
       append.k = task.k;
       append.v = task.v;
+      const std::int64_t row_bytes =
+          kv_rows_.columns * static_cast<std::int64_t>(DTypeBytes(kv_rows_.dtype));
+      append.checksums =
+          ChecksumInputs(layer_.layer_id, kv_rows_.At(kv_rows_.begins[sequence.index]),
+                         sequence.kv_len, row_bytes);
     }
     if (input_.x.is_present()) {
       StepAttend& attend = step.attend.emplace();

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
+#include "server/domain/row_checksums.h"
 #include "server/domain/work_model.h"
 #include "server/wire/config_decoder.h"
 #include "server/wire/tensor_decoder.h"
@@ -78,6 +79,7 @@ absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometr
         "v.shape is ", ShapeText(wire.v()), ", expected ", wire.k().shape(0), " tokens, as k"));
   }
   append.num_tokens = wire.k().shape(0);
+  append.checksums = ChecksumRows(append, geometry);
   return absl::OkStatus();
 }
 

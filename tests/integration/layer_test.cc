@@ -237,8 +237,20 @@ TEST_F(LayerTest, ARetriedCallAppendsNothingAndAnswersTheSame) {
   EXPECT_TRUE(SameBits(first.output(), again.output()));
   EXPECT_EQ(again.positions(0), 6);
 
-  request.mutable_sessions(0)->set_expected_position(9);
   v1::ForwardResponse none;
+  const v1::Tensor rows = request.x();
+  *request.mutable_x() = Embeddings(6, 16);
+  EXPECT_THAT(Forward(shared_server(), request, &none),
+              FailsBecause(grpc::FAILED_PRECONDITION, "POSITION_MISMATCH"))
+      << "other rows are no repetition";
+  *request.mutable_x() = rows;
+  request.set_layer_id(MustCreateLayer(shared_server(), MakeLayer(config, 15)));
+  EXPECT_THAT(Forward(shared_server(), request, &none),
+              FailsBecause(grpc::FAILED_PRECONDITION, "POSITION_MISMATCH"))
+      << "nor is another layer";
+  request.set_layer_id(id);
+
+  request.mutable_sessions(0)->set_expected_position(9);
   const grpc::Status gap = Forward(shared_server(), request, &none);
   EXPECT_THAT(gap, FailsBecause(grpc::FAILED_PRECONDITION, "POSITION_MISMATCH"));
   EXPECT_THAT(gap, FailsWith(grpc::FAILED_PRECONDITION, "sessions[0]: expected_position is 9"));

@@ -274,6 +274,26 @@ TEST_F(SessionTest, AGapOrAnOverlapIsToldWithTheActualPosition) {
   MustStep(shared_server(), MakeStep(prompt, handle, 20, 40));
 }
 
+TEST_F(SessionTest, OtherRowsAreNoReplay) {
+  const v1::AttendRequest prompt = MakePrompt(12), other = MakePrompt(12, v1::DTYPE_FLOAT32, 2);
+  const v1::SessionHandle handle = MustCreate(shared_server()).handle();
+  const v1::SessionStep drafts = MakeStep(prompt, handle, 9, 12);
+  MustStep(shared_server(), MakeStep(prompt, handle, 0, 9));
+  MustStep(shared_server(), drafts);
+  const v1::SessionStepResult refused = RunStep(shared_server(), MakeStep(other, handle, 9, 10));
+  ExpectMismatch(refused, "12");
+  EXPECT_THAT(refused.error(), FailsWith(kFailedPrecondition, "TruncateSession"));
+  v1::SessionStep one_wrong = drafts;
+  std::string& bytes = *one_wrong.mutable_v()->mutable_data();
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  ExpectMismatch(RunStep(shared_server(), one_wrong), "12");
+  ExpectMismatch(
+      RunStep(shared_server(), MakeStep(MakePrompt(12, v1::DTYPE_BFLOAT16), handle, 9, 12)), "12");
+  EXPECT_TRUE(MustStep(shared_server(), drafts).is_replay());
+  EXPECT_TRUE(MustStep(shared_server(), MakeAppend(prompt, handle, 3, 11)).is_replay())
+      << "cut in another way";
+}
+
 TEST_F(SessionTest, AStepThatCannotAttendDoesNotAppend) {
   const v1::AttendRequest prompt = MakePrompt(20);
   const v1::SessionHandle handle = MustCreate(shared_server()).handle();

@@ -92,8 +92,8 @@ struct SessionStep {
   // 0 to num_layers - 1.
   int layer = 0;
   // The layer's length before this step, in tokens. Required with k and v, and then compared: a gap
-  // is POSITION_MISMATCH, rows already applied only attend again. Without k and v the length to
-  // attend over; absent: all of it.
+  // is POSITION_MISMATCH, and so are other rows where the layer has some; the same rows, applied
+  // already, only attend again. Without k and v the length to attend over; absent: all of it.
   std::optional<std::int64_t> expected_position = {};
   // [num_tokens, num_kv_heads, head_dim_qk] and [num_tokens, num_kv_heads, head_dim_v]. Both or
   // neither.

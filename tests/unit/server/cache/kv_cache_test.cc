@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <vector>
 
 #include "kernels/reference/reference_backend.h"
 #include "server/base/error_reason.h"
@@ -38,9 +40,10 @@ TEST_F(KvCacheTest, AppendAcrossAPageBoundaryTakesOneNewPage) {
 TEST_F(KvCacheTest, LayersHaveLengthsOfTheirOwnAndTheLeastIsCommitted) {
   auto cache = factory_.Create(kGeometry, 3, 0);
   ASSERT_TRUE(cache.ok());
-  (*cache)->SetLength(0, 5);
-  (*cache)->SetLength(1, 4);
-  (*cache)->SetLength(2, 6);
+  const std::vector<std::uint32_t> checksums(6);
+  (*cache)->Append(0, std::span(checksums).first(5));
+  (*cache)->Append(1, std::span(checksums).first(4));
+  (*cache)->Append(2, checksums);
   EXPECT_EQ((*cache)->committed_length(), 4);
 }
 

@@ -2,6 +2,12 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
 #include "server/base/error_reason.h"
 
 namespace attention::server {
@@ -9,10 +15,24 @@ namespace {
 
 using ::testing::HasSubstr;
 
+// The checksums of the tokens from `position` on: each is its position.
+std::vector<std::uint32_t> RowsFrom(std::int64_t position, std::int64_t num_tokens) {
+  std::vector<std::uint32_t> checksums(static_cast<std::size_t>(num_tokens));
+  std::iota(checksums.begin(), checksums.end(), static_cast<std::uint32_t>(position));
+  return checksums;
+}
+
+// In a layer of these rows.
+absl::StatusOr<ResolvedStep> Resolve(const SessionStep& step, std::int64_t length) {
+  return ResolveStep(step, length, [&](std::int64_t position, std::span<const std::uint32_t> rows) {
+    return std::ranges::equal(rows, RowsFrom(position, static_cast<std::int64_t>(rows.size())));
+  });
+}
+
 SessionStep AppendAndAttend(std::int64_t expected_position, std::int64_t num_tokens) {
   SessionStep step;
   step.expected_position = expected_position;
-  step.append = StepAppend{num_tokens, {}, {}, {}, {}};
+  step.append = StepAppend{num_tokens, {}, {}, {}, {}, RowsFrom(expected_position, num_tokens)};
   AttentionTask& task = step.attend.emplace().task;
   task.q_len = num_tokens;
   task.params.num_q_heads = 1;
@@ -20,7 +40,7 @@ SessionStep AppendAndAttend(std::int64_t expected_position, std::int64_t num_tok
 }
 
 TEST(StepResolutionTest, AppendsAtTheEnd) {
-  const auto resolved = ResolveStep(AppendAndAttend(10, 3), 10);
+  const auto resolved = Resolve(AppendAndAttend(10, 3), 10);
   ASSERT_TRUE(resolved.ok()) << resolved.status();
   EXPECT_TRUE(resolved->is_append);
   EXPECT_FALSE(resolved->is_replay);
@@ -31,7 +51,7 @@ TEST(StepResolutionTest, AppendsAtTheEnd) {
 }
 
 TEST(StepResolutionTest, AStepAppliedBeforeAttendsAgainOverTheCacheAsItWas) {
-  const auto resolved = ResolveStep(AppendAndAttend(10, 3), 20);
+  const auto resolved = Resolve(AppendAndAttend(10, 3), 20);
   ASSERT_TRUE(resolved.ok()) << resolved.status();
   EXPECT_FALSE(resolved->is_append);
   EXPECT_TRUE(resolved->is_replay);
@@ -40,12 +60,27 @@ TEST(StepResolutionTest, AStepAppliedBeforeAttendsAgainOverTheCacheAsItWas) {
   EXPECT_EQ(resolved->first_query_position, 10);
 }
 
+TEST(StepResolutionTest, OtherRowsAtPositionsThatAreTakenAreNoReplay) {
+  // Drafts were rejected, and other tokens follow the ninth.
+  SessionStep step = AppendAndAttend(9, 3);
+  step.append->checksums[1] = 77;
+  const absl::Status refused = Resolve(step, 12).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(GetErrorDetail(refused)->reason, "POSITION_MISMATCH");
+  EXPECT_EQ(GetErrorDetail(refused)->metadata.at("actual_position"), "12");
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("expected_position is 9, where the layer, which holds 12 tokens, holds "
+                        "other rows than the step's: to put these in their place, call "
+                        "TruncateSession with length 9 first"));
+  EXPECT_TRUE(Resolve(step, 9).ok()) << "at the end any rows may come";
+}
+
 class PositionMismatchTest
     : public ::testing::TestWithParam<std::pair<std::int64_t, std::int64_t>> {};
 
 TEST_P(PositionMismatchTest, IsRefusedWithTheActualPosition) {
   const auto [expected, length] = GetParam();
-  const auto resolved = ResolveStep(AppendAndAttend(expected, 3), length);
+  const auto resolved = Resolve(AppendAndAttend(expected, 3), length);
   EXPECT_EQ(resolved.status().code(), absl::StatusCode::kFailedPrecondition);
   const auto detail = GetErrorDetail(resolved.status());
   ASSERT_TRUE(detail.has_value());
@@ -61,7 +96,7 @@ TEST(StepResolutionTest, AttendOnlyTakesAllThereIs) {
   step.append.reset();
   step.expected_position.reset();
   step.attend->task.q_len = 2;
-  const auto resolved = ResolveStep(step, 7);
+  const auto resolved = Resolve(step, 7);
   ASSERT_TRUE(resolved.ok());
   EXPECT_EQ(resolved->kv_end, 7);
   EXPECT_EQ(resolved->first_query_position, 5);
@@ -71,14 +106,14 @@ TEST(StepResolutionTest, AttendOnlyTakesAllThereIs) {
 TEST(StepResolutionTest, AttendOnlyOverMoreThanThereIsIsRefused) {
   SessionStep step = AppendAndAttend(8, 0);
   step.append.reset();
-  EXPECT_EQ(ResolveStep(step, 7).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Resolve(step, 7).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(StepResolutionTest, ARangeKeepsPositionsOfTheWholeCache) {
   SessionStep step = AppendAndAttend(10, 1);
   step.attend->kv_begin = 4;
   step.attend->kv_end = 8;
-  const auto resolved = ResolveStep(step, 10);
+  const auto resolved = Resolve(step, 10);
   ASSERT_TRUE(resolved.ok());
   EXPECT_EQ(resolved->kv_begin, 4);
   EXPECT_EQ(resolved->kv_end, 8);
@@ -88,23 +123,23 @@ TEST(StepResolutionTest, ARangeKeepsPositionsOfTheWholeCache) {
 TEST(StepResolutionTest, RangesOutsideTheCacheNameTheField) {
   SessionStep step = AppendAndAttend(10, 1);
   step.attend->kv_end = 12;
-  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
+  EXPECT_THAT(std::string(Resolve(step, 10).status().message()),
               HasSubstr("kv_end is 12, expected at most the attended length 11"));
   step.attend->kv_end = 5;
   step.attend->kv_begin = 6;
-  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()), HasSubstr("kv_begin is 6"));
+  EXPECT_THAT(std::string(Resolve(step, 10).status().message()), HasSubstr("kv_begin is 6"));
 }
 
 TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
   SessionStep step = AppendAndAttend(10, 1);
   step.attend->mask_shape = BiasOrMaskShape{1, 1, 10};
-  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
+  EXPECT_THAT(std::string(Resolve(step, 10).status().message()),
               HasSubstr("mask.shape ends with 10, expected 1 or 11, the keys from 0 to the "
                         "attended length"));
   step.attend->kv_end = 7;
   step.attend->kv_begin = 2;
   EXPECT_THAT(
-      std::string(ResolveStep(step, 10).status().message()),
+      std::string(Resolve(step, 10).status().message()),
       HasSubstr("mask.shape ends with 10, expected 1 or 7, the keys from 0 to kv_end, those "
                 "before kv_begin included"));
 }
@@ -112,17 +147,17 @@ TEST(StepResolutionTest, AMaskOfAnotherLengthIsRefused) {
 TEST(StepResolutionTest, AMaskOfOneKeyFitsEveryLength) {
   SessionStep step = AppendAndAttend(10, 1);
   step.attend->mask_shape = step.attend->bias_shape = BiasOrMaskShape{1, 1, 1};
-  EXPECT_TRUE(ResolveStep(step, 10).ok());
+  EXPECT_TRUE(Resolve(step, 10).ok());
 }
 
 TEST(StepResolutionTest, ColumnSumsBeyondTheBoundAreRefused) {
   SessionStep step = AppendAndAttend(10, 1);
   step.attend->max_column_sum_bytes = 40;
-  EXPECT_THAT(std::string(ResolveStep(step, 10).status().message()),
+  EXPECT_THAT(std::string(Resolve(step, 10).status().message()),
               HasSubstr("returns.column_sums takes 11 rows of 4 bytes: the layer has grown"));
-  EXPECT_TRUE(ResolveStep(step, 9).status().code() == absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(Resolve(step, 9).status().code() == absl::StatusCode::kFailedPrecondition);
   step.attend->max_column_sum_bytes = 44;
-  EXPECT_TRUE(ResolveStep(step, 10).ok());
+  EXPECT_TRUE(Resolve(step, 10).ok());
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "server/cache/kv_cache.h"
 #include "server/domain/attention_request.h"
+#include "server/domain/row_checksums.h"
 
 namespace attention::testing {
 
@@ -19,7 +20,8 @@ inline server::SessionStep OneHeadStep(const std::shared_ptr<server::KvCache>& c
   step.cache = cache;
   step.expected_position = position;
   const RowsView tokens = DenseRows(static_cast<const void*>(rows), DType::kFloat32, 1, dim);
-  step.append = server::StepAppend{num_tokens, tokens, tokens, {}, {}};
+  step.append = server::StepAppend{num_tokens, tokens, tokens, {}, {}, {}};
+  step.append->checksums = server::ChecksumRows(*step.append, {1, dim, dim, DType::kFloat32});
   AttentionTask& task = step.attend.emplace().task;
   task.params = {1, 1, dim, dim};
   task.params.softmax_scale = 1;

@@ -7,6 +7,7 @@
 
 #include "server/base/error_reason.h"
 #include "server/cache/kv_cache_factory.h"
+#include "server/domain/row_checksums.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/forwarding_backend.h"
 
@@ -58,7 +59,8 @@ class SlicedAttentionTest : public ::testing::Test {
     step.expected_position = position;
     const void* first = rows_.data() + position * kHeads * kDim;
     const RowsView tokens = DenseRows(first, DType::kFloat32, kHeads, kDim);
-    step.append = StepAppend{num_tokens, tokens, tokens, {}, {}};
+    step.append = StepAppend{num_tokens, tokens, tokens, {}, {}, {}};
+    step.append->checksums = ChecksumRows(*step.append, {kHeads, kDim, kDim, DType::kFloat32});
     AttentionTask& task = step.attend.emplace().task;
     task.params = {kHeads, kHeads, kDim, kDim};
     task.params.softmax_scale = 0.05f;

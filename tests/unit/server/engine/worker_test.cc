@@ -7,6 +7,7 @@
 
 #include "server/base/error_reason.h"
 #include "server/cache/kv_cache_factory.h"
+#include "server/domain/row_checksums.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/forwarding_backend.h"
 
@@ -70,7 +71,8 @@ class WorkerTest : public ::testing::Test {
     step.expected_position = position;
     const RowsView tokens =
         DenseRows(static_cast<const void*>(rows.data()), DType::kFloat32, 1, kDim);
-    step.append = StepAppend{num_tokens, tokens, tokens, {}, {}};
+    step.append = StepAppend{num_tokens, tokens, tokens, {}, {}, {}};
+    step.append->checksums = ChecksumRows(*step.append, {1, kDim, kDim, DType::kFloat32});
     AttentionTask& task = step.attend.emplace().task;
     task.params = {1, 1, kDim, kDim};
     // Uniform weights: the output is the mean of the values.

@@ -104,7 +104,7 @@ TEST_F(StepDecoderTest, APositionBeyondTheLayerIsEstimatedAsTheLayerIs) {
 }
 
 TEST_F(StepDecoderTest, ARangeIsEstimatedByItsLength) {
-  cache_->SetLength(1, 1000);
+  cache_->Append(1, std::vector<std::uint32_t>(1000));
   v1::SessionStep wire = Wire();
   wire.clear_k();
   wire.clear_v();
@@ -116,7 +116,7 @@ TEST_F(StepDecoderTest, ARangeIsEstimatedByItsLength) {
 }
 
 TEST_F(StepDecoderTest, ColumnSumsAreCountedByTheLengthThatIsAttendedOver) {
-  cache_->SetLength(1, 1000);
+  cache_->Append(1, std::vector<std::uint32_t>(1000));
   v1::SessionStep wire = Wire();
   wire.clear_k();
   wire.clear_v();
@@ -138,7 +138,7 @@ TEST_F(StepDecoderTest, ColumnSumsAreCountedByTheLengthThatIsAttendedOver) {
 }
 
 TEST_F(StepDecoderTest, ResultsOfAllStepsShareOneBudget) {
-  cache_->SetLength(1, 40'000);  // 640,000 bytes of column sums, of 1 MiB
+  cache_->Append(1, std::vector<std::uint32_t>(40'000));  // 640,000 bytes of column sums, of 1 MiB
   v1::SessionStep wire = Wire();
   wire.clear_k();
   wire.clear_v();

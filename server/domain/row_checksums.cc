@@ -1,0 +1,47 @@
+#include "server/domain/row_checksums.h"
+
+#include "absl/hash/hash.h"
+#include "kernels/api/rows_cursor.h"
+
+namespace attention::server {
+namespace {
+
+std::uint32_t Fold(std::size_t hash) {
+  return static_cast<std::uint32_t>(hash ^ (std::uint64_t{hash} >> 32));
+}
+
+absl::string_view RowAt(RowsCursor& rows, std::int64_t row, std::int64_t elements) {
+  const char* bytes = rows.At(row, 0);
+  return {bytes, static_cast<std::size_t>(elements) * DTypeBytes(rows.dtype())};
+}
+
+}  // namespace
+
+std::vector<std::uint32_t> ChecksumRows(const StepAppend& append, const KvGeometry& geometry) {
+  const std::int64_t k_elements = std::int64_t{geometry.num_kv_heads} * geometry.head_dim_qk;
+  const std::int64_t v_elements = std::int64_t{geometry.num_kv_heads} * geometry.head_dim_v;
+  RowsCursor k(append.k, append.k_pieces, 0);
+  RowsCursor v(append.v, append.v_pieces, 0);
+  std::vector<std::uint32_t> checksums;
+  checksums.reserve(static_cast<std::size_t>(append.num_tokens));
+  for (std::int64_t i = 0; i < append.num_tokens; ++i) {
+    const absl::string_view k_row = RowAt(k, i, k_elements);
+    const absl::string_view v_row = RowAt(v, i, v_elements);
+    checksums.push_back(Fold(absl::HashOf(k.dtype(), k_row, v.dtype(), v_row)));
+  }
+  return checksums;
+}
+
+std::vector<std::uint32_t> ChecksumInputs(absl::string_view layer_id, const char* rows,
+                                          std::int64_t num_rows, std::int64_t row_bytes) {
+  const std::size_t layer = absl::HashOf(layer_id);
+  std::vector<std::uint32_t> checksums;
+  checksums.reserve(static_cast<std::size_t>(num_rows));
+  for (std::int64_t i = 0; i < num_rows; ++i) {
+    const absl::string_view row(rows + i * row_bytes, static_cast<std::size_t>(row_bytes));
+    checksums.push_back(Fold(absl::HashOf(layer, row)));
+  }
+  return checksums;
+}
+
+}  // namespace attention::server
