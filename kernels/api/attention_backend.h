@@ -68,6 +68,13 @@ struct PageCopy {
   std::size_t bytes = 0;
 };
 
+// A KV page, and another one of as many bytes.
+struct DevicePageCopy {
+  const void* from = nullptr;
+  void* to = nullptr;
+  std::size_t bytes = 0;
+};
+
 // A decision of Plan, opaque to callers. It keeps the tasks it was made from: their pointers must
 // stay valid until Run has answered kDone or an error, or the plan is destroyed.
 class AttentionPlan {
@@ -118,6 +125,12 @@ class AttentionBackend : public BackendDescription {
   }
   virtual absl::Status RestorePages(std::span<const PageCopy> copies) {
     for (const PageCopy& copy : copies) std::memcpy(copy.page, copy.host, copy.bytes);
+    return absl::OkStatus();
+  }
+
+  // Copies pages to others, as they are after every append so far. Blocks until done.
+  virtual absl::Status CopyPages(std::span<const DevicePageCopy> copies) {
+    for (const DevicePageCopy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
     return absl::OkStatus();
   }
 

@@ -95,6 +95,14 @@ class CudaBackend final : public AttentionBackend {
     return device_->Synchronize();
   }
 
+  absl::Status CopyPages(std::span<const DevicePageCopy> copies) override {
+    for (const DevicePageCopy& copy : copies) {
+      absl::Status status = device_->CopyOnDevice(copy.to, copy.from, copy.bytes);
+      if (!status.ok()) return status;
+    }
+    return device_->Synchronize();
+  }
+
   void Abandon() override { device_->Abandon(); }
   ProjectionBackend* projections() override { return projections_.get(); }
 

@@ -4,7 +4,8 @@
 // rows are cut into tasks, as long as all of them are prefill or all have the same ranges.
 //
 // AppendKv has taken the rows when it returns, and writes them in order with what follows; an error
-// of the device may be told by a later call. A Run that is done, and SavePages, wait for it.
+// of the device may be told by a later call. A Run that is done, SavePages and CopyPages wait for
+// it.
 #pragma once
 
 #include <cstddef>

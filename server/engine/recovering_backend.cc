@@ -139,6 +139,11 @@ absl::Status RecoveringBackend::RestorePages(std::span<const PageCopy> copies) {
   return backend->RestorePages(copies);
 }
 
+absl::Status RecoveringBackend::CopyPages(std::span<const DevicePageCopy> copies) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->CopyPages(copies);
+}
+
 absl::StatusOr<std::shared_ptr<const PackedProjection>> RecoveringBackend::Projections::Pack(
     std::int64_t in_features, std::span<const ProjectionPart> parts) {
   // The flag first: of a backend that comes in between the weights count as lost, not as kept.

@@ -53,6 +53,7 @@ class RecoveringBackend final : public AttentionBackend {
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override;
   absl::Status SavePages(std::span<const PageCopy> copies) override;
   absl::Status RestorePages(std::span<const PageCopy> copies) override;
+  absl::Status CopyPages(std::span<const DevicePageCopy> copies) override;
   absl::Status RunWeights(const WeightsTask& task) override;
   ProjectionBackend* projections() override { return has_projections_ ? &projections_ : nullptr; }
 

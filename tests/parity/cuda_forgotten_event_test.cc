@@ -39,6 +39,9 @@ class ForgetfulDevice final : public cuda::Device {
                           std::size_t bytes) override {
     return real_->CopyToHost(stream, host, device, bytes);
   }
+  absl::Status CopyOnDevice(void* to, const void* from, std::size_t bytes) override {
+    return real_->CopyOnDevice(to, from, bytes);
+  }
   bool IsPinned(const void* host) const override { return real_->IsPinned(host); }
   absl::Status Launch(const cuda::KernelId& id, int num_blocks,
                       const cuda::AttendArguments& arguments) override {

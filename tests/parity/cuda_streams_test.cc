@@ -140,6 +140,20 @@ TEST_P(CudaStreamsTest, PagesAreSavedAsAppendedAndRestored) {
   EXPECT_TRUE(SameBits(expected, RunTask(*backend, other.Task(problem))));
 }
 
+TEST_P(CudaStreamsTest, PagesAreCopiedAsAppended) {
+  const auto backend = Backend(1);
+  const AttentionProblem problem({.q_len = 2, .kv_len = 100});
+  PagedKv paged(*backend, problem, {.page_size = 32, .append_tokens = 7});
+  // Elsewhere, and in another order; it is not waited for before.
+  PagedKv other(*backend, AttentionProblem({.q_len = 2, .kv_len = 100, .seed = 2}),
+                {.page_size = 32, .seed = 5});
+  std::vector<DevicePageCopy> copies;
+  for (int i = 0; i < 4; ++i) copies.push_back({paged.page(i), other.page(i), paged.page_bytes()});
+  ASSERT_TRUE(backend->CopyPages(copies).ok());
+  EXPECT_TRUE(
+      SameBits(RunTask(*backend, paged.Task(problem)), RunTask(*backend, other.Task(problem))));
+}
+
 // As the server's tensors are: large ones are copied from and to where they lie.
 TEST(CudaPinnedTest, TensorsInPinnedMemoryGiveTheSameBits) {
   const AttentionProblem problem({.num_q_heads = 8,

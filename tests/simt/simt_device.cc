@@ -98,6 +98,10 @@ class SimtDevice final : public Device {
     return CopyToDevice(stream, host, device, bytes);
   }
 
+  absl::Status CopyOnDevice(void* to, const void* from, std::size_t bytes) override {
+    return CopyToDevice(Stream::kCompute, to, from, bytes);
+  }
+
   bool IsPinned(const void*) const override { return true; }
 
   absl::Status Launch(const KernelId& id, int num_blocks,

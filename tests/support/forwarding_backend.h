@@ -48,6 +48,9 @@ class ForwardingBackend : public AttentionBackend {
   absl::Status RestorePages(std::span<const PageCopy> copies) override {
     return real_->RestorePages(copies);
   }
+  absl::Status CopyPages(std::span<const DevicePageCopy> copies) override {
+    return real_->CopyPages(copies);
+  }
   absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
   void Abandon() override { real_->Abandon(); }
   ProjectionBackend* projections() override { return real_->projections(); }

@@ -58,6 +58,9 @@ class Device {
   virtual absl::Status CopyToHost(Stream stream, void* host, const void* device,
                                   std::size_t bytes) = 0;
 
+  // From the device's memory to the device's memory, in kCompute.
+  virtual absl::Status CopyOnDevice(void* to, const void* from, std::size_t bytes) = 0;
+
   // True if copies go straight from and to such memory of the host. Else the driver copies once
   // more, and a copy to the host may wait for the device.
   virtual bool IsPinned(const void* host) const = 0;

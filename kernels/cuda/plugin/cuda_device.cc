@@ -139,6 +139,12 @@ class CudaDevice final : public Device {
     });
   }
 
+  absl::Status CopyOnDevice(void* to, const void* from, std::size_t bytes) override {
+    return Do("copying on the device", [&] {
+      return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, compute());
+    });
+  }
+
   bool IsPinned(const void* host) const override {
     bool is_pinned = false;
     context_->IfAlive([&] {

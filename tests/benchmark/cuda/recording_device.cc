@@ -48,6 +48,10 @@ absl::Status RecordingDevice::CopyToHost(cuda::Stream stream, void* host, const 
   return device_->CopyToHost(stream, host, device, bytes);
 }
 
+absl::Status RecordingDevice::CopyOnDevice(void* to, const void* from, std::size_t bytes) {
+  return device_->CopyOnDevice(to, from, bytes);
+}
+
 bool RecordingDevice::IsPinned(const void* host) const { return device_->IsPinned(host); }
 absl::Status RecordingDevice::Launch(const cuda::KernelId& id, int num_blocks,
                                      const cuda::AttendArguments& arguments) {

@@ -34,6 +34,7 @@ class RecordingDevice : public cuda::Device {
                             std::size_t bytes) override;
   absl::Status CopyToHost(cuda::Stream stream, void* host, const void* device,
                           std::size_t bytes) override;
+  absl::Status CopyOnDevice(void* to, const void* from, std::size_t bytes) override;
   bool IsPinned(const void* host) const override;
   absl::Status Launch(const cuda::KernelId& id, int num_blocks,
                       const cuda::AttendArguments& arguments) override;
