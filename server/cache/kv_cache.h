@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,17 +15,11 @@
 #include "absl/time/time.h"
 #include "kernels/api/attention_backend.h"
 #include "kernels/api/paged_kv_view.h"
+#include "server/cache/page_account.h"
 #include "server/cache/page_pool.h"
-#include "server/domain/tenant_ledger.h"
-#include "server/domain/tenant_mark.h"
+#include "server/cache/page_tables.h"
 
 namespace attention::server {
-
-// The tenant whose the pages of a cache are, and who counts those on devices. Null: nobody does.
-struct CacheOwner {
-  std::string tenant = {};
-  TenantLedger* ledger = nullptr;
-};
 
 class KvCache {
  public:
@@ -48,51 +41,78 @@ class KvCache {
 
   int device() const { return device_; }
   const KvGeometry& geometry() const { return geometry_; }
+  const KvPageLayout& layout() const { return layout_; }
+  const CacheOwner& owner() const { return account_->owner(); }
   // True when the device has lost what the cache held: nothing can be read or appended any more.
   // Pages that have been spilled are not lost with the device. Any thread.
   bool is_lost() const {
     const int generation = generation_.load(std::memory_order_acquire);
-    return generation != kOnHost && generation != pool_.generation();
+    return generation != kOnHost && generation != account_->pool().generation();
   }
-  int num_layers() const { return static_cast<int>(layers_.size()); }
+  int num_layers() const { return static_cast<int>(lengths_.size()); }
 
   // Tokens in the layer. Any thread.
-  std::int64_t length(int layer) const {
-    return layers_[layer].length.load(std::memory_order_acquire);
-  }
+  std::int64_t length(int layer) const { return lengths_[layer].load(std::memory_order_acquire); }
   // The least length of all layers. Any thread.
   std::int64_t committed_length() const;
-  // Bytes of pages held, wherever they are. Any thread.
+  // Bytes of the pages that are read for its tokens, wherever they are; those that other caches
+  // read too are counted by each of them. Any thread.
   std::int64_t kv_bytes() const { return kv_bytes_.load(std::memory_order_relaxed); }
 
   // Makes sure the layer's pages hold `new_length` tokens. RESOURCE_EXHAUSTED KV_EXHAUSTED, or
   // QUOTA_EXCEEDED when the owner may not have so many, leaves the cache as it was.
   absl::Status Extend(int layer, std::int64_t new_length);
+  // Makes the page to which the layer's next token goes its own, by a copy if other caches have it:
+  // nothing may be appended without. The same errors, or the backend's.
+  absl::Status OwnTail(AttentionBackend& backend, int layer);
   // Counts a token for each of the checksums of rows that follow; the layer's pages have room.
   void Append(int layer, std::span<const std::uint32_t> checksums);
-  // Forgets the tokens from there on. The pages stay.
+  // Forgets the tokens from there on, which were appended to pages of its own. The pages stay.
   void TakeBack(int layer, std::int64_t length);
   // True when the tokens from `position` on, which the layer has, were appended with these.
-  bool Holds(int layer, std::int64_t position, std::span<const std::uint32_t> checksums) const;
+  bool Holds(int layer, std::int64_t position, std::span<const std::uint32_t> checksums) const {
+    return tables_.Holds(layer, position, checksums);
+  }
 
-  // The bytes that the layer's pages lack for so many tokens.
-  std::size_t MissingBytes(int layer, std::int64_t new_length) const;
+  // Makes an empty cache of the same device, owner and shape hold the first `length` tokens of each
+  // layer, which all layers have. No page is copied before somebody appends to it.
+  void ForkTo(KvCache& copy, std::int64_t length);
+  // Forgets the tokens of all layers from there on.
+  void Truncate(std::int64_t length);
+  // Each of the caches, all of one device, owner and shape, gets what caches[sources[i]] has held
+  // before: all of them, or with an exception none.
+  static void Reorder(std::span<const std::shared_ptr<KvCache>> caches,
+                      std::span<const std::size_t> sources);
+  // By which a repeated Reorder is known.
+  std::uint64_t last_reorder() const { return last_reorder_; }
+  void set_last_reorder(std::uint64_t id) { last_reorder_ = id; }
+
+  // The bytes that the layer's pages lack for so many tokens, and those of the copy that OwnTail
+  // makes.
+  std::size_t MissingBytes(int layer, std::int64_t new_length) const {
+    return tables_.MissingBytes(layer, new_length);
+  }
+  std::size_t CopyBytes(int layer) const { return tables_.CopyBytes(layer); }
   // The part of so many bytes more on devices that the owner may not have.
-  std::size_t ExcessBytes(std::size_t bytes) const;
-  bool HasOwnerOf(const KvCache& other) const { return mark_ == other.mark_; }
+  std::size_t ExcessBytes(std::size_t bytes) const { return account_->Excess(bytes); }
+  bool HasOwnerOf(const KvCache& other) const { return account_->mark() == other.account_->mark(); }
 
-  // Valid until the next Extend of the layer, or Spill.
-  PagedKvView View(int layer) const;
+  // Valid until the next Extend, OwnTail or Truncate, or Spill.
+  PagedKvView View(int layer) const { return tables_.View(layer); }
 
-  // Moves the pages to the host's memory, from where Restore brings them back with the same bits;
-  // until then nothing can be read or appended. RESOURCE_EXHAUSTED when `to`, which must outlive
-  // the cache, has no room, or the backend's error; the cache is as it was then.
+  // Moves the pages that no other cache has to the host's memory, from where Restore brings them
+  // back with the same bits; until then nothing can be read or appended. RESOURCE_EXHAUSTED when
+  // `to`, which must outlive the cache, has no room, or the backend's error; the cache is as it was
+  // then.
   absl::Status Spill(AttentionBackend& backend, PagePool& to);
   // RESOURCE_EXHAUSTED KV_EXHAUSTED or QUOTA_EXCEEDED, or the backend's error, leaves the pages on
   // the host.
   absl::Status Restore(AttentionBackend& backend);
   // Any thread.
-  bool is_spilled() const { return generation_.load(std::memory_order_acquire) == kOnHost; }
+  bool is_spilled() const { return is_spilled_.load(std::memory_order_acquire); }
+  // Bytes of the device that Spill frees, and that Restore takes.
+  std::size_t SpillableBytes() const { return tables_.SpillableBytes(); }
+  std::size_t SpilledBytes() const { return tables_.SpilledBytes(); }
 
   // Work in progress reads or writes the pages: they stay where they are. The worker's thread.
   void Pin(absl::Time now) {
@@ -110,37 +130,23 @@ class KvCache {
   // Stands for the host's memory in place of a generation of the device's pool.
   static constexpr int kOnHost = -1;
 
-  struct Layer {
-    std::vector<void*> pages;
-    std::atomic<std::int64_t> length{0};
-    std::vector<std::uint32_t> checksums;  // of the tokens' rows
-  };
+  std::vector<std::int64_t> Lengths() const;
+  // Lets any thread see what has become of the tables.
+  void PublishPages();
+  void PublishLengths();
 
-  // Takes a page from `to` for each page that holds tokens, layer by layer. Empty, and nothing
-  // taken, when it has not so many.
-  std::vector<std::vector<void*>> TakePages(PagePool& to) const;
-  void FreeAll(const std::vector<std::vector<void*>>& pages, PagePool& pool, int generation) const;
-  absl::Status Charge(std::size_t bytes);
-  void GiveBack(std::size_t bytes);
-  std::vector<PageCopy> PairPages(const std::vector<std::vector<void*>>& others,
-                                  bool are_pages) const;
-  void FreePages();
-  // Gives all pages back, and has these in their place.
-  void ReplacePages(std::vector<std::vector<void*>> pages, PagePool* host_pool);
-
-  PagePool& pool_;
+  const std::shared_ptr<const PageAccount> account_;
   const int device_;
-  const CacheOwner owner_;
-  const TenantMark mark_;
-  std::size_t charged_bytes_ = 0;
-  std::atomic<int> generation_;    // of the pool, when the pages came from there
-  PagePool* host_pool_ = nullptr;  // whose the pages are, when they are on the host
-  int num_pins_ = 0;
-  absl::Time last_used_ = absl::InfinitePast();
   const KvGeometry geometry_;
   const KvPageLayout layout_;
-  std::vector<Layer> layers_;
+  PageTables tables_;
+  std::vector<std::atomic<std::int64_t>> lengths_;
   std::atomic<std::int64_t> kv_bytes_{0};
+  std::atomic<int> generation_;  // of the pool; kOnHost when the device has none of the pages
+  std::atomic<bool> is_spilled_{false};
+  std::uint64_t last_reorder_ = 0;
+  int num_pins_ = 0;
+  absl::Time last_used_ = absl::InfinitePast();
 };
 
 }  // namespace attention::server

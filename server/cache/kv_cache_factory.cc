@@ -71,6 +71,14 @@ absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(const KvGeometry
   return cache;
 }
 
+std::shared_ptr<KvCache> KvCacheFactory::CreateLike(const KvCache& cache) const {
+  const Place& place = places_[cache.device()];
+  auto made = std::make_shared<KvCache>(place.pool, cache.device(), cache.geometry(),
+                                        cache.layout(), cache.num_layers(), cache.owner());
+  if (place.caches != nullptr) place.caches->Add(made);
+  return made;
+}
+
 absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params,
                                                 std::int64_t expected_tokens) const {
   absl::StatusOr<int> chosen = absl::InternalError("there is no device");

@@ -39,6 +39,9 @@ class KvCacheFactory {
                                                   std::int64_t expected_tokens,
                                                   const std::string& tenant = {}) const;
 
+  // An empty cache of the same device, owner and shape.
+  std::shared_ptr<KvCache> CreateLike(const KvCache& cache) const;
+
   // The bytes of all devices together.
   std::int64_t capacity_bytes() const;
   std::int64_t free_bytes() const;

@@ -9,8 +9,8 @@ namespace attention::server {
 
 absl::Status Spiller::Hold(KvCache& cache) {
   if (cache.is_spilled()) {
-    ATTENTION_RETURN_IF_ERROR(WithRoom(cache, static_cast<std::size_t>(cache.kv_bytes()),
-                                       [&] { return cache.Restore(backend_); }));
+    ATTENTION_RETURN_IF_ERROR(
+        WithRoom(cache, cache.SpilledBytes(), [&] { return cache.Restore(backend_); }));
     metrics_.sessions_restored.Add();
   }
   cache.Pin(clock_.Now());
@@ -18,6 +18,8 @@ absl::Status Spiller::Hold(KvCache& cache) {
 }
 
 absl::Status Spiller::Extend(KvCache& cache, int layer, std::int64_t new_length) {
+  ATTENTION_RETURN_IF_ERROR(
+      WithRoom(cache, cache.CopyBytes(layer), [&] { return cache.OwnTail(backend_, layer); }));
   return WithRoom(cache, cache.MissingBytes(layer, new_length),
                   [&] { return cache.Extend(layer, new_length); });
 }
@@ -65,7 +67,10 @@ std::vector<std::shared_ptr<KvCache>> Spiller::ChooseVictims(std::size_t bytes,
   for (std::shared_ptr<KvCache>& known : caches_.Alive()) {
     if (known->is_pinned() || known->is_spilled() || known->is_lost()) continue;
     if (cache != nullptr && !known->HasOwnerOf(*cache)) continue;
-    candidates.push_back({static_cast<std::size_t>(known->kv_bytes()), known->last_used()});
+    // Those that have pages in common with others keep them on the device.
+    const std::size_t bytes_freed = known->SpillableBytes();
+    if (bytes_freed == 0) continue;
+    candidates.push_back({bytes_freed, known->last_used()});
     idle.push_back(std::move(known));
   }
   // An owner's limit may be used up, however much the device has free.

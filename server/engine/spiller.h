@@ -42,7 +42,8 @@ class Spiller {
   absl::Status Hold(KvCache& cache);
   void Release(KvCache& cache) { cache.Unpin(clock_.Now()); }
 
-  // Extends as KvCache::Extend does. The cache must be held.
+  // Makes room for appends to the layer, as KvCache::OwnTail and KvCache::Extend do. The cache must
+  // be held.
   absl::Status Extend(KvCache& cache, int layer, std::int64_t new_length);
 
  private:

@@ -1,0 +1,143 @@
+// The page tables of a cache: which pages hold its layers' tokens, who owns them, and the checksums
+// of the tokens' rows.
+//
+// Copies share pages. A layer's table begins with full pages of groups, which other caches may read
+// too (page_group.h); then comes at most one page that others may read and that is not full of this
+// cache's tokens; the rest is the cache's own. Tables stay flat, because kernels read them. Making
+// a copy moves pages of its own into a group and copies tables, and no page. The page that is not
+// full is copied by whoever appends to it first, the cache that was copied included, unless nobody
+// else has it any more.
+//
+// Pages of its own may be on the host; shared ones are always on the device.
+//
+// Thread-safety: thread-compatible; destruction may happen on any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/api/attention_backend.h"
+#include "kernels/api/paged_kv_view.h"
+#include "server/cache/page_account.h"
+#include "server/cache/page_group.h"
+
+namespace attention::server {
+
+class PageTables {
+ public:
+  PageTables(std::shared_ptr<const PageAccount> account, const KvPageLayout& layout,
+             int num_layers);
+  PageTables(PageTables&& other) noexcept = default;
+  PageTables& operator=(PageTables&& other) noexcept;
+  ~PageTables();
+
+  const std::shared_ptr<const PageAccount>& account() const { return account_; }
+  // The device's pool had this one when the pages came from there.
+  int generation() const { return generation_; }
+  int num_layers() const { return static_cast<int>(layers_.size()); }
+  // Tokens in the layer.
+  std::int64_t length(int layer) const {
+    return layers_[layer].num_grouped * layout_.page_size +
+           static_cast<std::int64_t>(layers_[layer].checksums.size());
+  }
+  // The bytes of all pages in the tables, wherever they are and whoever owns them.
+  std::size_t bytes() const { return num_pages_ * layout_.page_bytes; }
+  bool is_on_host() const { return host_pool_ != nullptr; }
+  bool has_shared_pages() const;
+  // Valid until the layer's pages change.
+  PagedKvView View(int layer) const;
+  // True when the tokens from `position` on, which the layer has, were appended with these.
+  bool Holds(int layer, std::int64_t position, std::span<const std::uint32_t> checksums) const;
+
+  // --- Appending
+
+  // The bytes that the layer's pages lack for so many tokens, and those of the copy without which
+  // nothing can be appended.
+  std::size_t MissingBytes(int layer, std::int64_t new_length) const;
+  std::size_t CopyBytes(int layer) const;
+  // Makes the page to which the layer's next token goes the cache's own, by a copy if others have
+  // it. RESOURCE_EXHAUSTED KV_EXHAUSTED or QUOTA_EXCEEDED, or the backend's error, changes nothing;
+  // the same holds for the next one.
+  absl::Status OwnTail(AttentionBackend& backend, int layer);
+  // Takes pages for tokens up to `new_length`.
+  absl::Status Extend(int layer, std::int64_t new_length);
+  // Counts a token for each of the checksums.
+  void Append(int layer, std::span<const std::uint32_t> checksums);
+  // Forgets tokens of pages of its own. The pages stay.
+  void TakeBack(int layer, std::int64_t length);
+
+  // --- Changes of the whole. What they throw changes nothing that could be read.
+
+  // Tables of the first lengths[layer] tokens of each layer, which must be there.
+  PageTables Share(std::span<const std::int64_t> lengths);
+  // Forgets the tokens from `length` on, and frees pages of its own that hold no others.
+  void Truncate(std::int64_t length);
+
+  // --- Pages on the host
+
+  // Bytes that Spill would free on the device.
+  std::size_t SpillableBytes() const;
+  // As KvCache has them. Shared pages stay on the device.
+  absl::Status Spill(AttentionBackend& backend, PagePool& to);
+  absl::Status Restore(AttentionBackend& backend);
+  // The bytes that Restore needs.
+  std::size_t SpilledBytes() const;
+
+ private:
+  struct Layer {
+    std::vector<void*> pages;
+    std::int64_t num_grouped = 0;          // full ones, at the front, that groups own
+    std::shared_ptr<SharedPage> tail;      // owns the next one, if others may have it
+    bool is_tail_grouped = false;          // a group owns the next one
+    std::vector<std::uint32_t> checksums;  // of the tokens behind the first num_grouped pages
+
+    bool has_tail() const { return tail != nullptr || is_tail_grouped; }
+    std::int64_t first_own() const { return num_grouped + (has_tail() ? 1 : 0); }
+    std::int64_t num_pages() const { return static_cast<std::int64_t>(pages.size()); }
+  };
+  using OwnPages = std::vector<std::vector<void*>>;  // from first_own() on, of each layer
+
+  // The checksums of tokens [begin, end), which lie in one page.
+  std::vector<std::uint32_t> Checksums(int layer, std::int64_t begin, std::int64_t end) const;
+  const PageGroup::Layer* GroupOf(int layer, std::int64_t page) const;
+  bool AppendsToTail(int layer) const;
+  void ReleaseTail(Layer& layer);  // to the cache, the only one that has it
+
+  // The parts of Share: all that may throw, and then the rest.
+  struct Sharing;
+  void PrepareLayer(int layer, std::int64_t length, Sharing& sharing);
+  void CommitLayer(int layer, std::int64_t length, Sharing& sharing) noexcept;
+
+  void TruncateLayer(Layer& layer, std::int64_t length,
+                     std::vector<std::uint32_t> tail_checksums) noexcept;
+  void DropUnusedGroups() noexcept;
+  // Makes shared pages that nobody else has any more the cache's own.
+  void AbsorbSole();
+  bool AbsorbLastGroup();
+
+  // Takes a page from `to` for each page of its own that holds tokens. Nothing is taken when there
+  // are not so many.
+  std::optional<OwnPages> TakePages(PagePool& to) const;
+  void FreeTaken(const OwnPages& pages, PagePool& pool, int generation) const;
+  std::vector<PageCopy> PairPages(const OwnPages& others, bool are_pages) const;
+  void FreeOwn(const Layer& layer, std::int64_t begin) const noexcept;
+  void FreeAllOwn() const noexcept;
+  // Has these in place of its own, which it frees.
+  void ReplaceOwn(const OwnPages& pages, PagePool* host_pool) noexcept;
+
+  std::shared_ptr<const PageAccount> account_;
+  KvPageLayout layout_;
+  int generation_ = 0;
+  PagePool* host_pool_ = nullptr;  // whose its own pages are, when they are on the host
+  std::vector<Layer> layers_;
+  std::vector<std::shared_ptr<PageGroup>> groups_;  // of a page in several, the last one counts
+  std::size_t num_pages_ = 0;
+  std::size_t charged_bytes_ = 0;  // of its own pages on the device
+};
+
+}  // namespace attention::server
