@@ -42,7 +42,7 @@ struct StepAppend {
   // The pieces in which the rows were received; if not empty, the rows lie there instead.
   std::vector<RowsPiece> k_pieces;
   std::vector<RowsPiece> v_pieces;
-  // Of each token's rows (row_checksums.h). [num_tokens]
+  // One of each token's rows (row_checksums.h). [num_tokens]
   std::vector<std::uint32_t> checksums;
 };
 
@@ -70,6 +70,21 @@ struct SessionStep {
   absl::Duration work;  // its part of the request's; zero: as large as the others'
 
   std::int64_t num_tokens() const { return append ? append->num_tokens : 0; }
+};
+
+// A change of whole caches, in order with the steps of their sessions.
+struct CacheChange {
+  enum class Kind { kFork, kTruncate, kReorder };
+
+  Kind kind = Kind::kTruncate;
+  int device = 0;  // the index of the one that holds all of the caches
+  // Those that are forked or truncated, of which there is one, or reordered.
+  std::vector<std::shared_ptr<KvCache>> caches;
+  // Tokens of each layer that the copies get, or that stay; absent: the committed length.
+  std::optional<std::int64_t> length;
+  std::vector<std::shared_ptr<KvCache>> copies;  // of a fork: empty caches that get the tokens
+  std::vector<std::size_t> sources;  // of a reorder: the index of the cache that each is to equal
+  std::uint64_t reorder_id = 0;      // the same in a repetition; 0: it has none
 };
 
 // Rows that are projected before a request's attention, which reads the result, or after it.
@@ -120,6 +135,9 @@ struct AttentionRequest {
   std::vector<RequestProjection> inputs;   // before the appends and the attention
   std::vector<RequestProjection> outputs;  // after it
   std::shared_ptr<const void> projections_owner;
+
+  // The change to make; if there is one, there is nothing else to do.
+  std::optional<CacheChange> change;
 
   // Goes on with a request that was admitted before (the next block of its weights): neither a
   // drain nor a full queue refuses it. At most one of each admitted request is queued.

@@ -14,8 +14,9 @@ namespace attention::server {
 // One for each token, of its rows of k and v: type and bytes as they came. The rows are dense.
 std::vector<std::uint32_t> ChecksumRows(const StepAppend& append, const KvGeometry& geometry);
 
-// Of rows that become keys and values by a layer of this id: one for each of `num_rows` rows of
-// `row_bytes` bytes. They differ from those of rows that come as keys and values themselves.
+// The same of rows that become keys and values by a layer of this id: one for each of `num_rows`
+// rows of `row_bytes` bytes. They differ from those of rows that come as keys and values
+// themselves.
 std::vector<std::uint32_t> ChecksumInputs(absl::string_view layer_id, const char* rows,
                                           std::int64_t num_rows, std::int64_t row_bytes);
 

@@ -5,10 +5,17 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
+#include "server/engine/cache_changes.h"
 
 namespace attention::server {
 
 namespace {
+
+absl::Status CheckIsThere(const KvCache& cache) {
+  if (!cache.is_lost()) return absl::OkStatus();
+  return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
+                       "the session was lost: its device failed and lost its memory");
+}
 
 // Rows of a step as pieces, the first of which is row `begin_row`.
 void AddPieces(const RowsView& rows, std::span<const RowsPiece> pieces, std::int64_t begin_row,
@@ -33,8 +40,19 @@ absl::Status BatchAssembly::Hold(const std::shared_ptr<KvCache>& cache) {
 }
 
 absl::Status BatchAssembly::Extend(KvCache& cache, int layer, std::int64_t new_length) {
-  return spiller_ != nullptr ? spiller_->Extend(cache, layer, new_length)
-                             : cache.Extend(layer, new_length);
+  if (spiller_ != nullptr) return spiller_->Extend(cache, layer, new_length);
+  ATTENTION_RETURN_IF_ERROR(cache.OwnTail(backend_, layer));
+  return cache.Extend(layer, new_length);
+}
+
+absl::Status BatchAssembly::Change(const CacheChange& change) {
+  for (const std::shared_ptr<KvCache>& cache : change.caches) {
+    ATTENTION_RETURN_IF_ERROR(CheckIsThere(*cache));
+    ATTENTION_RETURN_IF_ERROR(Hold(cache));
+  }
+  ATTENTION_RETURN_IF_ERROR(ApplyChange(change));
+  has_changed_ = true;
+  return absl::OkStatus();
 }
 
 absl::Status BatchAssembly::CheckProjections(const AttentionRequest& request) {
@@ -50,6 +68,10 @@ absl::Status BatchAssembly::CheckProjections(const AttentionRequest& request) {
 }
 
 void BatchAssembly::Add(AttentionRequest& request, AttentionResult& result) {
+  if (request.change) {
+    result.status = Change(*request.change);
+    return;
+  }
   for (const AttentionTask& task : request.tasks) {
     result.status = backend_.Supports(task.params, task.kv_len);
     if (!result.status.ok()) return;
@@ -81,10 +103,7 @@ void BatchAssembly::AddProjections(const std::vector<RequestProjection>& project
 absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcome,
                                     std::int64_t& append_position) {
   KvCache& cache = *step.cache;
-  if (cache.is_lost()) {
-    return ReasonedError(absl::StatusCode::kNotFound, ErrorReason::kSessionLost,
-                         "the session was lost: its device failed and lost its memory");
-  }
+  ATTENTION_RETURN_IF_ERROR(CheckIsThere(cache));
   ATTENTION_RETURN_IF_ERROR(Hold(step.cache));
   const std::int64_t length = cache.length(step.layer);
   outcome.position = length;

@@ -1,5 +1,6 @@
 // Turns the requests of a batch into what a backend runs: appends in order, then attention tasks.
-// Requests and steps that cannot run are marked with their error and leave the others alone.
+// Requests and steps that cannot run are marked with their error and leave the others alone. A
+// change of caches, which is alone in its batch, is made at once.
 //
 // Used by one worker thread; lives for one batch.
 #pragma once
@@ -11,7 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "kernels/api/backend_description.h"
+#include "kernels/api/attention_backend.h"
 #include "server/cache/kv_cache.h"
 #include "server/domain/attention_request.h"
 #include "server/domain/step_resolution.h"
@@ -23,7 +24,7 @@ class BatchAssembly {
  public:
   // `spiller` may be null; else it must outlive the assembly, and keeps the caches of its steps on
   // the device for as long.
-  explicit BatchAssembly(const BackendDescription& backend, Spiller* spiller = nullptr)
+  explicit BatchAssembly(AttentionBackend& backend, Spiller* spiller = nullptr)
       : backend_(backend), spiller_(spiller) {}
   ~BatchAssembly();
   BatchAssembly(const BatchAssembly&) = delete;
@@ -32,6 +33,10 @@ class BatchAssembly {
   // Adds a request's work. `result` must outlive the assembly; it receives the outcomes of its
   // steps.
   void Add(AttentionRequest& request, AttentionResult& result);
+
+  // True when a change of caches has been made. It must not fail any more, and nothing else is
+  // there to run.
+  bool has_changed() const { return has_changed_; }
 
   // Rows to write, one task for each layer of a cache: what several steps append to it follows each
   // other. The tasks refer to steps and to the assembly. Once.
@@ -71,6 +76,7 @@ class BatchAssembly {
     std::int64_t length;
   };
 
+  absl::Status Change(const CacheChange& change);
   // `append_position`: where the step appends, if it does.
   absl::Status AddStep(const SessionStep& step, StepOutcome& outcome,
                        std::int64_t& append_position);
@@ -83,7 +89,7 @@ class BatchAssembly {
   // NOT_FOUND LAYER_NOT_FOUND for weights that went with their device's memory.
   static absl::Status CheckProjections(const AttentionRequest& request);
 
-  const BackendDescription& backend_;
+  AttentionBackend& backend_;
   Spiller* const spiller_;
   std::vector<std::shared_ptr<KvCache>> held_;  // by the spiller
   std::vector<Append> appends_;
@@ -94,6 +100,7 @@ class BatchAssembly {
   std::vector<ProjectionTask> outputs_;
   std::vector<OldLength> old_lengths_;
   std::int64_t tokens_appended_ = 0;
+  bool has_changed_ = false;
 };
 
 }  // namespace attention::server

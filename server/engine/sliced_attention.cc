@@ -82,6 +82,7 @@ void SlicedAttention::Abandon(const absl::Status& status) {
 
 absl::StatusOr<RunState> SlicedAttention::Advance(const std::atomic<bool>& should_yield) {
   if (!is_prepared_) ATTENTION_RETURN_IF_ERROR(Prepare());
+  if (assembly_.has_changed()) return RunState::kDone;
   for (const auto stage :
        {&SlicedAttention::ProjectInputs, &SlicedAttention::Append, &SlicedAttention::Attend,
         &SlicedAttention::ComputeWeights, &SlicedAttention::ProjectOutputs}) {

@@ -110,6 +110,7 @@ absl::Status Worker::Project(const std::vector<ProjectionTask>& tasks) {
 }
 
 absl::Status Worker::Run(BatchAssembly& assembly, RequestTiming& timing) {
+  if (assembly.has_changed()) return absl::OkStatus();
   const absl::Time planning = clock_.Now();
   const std::vector<KvAppendTask> appends = assembly.Appends();
   std::vector<AttentionTask> tasks = assembly.Tasks();

@@ -134,6 +134,7 @@ absl::Status SchedulerPool::Submit(std::unique_ptr<AttentionRequest>& request,
 
 absl::Status SchedulerPool::SubmitToDevices(std::unique_ptr<AttentionRequest>& request,
                                             Scheduler::Start start) {
+  if (request->change) return schedulers_[request->change->device]->Submit(request, start);
   const std::vector<SessionStep>& steps = request->steps;
   if (steps.empty()) return LeastBusy().Submit(request, start);
   const int device = steps[0].device;

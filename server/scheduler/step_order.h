@@ -2,7 +2,8 @@
 // long and long ones are computed in slices: counts what is pending for each layer.
 //
 // A short request that follows a pending long one of the same layer becomes long itself, and so
-// waits its turn behind it; a long one that follows short ones waits until they are done.
+// waits its turn behind it; a long one that follows short ones waits until they are done. A change
+// of a cache counts for all of its layers.
 //
 // Used under the scheduler's lock.
 #pragma once
@@ -20,7 +21,10 @@ namespace attention::server {
 // One layer of one session.
 using LayerKey = std::pair<const KvCache*, int>;
 
-// The layers that a request's steps read or write; with repetitions.
+// Stands for all layers of a session, in place of the index of one.
+inline constexpr int kAllLayers = -1;
+
+// The layers that a request's steps or its change read or write; with repetitions.
 std::vector<LayerKey> LayersOf(const AttentionRequest& request);
 
 class StepOrder {
@@ -42,6 +46,9 @@ class StepOrder {
     std::int64_t num_long = 0;
   };
 
+  // True for any request that is pending for one of the layers.
+  template <typename Predicate>
+  bool AnyPending(std::span<const LayerKey> layers, Predicate predicate) const;
   void Count(const LayerKey& layer, bool is_long, std::int64_t amount);
 
   std::map<LayerKey, Pending> pending_;

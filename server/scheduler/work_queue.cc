@@ -202,7 +202,8 @@ void WorkQueue::TakeBatch(absl::Time now, Decision& decision) {
     if (tenant == nullptr) return;
     std::unique_ptr<AttentionRequest>& front = tenant->short_requests.front();
     const absl::Duration charged = front->work;
-    if (!decision.batch.empty() && work + charged > budget) return;
+    const bool is_change = front->change.has_value();
+    if (!decision.batch.empty() && (is_change || work + charged > budget)) return;
     work += charged;
     Charge(*tenant, QueueClass::kShort, charged);
     CountGone(*tenant, tenant->short_requests, *front);
@@ -211,6 +212,7 @@ void WorkQueue::TakeBatch(absl::Time now, Decision& decision) {
     decision.batch.push_back(std::move(front));
     tenant->short_requests.pop_front();
     DropDeadFronts(*tenant, now, decision);
+    if (is_change) return;
   }
 }
 

@@ -14,6 +14,9 @@
 // low priority waits, but never for ever. Requests of one priority run in order of arrival, which
 // keeps the steps of a session in order.
 //
+// Changes: a change of caches is a batch of its own. So the rows of steps before it have been
+// written when it is made, and steps after it see it.
+//
 // Short and long: short requests ride in batches, which run to their end. A request with more work
 // than a batch may hold is long: it runs alone and in slices, and whatever else is there runs
 // between them. While a tenant has both, its long ones get `long_share` of its work. Each tenant

@@ -1,0 +1,52 @@
+#include "server/engine/cache_changes.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/error_reason.h"
+#include "server/base/status_macros.h"
+#include "server/cache/kv_cache.h"
+
+namespace attention::server {
+namespace {
+
+absl::Status CheckLength(std::int64_t length, std::int64_t committed) {
+  if (length <= committed) return absl::OkStatus();
+  return ReasonedError(
+      absl::StatusCode::kFailedPrecondition, ErrorReason::kPositionMismatch,
+      absl::StrCat("length is ", length, ", expected at most the committed length ", committed),
+      {{"actual_position", absl::StrCat(committed)}});
+}
+
+void Reorder(const CacheChange& change) {
+  // A repetition, whose answer got lost.
+  const bool is_done = change.reorder_id != 0 &&
+                       std::all_of(change.caches.begin(), change.caches.end(), [&](const auto& c) {
+                         return c->last_reorder() == change.reorder_id;
+                       });
+  if (is_done) return;
+  KvCache::Reorder(change.caches, change.sources);
+  for (const auto& cache : change.caches) cache->set_last_reorder(change.reorder_id);
+}
+
+}  // namespace
+
+absl::Status ApplyChange(const CacheChange& change) {
+  if (change.kind == CacheChange::Kind::kReorder) {
+    Reorder(change);
+    return absl::OkStatus();
+  }
+  KvCache& cache = *change.caches[0];
+  const std::int64_t committed = cache.committed_length();
+  const std::int64_t length = change.length.value_or(committed);
+  ATTENTION_RETURN_IF_ERROR(CheckLength(length, committed));
+  if (change.kind == CacheChange::Kind::kTruncate) {
+    cache.Truncate(length);
+    return absl::OkStatus();
+  }
+  for (const auto& copy : change.copies) cache.ForkTo(*copy, length);
+  return absl::OkStatus();
+}
+
+}  // namespace attention::server
