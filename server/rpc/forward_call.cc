@@ -3,7 +3,6 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/session_messages.h"
@@ -12,11 +11,8 @@ namespace attention::server {
 namespace {
 
 // The same error, naming the sequence's session.
-absl::Status AtSession(std::size_t index, const absl::Status& status) {
-  absl::Status named(status.code(), absl::StrCat("sessions[", index, "]: ", status.message()));
-  status.ForEachPayload(
-      [&](absl::string_view url, const absl::Cord& payload) { named.SetPayload(url, payload); });
-  return named;
+absl::Status AtSequence(std::size_t index, const absl::Status& status) {
+  return AtSession(absl::StrCat("sessions[", index, "]"), status);
 }
 
 }  // namespace
@@ -27,7 +23,7 @@ absl::StatusOr<std::vector<StepTarget>> ForwardCall::AcquireSessions(
   for (int i = 0; i < wire.sessions_size(); ++i) {
     const v1::LayerSession& session = wire.sessions(i);
     auto lease = services().sessions.Acquire(DecodeHandle(session.handle()), frame.tenant());
-    if (!lease.ok()) return AtSession(static_cast<std::size_t>(i), lease.status());
+    if (!lease.ok()) return AtSequence(static_cast<std::size_t>(i), lease.status());
     targets.push_back(TargetOf(**lease, session.layer()));
     leases_.push_back(*std::move(lease));
   }
@@ -71,7 +67,7 @@ void ForwardCall::ZeroHiddenRows() {
 absl::StatusOr<codec::OutgoingMessage> ForwardCall::Complete(const AttentionResult& result) {
   v1::ForwardResponse small_fields;
   for (std::size_t i = 0; i < result.steps.size(); ++i) {
-    if (!result.steps[i].status.ok()) return AtSession(i, result.steps[i].status);
+    if (!result.steps[i].status.ok()) return AtSequence(i, result.steps[i].status);
     small_fields.add_positions(result.steps[i].position);
   }
   ZeroHiddenRows();

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "proto/codec/dtypes.h"
 #include "server/base/status_macros.h"
 #include "server/wire/tensor_decoder.h"
@@ -30,12 +32,22 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
   session.expected_tokens = wire.expected_tokens();
   session.name = wire.name();
   if (wire.has_ttl()) {
-    session.ttl = absl::Seconds(wire.ttl().seconds()) + absl::Nanoseconds(wire.ttl().nanos());
-    if (session.ttl == absl::ZeroDuration()) {
-      return absl::InvalidArgumentError("ttl is 0s, expected more than 0, or absent");
-    }
+    ATTENTION_ASSIGN_OR_RETURN(session.ttl, DecodeTtl(wire.ttl()));
   }
   return session;
+}
+
+absl::StatusOr<absl::Duration> DecodeTtl(const google::protobuf::Duration& wire) {
+  const absl::Duration ttl = absl::Seconds(wire.seconds()) + absl::Nanoseconds(wire.nanos());
+  if (ttl != absl::ZeroDuration()) return ttl;
+  return absl::InvalidArgumentError("ttl is 0s, expected more than 0, or absent");
+}
+
+absl::Status AtSession(absl::string_view entry, const absl::Status& status) {
+  absl::Status named(status.code(), absl::StrCat(entry, ": ", status.message()));
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { named.SetPayload(url, payload); });
+  return named;
 }
 
 void EncodeSession(const SessionTable& table, const Session& session, v1::Session* wire) {

@@ -6,6 +6,7 @@
 
 #include "server/base/status_macros.h"
 #include "server/rpc/list_page.h"
+#include "server/rpc/session_changes.h"
 #include "server/rpc/session_messages.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/step_call.h"
@@ -83,6 +84,9 @@ SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamReg
       get_session_(ATTENTION_UNARY_METHOD(SessionService, GetSession)),
       list_sessions_(ATTENTION_UNARY_METHOD(SessionService, ListSessions)),
       delete_session_(ATTENTION_UNARY_METHOD(SessionService, DeleteSession)),
+      fork_session_(ATTENTION_UNARY_METHOD(SessionService, ForkSession)),
+      truncate_session_(ATTENTION_UNARY_METHOD(SessionService, TruncateSession)),
+      reorder_sessions_(ATTENTION_UNARY_METHOD(SessionService, ReorderSessions)),
       step_(ATTENTION_UNARY_METHOD(SessionService, Step)),
       step_stream_{
           services, "SessionService/StepStream", registry,
@@ -94,7 +98,8 @@ SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamReg
 void SessionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;
   for (const UnaryMethod* method :
-       {&create_session_, &get_session_, &list_sessions_, &delete_session_, &step_}) {
+       {&create_session_, &get_session_, &list_sessions_, &delete_session_, &fork_session_,
+        &truncate_session_, &reorder_sessions_, &step_}) {
     UnaryCall::Listen(*method);
   }
   PipelinedStream::Listen(step_stream_);
@@ -144,6 +149,12 @@ void SessionServiceImpl::DeleteSession(UnaryCall& call) {
         return services_.sessions.Delete(DecodeHandle(request.handle()), tenant);
       });
 }
+
+void SessionServiceImpl::ForkSession(UnaryCall& call) { ServeFork(call, services_); }
+
+void SessionServiceImpl::TruncateSession(UnaryCall& call) { ServeTruncate(call, services_); }
+
+void SessionServiceImpl::ReorderSessions(UnaryCall& call) { ServeReorder(call, services_); }
 
 void SessionServiceImpl::Step(UnaryCall& call) {
   ServeTensorCall<v1::StepRequest, StepCall>(call, services_);

@@ -15,8 +15,12 @@ template <typename Service>
 using RawControlMethods = v1::SessionService::WithRawMethod_CreateSession<
     v1::SessionService::WithRawMethod_GetSession<v1::SessionService::WithRawMethod_ListSessions<
         v1::SessionService::WithRawMethod_DeleteSession<Service>>>>;
-using RawSessionService = RawControlMethods<v1::SessionService::WithRawMethod_Step<
-    v1::SessionService::WithRawMethod_StepStream<TakenAtHeaders<v1::SessionService>>>>;
+template <typename Service>
+using RawChangeMethods =
+    v1::SessionService::WithRawMethod_ForkSession<v1::SessionService::WithRawMethod_TruncateSession<
+        v1::SessionService::WithRawMethod_ReorderSessions<Service>>>;
+using RawSessionService = RawControlMethods<RawChangeMethods<v1::SessionService::WithRawMethod_Step<
+    v1::SessionService::WithRawMethod_StepStream<TakenAtHeaders<v1::SessionService>>>>>;
 
 class SessionServiceImpl final : public RawSessionService {
  public:
@@ -31,6 +35,9 @@ class SessionServiceImpl final : public RawSessionService {
   void GetSession(UnaryCall& call);
   void ListSessions(UnaryCall& call);
   void DeleteSession(UnaryCall& call);
+  void ForkSession(UnaryCall& call);
+  void TruncateSession(UnaryCall& call);
+  void ReorderSessions(UnaryCall& call);
   void Step(UnaryCall& call);
 
   const ServiceContext& services_;
@@ -39,6 +46,9 @@ class SessionServiceImpl final : public RawSessionService {
   const UnaryMethod get_session_;
   const UnaryMethod list_sessions_;
   const UnaryMethod delete_session_;
+  const UnaryMethod fork_session_;
+  const UnaryMethod truncate_session_;
+  const UnaryMethod reorder_sessions_;
   const UnaryMethod step_;
   const StreamMethod step_stream_;
 };

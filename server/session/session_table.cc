@@ -26,6 +26,12 @@ absl::Status CheckHandleField(absl::string_view field, const std::string& value)
       absl::StrCat(field, " has ", value.size(), " bytes, expected at most ", kMaxHandleBytes));
 }
 
+absl::Status CheckName(const std::string& name) {
+  if (name.size() <= kMaxNameBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("name has ", name.size(), " bytes, expected at most ", kMaxNameBytes));
+}
+
 // `reason`: what is remembered of a session that is gone.
 const char* HowItWent(ErrorReason reason) {
   switch (reason) {
@@ -84,25 +90,33 @@ SessionTable::SessionTable(std::string server_name, std::uint64_t server_epoch,
       metrics_(metrics),
       quota_(TenantLimit::kSessions, &TenantLimits::sessions, tenants) {}
 
-absl::Status SessionTable::CheckServerQuota() const {
+absl::Status SessionTable::CheckServerQuota(std::int64_t num_new) const {
   const auto count = static_cast<std::int64_t>(sessions_.size());
-  if (count >= limits_.max_sessions) {
-    return ReasonedError(
-        absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
-        absl::StrCat("the server holds ", count, " sessions, its limit (max_sessions)"));
-  }
-  return absl::OkStatus();
+  if (count + num_new <= limits_.max_sessions) return absl::OkStatus();
+  return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kQuotaExceeded,
+                       absl::StrCat("the server holds ", count, " sessions, ", num_new,
+                                    " more are beyond its limit (max_sessions)"));
+}
+
+absl::StatusOr<absl::Duration> SessionTable::TtlOf(const NewSession& request) const {
+  const absl::Duration ttl = request.ttl == absl::ZeroDuration()
+                                 ? std::min(limits_.default_ttl, limits_.max_ttl)
+                                 : request.ttl;
+  if (ttl > absl::ZeroDuration() && ttl <= limits_.max_ttl) return ttl;
+  return absl::InvalidArgumentError(absl::StrCat("ttl is ", absl::FormatDuration(ttl),
+                                                 ", expected more than 0 and at most ",
+                                                 absl::FormatDuration(limits_.max_ttl)));
 }
 
 absl::StatusOr<std::shared_ptr<Session>> SessionTable::FindNamed(const NewSession& request,
-                                                                 std::shared_ptr<Session>* gone) {
+                                                                 Gone& gone) {
   if (request.name.empty()) return std::shared_ptr<Session>();
   const auto named = ids_by_name_.find({request.tenant, request.name});
   if (named == ids_by_name_.end()) return std::shared_ptr<Session>();
   const auto it = sessions_.find(named->second);
   if (IsGone(*it->second)) {
-    *gone = Remove(it);
-    RememberGone(**gone);
+    gone.push_back(Remove(it));
+    RememberGone(*gone.back());
     return std::shared_ptr<Session>();
   }
   const KvCache& cache = *it->second->cache;
@@ -115,47 +129,106 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTable::FindNamed(const NewSessio
 }
 
 absl::StatusOr<SessionLease> SessionTable::Create(const NewSession& request) {
-  if (request.name.size() > kMaxNameBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("name has ", request.name.size(), " bytes, expected at most ", kMaxNameBytes));
-  }
-  std::shared_ptr<Session> gone;  // freed after the lock
-  const absl::Duration ttl = request.ttl == absl::ZeroDuration()
-                                 ? std::min(limits_.default_ttl, limits_.max_ttl)
-                                 : request.ttl;
-  if (ttl <= absl::ZeroDuration() || ttl > limits_.max_ttl) {
-    return absl::InvalidArgumentError(absl::StrCat("ttl is ", absl::FormatDuration(ttl),
-                                                   ", expected more than 0 and at most ",
-                                                   absl::FormatDuration(limits_.max_ttl)));
-  }
+  ATTENTION_RETURN_IF_ERROR(CheckName(request.name));
+  ATTENTION_RETURN_IF_ERROR(TtlOf(request).status());
+  Gone gone;
   {
     MutexLock lock(&mutex_);
-    ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named, FindNamed(request, &gone));
+    ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named, FindNamed(request, gone));
     if (named != nullptr) return SessionLease(named, &clock_);
   }
-  ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<KvCache> cache,
+  std::vector<Candidate> candidates(1);
+  candidates[0].request = request;
+  ATTENTION_ASSIGN_OR_RETURN(candidates[0].cache,
                              caches_.Create(request.geometry, request.num_layers,
                                             request.expected_tokens, request.tenant));
+  ATTENTION_ASSIGN_OR_RETURN(std::vector<SessionLease> added, Add(std::move(candidates)));
+  return std::move(added[0]);
+}
+
+absl::Status SessionTable::MakeCaches(const KvCache& like, std::vector<Candidate>& candidates) {
+  Gone gone;
+  for (Candidate& candidate : candidates) {
+    ATTENTION_RETURN_IF_ERROR(CheckName(candidate.request.name));
+    ATTENTION_RETURN_IF_ERROR(TtlOf(candidate.request).status());
+    if (!candidate.request.name.empty()) {
+      MutexLock lock(&mutex_);
+      ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named,
+                                 FindNamed(candidate.request, gone));
+      if (named != nullptr) candidate.named = SessionLease(named, &clock_);
+    }
+    if (!candidate.named) candidate.cache = caches_.CreateLike(like);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Session>> SessionTable::MakeSession(
+    const Candidate& candidate) const {
   auto session = std::make_shared<Session>();
   session->session_id = MakeSessionId();
-  session->tenant = request.tenant;
-  session->name = request.name;
-  session->ttl = ttl;
+  session->tenant = candidate.request.tenant;
+  session->name = candidate.request.name;
+  ATTENTION_ASSIGN_OR_RETURN(session->ttl, TtlOf(candidate.request));
   session->create_time = clock_.Now();
-  session->cache = std::move(cache);
+  session->cache = candidate.cache;
+  return session;
+}
 
-  MutexLock lock(&mutex_);
-  // A call of the same name may have been faster.
-  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named, FindNamed(request, &gone));
-  if (named != nullptr) return SessionLease(named, &clock_);
-  ATTENTION_RETURN_IF_ERROR(CheckServerQuota());
-  ATTENTION_RETURN_IF_ERROR(quota_.Take(session->tenant, 1));
-  if (!session->name.empty()) {
-    ids_by_name_[{session->tenant, session->name}] = session->session_id;
+absl::Status SessionTable::Insert(const std::vector<std::shared_ptr<Session>>& sessions) {
+  if (sessions.empty()) return absl::OkStatus();
+  const auto count = static_cast<std::int64_t>(sessions.size());
+  const std::string& tenant = sessions[0]->tenant;
+  ATTENTION_RETURN_IF_ERROR(CheckServerQuota(count));
+  ATTENTION_RETURN_IF_ERROR(quota_.Take(tenant, count));
+  try {
+    for (const std::shared_ptr<Session>& session : sessions) {
+      sessions_.emplace(session->session_id, session);
+      if (!session->name.empty()) ids_by_name_[{tenant, session->name}] = session->session_id;
+    }
+  } catch (...) {
+    for (const std::shared_ptr<Session>& session : sessions) {
+      sessions_.erase(session->session_id);
+      if (!session->name.empty()) ids_by_name_.erase({tenant, session->name});
+    }
+    quota_.Give(tenant, count);
+    throw;
   }
-  sessions_.emplace(session->session_id, session);
-  metrics_.sessions_created.Add();
-  return SessionLease(session, &clock_);
+  metrics_.sessions_created.Add(count);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<SessionLease>> SessionTable::Add(std::vector<Candidate> candidates) {
+  Gone gone;
+  std::vector<std::shared_ptr<Session>> all;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.named) {
+      all.push_back(nullptr);
+      continue;
+    }
+    ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<Session> session, MakeSession(candidate));
+    all.push_back(std::move(session));
+  }
+  std::vector<SessionLease> leases;
+  leases.reserve(candidates.size());
+  MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<Session>> added;
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    if (candidates[i].named) continue;
+    // A call of the same name may have been faster.
+    ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<Session> named,
+                               FindNamed(candidates[i].request, gone));
+    if (named != nullptr) {
+      gone.push_back(std::exchange(all[i], named));
+    } else {
+      added.push_back(all[i]);
+    }
+  }
+  ATTENTION_RETURN_IF_ERROR(Insert(added));
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    leases.push_back(candidates[i].named ? std::move(candidates[i].named)
+                                         : SessionLease(all[i], &clock_));
+  }
+  return leases;
 }
 
 absl::Status SessionTable::CheckOwner(const SessionHandle& handle) const {

@@ -58,6 +58,7 @@ class SessionLease {
   SessionLease& operator=(SessionLease&& other) noexcept;
   ~SessionLease();
 
+  explicit operator bool() const { return session_ != nullptr; }
   Session* operator->() const { return session_.get(); }
   const Session& operator*() const { return *session_; }
 
@@ -100,6 +101,19 @@ class SessionTable {
   // geometry.
   absl::StatusOr<SessionLease> Create(const NewSession& request);
 
+  // A session to be, or the tenant's of its name.
+  struct Candidate {
+    NewSession request;
+    std::shared_ptr<KvCache> cache = nullptr;  // null beside `named`
+    SessionLease named = {};
+  };
+  // Finds the tenant's sessions of the names, and makes for the others empty caches like that one.
+  // The errors are those of Create, but for limits.
+  absl::Status MakeCaches(const KvCache& like, std::vector<Candidate>& candidates);
+  // Makes sessions of one tenant of the caches: all, or none. Whose name a session has got in the
+  // meantime is that one, and its cache is dropped. The errors are those of Create.
+  absl::StatusOr<std::vector<SessionLease>> Add(std::vector<Candidate> candidates);
+
   // Unique in this table, and not 0: for Session::binding.
   std::uint64_t NewBinding() { return ++last_binding_; }
   // Drops the sessions that are bound to this. Calls that use one keep its cache until they end.
@@ -131,11 +145,17 @@ class SessionTable {
   absl::Status CheckOwner(const SessionHandle& handle) const;
   using Name = std::pair<std::string, std::string>;  // of the tenant, of the session
 
+  using Gone = std::vector<std::shared_ptr<Session>>;  // to be freed without the lock
+
+  absl::StatusOr<absl::Duration> TtlOf(const NewSession& request) const;
   // The tenant's session of the name, null when there is none; one that is gone is moved to `gone`.
-  absl::StatusOr<std::shared_ptr<Session>> FindNamed(const NewSession& request,
-                                                     std::shared_ptr<Session>* gone)
+  absl::StatusOr<std::shared_ptr<Session>> FindNamed(const NewSession& request, Gone& gone)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckServerQuota() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::shared_ptr<Session>> MakeSession(const Candidate& candidate) const;
+  absl::Status CheckServerQuota(std::int64_t num_new) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Counts and lists them all, or, with the exception, none.
+  absl::Status Insert(const std::vector<std::shared_ptr<Session>>& sessions)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NotFound(const std::string& session_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsExpired(const Session& session) const;
   // Expired, or lost with its device.

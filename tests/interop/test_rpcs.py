@@ -571,6 +571,71 @@ class StepTest(SessionTestCase):
             self.assertEqual(old.output.data, new.output.data)
             self.assertEqual(new.position, 9)
 
+    def fork(self, handle, **fields):
+        request = session_service_pb2.ForkSessionRequest(handle=handle, **fields)
+        copies = self.client.sessions.ForkSession(request, metadata=self.metadata).sessions
+        for copy in copies:
+            self.addCleanup(self.delete, copy.handle)
+        return copies
+
+    @exercises(SESSION + "ForkSession")
+    def test_copies_answer_as_the_same_rows_alone(self):
+        problem = make_problem(90, 90, 4, 2, 16, 16, is_causal=True)
+        source, alone = (self.create(geometry=geometry()).handle for _ in range(2))
+        self.step(make_step(source, problem, 0, 70), make_step(alone, problem, 0, 60))
+        names = ["fork one", "fork two"]
+        copies = self.fork(source, length=60, num_copies=2, names=names)
+        self.assertEqual([copy.committed_length for copy in copies], [60, 60])
+        self.assertEqual([copy.name for copy in copies], names)
+        again = self.fork(source, length=60, num_copies=2, names=names)
+        self.assertEqual([copy.handle for copy in again], [copy.handle for copy in copies])
+        handles = [alone, *(copy.handle for copy in copies)]
+        results = self.step(*(make_step(handle, problem, 60, 90) for handle in handles))
+        self.assertEqual({result.output.data for result in results}, {results[0].output.data})
+        with assert_fails(
+            self,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "length is 71, expected at most the committed length 70",
+            reason="POSITION_MISMATCH",
+            metadata={"actual_position": "70"},
+        ):
+            self.fork(source, length=71)
+
+    @exercises(SESSION + "TruncateSession")
+    def test_drafts_are_taken_back(self):
+        problem = make_problem(12, 12, 4, 2, 16, 16, is_causal=True)
+        handle = self.create(geometry=geometry()).handle
+        right = make_step(handle, problem, 9, 12)
+        drafts = make_step(handle, problem, 9, 12)
+        drafts.k.data, drafts.v.data = drafts.v.data, drafts.k.data
+        self.step(make_step(handle, problem, 0, 9), drafts)
+        [refused] = self.step(right)
+        self.assertEqual(refused.error.reason, "POSITION_MISMATCH")
+        self.assertIn("TruncateSession", refused.error.message)
+        request = session_service_pb2.TruncateSessionRequest(handle=handle, length=9)
+        for _ in range(2):
+            response = self.client.sessions.TruncateSession(request, metadata=self.metadata)
+            self.assertEqual(list(response.session.layer_lengths), [9])
+        [result] = self.step(right)
+        self.assertFalse(result.HasField("error") or result.is_replay)
+
+    @exercises(SESSION + "ReorderSessions")
+    def test_beams_swap_and_a_repetition_changes_nothing(self):
+        problem = make_problem(20, 20, 4, 2, 16, 16)
+        source = self.create(geometry=geometry()).handle
+        beams = [copy.handle for copy in self.fork(source, num_copies=2)]
+        self.step(make_step(beams[0], problem, 0, 20), make_step(beams[1], problem, 0, 7))
+        request = session_service_pb2.ReorderSessionsRequest(
+            handles=beams, sources=[1, 0], reorder_id=1
+        )
+        call = self.client.sessions.ReorderSessions
+        for _ in range(2):
+            sessions = call(request, metadata=self.metadata).sessions
+            self.assertEqual([session.committed_length for session in sessions], [7, 20])
+        request.sources[1] = 2
+        with assert_fails(self, INVALID_ARGUMENT, "sources[1] is 2, expected 0 to 1"):
+            call(request, metadata=self.metadata)
+
     @exercises(SESSION + "Step")
     def test_a_gap_tells_the_actual_position(self):
         problem = make_problem(9, 9, 4, 2, 16, 16)

@@ -65,6 +65,82 @@ TEST_F(SessionTableTest, ANameMakesOneSessionHoweverOftenItIsAskedFor) {
       << "the name is free again";
 }
 
+class ForkedSessionsTest : public SessionTableTest {
+ protected:
+  // Sessions to be, of these names, with caches like that one.
+  std::vector<SessionTable::Candidate> Candidates(const KvCache& like,
+                                                  const std::vector<std::string>& names) {
+    std::vector<SessionTable::Candidate> candidates;
+    for (const std::string& name : names) {
+      candidates.push_back(
+          {{"a", absl::ZeroDuration(), like.geometry(), like.num_layers(), 0, name}});
+    }
+    status_ = table_.MakeCaches(like, candidates);
+    return candidates;
+  }
+  absl::StatusOr<std::vector<SessionLease>> Fork(const SessionLease& source,
+                                                 const std::vector<std::string>& names) {
+    auto candidates = Candidates(*source->cache, names);
+    return status_.ok() ? table_.Add(std::move(candidates))
+                        : absl::StatusOr<std::vector<SessionLease>>(status_);
+  }
+
+  absl::Status status_;
+};
+
+TEST_F(ForkedSessionsTest, AllAreMadeOrNone) {
+  const auto source = Create("a");
+  EXPECT_EQ(ReasonOf(Fork(*source, {"", ""}).status()), "QUOTA_EXCEEDED") << "a tenant's 2";
+  EXPECT_EQ(table_.num_sessions("a"), 1);
+  tenants_.Replace({{.sessions = 10}, {}});
+  EXPECT_EQ(ReasonOf(Fork(*source, {"", "", "x", ""}).status()), "QUOTA_EXCEEDED")
+      << "the server's 4";
+  EXPECT_EQ(table_.num_sessions(), 1);
+  EXPECT_EQ(pool_.num_caches(), 1);
+  const auto made = Fork(*source, {"", "x", ""});
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->size(), 3u);
+  EXPECT_EQ((*made)[1]->name, "x");
+  EXPECT_EQ(table_.num_sessions("a"), 4);
+  EXPECT_TRUE(table_.Acquire(HandleOf((*made)[2]), "a").ok());
+}
+
+TEST_F(ForkedSessionsTest, ANamedCopyIsMadeOnce) {
+  tenants_.Replace({{.sessions = 10}, {}});
+  const auto source = Create("a");
+  const auto first = Fork(*source, {"x", "y"});
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(table_.Delete(HandleOf((*first)[1]), "a").ok());
+  const auto candidates = Candidates(*(*source)->cache, {"x", "y"});
+  EXPECT_EQ(candidates[0].cache, nullptr) << "it is there already";
+  const auto again = Fork(*source, {"x", "y"});
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ((*again)[0]->session_id, (*first)[0]->session_id);
+  EXPECT_NE((*again)[1]->session_id, (*first)[1]->session_id);
+  EXPECT_EQ(table_.num_sessions(), 3);
+}
+
+TEST_F(ForkedSessionsTest, OfTwoCallsOfOneNameTheFasterOneMakesTheSession) {
+  tenants_.Replace({{.sessions = 10}, {}});
+  const auto source = Create("a");
+  auto slower = Candidates(*(*source)->cache, {"x", ""});
+  const auto faster = Fork(*source, {"x"});
+  ASSERT_TRUE(faster.ok());
+  const auto made = table_.Add(std::move(slower));
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ((*made)[0]->session_id, (*faster)[0]->session_id);
+  EXPECT_EQ(table_.num_sessions(), 3);
+  EXPECT_EQ(pool_.num_caches(), 3) << "the cache that came late is gone";
+}
+
+TEST_F(ForkedSessionsTest, NamesOfOtherGeometriesAreRefused) {
+  const auto source = Create("a");
+  const auto other =
+      table_.Create({"a", absl::ZeroDuration(), {2, 8, 8, DType::kFloat32}, 1, 0, "x"});
+  ASSERT_TRUE(other.ok());
+  EXPECT_EQ(Fork(*source, {"x"}).status().code(), absl::StatusCode::kAlreadyExists);
+}
+
 TEST_F(SessionTableTest, ALimitThatIsLoweredKeepsTheSessionsThatThereAre) {
   const auto first = Create("a");
   const auto second = Create("a");

@@ -1,0 +1,14 @@
+// The calls that change whole caches: ForkSession, TruncateSession, ReorderSessions.
+#pragma once
+
+#include "server/rpc/service_context.h"
+#include "server/rpc/unary_call.h"
+
+namespace attention::server {
+
+// Each leads to one Finish of the call. The services must outlive it.
+void ServeFork(UnaryCall& call, const ServiceContext& services);
+void ServeTruncate(UnaryCall& call, const ServiceContext& services);
+void ServeReorder(UnaryCall& call, const ServiceContext& services);
+
+}  // namespace attention::server
