@@ -129,6 +129,63 @@ void Client::ListSessionsAsync(const ListSessionsRequest& request, const CallOpt
   connection_->ListSessions(request, options, std::move(done));
 }
 
+absl::StatusOr<std::vector<Session>> Client::ForkSession(const ForkSessionRequest& request,
+                                                         const CallOptions& options) {
+  return ForkSessionFuture(request, Waiting(options)).get();
+}
+
+Future<std::vector<Session>> Client::ForkSessionFuture(const ForkSessionRequest& request,
+                                                       const CallOptions& options) {
+  return FutureOf<absl::StatusOr<std::vector<Session>>>(
+      [&](auto done) { ForkSessionAsync(request, options, std::move(done)); });
+}
+
+void Client::ForkSessionAsync(const ForkSessionRequest& request, const CallOptions& options,
+                              Callback<std::vector<Session>> done) {
+  connection_->ForkSession(request, options,
+                           [connection = connection_, done = std::move(done)](
+                               absl::StatusOr<std::vector<SessionInfo>> infos) {
+                             if (!infos.ok()) return done(std::move(infos).status());
+                             std::vector<Session> sessions;
+                             sessions.reserve(infos->size());
+                             for (SessionInfo& info : *infos)
+                               sessions.emplace_back(connection, std::move(info));
+                             done(std::move(sessions));
+                           });
+}
+
+absl::StatusOr<SessionInfo> Client::TruncateSession(const TruncateSessionRequest& request,
+                                                    const CallOptions& options) {
+  return TruncateSessionFuture(request, Waiting(options)).get();
+}
+
+Future<SessionInfo> Client::TruncateSessionFuture(const TruncateSessionRequest& request,
+                                                  const CallOptions& options) {
+  return FutureOf<absl::StatusOr<SessionInfo>>(
+      [&](auto done) { TruncateSessionAsync(request, options, std::move(done)); });
+}
+
+void Client::TruncateSessionAsync(const TruncateSessionRequest& request, const CallOptions& options,
+                                  Callback<SessionInfo> done) {
+  connection_->TruncateSession(request, options, std::move(done));
+}
+
+absl::StatusOr<std::vector<SessionInfo>> Client::ReorderSessions(
+    const ReorderSessionsRequest& request, const CallOptions& options) {
+  return ReorderSessionsFuture(request, Waiting(options)).get();
+}
+
+Future<std::vector<SessionInfo>> Client::ReorderSessionsFuture(
+    const ReorderSessionsRequest& request, const CallOptions& options) {
+  return FutureOf<absl::StatusOr<std::vector<SessionInfo>>>(
+      [&](auto done) { ReorderSessionsAsync(request, options, std::move(done)); });
+}
+
+void Client::ReorderSessionsAsync(const ReorderSessionsRequest& request, const CallOptions& options,
+                                  Callback<std::vector<SessionInfo>> done) {
+  connection_->ReorderSessions(request, options, std::move(done));
+}
+
 absl::Status Client::DeleteSession(const SessionHandle& handle, const CallOptions& options) {
   return DeleteSessionFuture(handle, Waiting(options)).get();
 }

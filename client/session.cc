@@ -104,8 +104,57 @@ absl::Status Session::Refresh(const CallOptions& options) {
         connection_->GetSession(handle(), internal::Waiting(options), std::move(done));
       }).get();
   if (!info.ok()) return std::move(info).status();
-  info_ = *std::move(info);
+  Set(*std::move(info));
+  return absl::OkStatus();
+}
+
+void Session::Set(SessionInfo info) {
+  info_ = std::move(info);
   positions_ = PositionsOf(info_);
+}
+
+absl::StatusOr<std::vector<Session>> Session::Fork(ForkSessionRequest request,
+                                                   const CallOptions& options) {
+  request.handle = handle();
+  absl::StatusOr<std::vector<SessionInfo>> infos =
+      internal::FutureOf<absl::StatusOr<std::vector<SessionInfo>>>([&](auto done) {
+        connection_->ForkSession(request, internal::Waiting(options), std::move(done));
+      }).get();
+  if (!infos.ok()) return std::move(infos).status();
+  std::vector<Session> copies;
+  copies.reserve(infos->size());
+  for (SessionInfo& info : *infos) copies.emplace_back(connection_, std::move(info));
+  return copies;
+}
+
+absl::Status Session::Truncate(std::int64_t length, const CallOptions& options) {
+  const TruncateSessionRequest request = {.handle = handle(), .length = length};
+  absl::StatusOr<SessionInfo> info =
+      internal::FutureOf<absl::StatusOr<SessionInfo>>([&](auto done) {
+        connection_->TruncateSession(request, internal::Waiting(options), std::move(done));
+      }).get();
+  if (!info.ok()) return std::move(info).status();
+  Set(*std::move(info));
+  return absl::OkStatus();
+}
+
+absl::Status Session::Reorder(std::span<Session> sessions, std::vector<int> sources,
+                              const CallOptions& options) {
+  if (sessions.empty()) return absl::InvalidArgumentError("sessions: none, expected at least one");
+  ReorderSessionsRequest request;
+  request.sources = std::move(sources);
+  for (const Session& session : sessions) request.handles.push_back(session.handle());
+  absl::StatusOr<std::vector<SessionInfo>> infos =
+      internal::FutureOf<absl::StatusOr<std::vector<SessionInfo>>>([&](auto done) {
+        sessions[0].connection_->ReorderSessions(request, internal::Waiting(options),
+                                                 std::move(done));
+      }).get();
+  if (!infos.ok()) return std::move(infos).status();
+  if (infos->size() != sessions.size()) {
+    return absl::InternalError(
+        absl::StrCat("the server answered ", sessions.size(), " sessions with ", infos->size()));
+  }
+  for (std::size_t i = 0; i < sessions.size(); ++i) sessions[i].Set(std::move((*infos)[i]));
   return absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 #include <future>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "client/internal/base/future.h"
 #include "client/internal/base/status_macros.h"
@@ -30,6 +31,18 @@ constexpr auto kFromProto = [](auto& message, const codec::ReceivedMessage&) {
 // For answers that hold a session and nothing else.
 constexpr auto kSessionFromProto = [](auto& message, const codec::ReceivedMessage&) {
   return FromProto(std::move(*message.mutable_session()));
+};
+
+// For answers that hold sessions and nothing else.
+constexpr auto kSessionsFromProto =
+    [](auto& message, const codec::ReceivedMessage&) -> absl::StatusOr<std::vector<SessionInfo>> {
+  std::vector<SessionInfo> sessions;
+  sessions.reserve(static_cast<std::size_t>(message.sessions_size()));
+  for (v1::Session& session : *message.mutable_sessions()) {
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(SessionInfo info, FromProto(std::move(session)));
+    sessions.push_back(std::move(info));
+  }
+  return sessions;
 };
 
 std::shared_ptr<SharedMemoryChannels> MakeSharedMemory(
@@ -173,6 +186,43 @@ void GrpcConnection::DeleteSession(const SessionHandle& handle, const CallOption
             [done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer, std::size_t) {
               done(answer.status());
             });
+}
+
+void GrpcConnection::ForkSession(const ForkSessionRequest& request, const CallOptions& options,
+                                 Callback<std::vector<SessionInfo>> done) {
+  v1::ForkSessionRequest message;
+  ToProto(request, &message);
+  // Every attempt asks for the same copies.
+  if (request.names.empty()) {
+    for (int i = 0; i < request.num_copies; ++i) message.add_names(NewUniqueId());
+  }
+  CallOwner(request.handle.server_name, options,
+            ATTENTION_CLIENT_METHOD(SessionService, ForkSession), codec::OutgoingMessage(message),
+            Reading<v1::ForkSessionResponse>(std::move(done), kSessionsFromProto));
+}
+
+void GrpcConnection::TruncateSession(const TruncateSessionRequest& request,
+                                     const CallOptions& options, Callback<SessionInfo> done) {
+  v1::TruncateSessionRequest message;
+  ToProto(request.handle, message.mutable_handle());
+  message.set_length(request.length);
+  CallOwner(request.handle.server_name, options,
+            ATTENTION_CLIENT_METHOD(SessionService, TruncateSession),
+            codec::OutgoingMessage(message),
+            Reading<v1::TruncateSessionResponse>(std::move(done), kSessionFromProto));
+}
+
+void GrpcConnection::ReorderSessions(const ReorderSessionsRequest& request,
+                                     const CallOptions& options,
+                                     Callback<std::vector<SessionInfo>> done) {
+  v1::ReorderSessionsRequest message;
+  ToProto(request, &message);
+  // Every attempt asks for the same reorder.
+  if (request.reorder_id == 0) message.set_reorder_id(absl::HashOf(NewUniqueId()) | 1);
+  const std::string server_name = request.handles.empty() ? "" : request.handles[0].server_name;
+  CallOwner(server_name, options, ATTENTION_CLIENT_METHOD(SessionService, ReorderSessions),
+            codec::OutgoingMessage(message),
+            Reading<v1::ReorderSessionsResponse>(std::move(done), kSessionsFromProto));
 }
 
 void GrpcConnection::Step(const StepRequest& request, const CallOptions& options,

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "attention/client/connection.h"
 #include "client/internal/call/answer.h"
@@ -38,6 +39,12 @@ class GrpcConnection final : public Connection {
                     Callback<ListSessionsResult> done) override;
   void DeleteSession(const SessionHandle& handle, const CallOptions& options,
                      StatusCallback done) override;
+  void ForkSession(const ForkSessionRequest& request, const CallOptions& options,
+                   Callback<std::vector<SessionInfo>> done) override;
+  void TruncateSession(const TruncateSessionRequest& request, const CallOptions& options,
+                       Callback<SessionInfo> done) override;
+  void ReorderSessions(const ReorderSessionsRequest& request, const CallOptions& options,
+                       Callback<std::vector<SessionInfo>> done) override;
   void Step(const StepRequest& request, const CallOptions& options,
             Callback<StepResult> done) override;
   void CreateLayer(const LayerOptions& request, const CallOptions& options,

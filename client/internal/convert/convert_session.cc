@@ -105,6 +105,20 @@ void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message) {
   message->set_name(options.name);
 }
 
+void ToProto(const ForkSessionRequest& request, v1::ForkSessionRequest* message) {
+  ToProto(request.handle, message->mutable_handle());
+  if (request.length.has_value()) message->set_length(*request.length);
+  message->set_num_copies(request.num_copies);
+  for (const std::string& name : request.names) message->add_names(name);
+  if (request.ttl.has_value()) ToProto(*request.ttl, message->mutable_ttl());
+}
+
+void ToProto(const ReorderSessionsRequest& request, v1::ReorderSessionsRequest* message) {
+  for (const SessionHandle& handle : request.handles) ToProto(handle, message->add_handles());
+  for (const int source : request.sources) message->add_sources(source);
+  message->set_reorder_id(request.reorder_id);
+}
+
 absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
   SessionInfo info;
   info.handle = FromProto(message.handle());

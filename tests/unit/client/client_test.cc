@@ -148,6 +148,34 @@ TEST_F(ClientTest, DeleteSessionInAllForms) {
   EXPECT_EQ(status, failure);
 }
 
+TEST_F(ClientTest, ChangesOfSessionsInAllForms) {
+  const absl::Status failure = absl::PermissionDeniedError("not yours");
+  const SessionInfo info = SomeSession();
+  EXPECT_CALL(*connection_, ForkSession(_, kIsMyCall, _))
+      .Times(3)
+      .WillRepeatedly(Answer(std::vector<SessionInfo>{info, info}));
+  EXPECT_EQ(client_.ForkSession({}, options_)->at(1).handle(), info.handle);
+  EXPECT_EQ(client_.ForkSessionFuture({}, options_).get()->size(), 2u);
+  std::size_t count = 0;
+  client_.ForkSessionAsync({}, options_, [&](auto copies) { count = copies->size(); });
+  EXPECT_EQ(count, 2u);
+  EXPECT_CALL(*connection_, TruncateSession(_, kIsMyCall, _))
+      .Times(3)
+      .WillRepeatedly(Answer(failure));
+  EXPECT_EQ(client_.TruncateSession({}, options_).status(), failure);
+  EXPECT_EQ(client_.TruncateSessionFuture({}, options_).get().status(), failure);
+  absl::Status status;
+  client_.TruncateSessionAsync({}, options_, [&](auto result) { status = result.status(); });
+  EXPECT_EQ(status, failure);
+  EXPECT_CALL(*connection_, ReorderSessions(_, kIsMyCall, _))
+      .Times(3)
+      .WillRepeatedly(Answer(std::vector<SessionInfo>{info}));
+  EXPECT_EQ(client_.ReorderSessions({}, options_)->size(), 1u);
+  EXPECT_EQ(client_.ReorderSessionsFuture({}, options_).get()->size(), 1u);
+  client_.ReorderSessionsAsync({}, options_, [&](auto infos) { count = infos->size(); });
+  EXPECT_EQ(count, 1u);
+}
+
 TEST_F(ClientTest, StepInAllForms) {
   EXPECT_CALL(*connection_, Step(Field(&StepRequest::steps, testing::SizeIs(1)), kIsMyCall, _))
       .Times(3)

@@ -61,6 +61,9 @@ class FakeServer {
   Handler<v1::GetSessionRequest, v1::GetSessionResponse> on_get_session;
   Handler<v1::ListSessionsRequest, v1::ListSessionsResponse> on_list_sessions;
   Handler<v1::DeleteSessionRequest, v1::DeleteSessionResponse> on_delete_session;
+  Handler<v1::ForkSessionRequest, v1::ForkSessionResponse> on_fork_session;
+  Handler<v1::TruncateSessionRequest, v1::TruncateSessionResponse> on_truncate_session;
+  Handler<v1::ReorderSessionsRequest, v1::ReorderSessionsResponse> on_reorder_sessions;
   Handler<v1::StepRequest, v1::StepResponse> on_step;
   StreamHandler<v1::StepStreamRequest, v1::StepStreamResponse> on_step_stream;
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<v1::CreateLayerRequest>*,
@@ -109,6 +112,20 @@ class FakeServer {
                                const v1::DeleteSessionRequest* request,
                                v1::DeleteSessionResponse* response) override {
       return Answer(fake->on_delete_session, context, *request, response);
+    }
+    grpc::Status ForkSession(grpc::ServerContext* context, const v1::ForkSessionRequest* request,
+                             v1::ForkSessionResponse* response) override {
+      return Answer(fake->on_fork_session, context, *request, response);
+    }
+    grpc::Status TruncateSession(grpc::ServerContext* context,
+                                 const v1::TruncateSessionRequest* request,
+                                 v1::TruncateSessionResponse* response) override {
+      return Answer(fake->on_truncate_session, context, *request, response);
+    }
+    grpc::Status ReorderSessions(grpc::ServerContext* context,
+                                 const v1::ReorderSessionsRequest* request,
+                                 v1::ReorderSessionsResponse* response) override {
+      return Answer(fake->on_reorder_sessions, context, *request, response);
     }
     grpc::Status Step(grpc::ServerContext* context, const v1::StepRequest* request,
                       v1::StepResponse* response) override {

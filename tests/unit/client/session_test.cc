@@ -192,6 +192,69 @@ TEST_F(SessionTest, RefreshReadsThePositionsAnew) {
   EXPECT_EQ(session_.position(0), 4);
 }
 
+TEST_F(SessionTest, AForkHasTheSessionsPositions) {
+  SessionInfo copy = EmptySession(2);
+  copy.handle.session_id = "copy";
+  copy.layer_lengths = {4, 4};
+  ForkSessionRequest sent;
+  EXPECT_CALL(*connection_, ForkSession)
+      .WillOnce([&](const ForkSessionRequest& request, auto&, auto done) {
+        sent = request;
+        done(std::vector<SessionInfo>{copy, copy});
+      })
+      .WillOnce([](auto&, auto&, auto done) { done(absl::FailedPreconditionError("too long")); });
+  absl::StatusOr<std::vector<Session>> copies = session_.Fork({.length = 4, .num_copies = 2});
+  ASSERT_TRUE(copies.ok()) << copies.status();
+  EXPECT_EQ(sent.handle, session_.handle());
+  EXPECT_THAT(sent.length, Optional(4));
+  EXPECT_EQ(sent.num_copies, 2);
+  ASSERT_EQ(copies->size(), 2u);
+  EXPECT_EQ((*copies)[1].handle(), copy.handle);
+  EXPECT_EQ((*copies)[1].position(1), 4);
+  EXPECT_TRUE(absl::IsFailedPrecondition(session_.Fork().status()));
+}
+
+TEST_F(SessionTest, ATruncationSetsThePositionsBack) {
+  ASSERT_TRUE(session_.Step(0, {}, Rows(9), Rows(9)).ok());
+  SessionInfo info = EmptySession(2);
+  info.layer_lengths = {5, 0};
+  EXPECT_CALL(*connection_, TruncateSession)
+      .WillOnce([&](const TruncateSessionRequest& request, auto&, auto done) {
+        EXPECT_EQ(request.handle, session_.handle());
+        EXPECT_EQ(request.length, 5);
+        done(info);
+      })
+      .WillOnce([](auto&, auto&, auto done) { done(absl::UnavailableError("gone")); });
+  EXPECT_TRUE(session_.Truncate(5).ok());
+  EXPECT_EQ(session_.position(0), 5);
+  EXPECT_TRUE(absl::IsUnavailable(session_.Truncate(2)));
+  EXPECT_EQ(session_.position(0), 5);
+}
+
+TEST_F(SessionTest, AReorderGivesEachBeamThePositionsOfItsSource) {
+  std::vector<Session> beams;
+  std::vector<SessionInfo> infos;
+  for (const char* id : {"one", "two"}) {
+    infos.push_back(EmptySession(2));
+    infos.back().handle.session_id = id;
+    beams.emplace_back(connection_, infos.back());
+  }
+  infos[0].layer_lengths = {8, 7};
+  EXPECT_CALL(*connection_, ReorderSessions)
+      .WillOnce([&](const ReorderSessionsRequest& request, auto&, auto done) {
+        EXPECT_EQ(request.handles.size(), 2u);
+        EXPECT_EQ(request.handles[1].session_id, "two");
+        EXPECT_EQ(request.sources, (std::vector<int>{1, 1}));
+        done(infos);
+      })
+      .WillOnce([](auto&, auto&, auto done) { done(std::vector<SessionInfo>()); });
+  EXPECT_TRUE(Session::Reorder(beams, {1, 1}).ok());
+  EXPECT_EQ(beams[0].position(1), 7);
+  EXPECT_TRUE(absl::IsInternal(Session::Reorder(beams, {1, 1})));
+  EXPECT_EQ(beams[0].position(0), 8);
+  EXPECT_TRUE(absl::IsInvalidArgument(Session::Reorder({}, {})));
+}
+
 TEST_F(SessionTest, DeleteNamesTheSession) {
   EXPECT_CALL(*connection_, DeleteSession(session_.handle(), _, _))
       .WillOnce([](auto&, auto&, auto done) { done(absl::OkStatus()); });

@@ -24,6 +24,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -125,6 +126,33 @@ class Client {
                                                 const CallOptions& options = {});
   void DeleteSessionAsync(const SessionHandle& handle, const CallOptions& options,
                           StatusCallback done);
+
+  // Sessions that hold the first tokens of another one and share its memory. FAILED_PRECONDITION:
+  // reason kPositionMismatch, the length is more than the committed one (ActualPosition()).
+  // RESOURCE_EXHAUSTED as CreateSession. Session::Fork forks the session of an object.
+  absl::StatusOr<std::vector<Session>> ForkSession(const ForkSessionRequest& request,
+                                                   const CallOptions& options = {});
+  Future<std::vector<Session>> ForkSessionFuture(const ForkSessionRequest& request,
+                                                 const CallOptions& options = {});
+  void ForkSessionAsync(const ForkSessionRequest& request, const CallOptions& options,
+                        Callback<std::vector<Session>> done);
+
+  // Takes tokens back: no layer is longer afterwards. Fails as ForkSession.
+  absl::StatusOr<SessionInfo> TruncateSession(const TruncateSessionRequest& request,
+                                              const CallOptions& options = {});
+  Future<SessionInfo> TruncateSessionFuture(const TruncateSessionRequest& request,
+                                            const CallOptions& options = {});
+  void TruncateSessionAsync(const TruncateSessionRequest& request, const CallOptions& options,
+                            Callback<SessionInfo> done);
+
+  // Lets each session hold what one of them has held, as beam search does; all of them, or none.
+  // The sessions as they are then, in their order.
+  absl::StatusOr<std::vector<SessionInfo>> ReorderSessions(const ReorderSessionsRequest& request,
+                                                           const CallOptions& options = {});
+  Future<std::vector<SessionInfo>> ReorderSessionsFuture(const ReorderSessionsRequest& request,
+                                                         const CallOptions& options = {});
+  void ReorderSessionsAsync(const ReorderSessionsRequest& request, const CallOptions& options,
+                            Callback<std::vector<SessionInfo>> done);
 
   // Steps of any number of one server's sessions. Each step has its own status in the result;
   // Session::MakeStep and Accept keep the positions.

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -48,6 +49,12 @@ class Connection {
                             Callback<ListSessionsResult> done) = 0;
   virtual void DeleteSession(const SessionHandle& handle, const CallOptions& options,
                              StatusCallback done) = 0;
+  virtual void ForkSession(const ForkSessionRequest& request, const CallOptions& options,
+                           Callback<std::vector<SessionInfo>> done) = 0;
+  virtual void TruncateSession(const TruncateSessionRequest& request, const CallOptions& options,
+                               Callback<SessionInfo> done) = 0;
+  virtual void ReorderSessions(const ReorderSessionsRequest& request, const CallOptions& options,
+                               Callback<std::vector<SessionInfo>> done) = 0;
   virtual void Step(const StepRequest& request, const CallOptions& options,
                     Callback<StepResult> done) = 0;
   virtual void CreateLayer(const LayerOptions& request, const CallOptions& options,

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -94,6 +95,21 @@ class Session {
   absl::Status Accept(const SessionStep& step, const SessionStepResult& result);
   void Advance(const SessionStep& step);
 
+  // Copies that hold the first tokens of this session (ForkSessionRequest::length; default: the
+  // committed length) and share its memory. The request's handle is this session's. Fails as
+  // Client::ForkSession.
+  absl::StatusOr<std::vector<Session>> Fork(ForkSessionRequest request = {},
+                                            const CallOptions& options = {});
+
+  // Takes tokens back, rejected drafts for instance: no layer is longer afterwards, and the next
+  // steps follow from there. Fails as Client::TruncateSession.
+  absl::Status Truncate(std::int64_t length, const CallOptions& options = {});
+
+  // Lets each session hold what sessions[sources[i]] has held: the beams that go on. All of one
+  // session's forks, or of one device otherwise; all are changed, or none.
+  static absl::Status Reorder(std::span<Session> sessions, std::vector<int> sources,
+                              const CallOptions& options = {});
+
   // Reads info and positions anew from the server.
   absl::Status Refresh(const CallOptions& options = {});
 
@@ -101,6 +117,8 @@ class Session {
   absl::Status Delete(const CallOptions& options = {});
 
  private:
+  void Set(SessionInfo info);
+
   std::shared_ptr<Connection> connection_;
   SessionInfo info_;
   std::vector<std::int64_t> positions_;  // [num_layers]

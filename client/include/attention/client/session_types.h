@@ -64,11 +64,40 @@ struct SessionInfo {
   std::vector<std::int64_t> layer_lengths = {};
   // The least of layer_lengths: what is complete.
   std::int64_t committed_length = 0;
-  // Bytes of cache pages held.
+  // Bytes of the cache pages that its steps read. Pages that forks have in common count in each.
   std::int64_t kv_bytes = 0;
   absl::Duration ttl = {};
   absl::Time create_time = {};
   absl::Time expire_time = {};
+};
+
+struct ForkSessionRequest {
+  SessionHandle handle = {};
+  // Tokens of each layer that the copies hold, at most the committed length. Default: that.
+  std::optional<std::int64_t> length = {};
+  // 1 to 1024.
+  int num_copies = 1;
+  // As SessionOptions::name, one for each copy. Empty: the SDK makes them up for each call, so that
+  // retries of the call make one set of copies.
+  std::vector<std::string> names = {};
+  // The same for each copy as SessionOptions::ttl.
+  std::optional<absl::Duration> ttl = {};
+};
+
+struct TruncateSessionRequest {
+  SessionHandle handle = {};
+  // Tokens that stay in every layer, at most the committed length.
+  std::int64_t length = 0;
+};
+
+struct ReorderSessionsRequest {
+  // 1 to 1024 of one server, one device and one geometry, as forks of one session are.
+  std::vector<SessionHandle> handles = {};
+  // One for each session: the index of the one whose tokens it gets.
+  std::vector<int> sources = {};
+  // Tells repetitions of a call, unlike that of the reorder before. 0: the SDK makes one up for
+  // each call, so that its retries reorder once.
+  std::uint64_t reorder_id = 0;
 };
 
 struct ListSessionsRequest {

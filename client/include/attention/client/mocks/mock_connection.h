@@ -12,6 +12,7 @@
 #include <gmock/gmock.h>
 
 #include <memory>
+#include <vector>
 
 #include "attention/client/connection.h"
 
@@ -32,6 +33,16 @@ class MockConnection : public Connection {
               (const ListSessionsRequest&, const CallOptions&, Callback<ListSessionsResult>),
               (override));
   MOCK_METHOD(void, DeleteSession, (const SessionHandle&, const CallOptions&, StatusCallback),
+              (override));
+  MOCK_METHOD(void, ForkSession,
+              (const ForkSessionRequest&, const CallOptions&, Callback<std::vector<SessionInfo>>),
+              (override));
+  MOCK_METHOD(void, TruncateSession,
+              (const TruncateSessionRequest&, const CallOptions&, Callback<SessionInfo>),
+              (override));
+  MOCK_METHOD(void, ReorderSessions,
+              (const ReorderSessionsRequest&, const CallOptions&,
+               Callback<std::vector<SessionInfo>>),
               (override));
   MOCK_METHOD(void, Step, (const StepRequest&, const CallOptions&, Callback<StepResult>),
               (override));

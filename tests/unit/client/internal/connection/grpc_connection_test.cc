@@ -132,6 +132,51 @@ TEST_F(GrpcConnectionTest, SessionCallsInAllForms) {
               }).ok());
 }
 
+TEST_F(GrpcConnectionTest, ChangesOfSessionsInAllForms) {
+  server_.on_fork_session = [](auto*, auto& request, auto* response) {
+    for (const std::string& name : request.names()) {
+      FillSession(response->add_sessions());
+      response->mutable_sessions()->rbegin()->set_name(name);
+    }
+    return grpc::Status::OK;
+  };
+  server_.on_truncate_session = [](auto*, auto& request, auto* response) {
+    FillSession(response->mutable_session());
+    response->mutable_session()->set_committed_length(request.length());
+    return grpc::Status::OK;
+  };
+  server_.on_reorder_sessions = [](auto*, auto& request, auto* response) {
+    for (const int source : request.sources()) {
+      FillSession(response->add_sessions());
+      response->mutable_sessions()->rbegin()->set_committed_length(source);
+    }
+    return request.reorder_id() != 0 ? grpc::Status::OK : grpc::Status::CANCELLED;
+  };
+  const ForkSessionRequest fork = {.handle = handle_, .num_copies = 3};
+  const auto copies = client_->ForkSession(fork);
+  ASSERT_TRUE(copies.ok()) << copies.status();
+  ASSERT_EQ(copies->size(), 3u);
+  EXPECT_NE((*copies)[0].info().name, (*copies)[1].info().name) << "names make retries safe";
+  EXPECT_EQ(
+      client_->ForkSessionFuture({.handle = handle_, .names = {"mine"}}).get()->at(0).info().name,
+      "mine");
+  EXPECT_TRUE(AsyncOutcome<absl::StatusOr<std::vector<Session>>>([&](auto done) {
+                client_->ForkSessionAsync(fork, {}, done);
+              }).ok());
+  const TruncateSessionRequest truncate = {.handle = handle_, .length = 9};
+  EXPECT_EQ(client_->TruncateSession(truncate)->committed_length, 9);
+  EXPECT_EQ(client_->TruncateSessionFuture(truncate).get()->committed_length, 9);
+  EXPECT_TRUE(AsyncOutcome<absl::StatusOr<SessionInfo>>([&](auto done) {
+                client_->TruncateSessionAsync(truncate, {}, done);
+              }).ok());
+  const ReorderSessionsRequest reorder = {.handles = {handle_, handle_}, .sources = {1, 0}};
+  EXPECT_EQ(client_->ReorderSessions(reorder)->at(0).committed_length, 1);
+  EXPECT_EQ(client_->ReorderSessionsFuture(reorder).get()->size(), 2u);
+  EXPECT_TRUE(AsyncOutcome<absl::StatusOr<std::vector<SessionInfo>>>([&](auto done) {
+                client_->ReorderSessionsAsync(reorder, {}, done);
+              }).ok());
+}
+
 TEST_F(GrpcConnectionTest, CreateSessionAsyncGivesAWorkingSession) {
   server_.on_create_session = [](auto*, auto&, auto* response) {
     FillSession(response->mutable_session());
