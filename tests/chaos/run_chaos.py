@@ -10,7 +10,9 @@ import time
 import traceback
 
 # Each fills the table.
+import allocations  # noqa: F401
 import connections  # noqa: F401
+import credentials  # noqa: F401
 import lifecycle  # noqa: F401
 import memory  # noqa: F401
 import streams  # noqa: F401

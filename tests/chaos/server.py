@@ -42,9 +42,9 @@ def await_true(condition, seconds, text):
 
 class Server:
     """An attention-server on a free port and a unix socket. `limits` are arguments of prlimit(1); `cgroup` is a
-    folder whose processes it joins before it starts."""
+    folder whose processes it joins before it starts; `environment` is added to this process's."""
 
-    def __init__(self, *flags, limits=(), cgroup=None, unix_path=None, needs_exit_code=0):
+    def __init__(self, *flags, limits=(), cgroup=None, unix_path=None, needs_exit_code=0, environment=None):
         self._folder = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
         self._log = self._folder / "log"
         self._port_file = self._folder / "ports.json"
@@ -57,7 +57,7 @@ class Server:
         if cgroup:
             command = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup), *command]
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
 
     def __enter__(self):
         self.start()
