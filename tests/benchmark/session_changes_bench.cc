@@ -132,7 +132,7 @@ class Bench {
 
 int Main(int argc, char** argv) {
   CLI::App app("Forks, truncations and reorders of long sessions.");
-  app.set_version_flag("--version", ATTENTION_VERSION);
+  app.set_version_flag("--version", "attention-bench-sessions " ATTENTION_VERSION);
   Options options;
   app.add_option("--tokens", options.tokens, "Of each layer")->check(CLI::Range(64, 1 << 20));
   app.add_option("--layers", options.layers)->check(CLI::Range(1, 1024));
