@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <deque>
 #include <optional>
 #include <vector>
@@ -209,6 +210,24 @@ TEST_F(CacheChangesTest, ADeviceThatDoesNotRunMakesChangesAllTheSame) {
   ASSERT_TRUE(Run(Fork(cache, 20)).ok());
   ASSERT_TRUE(Run(Truncate(cache, 3)).ok());
   EXPECT_EQ(cache->length(0), 3);
+}
+
+TEST_F(CacheChangesTest, AForkOfSoManyCopiesThatItIsLongIsMadeInOneSlice) {
+  const auto cache = NewCache();
+  ASSERT_TRUE(Run(Step(cache, 0, 20, 1)).ok());
+  auto request = std::make_unique<AttentionRequest>();
+  request->change = Fork(cache, 20, 100);
+  const std::vector<std::shared_ptr<KvCache>> copies = request->change->copies;
+  absl::Status status = absl::UnknownError("not answered");
+  request->completion = [&](std::unique_ptr<AttentionRequest>, AttentionResult result) {
+    status = result.status;
+  };
+  const std::atomic<bool> yields{true};
+  const auto sliced = worker_.BeginSliced(std::move(request), clock_.Now());
+  EXPECT_TRUE(sliced->RunSlice(yields));
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(sliced->progress(), 1);
+  for (const auto& copy : copies) EXPECT_EQ(copy->length(0), 20);
 }
 
 TEST_F(CacheChangesTest, WhenMemoryIsOutAChangeIsAnsweredAndNothingIsLost) {
