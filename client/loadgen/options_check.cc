@@ -91,8 +91,8 @@ absl::Status CheckShape(const ShapeOptions& shape) {
                                   CheckRange("--kv-len", shape.kv_len, 1, kMaxTokens),
                                   CheckRange("--num-q-heads", shape.num_q_heads, 1, kMaxHeads),
                                   CheckRange("--num-kv-heads", shape.num_kv_heads, 1, kMaxHeads),
-                                  CheckRange("--head-dim-qk", shape.head_dim_qk, 1, kMaxHeadDim),
-                                  CheckRange("--head-dim-v", shape.head_dim_v, 1, kMaxHeadDim),
+                                  CheckRange("--head-dim-qk", shape.head_dim_qk, 1, kMaxHeadDimQk),
+                                  CheckRange("--head-dim-v", shape.head_dim_v, 1, kMaxHeadDimV),
                                   CheckRange("--window", shape.window, 0, kMaxTokens)});
   if (!ranges.ok()) return ranges;
   if (shape.num_q_heads % shape.num_kv_heads != 0) {

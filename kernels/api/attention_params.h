@@ -36,7 +36,9 @@
 
 namespace attention {
 
-inline constexpr int kMaxHeadDim = 256;
+// Latent attention has 576 and 512, the widest heads of other models 512 and 512.
+inline constexpr int kMaxHeadDimQk = 576;
+inline constexpr int kMaxHeadDimV = 512;
 inline constexpr int kMaxHeads = 1 << 16;
 // Positions and lengths stay below this, so that no sum of a few of them can overflow.
 inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
@@ -45,19 +47,22 @@ inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 40;
 struct AttentionParams {
   int num_q_heads = 0;
   int num_kv_heads = 0;              // divides num_q_heads
-  int head_dim_qk = 0;               // 1..kMaxHeadDim
-  int head_dim_v = 0;                // 1..kMaxHeadDim
+  int head_dim_qk = 0;               // 1..kMaxHeadDimQk
+  int head_dim_v = 0;                // 1..kMaxHeadDimV
   DType dtype = DType::kFloat32;     // of q and o
   DType kv_dtype = DType::kFloat32;  // of k and v as stored
   float softmax_scale = 0.0f;        // resolved: DefaultSoftmaxScale when the caller gave none
   float soft_cap = 0.0f;             // 0: none
   bool is_causal = false;
-  std::int64_t window_left = -1;   // negative: unbounded
-  std::int64_t window_right = -1;  // negative: unbounded
-  std::int64_t sink_tokens = 0;    // first tokens that stay visible past the window's left edge
+  std::int64_t window_left = -1;     // negative: unbounded
+  std::int64_t window_right = -1;    // negative: unbounded
+  std::int64_t sink_tokens = 0;      // first tokens that stay visible past the window's left edge
+  bool value_is_key_prefix = false;  // see KvGeometry; head_dim_v <= head_dim_qk then
 
   int group_size() const { return num_q_heads / num_kv_heads; }
-  KvGeometry kv_geometry() const { return {num_kv_heads, head_dim_qk, head_dim_v, kv_dtype}; }
+  KvGeometry kv_geometry() const {
+    return {num_kv_heads, head_dim_qk, head_dim_v, kv_dtype, value_is_key_prefix};
+  }
 };
 
 float DefaultSoftmaxScale(int head_dim_qk);  // 1 / sqrt(head_dim_qk)
@@ -72,7 +77,7 @@ struct AttentionTask {
 
   RowsView q;  // [q_len, num_q_heads, head_dim_qk]
   RowsView k;  // [kv_len, num_kv_heads, head_dim_qk]
-  RowsView v;  // [kv_len, num_kv_heads, head_dim_v]
+  RowsView v;  // [kv_len, num_kv_heads, head_dim_v]; none if values are prefixes of the keys
   PagedKvView kv_pages;
 
   const float* alibi_slopes = nullptr;  // [num_q_heads], may be null

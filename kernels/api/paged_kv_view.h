@@ -16,6 +16,13 @@ struct KvGeometry {
   int head_dim_qk = 0;
   int head_dim_v = 0;
   DType dtype = DType::kFloat32;
+  // Latent attention: a value is the first head_dim_v elements of its key. Only keys are given, and
+  // only keys are stored.
+  bool value_is_key_prefix = false;
+
+  // Rows that a token of one head stores, and their elements.
+  int rows_per_head() const { return value_is_key_prefix ? 1 : 2; }
+  int elements_per_head() const { return head_dim_qk + (value_is_key_prefix ? 0 : head_dim_v); }
 
   bool operator==(const KvGeometry&) const = default;
 };
@@ -47,7 +54,7 @@ struct KvAppendTask {
   std::int64_t position = 0;
   std::int64_t num_tokens = 0;
   RowsView k;  // [num_tokens, num_kv_heads, head_dim_qk], converted to geometry.dtype if it differs
-  RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]
+  RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]; none if values are prefixes of the keys
   // Where the rows lie instead of `k` or `v`, if not empty: the first piece begins at row 0, the
   // others in ascending order. Those of k and v are cut independently. No row straddles pieces.
   std::span<const RowsPiece> k_pieces = {};

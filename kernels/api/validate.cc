@@ -53,14 +53,20 @@ absl::Status ValidateOutput(const AttentionTask& task) {
   return ValidateRows("o", task.o.dtype);
 }
 
+absl::Status ExpectNoValues(bool are_missing) {
+  if (are_missing) return absl::OkStatus();
+  return Invalid("v", "given", "none, as values are prefixes of the keys");
+}
+
 absl::Status ValidateTensors(const AttentionTask& task) {
   if (task.q_len == 0) return absl::OkStatus();
   if (auto s = ValidateRows("q", task.q.dtype); !s.ok()) return s;
   if (task.q.data == nullptr) return Invalid("q", "missing", "a tensor");
   if (task.kv_len == 0 || task.kv_pages.pages != nullptr) return absl::OkStatus();
   if (task.k.data == nullptr) return Invalid("k", "missing", "a tensor");
-  if (task.v.data == nullptr) return Invalid("v", "missing", "a tensor");
   if (auto s = ValidateRows("k", task.k.dtype); !s.ok()) return s;
+  if (task.params.value_is_key_prefix) return ExpectNoValues(task.v.data == nullptr);
+  if (task.v.data == nullptr) return Invalid("v", "missing", "a tensor");
   return ValidateRows("v", task.v.dtype);
 }
 
@@ -115,8 +121,14 @@ absl::Status ValidateHeads(const AttentionParams& params) {
     return Invalid("num_q_heads", absl::StrCat(params.num_q_heads),
                    absl::StrCat("a multiple of num_kv_heads (", params.num_kv_heads, ")"));
   }
-  if (auto s = CheckRange("head_dim_qk", params.head_dim_qk, 1, kMaxHeadDim); !s.ok()) return s;
-  return CheckRange("head_dim_v", params.head_dim_v, 1, kMaxHeadDim);
+  if (auto s = CheckRange("head_dim_qk", params.head_dim_qk, 1, kMaxHeadDimQk); !s.ok()) return s;
+  if (auto s = CheckRange("head_dim_v", params.head_dim_v, 1, kMaxHeadDimV); !s.ok()) return s;
+  if (!params.value_is_key_prefix || params.head_dim_v <= params.head_dim_qk) {
+    return absl::OkStatus();
+  }
+  return Invalid("head_dim_v", absl::StrCat(params.head_dim_v),
+                 absl::StrCat("1 to head_dim_qk (", params.head_dim_qk,
+                              "), as values are prefixes of the keys"));
 }
 
 absl::Status ValidateScores(const AttentionParams& params) {
@@ -165,6 +177,7 @@ absl::Status ValidateAppend(const KvAppendTask& task) {
   params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
   params.head_dim_qk = geometry.head_dim_qk;
   params.head_dim_v = geometry.head_dim_v;
+  params.value_is_key_prefix = geometry.value_is_key_prefix;
   if (auto s = ValidateHeads(params); !s.ok()) return s;
   if (auto s = ValidatePageSize(pages.page_size); !s.ok()) return s;
   if (task.position < 0 || task.num_tokens < 0 ||
@@ -176,6 +189,9 @@ absl::Status ValidateAppend(const KvAppendTask& task) {
   if (task.num_tokens == 0) return absl::OkStatus();
   if (pages.pages == nullptr) return absl::InvalidArgumentError("pages are missing");
   if (auto s = ValidateAppendRows("k", task.k, task.k_pieces, task.num_tokens); !s.ok()) return s;
+  if (geometry.value_is_key_prefix) {
+    return ExpectNoValues(task.v.data == nullptr && task.v_pieces.empty());
+  }
   return ValidateAppendRows("v", task.v, task.v_pieces, task.num_tokens);
 }
 

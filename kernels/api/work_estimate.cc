@@ -48,9 +48,12 @@ WorkEstimate EstimateWork(const AttentionTask& task) {
   const VisibleKeys newest = VisibleKeysOf(task, task.position(task.q_len - 1));
   const std::int64_t keys = std::max<std::int64_t>(0, newest.end - oldest.begin) +
                             std::max<std::int64_t>(0, oldest.sink_end - task.kv_begin);
-  const double scale_bytes = HasRowScales(params.kv_dtype) ? 2 * sizeof(float) : 0;
-  work.kv_bytes = static_cast<double>(keys) * params.num_kv_heads *
-                  (dims * static_cast<double>(DTypeBytes(params.kv_dtype)) + scale_bytes);
+  const KvGeometry geometry = params.kv_geometry();
+  const double scale_bytes =
+      HasRowScales(params.kv_dtype) ? geometry.rows_per_head() * sizeof(float) : 0;
+  const double element_bytes =
+      geometry.elements_per_head() * static_cast<double>(DTypeBytes(params.kv_dtype));
+  work.kv_bytes = static_cast<double>(keys) * params.num_kv_heads * (element_bytes + scale_bytes);
   work.io_bytes = static_cast<double>(task.q_len) * params.num_q_heads * dims *
                   static_cast<double>(DTypeBytes(params.dtype));
   return work;

@@ -4,11 +4,14 @@
 // Words: a *row* is one query of one head. The rows of a KV head are numbered
 // query * group_size + (head within the group), so the query heads that share keys share their
 // reads. A *row block* is what one micro-kernel call holds in registers, a *tile* the rows of one
-// work item, a *range* 512 consecutive keys that start at a multiple of 512.
+// work item, a *range* 512 consecutive keys that start at a multiple of 512; 256 of wide heads.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/api/attention_params.h"
 #include "kernels/cpu/ahead.h"
@@ -25,9 +28,17 @@ inline constexpr int kRowBlock = 12;
 // is part of the bits of every result.
 inline constexpr int kRangeTokens = 512;
 inline constexpr int kRangeBlocks = kRangeTokens / kBlockTokens;
+// A range of 512 keys and values with these dims together is 1.1 MiB of float32, and the next one
+// comes in beside it: more would leave an L2 cache of 2 MiB before the last of the tile's row
+// blocks has read it. Heads of more have ranges of half as many keys, whichever keys they store.
+inline constexpr int kMaxLongRangeDims = 576;
+inline int RangeTokensOf(const PackedLayout& layout) {
+  return layout.dim_qk + layout.dim_v <= kMaxLongRangeDims ? kRangeTokens : kRangeTokens / 2;
+}
 // 33 cache lines: consecutive rows fall into different sets.
 inline constexpr int kScoreStride = kRangeTokens + 16;
-// One range of keys and values with 128 dims each is 512 KiB of float32; 96 rows share it in L2.
+// One range of keys and values with 128 dims each is 512 KiB of float32, and at most 1.1 MiB
+// (above); 96 rows share it in L2.
 inline constexpr int kTileBlocks = 8;
 inline constexpr int kTileRows = kTileBlocks * kRowBlock;
 inline constexpr int kStateLanes = 16;  // kRowBlock rounded up to whole vectors
@@ -37,6 +48,7 @@ inline constexpr int kStateLanes = 16;  // kRowBlock rounded up to whole vectors
 struct PlannedTask {
   AttentionTask task;
   PackedLayout layout;
+  int range_tokens = kRangeTokens;
   void* const* pages = nullptr;
   // [q_len, num_q_heads, 2], scratch: the maximum of a row's scores and what makes weights of
   // powers of 2 relative to it. Null if nobody needs them.
@@ -85,8 +97,8 @@ struct RowSpan {
 // The unnormalised result of a row block over some keys: for each row the largest score, the sum of
 // powers relative to it (softmax-inl.h), and the values weighted with those.
 struct alignas(64) RangeState {
-  float o[kRowBlock * kMaxHeadDim];  // [row][padded_dim_v]
-  float max[kStateLanes];
+  float* o = nullptr;  // [row][padded_dim_v], in the tile's memory
+  alignas(64) float max[kStateLanes];
   float sum[kStateLanes];
 };
 
@@ -101,8 +113,8 @@ struct ValueBlocks {
 };
 
 // Asks the threads of one call of Run to stop. They look before each unit of work, of which the
-// longest are a row block over a range (12 x 512 scores: 40 us at 80 GFLOP/s and 128 + 128 dims)
-// and the packing of kPackTokens tokens of a head. Thread-safe.
+// longest are a row block over a range (12 x 512 scores: 40 us at 80 GFLOP/s and 128 + 128 dims,
+// at most 90 us, with 320 + 256) and the packing of kPackTokens tokens of a head. Thread-safe.
 class YieldSignal {
  public:
   // Null: never.
@@ -135,20 +147,65 @@ struct ItemProgress {
   std::uint32_t merged_blocks = 0;  // bit i: running[i] holds something
 };
 
+// The sizes of what a tile keeps beside its scratch: its queries and results, as wide as the widest
+// heads of a plan, so that those of 64 dims lie as close as if there were no wider ones.
+struct TileMemory {
+  std::size_t query_bytes = 0;   // of a row block: [dim][12 rows]
+  std::size_t output_bytes = 0;  // of a RangeState
+  std::size_t value_bytes = 0;   // values of a range that are taken from its keys
+
+  void Include(const PlannedTask& planned) {
+    const PackedLayout& layout = planned.layout;
+    // Queries are transposed by fours of dims. 128 bytes between results move them to other sets.
+    const std::size_t queries = (layout.dim_qk + 4) * kRowBlock * sizeof(float);
+    const std::size_t outputs = layout.padded_dim_v * kRowBlock * sizeof(float) + 2 * kCacheLine;
+    query_bytes = std::max(query_bytes, RoundUp<std::size_t>(queries, kCacheLine));
+    output_bytes = std::max(output_bytes, RoundUp<std::size_t>(outputs, kCacheLine));
+    if (!layout.is_latent) return;
+    const std::size_t blocks = planned.range_tokens / kBlockTokens;
+    value_bytes = std::max(value_bytes, blocks * layout.value_block_bytes);
+  }
+
+  std::size_t bytes() const {
+    return kTileBlocks * query_bytes + (kTileBlocks + 1) * output_bytes + value_bytes;
+  }
+};
+
 // Scratch of one thread's share of a run. Arrays are [row block][...] where not said otherwise.
 struct alignas(64) TileScratch {
-  float scores[kRowBlock * kScoreStride];               // [row][key], later weights
-  float q[kTileBlocks][(kMaxHeadDim + 4) * kRowBlock];  // [dim][12 rows]
-  RangeState running[kTileBlocks];                      // merged over the ranges so far
-  RangeState range;                                     // of the current range
-  std::uint16_t visible[kRowBlock][kRangeBlocks];       // bit t: the row uses token t of the block
-  std::uint32_t masked[kRowBlock];                      // entries of the range with masked keys
-  std::uint8_t value_state[kRangeBlocks];               // ValueState of the blocks of the range
+  float scores[kRowBlock * kScoreStride];          // [row][key], later weights
+  float* q[kTileBlocks];                           // [dim][12 rows]
+  RangeState running[kTileBlocks];                 // merged over the ranges so far
+  RangeState range;                                // of the current range
+  std::uint16_t visible[kRowBlock][kRangeBlocks];  // bit t: the row uses token t of the block
+  std::uint32_t masked[kRowBlock];                 // entries of the range with masked keys
+  std::uint8_t value_state[kRangeBlocks];          // ValueState of the blocks of the range
+  // Value blocks of a latent cache, by their place in the range, and bits of those that are there.
+  char* values = nullptr;
+  std::uint32_t unpacked_values = 0;
   RowSpan rows[kTileRows];
   AheadList ahead;
   ItemProgress progress;
   double flops = 0;  // done in this run, keys counted by whole blocks
+
+  // `memory` has sizes.bytes(), aligned to a cache line.
+  void Bind(const TileMemory& sizes, char* memory) {
+    const auto take = [&memory](std::size_t bytes) {
+      return std::exchange(memory, memory + bytes);
+    };
+    for (float*& queries : q) queries = reinterpret_cast<float*>(take(sizes.query_bytes));
+    for (RangeState& state : running) state.o = reinterpret_cast<float*>(take(sizes.output_bytes));
+    range.o = reinterpret_cast<float*>(take(sizes.output_bytes));
+    values = take(sizes.value_bytes);
+  }
 };
+
+// The distance that an item of one row block keeps ahead (ahead.h). A micro-tile of one row walks
+// down the dims of eight key blocks at once, and would come to the eighth of wide heads before the
+// list does.
+inline std::size_t AheadBytesOf(const PackedLayout& layout) {
+  return layout.dim_qk <= 256 ? kAheadBytes : std::max(kAheadBytes, 8 * layout.key_block_bytes);
+}
 
 // The item that a thread will compute after the present one; null: none that it knows of.
 struct NextItem {

@@ -20,12 +20,13 @@ namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
 // Copies `count` elements of `from` (unaligned) as elements of type `to`.
+static_assert(kMaxHeadDimV <= kMaxHeadDimQk, "rows of values find room where those of keys do");
 inline void ConvertRow(const void* from, DType from_type, DType to, int count, void* out) {
   if (from_type == to) {
     std::memcpy(out, from, count * DTypeBytes(to));
     return;
   }
-  alignas(64) float wide[kMaxHeadDim];
+  alignas(64) float wide[kMaxHeadDimQk];
   WidenRow(from, from_type, count, wide);
   NarrowRow(wide, count, to, out);
 }
@@ -88,7 +89,7 @@ HWY_INLINE void PrefetchRow(RowsCursor& rows, std::int64_t row, int head, int di
 template <typename Element>
 struct BlockRows {
   const Element* row[kBlockTokens];
-  alignas(64) Element converted[kBlockTokens][kMaxHeadDim];
+  alignas(64) Element converted[kBlockTokens][kMaxHeadDimQk];
 };
 
 template <typename Element>
@@ -155,7 +156,7 @@ HWY_INLINE void PackValueBlock(const Element* const (&rows)[kBlockTokens],
   }
 }
 
-// Where the tokens of one head go.
+// Where the tokens of one head go; values of a latent cache go nowhere.
 template <typename Element>
 struct BlockAddress {
   Element* keys;
@@ -167,8 +168,9 @@ HWY_INLINE BlockAddress<Element> AddressOf(const KvAppendTask& task, const Packe
                                            int kv_head, std::int64_t block) {
   const std::int64_t block_in_page = block % layout.blocks_per_page;
   auto* page = static_cast<char*>(task.destination.pages[block / layout.blocks_per_page]);
-  return {reinterpret_cast<Element*>(page + layout.key_offset(kv_head, block_in_page)),
-          reinterpret_cast<Element*>(page + layout.value_offset(kv_head, block_in_page))};
+  auto* keys = reinterpret_cast<Element*>(page + layout.key_offset(kv_head, block_in_page));
+  if (layout.is_latent) return {keys, nullptr};
+  return {keys, reinterpret_cast<Element*>(page + layout.value_offset(kv_head, block_in_page))};
 }
 
 // The rows of keys and values of an append.
@@ -188,10 +190,11 @@ inline void PackToken(const KvAppendTask& task, const PackedLayout& layout, int 
   const std::int64_t position = task.position + i;
   const int token = static_cast<int>(position % kBlockTokens);
   const auto block = AddressOf<Element>(task, layout, kv_head, position / kBlockTokens);
-  alignas(64) Element row[kMaxHeadDim];
+  alignas(64) Element row[kMaxHeadDimQk];
   const char* key = from.k.At(i, kv_head);
   ConvertRow(key, from.k.dtype(), dtype, layout.dim_qk, row);
   PackKeyRow(row, layout.dim_qk, is_paired, token, block.keys);
+  if (layout.is_latent) return;
   const char* value = from.v.At(i, kv_head);
   ConvertRow(value, from.v.dtype(), dtype, layout.dim_v, row);
   PackValueRow(row, layout, is_paired, token, block.values);
@@ -215,13 +218,14 @@ inline void PackTokens(const KvAppendTask& task, const PackedLayout& layout, int
     const std::int64_t ahead_end = is_prefetched ? 0 : std::min(token_end, i + 2 * kBlockTokens);
     for (std::int64_t ahead = i + kBlockTokens; ahead < ahead_end; ++ahead) {
       PrefetchRow(ahead_from.k, ahead, kv_head, layout.dim_qk);
-      PrefetchRow(ahead_from.v, ahead, kv_head, layout.dim_v);
+      if (!layout.is_latent) PrefetchRow(ahead_from.v, ahead, kv_head, layout.dim_v);
     }
     FindBlockRows(from.k, dtype, i, kv_head, layout.dim_qk, &rows);
     PackKeyBlock(rows.row, layout.dim_qk, is_paired, block.keys);
-    FindBlockRows(from.v, dtype, i, kv_head, layout.dim_v, &rows);
-    PackValueBlock(rows.row, layout, is_paired, block.values);
     i += kBlockTokens;
+    if (layout.is_latent) continue;
+    FindBlockRows(from.v, dtype, i - kBlockTokens, kv_head, layout.dim_v, &rows);
+    PackValueBlock(rows.row, layout, is_paired, block.values);
   }
 }
 
@@ -241,7 +245,7 @@ template <class Kv>
 inline float QuantizeRow(RowsCursor& rows, std::int64_t row, int head, DType dtype, int dim,
                          typename Kv::Element* HWY_RESTRICT out) {
   const F32 d;
-  alignas(64) float wide[kMaxHeadDim + kLanes];
+  alignas(64) float wide[kMaxHeadDimQk + kLanes];
   const char* data = rows.At(row, head);
   WidenRow(data, rows.dtype(), dim, wide);
   std::fill_n(wide + dim, kLanes, 0.0f);
@@ -270,7 +274,7 @@ inline void PackQuantizedTokens(const KvAppendTask& task, const PackedLayout& la
                                 std::int64_t token_begin, std::int64_t token_end) {
   using Element = typename Kv::Element;
   const DType dtype = task.geometry.dtype;
-  alignas(64) Element row[kMaxHeadDim + kLanes];
+  alignas(64) Element row[kMaxHeadDimQk + kLanes];
   AppendRows from(task, token_begin);
   for (std::int64_t i = token_begin; i < token_end; ++i) {
     const std::int64_t position = task.position + i;
@@ -279,6 +283,7 @@ inline void PackQuantizedTokens(const KvAppendTask& task, const PackedLayout& la
     const float key_scale = QuantizeRow<Kv>(from.k, i, kv_head, dtype, layout.dim_qk, row);
     std::memcpy(block.keys + token * sizeof(float), &key_scale, sizeof(float));
     PackKeyRow(row, layout.dim_qk, /*is_paired=*/false, token, block.keys + kScaleBytes);
+    if (layout.is_latent) continue;
     const float value_scale = QuantizeRow<Kv>(from.v, i, kv_head, dtype, layout.dim_v, row);
     std::memcpy(block.values + token * sizeof(float), &value_scale, sizeof(float));
     PackValueRow(row, layout, /*is_paired=*/false, token, block.values + kScaleBytes);

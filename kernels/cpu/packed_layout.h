@@ -5,7 +5,10 @@
 //   value block  float32, float16: [16 tokens][padded_dim_v]
 //                bfloat16:         [8 token pairs][padded_dim_v][2 tokens]
 //   int8, float8_e4m3: [16 tokens] scales as float32, then as float32
-//   page         for each KV head: all its key blocks, then all its value blocks
+//   page         for each KV head: all its key blocks, then all its value blocks; key blocks alone
+//   where
+//                values are prefixes of the keys. Those are brought into the form of value blocks
+//                when they are read (latent-inl.h)
 //
 // Sixteen tokens are one AVX-512 vector of float32 scores. Keys are stored transposed, so a score
 // is a chain of multiply-adds down the dims, in a lane of its own, with no horizontal sum. The
@@ -30,7 +33,8 @@ inline constexpr std::size_t kScaleBytes = kBlockTokens * sizeof(float);
 struct PackedLayout {
   int dim_qk = 0;
   int dim_v = 0;
-  int padded_dim_v = 0;  // a multiple of 16, so that value loops need no channel tail
+  int padded_dim_v = 0;    // a multiple of 16, so that value loops need no channel tail
+  bool is_latent = false;  // KvGeometry::value_is_key_prefix: no value blocks are stored
   std::size_t key_block_bytes = 0;
   std::size_t value_block_bytes = 0;
   std::int64_t blocks_per_page = 0;
@@ -40,6 +44,7 @@ struct PackedLayout {
   std::size_t key_offset(int kv_head, std::int64_t block_in_page) const {
     return kv_head * head_bytes + block_in_page * key_block_bytes;
   }
+  // Not of a latent cache.
   std::size_t value_offset(int kv_head, std::int64_t block_in_page) const {
     return kv_head * head_bytes + blocks_per_page * key_block_bytes +
            block_in_page * value_block_bytes;
@@ -59,7 +64,9 @@ inline PackedLayout MakePackedLayout(const KvGeometry& geometry, std::int64_t pa
   layout.key_block_bytes = RoundUp(header + stored_dim_qk * kBlockTokens * element, kAlign);
   layout.value_block_bytes = header + layout.padded_dim_v * kBlockTokens * element;
   layout.blocks_per_page = page_size / kBlockTokens;
-  layout.head_bytes = layout.blocks_per_page * (layout.key_block_bytes + layout.value_block_bytes);
+  layout.is_latent = geometry.value_is_key_prefix;
+  const std::size_t stored_value_bytes = layout.is_latent ? 0 : layout.value_block_bytes;
+  layout.head_bytes = layout.blocks_per_page * (layout.key_block_bytes + stored_value_bytes);
   layout.page_bytes = layout.head_bytes * geometry.num_kv_heads;
   return layout;
 }

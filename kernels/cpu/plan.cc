@@ -47,7 +47,7 @@ void PlanPacking(const AttentionTask& task, int index, CpuPlan* plan) {
                       .position = keys.begin,
                       .num_tokens = keys.end - keys.begin,
                       .k = offset_rows(task.k),
-                      .v = offset_rows(task.v)};
+                      .v = geometry.value_is_key_prefix ? RowsView{} : offset_rows(task.v)};
   AddPackItems(append, static_cast<int>(plan->appends.size()), &plan->packs);
   plan->appends.push_back(append);
   plan->append_tasks.push_back(index);
@@ -69,6 +69,8 @@ void PlanTask(const AttentionTask& task, CpuPlan* plan) {
       is_paged ? task.kv_pages.page_size
                : RoundUp<std::int64_t>(std::max<std::int64_t>(task.kv_len, 1), kBlockTokens);
   planned.layout = MakePackedLayout(task.params.kv_geometry(), page_size);
+  planned.range_tokens = RangeTokensOf(planned.layout);
+  plan->tile_memory.Include(planned);
   if (task.column_sums != nullptr) {
     plan->totals_offsets[index] = plan->totals_floats;
     plan->totals_floats += 2 * task.q_len * task.params.num_q_heads;
@@ -78,8 +80,9 @@ void PlanTask(const AttentionTask& task, CpuPlan* plan) {
 }
 
 // One item for each tile of `tile_rows` rows of each KV head.
-void AddTiles(const AttentionTask& task, int index, std::int64_t tile_rows,
+void AddTiles(const PlannedTask& planned, int index, std::int64_t tile_rows,
               std::vector<WorkItem>* items) {
+  const AttentionTask& task = planned.task;
   if (task.q_len == 0) return;
   const int group = task.params.group_size();
   const std::int64_t rows = task.q_len * group;
@@ -94,8 +97,8 @@ void AddTiles(const AttentionTask& task, int index, std::int64_t tile_rows,
     const std::int64_t last = (item.row_end - 1) / group;
     const VisibleKeys keys = UnionOfKeys(task, first, last + 1);
     if (keys.begin < keys.end) {
-      item.range_begin = keys.begin / kRangeTokens;
-      item.range_end = CeilDiv<std::int64_t>(keys.end, kRangeTokens);
+      item.range_begin = keys.begin / planned.range_tokens;
+      item.range_end = CeilDiv<std::int64_t>(keys.end, planned.range_tokens);
     }
     // Reading a key for one row costs about as much as computing with it for four.
     const double pairs = static_cast<double>(item.row_end - item.row_begin + 4) *
@@ -144,7 +147,7 @@ void PlanItems(int num_threads, CpuPlan* plan) {
   for (int tile_blocks = kTileBlocks; tile_blocks >= 1; tile_blocks /= 2) {
     tiles.clear();
     for (std::size_t i = 0; i < plan->tasks.size(); ++i) {
-      AddTiles(plan->tasks[i].task, static_cast<int>(i), tile_blocks * kRowBlock, &tiles);
+      AddTiles(plan->tasks[i], static_cast<int>(i), tile_blocks * kRowBlock, &tiles);
     }
     // Smaller tiles read the keys more often, so they come after splitting over the ranges.
     std::int64_t ranges = 0;
@@ -257,13 +260,15 @@ class UnitPlanner {
   double max_cost_ = 0;
 };
 
-void PlanColumns(const AttentionTask& task, int index, CpuPlan* plan) {
+void PlanColumns(int index, CpuPlan* plan) {
+  const PlannedTask& planned = plan->tasks[index];
+  const AttentionTask& task = planned.task;
   if (task.column_sums == nullptr) return;
   plan->max_column_group = std::max(plan->max_column_group, task.params.group_size());
   WorkItem item;
   item.task = index;
   item.row_end = task.q_len * task.params.group_size();
-  for (std::int64_t range = 0; range * kRangeTokens < task.kv_len; ++range) {
+  for (std::int64_t range = 0; range * planned.range_tokens < task.kv_len; ++range) {
     item.range_begin = range;
     item.range_end = range + 1;
     for (int kv_head = 0; kv_head < task.params.num_kv_heads; ++kv_head) {
@@ -292,7 +297,7 @@ absl::StatusOr<std::unique_ptr<CpuPlan>> MakeCpuPlan(std::span<const AttentionTa
   plan->tasks.reserve(tasks.size());
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     PlanTask(tasks[i], plan.get());
-    PlanColumns(tasks[i], static_cast<int>(i), plan.get());
+    PlanColumns(static_cast<int>(i), plan.get());
     plan->flops += EstimateWork(tasks[i]).flops;
   }
   plan->arena_pages.resize(tasks.size());
@@ -310,7 +315,7 @@ absl::StatusOr<std::unique_ptr<CpuPlan>> MakeWeightsPlan(const WeightsTask& weig
   PlanTask(task, plan.get());
   plan->arena_pages.resize(1);
   std::vector<WorkItem> tiles;
-  AddTiles(task, 0, kTileRows, &tiles);
+  AddTiles(plan->tasks.front(), 0, kTileRows, &tiles);
   const std::int64_t row_begin = weights.q_begin * task.params.group_size();
   const std::int64_t row_end = weights.q_end * task.params.group_size();
   for (WorkItem& tile : tiles) {

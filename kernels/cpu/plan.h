@@ -46,6 +46,7 @@ struct CpuPlan : AttentionPlan {
   std::vector<MergeItem> merges;       // rows whose ranges were split among items
   std::vector<WorkItem> column_items;  // second pass, for tasks that want column sums
   int max_column_group = 0;            // the largest group_size among them
+  TileMemory tile_memory;              // of each thread
   double flops = 0;
   double flops_done = 0;
 

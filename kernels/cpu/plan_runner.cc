@@ -41,7 +41,9 @@ void ListInputs(const AttentionTask& task, const KvAppendTask& append, AheadList
     ListRows(rows.data, rows.dtype, rows.row_stride, rows.head_stride, count, heads, dim, ahead);
   };
   list(append.k, append.num_tokens, params.num_kv_heads, params.head_dim_qk);
-  list(append.v, append.num_tokens, params.num_kv_heads, params.head_dim_v);
+  if (!params.value_is_key_prefix) {
+    list(append.v, append.num_tokens, params.num_kv_heads, params.head_dim_v);
+  }
   list(task.q, task.q_len, params.num_q_heads, params.head_dim_qk);
 }
 
@@ -104,8 +106,9 @@ absl::Status PlanRunner::Begin(CpuPlan& plan) {
                     workspace.partials.Reserve(partial_bytes) &&
                     workspace.totals.Reserve(totals_bytes);
   for (ThreadState& thread : workspace.threads) {
-    has_memory =
-        has_memory && (!plan.has_packing_units || thread.unit_arena.Reserve(kHugePageBytes));
+    has_memory = has_memory && thread.tile_memory.Reserve(plan.tile_memory.bytes()) &&
+                 (!plan.has_packing_units || thread.unit_arena.Reserve(kHugePageBytes));
+    if (has_memory) thread.scratch->Bind(plan.tile_memory, thread.tile_memory.data());
     if (plan.column_items.empty()) continue;
     thread.column_sums.resize(static_cast<std::size_t>(plan.max_column_group) * kRangeTokens);
   }
@@ -335,8 +338,7 @@ void PlanRunner::Append(std::span<const KvAppendTask> tasks) {
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     AddPackItems(tasks[i], static_cast<int>(i), &items);
     const KvGeometry& geometry = tasks[i].geometry;
-    elements +=
-        tasks[i].num_tokens * geometry.num_kv_heads * (geometry.head_dim_qk + geometry.head_dim_v);
+    elements += tasks[i].num_tokens * geometry.num_kv_heads * geometry.elements_per_head();
   }
   const std::vector<PackedLayout> layouts = LayoutsOf(tasks);
   const auto pack = [&](std::int64_t index, int) {

@@ -73,7 +73,7 @@ inline const char* QueryData(const RowsView& q, const RowSpan& span) {
 
 // Four rows of q as the bits of floats; those past the block's last are 0.
 struct WideRows {
-  alignas(64) float floats[4][kMaxHeadDim];
+  alignas(64) float floats[4][kMaxHeadDimQk];
   const std::uint32_t* bits[4];
 
   HWY_INLINE void Load(const RowsView& q, const RowBlock& block, int first, int dim_qk) {
@@ -115,10 +115,10 @@ inline void LoadQueries(const PlannedTask& planned, const WorkItem& item, TileSc
 }
 
 // Marks the blocks of [begin, end) that lie in the range and returns their bits.
-HWY_INLINE std::uint32_t BlockBits(std::int64_t first_key, std::int64_t begin, std::int64_t end,
-                                   std::int64_t* last_end) {
+HWY_INLINE std::uint32_t BlockBits(const PlannedTask& planned, std::int64_t first_key,
+                                   std::int64_t begin, std::int64_t end, std::int64_t* last_end) {
   const std::int64_t lo = std::max<std::int64_t>(begin - first_key, 0);
-  const std::int64_t hi = std::min<std::int64_t>(end - first_key, kRangeTokens);
+  const std::int64_t hi = std::min<std::int64_t>(end - first_key, planned.range_tokens);
   if (lo >= hi) return 0;
   *last_end = std::max(*last_end, hi);
   const int first = static_cast<int>(lo / kBlockTokens);
@@ -127,21 +127,23 @@ HWY_INLINE std::uint32_t BlockBits(std::int64_t first_key, std::int64_t begin, s
 }
 
 // The blocks of the range that some row sees. Page table entries of other blocks are not read.
+// Values of a latent cache are found later, see UnpackValues.
 inline void FindBlocks(const PlannedTask& planned, int kv_head, const RowBlock& rows,
                        std::int64_t range, RangeBlocks* blocks) {
-  blocks->first_key = range * kRangeTokens;
+  blocks->first_key = range * planned.range_tokens;
   std::uint32_t needed = 0;
   std::int64_t end = 0;
   for (int row = 0; row < rows.rows; ++row) {
     const VisibleKeys& keys = rows.spans[row].keys;
-    needed |= BlockBits(blocks->first_key, keys.begin, keys.end, &end);
-    needed |= BlockBits(blocks->first_key, planned.task.kv_begin, keys.sink_end, &end);
+    needed |= BlockBits(planned, blocks->first_key, keys.begin, keys.end, &end);
+    needed |= BlockBits(planned, blocks->first_key, planned.task.kv_begin, keys.sink_end, &end);
   }
   blocks->count = std::popcount(needed);
   const PackedLayout& layout = planned.layout;
   // The page is looked up once for each page, not for each block: divisions are slow.
-  std::int64_t block_in_page = range * kRangeBlocks % layout.blocks_per_page;
-  std::int64_t page_index = range * kRangeBlocks / layout.blocks_per_page;
+  const std::int64_t first_block = range * (planned.range_tokens / kBlockTokens);
+  std::int64_t block_in_page = first_block % layout.blocks_per_page;
+  std::int64_t page_index = first_block / layout.blocks_per_page;
   int previous = 0;
   for (int entry = 0; needed != 0; needed &= needed - 1, ++entry) {
     const int index = std::countr_zero(needed);
@@ -154,7 +156,8 @@ inline void FindBlocks(const PlannedTask& planned, int kv_head, const RowBlock& 
     const auto* page = static_cast<const char*>(planned.pages[page_index]);
     blocks->index[entry] = static_cast<std::uint8_t>(index);
     blocks->blocks[entry] = page + layout.key_offset(kv_head, block_in_page);
-    blocks->blocks[blocks->count + entry] = page + layout.value_offset(kv_head, block_in_page);
+    blocks->blocks[blocks->count + entry] =
+        layout.is_latent ? nullptr : page + layout.value_offset(kv_head, block_in_page);
     blocks->last_tokens =
         static_cast<int>(std::min<std::int64_t>(kBlockTokens, end - index * kBlockTokens));
   }
@@ -175,7 +178,7 @@ inline void StoreScaled(const float* HWY_RESTRICT o, float factor, int dim_v, DT
     }
     return;
   }
-  alignas(64) float row[kMaxHeadDim];
+  alignas(64) float row[kMaxHeadDimV];
   for (int channel = 0; channel < dim_v; channel += kLanes) {
     hn::Store(scaled(channel), d, row + channel);
   }
@@ -199,7 +202,8 @@ inline void AddRange(const PlannedTask& planned, int kv_head, const RowSpan (&sp
   RangeBlocks blocks;
   FindBlocks(planned, kv_head, {.index = 0, .rows = 2, .spans = spans}, range, &blocks);
   std::size_t at = 0;
-  for (int i = 0; i < 2 * blocks.count && at < part.end; ++i) {
+  const int count = planned.layout.is_latent ? blocks.count : 2 * blocks.count;
+  for (int i = 0; i < count && at < part.end; ++i) {
     const std::size_t bytes =
         i < blocks.count ? planned.layout.key_block_bytes : planned.layout.value_block_bytes;
     if (at >= part.begin) ahead.Add(blocks.blocks[i], bytes);
@@ -212,7 +216,8 @@ inline void AddRangeStart(const PlannedTask& planned, const WorkItem& item, std:
                           AheadList& ahead) {
   const RowSpan spans[2] = {SpanOf(planned, item, item.row_begin),
                             SpanOf(planned, item, item.row_end - 1)};
-  const RangePart start = NumRowBlocks(item) == 1 ? RangePart{.end = kAheadBytes} : RangePart{};
+  const RangePart start =
+      NumRowBlocks(item) == 1 ? RangePart{.end = AheadBytesOf(planned.layout)} : RangePart{};
   AddRange(planned, item.kv_head, spans, range, start, ahead);
 }
 
@@ -221,7 +226,7 @@ inline void AddRangeRest(const PlannedTask& planned, const WorkItem& item, const
                          std::int64_t range, AheadList& ahead) {
   if (NumRowBlocks(item) > 1) return;
   const RowSpan spans[2] = {rows[0], rows[item.row_end - item.row_begin - 1]};
-  AddRange(planned, item.kv_head, spans, range, {.begin = kAheadBytes}, ahead);
+  AddRange(planned, item.kv_head, spans, range, {.begin = AheadBytesOf(planned.layout)}, ahead);
 }
 
 // Lists the keys and values that are about to be packed.
@@ -232,7 +237,7 @@ inline void AddSourceRows(const KvAppendTask& append, int kv_head, AheadList& ah
   const std::int64_t rows = std::min<std::int64_t>(append.num_tokens, AheadList::kMaxChunks);
   for (std::int64_t row = 0; row < rows; ++row) {
     ahead.Add(RowData(append.k, row, kv_head), k_bytes);
-    ahead.Add(RowData(append.v, row, kv_head), v_bytes);
+    if (!geometry.value_is_key_prefix) ahead.Add(RowData(append.v, row, kv_head), v_bytes);
   }
 }
 

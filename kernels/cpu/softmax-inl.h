@@ -51,6 +51,7 @@ struct RangeBlocks {
 
   const void* const* keys() const { return blocks; }
   const void* const* values() const { return blocks + count; }
+  void SetValues(int entry, const void* block) { blocks[count + entry] = block; }
 
   std::int64_t KeyOf(int entry) const { return first_key + index[entry] * kBlockTokens; }
 };

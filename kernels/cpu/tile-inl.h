@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "kernels/cpu/dot-inl.h"
+#include "kernels/cpu/latent-inl.h"
 #include "kernels/cpu/pv-inl.h"
 #include "kernels/cpu/qk-inl.h"
 #include "kernels/cpu/rows-inl.h"
@@ -78,9 +79,10 @@ inline bool ComputeWeights(const PlannedTask& planned, const RowBlock& rows,
 
 // Fills `state` for a row block and range.
 template <class Kv>
-inline void AttendRange(const PlannedTask& planned, const RowBlock& rows, const RangeBlocks& blocks,
+inline void AttendRange(const PlannedTask& planned, const RowBlock& rows, RangeBlocks& blocks,
                         TileScratch& scratch, RangeState* state) {
   ComputeScores<Kv>(planned, rows, blocks, scratch);
+  if (planned.layout.is_latent) UnpackValues<Kv>(planned.layout, blocks, scratch);
   const bool is_safe = ComputeWeights<Kv>(planned, rows, blocks, scratch, state);
   const int padded_dim_v = planned.layout.padded_dim_v;
   const ValueBlocks values{blocks.values(), blocks.count, blocks.last_tokens, padded_dim_v};
@@ -147,7 +149,7 @@ inline void StorePartial(const PlannedTask& planned, int rows, const RangeState&
 
 // One row block and range of an item that sees all ranges of its rows.
 template <class Kv>
-inline void AttendWhole(const PlannedTask& planned, const RowBlock& rows, const RangeBlocks& blocks,
+inline void AttendWhole(const PlannedTask& planned, const RowBlock& rows, RangeBlocks& blocks,
                         bool is_first, TileScratch& scratch) {
   RangeState* running = &scratch.running[rows.index];
   // Merging into nothing gives the range's own bits, but for signs of zero: skip it.
@@ -167,14 +169,15 @@ inline std::int64_t NextRange(const PlannedTask& planned, const WorkItem& item,
   const VisibleKeys& oldest = scratch.rows[0].keys;
   const std::int64_t sink_end =
       std::max({planned.task.kv_begin, oldest.sink_end, scratch.rows[last].keys.sink_end});
-  if (range * kRangeTokens < sink_end) return range;
-  return std::max(range, oldest.begin / kRangeTokens);
+  if (range * planned.range_tokens < sink_end) return range;
+  return std::max(range, oldest.begin / planned.range_tokens);
 }
 
 // Before a range: forgets what was known of its values, and lists what comes after it.
 inline void BeginRange(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
                        std::int64_t range, std::int64_t next_range, TileScratch& scratch) {
   std::fill_n(scratch.value_state, kRangeBlocks, kUnknown);
+  scratch.unpacked_values = 0;
   if (next.is_listed) return;
   AheadList& ahead = scratch.ahead;
   ahead.Clear(/*is_sparse=*/NumRowBlocks(item) > 1);
@@ -198,7 +201,7 @@ inline void CountWork(const PackedLayout& layout, int rows, const RangeBlocks& b
 // One row block and range of an item that shares its rows with others.
 template <class Kv>
 inline void AttendPart(const PlannedTask& planned, const WorkItem& item, const RowBlock& rows,
-                       const RangeBlocks& blocks, TileScratch& scratch, float* partials) {
+                       RangeBlocks& blocks, TileScratch& scratch, float* partials) {
   if (blocks.count > 0) {
     AttendRange<Kv>(planned, rows, blocks, scratch, &scratch.range);
   } else {

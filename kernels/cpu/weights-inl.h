@@ -147,8 +147,8 @@ bool ColumnSums(const PlannedTask& planned, const WorkItem& item, YieldSignal& y
                 TileScratch& scratch, double* sums) {
   const AttentionTask& task = planned.task;
   const int group = task.params.group_size();
-  const std::int64_t first_key = item.range_begin * kRangeTokens;
-  const std::int64_t keys = std::min<std::int64_t>(kRangeTokens, task.kv_len - first_key);
+  const std::int64_t first_key = item.range_begin * planned.range_tokens;
+  const std::int64_t keys = std::min<std::int64_t>(planned.range_tokens, task.kv_len - first_key);
   ItemProgress& progress = scratch.progress;
   if (!progress.is_begun) {
     std::fill_n(sums, group * kRangeTokens, 0.0);

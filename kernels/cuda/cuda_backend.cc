@@ -42,7 +42,7 @@ class CudaBackend final : public AttentionBackend {
 
   absl::Status Supports(const AttentionParams& params, std::int64_t kv_len) const override {
     const absl::Status status = AttentionBackend::Supports(params, kv_len);
-    return status.ok() ? CheckKvLen(kv_len) : status;
+    return status.ok() ? CheckLimits(params, kv_len) : status;
   }
 
   KvPageLayout PageLayout(const KvGeometry& geometry, std::int64_t page_size) const override {
@@ -167,7 +167,7 @@ DeviceAppend CudaBackend::DescribeAppend(const KvAppendTask& task) {
 }
 
 absl::Status CudaBackend::AppendKv(std::span<const KvAppendTask> tasks) {
-  if (absl::Status status = ValidateAppends(tasks); !status.ok()) return status;
+  if (absl::Status status = CheckAppends(tasks); !status.ok()) return status;
   std::vector<AppendItem> items;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     AddAppendItems(static_cast<int>(i), tasks[i].geometry.num_kv_heads, tasks[i].num_tokens,

@@ -23,6 +23,7 @@ double LoadKey(const AttentionTask& task, std::int64_t key, int head, int dim) {
 }
 
 double LoadValue(const AttentionTask& task, std::int64_t key, int head, int channel) {
+  if (task.params.value_is_key_prefix) return LoadKey(task, key, head, channel);
   if (task.kv_pages.pages == nullptr) {
     return LoadElement(task.v.data, task.v.dtype,
                        key * task.v.row_stride + head * task.v.head_stride + channel);
@@ -117,13 +118,14 @@ void AddReferenceRow(const AttentionTask& task, std::int64_t query, int head,
 
 std::size_t ReferencePage::element_bytes() const {
   return static_cast<std::size_t>(page_size) * geometry.num_kv_heads *
-         (geometry.head_dim_qk + geometry.head_dim_v) * DTypeBytes(geometry.dtype);
+         geometry.elements_per_head() * DTypeBytes(geometry.dtype);
 }
 
 std::size_t ReferencePage::bytes() const {
-  const std::size_t scales = HasRowScales(geometry.dtype)
-                                 ? 2 * static_cast<std::size_t>(page_size) * geometry.num_kv_heads
-                                 : 0;
+  const std::size_t scales =
+      HasRowScales(geometry.dtype)
+          ? geometry.rows_per_head() * static_cast<std::size_t>(page_size) * geometry.num_kv_heads
+          : 0;
   return element_bytes() + scales * sizeof(float);
 }
 

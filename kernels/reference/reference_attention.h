@@ -33,7 +33,7 @@ void AddReferenceRow(const AttentionTask& task, std::int64_t query, int head,
 // A page of the reference backend: keys [page_size, num_kv_heads, head_dim_qk], then values
 // [page_size, num_kv_heads, head_dim_v], both dense in the KV's type; for types with row scales
 // (quantized_row.h) then the scales of the keys [page_size, num_kv_heads], then those of the
-// values.
+// values. Without the values where they are prefixes of the keys.
 struct ReferencePage {
   KvGeometry geometry;
   std::int64_t page_size = 0;

@@ -97,6 +97,7 @@ void AppendTask(const KvAppendTask& task) {
       const char* key = k.At(i, head);
       layout.StoreRow(page, layout.KeyIndex(token, head, 0), layout.KeyScaleIndex(token, head), key,
                       k.dtype(), task.geometry.head_dim_qk);
+      if (task.geometry.value_is_key_prefix) continue;
       const char* value = v.At(i, head);
       layout.StoreRow(page, layout.ValueIndex(token, head, 0), layout.ValueScaleIndex(token, head),
                       value, v.dtype(), task.geometry.head_dim_v);

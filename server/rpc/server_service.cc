@@ -35,7 +35,7 @@ void EncodeLimits(const ServiceLimits& limits, const TenantLimits& tenant,
   wire->set_max_sessions(limits.max_sessions);
   wire->set_max_sessions_per_tenant(std::min(limits.max_sessions, tenant.sessions));
   wire->set_max_session_ttl_seconds(absl::ToInt64Seconds(limits.max_session_ttl));
-  wire->set_max_head_dim(kMaxHeadDim);
+  wire->set_max_head_dim(kMaxHeadDimQk);
   wire->set_kv_capacity_bytes(kv_capacity_bytes);
   wire->set_layer_capacity_bytes(layers.limits().capacity_bytes);
   wire->set_max_layers_per_tenant(layers.limits().max_layers_per_tenant);

@@ -109,8 +109,9 @@ absl::Status DecodeHeads(const v1::AttendRequest& request, AttentionParams* para
   };
   ATTENTION_RETURN_IF_ERROR(decode("q", request.q(), heads, kMaxHeads, &params->num_q_heads));
   ATTENTION_RETURN_IF_ERROR(decode("k", request.k(), heads, kMaxHeads, &params->num_kv_heads));
-  ATTENTION_RETURN_IF_ERROR(decode("q", request.q(), heads + 1, kMaxHeadDim, &params->head_dim_qk));
-  ATTENTION_RETURN_IF_ERROR(decode("v", request.v(), heads + 1, kMaxHeadDim, &params->head_dim_v));
+  ATTENTION_RETURN_IF_ERROR(
+      decode("q", request.q(), heads + 1, kMaxHeadDimQk, &params->head_dim_qk));
+  ATTENTION_RETURN_IF_ERROR(decode("v", request.v(), heads + 1, kMaxHeadDimV, &params->head_dim_v));
   if (params->num_q_heads % params->num_kv_heads == 0) return absl::OkStatus();
   return InvalidRows("q", request.q(), heads,
                      absl::StrCat("a multiple of the ", params->num_kv_heads, " heads of k"));

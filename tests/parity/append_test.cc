@@ -26,6 +26,7 @@ struct AppendSpec {
   int head_dim_v = 23;
   std::int64_t position = 0;
   std::int64_t num_tokens = 0;
+  bool value_is_key_prefix = false;
 };
 
 // Cuts rows at random into pieces, each a block of the heap as long as its rows and at an address
@@ -85,17 +86,20 @@ void ExpectPiecesLeaveNoTrace(AttentionBackend& backend, const AppendSpec& spec,
   const auto k = RandomRows(spec.row_dtype, spec.num_tokens * kHeads * spec.head_dim_qk, random);
   const auto v = RandomRows(spec.row_dtype, spec.num_tokens * kHeads * spec.head_dim_v, random);
   const void *k_data = k.data(), *v_data = v.data();
-  KvAppendTask task{.geometry = {kHeads, spec.head_dim_qk, spec.head_dim_v, spec.dtype},
-                    .destination = {},
-                    .position = spec.position,
-                    .num_tokens = spec.num_tokens,
-                    .k = DenseRows(k_data, spec.row_dtype, kHeads, spec.head_dim_qk),
-                    .v = DenseRows(v_data, spec.row_dtype, kHeads, spec.head_dim_v)};
+  KvAppendTask task{
+      .geometry = {kHeads, spec.head_dim_qk, spec.head_dim_v, spec.dtype, spec.value_is_key_prefix},
+      .destination = {},
+      .position = spec.position,
+      .num_tokens = spec.num_tokens,
+      .k = DenseRows(k_data, spec.row_dtype, kHeads, spec.head_dim_qk),
+      .v = DenseRows(v_data, spec.row_dtype, kHeads, spec.head_dim_v)};
+  if (spec.value_is_key_prefix) task.v = {};
   const std::vector<std::uint8_t> expected = PagesAfter(backend, task);
   const Scattered k_parts(k, spec.row_dtype, spec.head_dim_qk, spec.num_tokens, random);
   const Scattered v_parts(v, spec.row_dtype, spec.head_dim_v, spec.num_tokens, random);
   task.k_pieces = k_parts.pieces();
   EXPECT_TRUE(PagesAfter(backend, task) == expected) << "k in pieces";
+  if (spec.value_is_key_prefix) return;
   task.v_pieces = v_parts.pieces();
   task.k = task.v = {};
   EXPECT_TRUE(PagesAfter(backend, task) == expected) << "both in pieces";
@@ -123,6 +127,26 @@ TEST(AppendTest, PiecesOfAnyCutAndAlignmentLeaveNoTrace) {
                        << spec.num_tokens << " tokens");
           ExpectPiecesLeaveNoTrace(*target.backend, spec, random);
         }
+      }
+    }
+  }
+}
+
+TEST(AppendTest, WideAndLatentRowsComeInPiecesToo) {
+  std::mt19937 random(9);
+  for (const TargetBackend& target : CpuTargets()) {
+    SCOPED_TRACE(target.name);
+    for (DType dtype : kKvDTypes) {
+      for (bool is_latent : {false, true}) {
+        const AppendSpec spec{.dtype = dtype,
+                              .row_dtype = DType::kBFloat16,
+                              .head_dim_qk = 576,
+                              .head_dim_v = 512,
+                              .position = 21,
+                              .num_tokens = 130,
+                              .value_is_key_prefix = is_latent};
+        ExpectPiecesLeaveNoTrace(*target.backend, spec, random);
+        ExpectPiecesLeaveNoTrace(*reference::MakeReferenceBackend(), spec, random);
       }
     }
   }

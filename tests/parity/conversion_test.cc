@@ -16,6 +16,9 @@
 namespace attention::testing {
 namespace {
 
+// Elements at a time: as many as the narrowest backend takes.
+constexpr int kCount = 256;
+
 struct Target {
   std::string name;
   AttentionBackend* backend;
@@ -61,12 +64,12 @@ bool IsSame(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)
 TEST(ConversionTest, EverySixteenBitValueReachesAFloat32Output) {
   for (const Target& target : Targets()) {
     for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
-      for (std::uint32_t first = 0; first < 0x10000; first += kMaxHeadDim) {
-        std::vector<std::uint16_t> values(kMaxHeadDim);
-        for (int i = 0; i < kMaxHeadDim; ++i) values[i] = static_cast<std::uint16_t>(first + i);
+      for (std::uint32_t first = 0; first < 0x10000; first += kCount) {
+        std::vector<std::uint16_t> values(kCount);
+        for (int i = 0; i < kCount; ++i) values[i] = static_cast<std::uint16_t>(first + i);
         const auto out =
-            PassThrough(*target.backend, values.data(), kMaxHeadDim, dtype, dtype, DType::kFloat32);
-        for (int i = 0; i < kMaxHeadDim; ++i) {
+            PassThrough(*target.backend, values.data(), kCount, dtype, dtype, DType::kFloat32);
+        for (int i = 0; i < kCount; ++i) {
           ASSERT_TRUE(IsSame(out[i], LoadElement(values.data(), dtype, i)))
               << target.name << " " << DTypeName(dtype) << " " << values[i] << " gives " << out[i];
         }
@@ -104,13 +107,13 @@ std::vector<float> HardFloats() {
                                std::numeric_limits<float>::infinity(),
                                -std::numeric_limits<float>::infinity(),
                                std::numeric_limits<float>::quiet_NaN()};
-  while (values.size() < 16 * kMaxHeadDim) {
+  while (values.size() < 16 * kCount) {
     const std::uint32_t bits = static_cast<std::uint32_t>(random());
     values.push_back(std::bit_cast<float>(bits));
     values.push_back(std::bit_cast<float>((bits & 0xffff0000u) | 0x8000u));      // ties of bfloat16
     values.push_back(std::bit_cast<float>((bits & 0x0fffe000u) | 0x38001000u));  // of float16
   }
-  values.resize(16 * kMaxHeadDim);
+  values.resize(16 * kCount);
   return values;
 }
 
@@ -118,10 +121,10 @@ TEST(ConversionTest, OutputsAreRoundedToNearestEven) {
   const std::vector<float> values = HardFloats();
   for (const Target& target : Targets()) {
     for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
-      for (std::size_t first = 0; first < values.size(); first += kMaxHeadDim) {
-        const auto out = PassThrough(*target.backend, &values[first], kMaxHeadDim, DType::kFloat32,
+      for (std::size_t first = 0; first < values.size(); first += kCount) {
+        const auto out = PassThrough(*target.backend, &values[first], kCount, DType::kFloat32,
                                      DType::kFloat32, dtype);
-        for (int i = 0; i < kMaxHeadDim; ++i) {
+        for (int i = 0; i < kCount; ++i) {
           std::uint32_t rounded = 0;
           StoreElement(&rounded, dtype, 0, values[first + i]);
           const float expected = LoadElement(&rounded, dtype, 0);
@@ -137,9 +140,9 @@ TEST(ConversionTest, RowsAreRoundedIntoACache) {
   const std::vector<float> values = HardFloats();
   for (const Target& target : Targets()) {
     for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
-      const auto out = PassThrough(*target.backend, values.data(), kMaxHeadDim, DType::kFloat32,
-                                   dtype, DType::kFloat32);
-      for (int i = 0; i < kMaxHeadDim; ++i) {
+      const auto out = PassThrough(*target.backend, values.data(), kCount, DType::kFloat32, dtype,
+                                   DType::kFloat32);
+      for (int i = 0; i < kCount; ++i) {
         std::uint32_t rounded = 0;
         StoreElement(&rounded, dtype, 0, values[i]);
         ASSERT_TRUE(IsSame(out[i], LoadElement(&rounded, dtype, 0)))

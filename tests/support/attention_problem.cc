@@ -92,6 +92,7 @@ std::string ProblemSpec::Describe() const {
   if (bias != BiasOrMask::kNone) out << " bias " << NameOf(bias) << " " << DTypeName(bias_dtype);
   if (mask != BiasOrMask::kNone) out << " mask " << NameOf(mask);
   if (is_misaligned) out << " misaligned";
+  if (value_is_key_prefix) out << " latent";
   out << " seed " << seed;
   return out.str();
 }
@@ -149,6 +150,7 @@ AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
   params.head_dim_v = spec.head_dim_v;
   params.dtype = spec.dtype;
   params.kv_dtype = spec.kv_dtype;
+  params.value_is_key_prefix = spec.value_is_key_prefix;
   params.softmax_scale = DefaultSoftmaxScale(spec.head_dim_qk);
   params.soft_cap = spec.soft_cap;
   params.is_causal = spec.is_causal;
@@ -163,8 +165,10 @@ AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
                       spec.head_dim_qk);
   task_.k = DenseRows(static_cast<const void*>(k_.data()), row_dtype, spec.num_kv_heads,
                       spec.head_dim_qk);
-  task_.v =
-      DenseRows(static_cast<const void*>(v_.data()), row_dtype, spec.num_kv_heads, spec.head_dim_v);
+  if (!spec.value_is_key_prefix) {
+    task_.v = DenseRows(static_cast<const void*>(v_.data()), row_dtype, spec.num_kv_heads,
+                        spec.head_dim_v);
+  }
   if (spec.has_alibi) {
     for (int head = 0; head < spec.num_q_heads; ++head) {
       alibi_slopes_.push_back(1.0f / static_cast<float>(2 << head % 8));
@@ -194,8 +198,11 @@ AttentionTask AttentionProblem::StoredTask() const {
   task.params.kv_dtype = DType::kFloat32;
   task.k = DenseRows(static_cast<const void*>(stored_k_.data()), DType::kFloat32,
                      spec_.num_kv_heads, spec_.head_dim_qk);
-  task.v = DenseRows(static_cast<const void*>(stored_v_.data()), DType::kFloat32,
-                     spec_.num_kv_heads, spec_.head_dim_v);
+  task.v = spec_.value_is_key_prefix
+               ? task.k
+               : DenseRows(static_cast<const void*>(stored_v_.data()), DType::kFloat32,
+                           spec_.num_kv_heads, spec_.head_dim_v);
+  task.params.value_is_key_prefix = false;
   return task;
 }
 
@@ -211,6 +218,7 @@ void AttentionProblem::SetKey(std::int64_t row, int head, int dim, float value) 
 }
 
 void AttentionProblem::SetValue(std::int64_t row, int head, int channel, float value) {
+  if (spec_.value_is_key_prefix) return SetKey(row, head, channel, value);
   const std::int64_t index = (row * spec_.num_kv_heads + head) * spec_.head_dim_v + channel;
   StoreElement(v_.data(), task_.v.dtype, index, value);
   stored_v_[index] = value;

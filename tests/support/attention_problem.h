@@ -24,6 +24,7 @@ struct ProblemSpec {
   DType kv_dtype = DType::kFloat32;  // as stored
   // As given; unless set kv_dtype, or float32 where that has row scales.
   std::optional<DType> kv_row_dtype = {};
+  bool value_is_key_prefix = false;
   std::int64_t q_len = 7;
   std::int64_t kv_len = 50;
   std::int64_t kv_begin = 0;
@@ -91,13 +92,15 @@ class AttentionProblem {
   const ProblemSpec& spec() const { return spec_; }
   // Contiguous, without outputs.
   const AttentionTask& task() const { return task_; }
-  // The same, but keys and values are float32 copies of what a cache of kv_dtype would hold.
+  // The same, but keys and values are float32 copies of what a cache of kv_dtype would hold; values
+  // that are prefixes of their keys are given, too.
   AttentionTask StoredTask() const;
 
   // Tensors for tests that change single elements. Indices are [row][head][dim].
   void SetQuery(std::int64_t row, int head, int dim, float value);
   void SetKey(std::int64_t row, int head, int dim, float value);
-  void SetValue(std::int64_t row, int head, int channel, float value);
+  void SetValue(std::int64_t row, int head, int channel,
+                float value);  // may be an element of a key
   std::vector<std::uint8_t>& mask() { return mask_; }
 
  private:

@@ -76,8 +76,8 @@ PlainRow AttendPlain(const AttentionTask& task, int head, std::int64_t query,
 
 double LargestValue(const AttentionTask& task) {
   double largest = 0;
-  for (std::int64_t i = 0; i < task.kv_len * task.params.num_kv_heads * task.params.head_dim_v;
-       ++i) {
+  // Dense; of keys whose prefixes are the values, all elements.
+  for (std::int64_t i = 0; i < task.kv_len * task.v.row_stride; ++i) {
     const double value = std::abs(LoadElement(task.v.data, task.v.dtype, i));
     if (std::isfinite(value)) largest = std::max(largest, value);
   }

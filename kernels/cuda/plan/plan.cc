@@ -225,7 +225,10 @@ absl::StatusOr<std::unique_ptr<CudaPlan>> MakeCudaPlan(std::span<const Attention
 
 absl::StatusOr<std::unique_ptr<CudaPlan>> MakeWeightsPlan(const WeightsTask& task) {
   if (absl::Status status = ValidateWeights(task); !status.ok()) return status;
-  if (absl::Status status = CheckKvLen(task.attention.kv_len); !status.ok()) return status;
+  if (absl::Status status = CheckLimits(task.attention.params, task.attention.kv_len);
+      !status.ok()) {
+    return status;
+  }
   auto plan = std::make_unique<CudaPlan>();
   Planner planner(plan.get(), {});
   planner.AddWeights(task);

@@ -172,8 +172,14 @@ DenseBiasOrMask DenseBiasOrMaskOf(const AttentionTask& task, const View& view) {
 // The device's view of a task, without addresses.
 DeviceTask DescribeTask(const AttentionTask& task);
 
-// UNIMPLEMENTED when a sequence has more keys than kernels can count.
-absl::Status CheckKvLen(std::int64_t kv_len);
+// The widest heads that kernels are compiled for.
+inline constexpr int kMaxHeadDim = 256;
+
+// UNIMPLEMENTED where kernels lack what the contract has: wider heads, values that are prefixes of
+// their keys, more keys than they can count.
+absl::Status CheckLimits(const AttentionParams& params, std::int64_t kv_len);
+// The same of appends that make sense.
+absl::Status CheckAppends(std::span<const KvAppendTask> tasks);
 // OK if a plan can be made of them. INVALID_ARGUMENT and UNIMPLEMENTED name the task and the field.
 absl::Status CheckTasks(std::span<const AttentionTask> tasks);
 

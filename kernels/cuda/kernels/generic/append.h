@@ -17,7 +17,7 @@ struct Append {
   static constexpr int kThreads = 128;
   static constexpr int kMinBlocks = 1;
   static constexpr int kSharedBytes = 0;
-  static constexpr int kLaneElements = 256 / 32;  // of a row of kMaxHeadDim
+  static constexpr int kLaneElements = 256 / 32;  // of a row of 256
   using Arguments = AppendArguments;
 
   // Where a row comes from and goes to: a token's key or value.

@@ -43,9 +43,30 @@ TEST(ValidateTest, HeadsAndDims) {
                 "num_kv_heads is -1, expected 1 to 65536");
   ExpectRefused([](auto& t) { t.params.num_q_heads = 3; },
                 "num_q_heads is 3, expected a multiple of num_kv_heads (2)");
-  ExpectRefused([](auto& t) { t.params.head_dim_qk = 257; },
-                "head_dim_qk is 257, expected 1 to 256");
-  ExpectRefused([](auto& t) { t.params.head_dim_v = 0; }, "head_dim_v is 0, expected 1 to 256");
+  ExpectRefused([](auto& t) { t.params.head_dim_qk = 577; },
+                "head_dim_qk is 577, expected 1 to 576");
+  ExpectRefused([](auto& t) { t.params.head_dim_v = 0; }, "head_dim_v is 0, expected 1 to 512");
+}
+
+TEST(ValidateTest, PrefixesOfKeysAreNoLongerThanTheyAndComeWithoutValues) {
+  AttentionTask latent = ValidTask();
+  latent.params.value_is_key_prefix = true;
+  latent.params.head_dim_v = latent.params.head_dim_qk;
+  latent.v = {};
+  EXPECT_TRUE(ValidateTask(latent).ok());
+  ExpectRefused(
+      [&](auto& t) {
+        t = latent;
+        t.params.head_dim_qk = 24;
+        t.params.head_dim_v = 25;
+      },
+      "head_dim_v is 25, expected 1 to head_dim_qk (24), as values are prefixes of the keys");
+  ExpectRefused(
+      [&](auto& t) {
+        t = latent;
+        t.v = t.k;
+      },
+      "v is given, expected none, as values are prefixes of the keys");
 }
 
 TEST(ValidateTest, ScalarsMustBeFinite) {
@@ -132,6 +153,20 @@ TEST(ValidateAppendTest, PagesTokensAndRows) {
                       "k is rows of float8_e4m3, expected float32, float16 or bfloat16");
 }
 
+TEST(ValidateAppendTest, ValuesThatArePrefixesOfKeysAreNotGiven) {
+  ExpectAppendRefused([](auto& t) { t.geometry.value_is_key_prefix = true; },
+                      "v is given, expected none, as values are prefixes of the keys");
+  ExpectAppendRefused(
+      [](auto& t) {
+        static const float data[1] = {};
+        static const RowsPiece pieces[] = {{0, RowsView{data}}};
+        t.geometry.value_is_key_prefix = true;
+        t.v = {};
+        t.v_pieces = pieces;
+      },
+      "v is given, expected none, as values are prefixes of the keys");
+}
+
 TEST(ValidateAppendTest, PiecesBeginAtZeroAndAscend) {
   static const float data[1] = {};
   const auto expect = [](std::vector<RowsPiece> pieces, const std::string& message) {
@@ -150,7 +185,7 @@ TEST(ValidateTest, ErrorsOfSeveralTasksBeginWithTheTask) {
   AttentionTask wrong = ValidTask();
   wrong.params.head_dim_v = 0;
   EXPECT_EQ(std::string(ValidateTasks(std::vector{ValidTask(), wrong}).message()),
-            "task 1: head_dim_v is 0, expected 1 to 256");
+            "task 1: head_dim_v is 0, expected 1 to 512");
 }
 
 TEST(ValidateTest, WeightsNeedNoOutputButABufferForTheirRows) {

@@ -83,17 +83,17 @@ TEST(CpuBackendTest, PlanNamesTheTaskAndTheField) {
   wrong.params.head_dim_v = 1000;
   const auto plan = Make()->Plan(std::vector<AttentionTask>{ValidTask(), wrong});
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(std::string(plan.status().message()), "task 1: head_dim_v is 1000, expected 1 to 256");
+  EXPECT_EQ(std::string(plan.status().message()), "task 1: head_dim_v is 1000, expected 1 to 512");
 }
 
 TEST(CpuBackendTest, SupportsSaysWhyNot) {
   AttentionParams params = ValidTask().params;
   const auto backend = Make();
   EXPECT_TRUE(backend->Supports(params, /*kv_len=*/1).ok());
-  params.head_dim_qk = 512;
+  params.head_dim_qk = 577;
   const absl::Status status = backend->Supports(params, /*kv_len=*/1);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("head_dim_qk is 512"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("head_dim_qk is 577, expected 1 to 576"));
 }
 
 TEST(CpuBackendTest, AnEmptyPlanRuns) {

@@ -27,6 +27,14 @@ TEST(PackedLayoutTest, BlocksAreWholeCacheLinesAndDoNotOverlap) {
   }
 }
 
+TEST(PackedLayoutTest, ALatentPageHoldsKeysAlone) {
+  for (DType dtype : kDTypes) {
+    const PackedLayout layout = MakePackedLayout({3, 576, 512, dtype, true}, 48);
+    EXPECT_EQ(layout.key_offset(1, 0), layout.key_offset(0, 3));
+    EXPECT_EQ(layout.page_bytes, 3 * 48 * 576 * DTypeBytes(dtype));
+  }
+}
+
 TEST(PackedLayoutTest, EveryElementHasAPlaceOfItsOwn) {
   for (bool is_paired : {false, true}) {
     std::vector<int> uses(16 * 16, 0);

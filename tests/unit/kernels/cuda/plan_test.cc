@@ -2,11 +2,13 @@
 
 #include <gmock/gmock.h>
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
 #include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/cuda/plan/run_memory.h"
 
 namespace attention::cuda {
@@ -240,10 +242,10 @@ TEST(CudaPlanTest, StepsHoldTheWholePlanAndStayBelowTheirBound) {
 
 TEST(CudaPlanTest, ErrorsNameTheTaskAndTheField) {
   AttentionTask bad = MakeTask({});
-  bad.params.head_dim_v = 257;
+  bad.params.head_dim_v = 513;
   const auto invalid = MakeCudaPlan(std::vector{MakeTask({}), bad}, {.launch_flops = 1e9});
   EXPECT_EQ(invalid.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(invalid.status().message()), HasSubstr("task 1: head_dim_v is 257"));
+  EXPECT_THAT(std::string(invalid.status().message()), HasSubstr("task 1: head_dim_v is 513"));
 
   AttentionTask long_task = MakeTask({});
   long_task.kv_len = kMaxKvLen + 1;
@@ -251,6 +253,26 @@ TEST(CudaPlanTest, ErrorsNameTheTaskAndTheField) {
   const auto too_long = MakeCudaPlan(std::vector{long_task}, {.launch_flops = 1e9});
   EXPECT_EQ(too_long.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(too_long.status().message()), HasSubstr("task 0: kv_len is 1073741825"));
+}
+
+TEST(CudaPlanTest, WhatKernelsLackIsNamedByPlansWeightsAndAppends) {
+  const auto expect = [](const std::function<void(AttentionParams&)>& change, const char* message) {
+    AttentionTask task = MakeTask({});
+    change(task.params);
+    if (task.params.value_is_key_prefix) task.v = {};
+    EXPECT_EQ(MakeCudaPlan(std::vector{task}, {.launch_flops = 1e9}).status(),
+              absl::UnimplementedError(absl::StrCat("task 0: ", message)));
+    EXPECT_EQ(MakeWeightsPlan({.attention = task}).status(), absl::UnimplementedError(message));
+    EXPECT_EQ(CheckLimits(task.params, 1), absl::UnimplementedError(message));
+    static void* pages[1] = {};
+    const KvAppendTask append{.geometry = task.params.kv_geometry(), .destination = {pages, 1, 16}};
+    EXPECT_EQ(CheckAppends({&append, 1}),
+              absl::UnimplementedError(absl::StrCat("task 0: ", message)));
+  };
+  expect([](auto& p) { p.head_dim_qk = 257; }, "head_dim_qk is 257, expected 1 to 256 on a GPU");
+  expect([](auto& p) { p.head_dim_v = 512; }, "head_dim_v is 512, expected 1 to 256 on a GPU");
+  expect([](auto& p) { p.value_is_key_prefix = true; },
+         "value_is_key_prefix is true, expected false on a GPU");
 }
 
 TEST(CudaPlanTest, WeightsOfRowsOutsideTheTaskAreRefused) {
