@@ -32,7 +32,7 @@ constexpr double kCeilingEverySeconds = 0.15;
 
 struct Options {
   std::string json_path;
-  std::string filter;
+  std::vector<std::string> filters;
   double min_time = 1.0;
   std::vector<int> threads;
   std::vector<CaseSpec> cases;
@@ -95,7 +95,11 @@ class Bench {
 
  private:
   bool IsWanted(const std::string& name) const {
-    return options_.filter.empty() || name.find(options_.filter) != std::string::npos;
+    const std::vector<std::string>& filters = options_.filters;
+    return filters.empty() ||
+           std::any_of(filters.begin(), filters.end(), [&name](const std::string& filter) {
+             return name.find(filter) != std::string::npos;
+           });
   }
 
   Ceiling Measure(const std::string& name) {
@@ -195,7 +199,9 @@ int Main(int argc, char** argv) {
   Options options;
   CLI::App app("Measures the CPU attention kernels against the ceilings of this machine.");
   app.add_option("--json", options.json_path, "Write one record per case to this file");
-  app.add_option("--filter", options.filter, "Only cases whose NAME/DTYPE contains this");
+  app.add_option("--filter", options.filters,
+                 "Only cases whose NAME/DTYPE contains one of these, such as D4/,L1/")
+      ->delimiter(',');
   app.add_option("--min-time", options.min_time, "Seconds for each case")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--threads", options.threads, "Numbers of threads, such as 1,2")
@@ -215,6 +221,9 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", "attention-bench " ATTENTION_VERSION);
   CLI11_PARSE(app, argc, argv);
   options.cases = shape.empty() ? AllCases() : std::vector<CaseSpec>{CaseOf(shape)};
+  if (shape.empty()) {
+    options.cases.insert(options.cases.end(), WideCases().begin(), WideCases().end());
+  }
   if (options.threads.empty()) {
     options.threads = {1};
     const int all = static_cast<int>(std::thread::hardware_concurrency());

@@ -47,6 +47,46 @@ const std::vector<CaseSpec>& AllCases() {
   return *cases;
 }
 
+const std::vector<CaseSpec>& WideCases() {
+  static const auto* cases = new std::vector<CaseSpec>{
+      {"P256", 1, 8, 2, 2048, 2048, 256, true},
+      {"P512", 1, 8, 2, 2048, 2048, 512, true},
+      {.name = "P576",
+       .batch_size = 1,
+       .num_q_heads = 8,
+       .num_kv_heads = 2,
+       .q_len = 2048,
+       .kv_len = 2048,
+       .head_dim = 576,
+       .is_causal = true,
+       .head_dim_v = 512},
+      {"W256", 8, 16, 4, 1, 4096, 256, true, -1, Bound::kMemory},
+      {"W512", 8, 16, 4, 1, 4096, 512, true, -1, Bound::kMemory},
+      {.name = "W576",
+       .batch_size = 8,
+       .num_q_heads = 16,
+       .num_kv_heads = 4,
+       .q_len = 1,
+       .kv_len = 4096,
+       .head_dim = 576,
+       .is_causal = true,
+       .bound = Bound::kMemory,
+       .head_dim_v = 512},
+      // Multi-head latent attention with absorbed projections.
+      {.name = "L1",
+       .batch_size = 8,
+       .num_q_heads = 128,
+       .num_kv_heads = 1,
+       .q_len = 1,
+       .kv_len = 4096,
+       .head_dim = 576,
+       .is_causal = true,
+       .head_dim_v = 512,
+       .is_latent = true},
+  };
+  return *cases;
+}
+
 BenchCase::BenchCase(const CaseSpec& spec, DType kv_dtype, AttentionBackend& backend)
     : spec_(spec),
       kv_dtype_(kv_dtype),
@@ -72,29 +112,32 @@ void BenchCase::MakeRows(AttentionTask* task) {
   AttentionParams& params = task->params;
   params.num_q_heads = spec_.num_q_heads;
   params.num_kv_heads = spec_.num_kv_heads;
-  params.head_dim_qk = params.head_dim_v = spec_.head_dim;
+  params.head_dim_qk = spec_.head_dim;
+  params.head_dim_v = spec_.value_dim();
+  params.value_is_key_prefix = spec_.is_latent;
   params.dtype = dtype_;
   params.kv_dtype = kv_dtype_;
   params.softmax_scale = DefaultSoftmaxScale(spec_.head_dim);
   params.is_causal = spec_.is_causal;
   params.window_left = spec_.window_left;
   const std::int64_t q_elements = spec_.q_len * spec_.num_q_heads * spec_.head_dim;
-  const std::int64_t kv_elements = spec_.kv_len * spec_.num_kv_heads * spec_.head_dim;
+  const std::int64_t o_elements = spec_.q_len * spec_.num_q_heads * spec_.value_dim();
+  const std::int64_t kv_rows = spec_.kv_len * spec_.num_kv_heads;
   const int copies = spec_.is_decode() ? 1 : spec_.batch_size;
   FillRandom(dtype_, q_elements * copies, &q_);
-  FillRandom(dtype_, kv_elements * copies, &k_);
-  FillRandom(dtype_, kv_elements * copies, &v_);
-  o_.Resize(q_elements * spec_.batch_size * DTypeBytes(dtype_));
+  FillRandom(dtype_, kv_rows * spec_.head_dim * copies, &k_);
+  if (!spec_.is_latent) FillRandom(dtype_, kv_rows * spec_.value_dim() * copies, &v_);
+  o_.Resize(o_elements * spec_.batch_size * DTypeBytes(dtype_));
   task->q_len = spec_.q_len;
   task->kv_len = spec_.kv_len;
   task->first_query_position = spec_.kv_len - spec_.q_len;
-  const auto rows = [&](const Bytes& bytes, int heads) {
-    return DenseRows(static_cast<const void*>(bytes.data()), dtype_, heads, spec_.head_dim);
+  const auto rows = [&](const Bytes& bytes, int heads, int dim) {
+    return DenseRows(static_cast<const void*>(bytes.data()), dtype_, heads, dim);
   };
-  task->q = rows(q_, spec_.num_q_heads);
-  task->k = rows(k_, spec_.num_kv_heads);
-  task->v = rows(v_, spec_.num_kv_heads);
-  task->o = DenseRows(static_cast<void*>(o_.data()), dtype_, spec_.num_q_heads, spec_.head_dim);
+  task->q = rows(q_, spec_.num_q_heads, spec_.head_dim);
+  task->k = rows(k_, spec_.num_kv_heads, spec_.head_dim);
+  if (!spec_.is_latent) task->v = rows(v_, spec_.num_kv_heads, spec_.value_dim());
+  task->o = DenseRows(static_cast<void*>(o_.data()), dtype_, spec_.num_q_heads, spec_.value_dim());
 }
 
 // Sequences that lie one after the other.

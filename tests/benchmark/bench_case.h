@@ -25,12 +25,18 @@ struct CaseSpec {
   bool is_causal = false;
   std::int64_t window_left = -1;
   Bound bound = Bound::kArithmetic;
+  int head_dim_v = 0;      // 0: head_dim
+  bool is_latent = false;  // values are prefixes of the keys
 
+  int value_dim() const { return head_dim_v == 0 ? head_dim : head_dim_v; }
   bool is_decode() const { return q_len == 1; }
 };
 
 // Prefill P1-P5, decode D1-D5, and many small requests (S1) beside one of equal work (S2).
 const std::vector<CaseSpec>& AllCases();
+// Heads of 512 and of 576 and 512 dims beside 256, in prefill (P) and decode (W); and latent
+// attention (L1).
+const std::vector<CaseSpec>& WideCases();
 
 // A case with its tensors. Prefill reads contiguous keys and values (packing is part of the time),
 // decode reads pages; it walks through copies of the cache that exceed the processor's, so that
