@@ -31,7 +31,11 @@ absl::StatusOr<SessionStep> Session::MakeStep(const LayerStep& step) const {
     return absl::InvalidArgumentError(
         absl::StrCat("layer: ", step.layer, ", expected 0 to ", positions_.size() - 1));
   }
-  if (step.k.is_present() != step.v.is_present()) {
+  if (info_.geometry.value_is_key_prefix) {
+    if (step.v.is_present()) {
+      return absl::InvalidArgumentError("v: given, expected none: values are prefixes of the keys");
+    }
+  } else if (step.k.is_present() != step.v.is_present()) {
     return absl::InvalidArgumentError("k and v: one without the other, expected both or neither");
   }
   if (!step.k.is_present() && !step.q.is_present()) {

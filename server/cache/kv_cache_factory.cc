@@ -19,6 +19,7 @@ AttentionParams ParamsOf(const KvGeometry& geometry) {
   params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
   params.head_dim_qk = geometry.head_dim_qk;
   params.head_dim_v = geometry.head_dim_v;
+  params.value_is_key_prefix = geometry.value_is_key_prefix;
   return params;
 }
 

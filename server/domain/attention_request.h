@@ -38,7 +38,7 @@ struct BiasOrMaskShape {
 struct StepAppend {
   std::int64_t num_tokens = 0;
   RowsView k;  // [num_tokens, num_kv_heads, head_dim_qk]
-  RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]
+  RowsView v;  // [num_tokens, num_kv_heads, head_dim_v]; none if values are prefixes of the keys
   // The pieces in which the rows were received; if not empty, the rows lie there instead.
   std::vector<RowsPiece> k_pieces;
   std::vector<RowsPiece> v_pieces;

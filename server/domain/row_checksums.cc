@@ -19,7 +19,8 @@ absl::string_view RowAt(RowsCursor& rows, std::int64_t row, std::int64_t element
 
 std::vector<std::uint32_t> ChecksumRows(const StepAppend& append, const KvGeometry& geometry) {
   const std::int64_t k_elements = std::int64_t{geometry.num_kv_heads} * geometry.head_dim_qk;
-  const std::int64_t v_elements = std::int64_t{geometry.num_kv_heads} * geometry.head_dim_v;
+  const std::int64_t v_elements =
+      geometry.value_is_key_prefix ? 0 : std::int64_t{geometry.num_kv_heads} * geometry.head_dim_v;
   RowsCursor k(append.k, append.k_pieces, 0);
   RowsCursor v(append.v, append.v_pieces, 0);
   std::vector<std::uint32_t> checksums;

@@ -11,7 +11,8 @@
 
 namespace attention::server {
 
-// One for each token, of its rows of k and v: type and bytes as they came. The rows are dense.
+// One for each token, of its rows of k and, if there are, v: type and bytes as they came. The rows
+// are dense.
 std::vector<std::uint32_t> ChecksumRows(const StepAppend& append, const KvGeometry& geometry);
 
 // The same of rows that become keys and values by a layer of this id: one for each of `num_rows`

@@ -9,8 +9,7 @@ WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
   WorkEstimate work;
   // Appended rows are read and written.
   work.kv_bytes = 2.0 * static_cast<double>(step.num_tokens()) * geometry.num_kv_heads *
-                  (geometry.head_dim_qk + geometry.head_dim_v) *
-                  static_cast<double>(DTypeBytes(geometry.dtype));
+                  geometry.elements_per_head() * static_cast<double>(DTypeBytes(geometry.dtype));
   if (!step.attend) return work;
   const StepAttend& attend = *step.attend;
   AttentionTask task = attend.task;

@@ -166,13 +166,14 @@ std::vector<KvAppendTask> BatchAssembly::Appends() {
     }
     KvAppendTask& task = tasks[it->second.task];
     RowsOfSteps*& joined = it->second.joined;
+    const bool has_values = !task.geometry.value_is_key_prefix;
     if (joined == nullptr) {
       joined = &joined_.emplace_back();
       AddPieces(task.k, task.k_pieces, 0, joined->k);
-      AddPieces(task.v, task.v_pieces, 0, joined->v);
+      if (has_values) AddPieces(task.v, task.v_pieces, 0, joined->v);
     }
     AddPieces(rows.k, rows.k_pieces, task.num_tokens, joined->k);
-    AddPieces(rows.v, rows.v_pieces, task.num_tokens, joined->v);
+    if (has_values) AddPieces(rows.v, rows.v_pieces, task.num_tokens, joined->v);
     task.num_tokens += rows.num_tokens;
     task.k_pieces = joined->k;
     task.v_pieces = joined->v;

@@ -18,7 +18,7 @@ constexpr std::int64_t kAppendChunkBytes = std::int64_t{8} << 20;
 // begins fastest.
 std::int64_t ChunkTokens(const KvGeometry& geometry, std::int64_t position, std::int64_t left) {
   const std::int64_t token_bytes = static_cast<std::int64_t>(geometry.num_kv_heads) *
-                                   (geometry.head_dim_qk + geometry.head_dim_v) *
+                                   geometry.elements_per_head() *
                                    static_cast<std::int64_t>(DTypeBytes(geometry.dtype));
   const std::int64_t tokens = std::max(kPageGranularity, kAppendChunkBytes / token_bytes);
   const std::int64_t end = (position + tokens) / kPageGranularity * kPageGranularity;

@@ -35,7 +35,8 @@ void EncodeLimits(const ServiceLimits& limits, const TenantLimits& tenant,
   wire->set_max_sessions(limits.max_sessions);
   wire->set_max_sessions_per_tenant(std::min(limits.max_sessions, tenant.sessions));
   wire->set_max_session_ttl_seconds(absl::ToInt64Seconds(limits.max_session_ttl));
-  wire->set_max_head_dim(kMaxHeadDimQk);
+  wire->set_max_head_dim_qk(kMaxHeadDimQk);
+  wire->set_max_head_dim_v(kMaxHeadDimV);
   wire->set_kv_capacity_bytes(kv_capacity_bytes);
   wire->set_layer_capacity_bytes(layers.limits().capacity_bytes);
   wire->set_max_layers_per_tenant(layers.limits().max_layers_per_tenant);
@@ -58,6 +59,7 @@ absl::StatusOr<AttentionTask> DecodeTask(const v1::ExplainRequest& wire, Request
   params.num_kv_heads = wire.num_kv_heads();
   params.head_dim_qk = wire.head_dim_qk();
   params.head_dim_v = wire.head_dim_v();
+  params.value_is_key_prefix = wire.value_is_key_prefix();
   ATTENTION_ASSIGN_OR_RETURN(params.dtype, DecodeDType("dtype", wire.dtype()));
   params.kv_dtype = params.dtype;
   if (wire.kv_dtype() != v1::DTYPE_UNSPECIFIED) {

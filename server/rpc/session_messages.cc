@@ -27,6 +27,7 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
   session.geometry.num_kv_heads = geometry.num_kv_heads();
   session.geometry.head_dim_qk = geometry.head_dim_qk();
   session.geometry.head_dim_v = geometry.head_dim_v();
+  session.geometry.value_is_key_prefix = geometry.value_is_key_prefix();
   ATTENTION_ASSIGN_OR_RETURN(session.geometry.dtype,
                              DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
   session.expected_tokens = wire.expected_tokens();
@@ -60,6 +61,7 @@ void EncodeSession(const SessionTable& table, const Session& session, v1::Sessio
   geometry->set_num_kv_heads(cache.geometry().num_kv_heads);
   geometry->set_head_dim_qk(cache.geometry().head_dim_qk);
   geometry->set_head_dim_v(cache.geometry().head_dim_v);
+  geometry->set_value_is_key_prefix(cache.geometry().value_is_key_prefix);
   geometry->set_kv_dtype(codec::DTypeToWire(cache.geometry().dtype));
   for (int layer = 0; layer < cache.num_layers(); ++layer) {
     wire->add_layer_lengths(cache.length(layer));

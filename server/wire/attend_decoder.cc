@@ -36,23 +36,37 @@ absl::Status CheckPresence(const v1::AttendRequest& request) {
   };
   if (!request.has_q()) return missing("q");
   if (!request.has_k()) return missing("k");
+  if (request.value_is_key_prefix()) {
+    if (!request.has_v()) return absl::OkStatus();
+    return absl::InvalidArgumentError("v is given, expected none: value_is_key_prefix is true");
+  }
   if (!request.has_v()) return missing("v");
-  return absl::OkStatus();
+  if (request.head_dim_v() == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("head_dim_v is ", request.head_dim_v(),
+                   ", expected it only with value_is_key_prefix: v has its own shape"));
+}
+
+// Checks k, and v where there is one.
+template <typename Check>
+absl::Status ForKeysAndValues(const v1::AttendRequest& request, const Check& check) {
+  ATTENTION_RETURN_IF_ERROR(check("k", request.k()));
+  return request.has_v() ? check("v", request.v()) : absl::OkStatus();
 }
 
 absl::Status CheckTensors(const v1::AttendRequest& request, RequestTensors& tensors, DType* dtype) {
   ATTENTION_ASSIGN_OR_RETURN(*dtype, DecodeDType("q.dtype", request.q().dtype()));
-  for (const auto& [field, tensor] :
-       {std::pair{"k.dtype", &request.k()}, std::pair{"v.dtype", &request.v()}}) {
-    if (tensor->dtype() != request.q().dtype()) {
-      return absl::InvalidArgumentError(absl::StrCat(field, " is ", DTypeText(tensor->dtype()),
-                                                     ", expected that of q (",
-                                                     DTypeText(request.q().dtype()), ")"));
-    }
-  }
+  const auto check_dtype = [&](absl::string_view field, const v1::Tensor& tensor) {
+    if (tensor.dtype() == request.q().dtype()) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(field, ".dtype is ", DTypeText(tensor.dtype()),
+                                                   ", expected that of q (",
+                                                   DTypeText(request.q().dtype()), ")"));
+  };
+  ATTENTION_RETURN_IF_ERROR(ForKeysAndValues(request, check_dtype));
   ATTENTION_RETURN_IF_ERROR(CheckTensor("q", request.q(), tensors));
-  ATTENTION_RETURN_IF_ERROR(CheckTensor("k", request.k(), tensors));
-  return CheckTensor("v", request.v(), tensors);
+  return ForKeysAndValues(request, [&](absl::string_view field, const v1::Tensor& tensor) {
+    return CheckTensor(field, tensor, tensors);
+  });
 }
 
 absl::Status InvalidRows(absl::string_view field, const v1::Tensor& tensor, int axis,
@@ -68,13 +82,12 @@ absl::Status CheckRanks(const v1::AttendRequest& request) {
                                                    ", expected rank 3 (packed), ", kPackedLayout,
                                                    ", or 4 (dense), ", kDenseLayout));
   }
-  for (const auto& [field, tensor] : {std::pair{"k", &request.k()}, std::pair{"v", &request.v()}}) {
-    if (tensor->shape_size() == rank) continue;
+  return ForKeysAndValues(request, [&](absl::string_view field, const v1::Tensor& tensor) {
+    if (tensor.shape_size() == rank) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        absl::StrCat(field, ".shape is ", ShapeText(*tensor), ", expected rank ", rank,
+        absl::StrCat(field, ".shape is ", ShapeText(tensor), ", expected rank ", rank,
                      ", as q: ", rank == 3 ? kPackedLayout : kDenseLayout));
-  }
-  return absl::OkStatus();
+  });
 }
 
 // Ranks agree, k and v have the same rows and heads, q and k the same head_dim_qk.
@@ -84,7 +97,7 @@ absl::Status CheckShapes(const v1::AttendRequest& request) {
   const v1::Tensor& k = request.k();
   const v1::Tensor& v = request.v();
   const int rank = q.shape_size();
-  for (int axis = 0; axis < rank - 1; ++axis) {
+  for (int axis = 0; request.has_v() && axis < rank - 1; ++axis) {
     if (v.shape(axis) == k.shape(axis)) continue;
     return InvalidRows("v", v, axis, absl::StrCat(k.shape(axis), ", as k,"));
   }
@@ -95,6 +108,17 @@ absl::Status CheckShapes(const v1::AttendRequest& request) {
     return InvalidRows("k", k, 0, absl::StrCat(q.shape(0), ", as q,"));
   }
   return absl::OkStatus();
+}
+
+// The dims of values that are prefixes of their keys.
+absl::Status DecodePrefix(const v1::AttendRequest& request, AttentionParams* params) {
+  const int max = std::min(kMaxHeadDimV, params->head_dim_qk);
+  params->value_is_key_prefix = true;
+  params->head_dim_v = request.head_dim_v();
+  if (request.head_dim_v() >= 1 && request.head_dim_v() <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("head_dim_v is ", request.head_dim_v(),
+                                                 ", expected 1 to ", max,
+                                                 ", dims of a key that are its value"));
 }
 
 absl::Status DecodeHeads(const v1::AttendRequest& request, AttentionParams* params) {
@@ -111,7 +135,10 @@ absl::Status DecodeHeads(const v1::AttendRequest& request, AttentionParams* para
   ATTENTION_RETURN_IF_ERROR(decode("k", request.k(), heads, kMaxHeads, &params->num_kv_heads));
   ATTENTION_RETURN_IF_ERROR(
       decode("q", request.q(), heads + 1, kMaxHeadDimQk, &params->head_dim_qk));
-  ATTENTION_RETURN_IF_ERROR(decode("v", request.v(), heads + 1, kMaxHeadDimV, &params->head_dim_v));
+  ATTENTION_RETURN_IF_ERROR(
+      request.value_is_key_prefix()
+          ? DecodePrefix(request, params)
+          : decode("v", request.v(), heads + 1, kMaxHeadDimV, &params->head_dim_v));
   if (params->num_q_heads % params->num_kv_heads == 0) return absl::OkStatus();
   return InvalidRows("q", request.q(), heads,
                      absl::StrCat("a multiple of the ", params->num_kv_heads, " heads of k"));
@@ -308,7 +335,7 @@ class TaskBuilder {
         tensors_(tensors),
         q_(tensors.Place(request.q())),
         k_(tensors.Place(request.k())),
-        v_(tensors.Place(request.v())),
+        v_(request.has_v() ? tensors.Place(request.v()) : nullptr),
         output_(decoded.output.data()),
         lse_(lse),
         column_sums_(decoded.column_sums.floats()) {}
@@ -357,7 +384,9 @@ class TaskBuilder {
     const std::int64_t o_width = std::int64_t{p.num_q_heads} * p.head_dim_v;
     task->q = DenseRows(at(q_, q_row_, q_width), p.dtype, p.num_q_heads, p.head_dim_qk);
     task->k = DenseRows(at(k_, kv_row_, k_width), p.dtype, p.num_kv_heads, p.head_dim_qk);
-    task->v = DenseRows(at(v_, kv_row_, v_width), p.dtype, p.num_kv_heads, p.head_dim_v);
+    if (v_ != nullptr) {
+      task->v = DenseRows(at(v_, kv_row_, v_width), p.dtype, p.num_kv_heads, p.head_dim_v);
+    }
     task->o = DenseRows(static_cast<void*>(output_ + q_row_ * o_width * bytes), p.dtype,
                         p.num_q_heads, p.head_dim_v);
     if (lse_ != nullptr) task->lse = lse_ + q_row_ * p.num_q_heads;
@@ -370,7 +399,7 @@ class TaskBuilder {
   RequestTensors& tensors_;
   const char* const q_;
   const char* const k_;
-  const char* const v_;
+  const char* const v_;  // may be null
   char* const output_;
   float* const lse_;          // may be null
   float* const column_sums_;  // may be null

@@ -65,6 +65,11 @@ absl::Status CheckSession(const std::string& field, const v1::LayerSession& wire
   ATTENTION_RETURN_IF_ERROR(check("num_kv_heads", geometry.num_kv_heads, params.num_kv_heads));
   ATTENTION_RETURN_IF_ERROR(check("head_dim_qk", geometry.head_dim_qk, params.head_dim_qk));
   ATTENTION_RETURN_IF_ERROR(check("head_dim_v", geometry.head_dim_v, params.head_dim_v));
+  if (geometry.value_is_key_prefix) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        field,
+        " has a geometry with value_is_key_prefix true, expected false: layers have values"));
+  }
   if (wire.has_expected_position()) {
     return CheckPosition(field + ".expected_position", wire.expected_position());
   }

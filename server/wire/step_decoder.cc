@@ -30,11 +30,21 @@ absl::Status CheckPositions(const v1::SessionStep& wire) {
   return CheckPosition("kv_begin", wire.kv_begin(), 0);
 }
 
-absl::Status CheckPresence(const v1::SessionStep& wire) {
+// Keys and values come together, or keys alone where they hold the values.
+absl::Status CheckRows(const v1::SessionStep& wire, const KvGeometry& geometry) {
+  if (geometry.value_is_key_prefix) {
+    if (!wire.has_v()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "v is given, expected none: the session's values are prefixes of its keys");
+  }
   if (wire.has_k() != wire.has_v()) {
     return absl::InvalidArgumentError(
         absl::StrCat(wire.has_k() ? "v" : "k", " is missing, expected k and v or neither"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPresence(const v1::SessionStep& wire) {
   if (!wire.has_k() && !wire.has_q()) {
     return absl::InvalidArgumentError("q, k and v are missing, expected q, or k and v, or all");
   }
@@ -66,19 +76,25 @@ absl::Status DecodeRows(absl::string_view field, const v1::Tensor& tensor, std::
   return absl::OkStatus();
 }
 
+absl::Status DecodeValues(const v1::SessionStep& wire, const KvGeometry& geometry,
+                          RequestTensors& tensors, StepAppend& append) {
+  ATTENTION_RETURN_IF_ERROR(DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v,
+                                       tensors, &append.v, &append.v_pieces));
+  if (wire.v().shape(0) == append.num_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("v.shape is ", ShapeText(wire.v()), ", expected ",
+                                                 append.num_tokens, " tokens, as k"));
+}
+
 absl::Status DecodeAppend(const v1::SessionStep& wire, const KvGeometry& geometry,
                           RequestTensors& tensors, SessionStep* step) {
   if (!wire.has_k()) return absl::OkStatus();
   StepAppend& append = step->append.emplace();
   ATTENTION_RETURN_IF_ERROR(DecodeRows("k", wire.k(), geometry.num_kv_heads, geometry.head_dim_qk,
                                        tensors, &append.k, &append.k_pieces));
-  ATTENTION_RETURN_IF_ERROR(DecodeRows("v", wire.v(), geometry.num_kv_heads, geometry.head_dim_v,
-                                       tensors, &append.v, &append.v_pieces));
-  if (wire.v().shape(0) != wire.k().shape(0)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "v.shape is ", ShapeText(wire.v()), ", expected ", wire.k().shape(0), " tokens, as k"));
-  }
   append.num_tokens = wire.k().shape(0);
+  if (wire.has_v()) {
+    ATTENTION_RETURN_IF_ERROR(DecodeValues(wire, geometry, tensors, append));
+  }
   append.checksums = ChecksumRows(append, geometry);
   return absl::OkStatus();
 }
@@ -109,6 +125,7 @@ absl::Status DecodeQuery(const v1::SessionStep& wire, const KvGeometry& geometry
   task.params.num_kv_heads = geometry.num_kv_heads;
   task.params.head_dim_qk = geometry.head_dim_qk;
   task.params.head_dim_v = geometry.head_dim_v;
+  task.params.value_is_key_prefix = geometry.value_is_key_prefix;
   task.params.kv_dtype = geometry.dtype;
   task.q_len = q.shape(0);
   task.q = DenseRows(static_cast<const void*>(tensors.Place(q)), task.params.dtype,
@@ -193,6 +210,7 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTa
     return absl::InvalidArgumentError(
         absl::StrCat("layer is ", wire.layer(), ", expected 0 to ", target.num_layers - 1));
   }
+  ATTENTION_RETURN_IF_ERROR(CheckRows(wire, target.geometry));
   ATTENTION_RETURN_IF_ERROR(CheckPresence(wire));
   ATTENTION_RETURN_IF_ERROR(CheckPositions(wire));
   if (wire.returns().weights()) {

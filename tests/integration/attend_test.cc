@@ -101,7 +101,7 @@ const Variant kVariants[] = {
        *r.mutable_mask() = ZeroTensor(v1::DTYPE_BOOL, {33, 33});
      }},
     {"OddDimensions", {.head_dim_qk = 37, .head_dim_v = 11}},
-    {"LargestDimensions", {.head_dim_qk = 256, .head_dim_v = 256}},
+    {"LargestDimensions", {.head_dim_qk = 576, .head_dim_v = 512}},
     {"SmallestDimensions", {.head_dim_qk = 1, .head_dim_v = 1}},
     {"Everything",
      {.num_q_heads = 8, .num_kv_heads = 2, .q_lens = {30}, .kv_lens = {75}},

@@ -101,15 +101,32 @@ const std::vector<BadAttend> kBadTensors = {
      "k.shape is [1, 5, 2, 8], expected rank 3, as q"},
     {"HeadDimTooLarge",
      [](auto& r) {
-       Reshape(r.mutable_q(), {5, 4, 257});
-       Reshape(r.mutable_k(), {5, 2, 257});
+       Reshape(r.mutable_q(), {5, 4, 577});
+       Reshape(r.mutable_k(), {5, 2, 577});
      },
-     "q.shape is [5, 4, 257], expected 1 to 256 at axis 2 of [tokens, heads, head_dim]"},
+     "q.shape is [5, 4, 577], expected 1 to 576 at axis 2 of [tokens, heads, head_dim]"},
     {"ValueDimTooLarge",
      [](auto& r) {
-       Reshape(r.mutable_v(), {5, 2, 300});
+       Reshape(r.mutable_v(), {5, 2, 513});
      },
-     "v.shape is [5, 2, 300], expected 1 to 256 at axis 2"},
+     "v.shape is [5, 2, 513], expected 1 to 512 at axis 2"},
+    {"ValuesBesideAPrefix", [](auto& r) { r.set_value_is_key_prefix(true); },
+     "v is given, expected none: value_is_key_prefix is true"},
+    {"PrefixLongerThanTheKey",
+     [](auto& r) {
+       r.clear_v();
+       r.set_value_is_key_prefix(true);
+       r.set_head_dim_v(9);
+     },
+     "head_dim_v is 9, expected 1 to 8"},
+    {"PrefixOfUnknownLength",
+     [](auto& r) {
+       r.clear_v();
+       r.set_value_is_key_prefix(true);
+     },
+     "head_dim_v is 0, expected 1 to 8"},
+    {"HeadDimBesideValues", [](auto& r) { r.set_head_dim_v(6); },
+     "head_dim_v is 6, expected it only with value_is_key_prefix"},
     {"AbsurdHeads",
      [](auto& r) {
        Reshape(r.mutable_q(), {0, 1 << 20, 8});

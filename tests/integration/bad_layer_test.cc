@@ -143,7 +143,7 @@ TEST_F(BadLayerTest, ConfigsThatCannotBeAreRefusedByName) {
   EXPECT_THAT(upload([](auto& c) { c.set_context_dim(-1); }),
               FailsWith(kInvalid, "context_dim is"));
   EXPECT_THAT(upload([](auto& c) { c.set_num_kv_heads(3); }), FailsWith(kInvalid, "num_kv_heads"));
-  EXPECT_THAT(upload([](auto& c) { c.set_head_dim_qk(257); }), FailsWith(kInvalid, "head_dim_qk"));
+  EXPECT_THAT(upload([](auto& c) { c.set_head_dim_qk(577); }), FailsWith(kInvalid, "head_dim_qk"));
   EXPECT_THAT(upload([](auto& c) { c.set_dtype(v1::DTYPE_INT8); }),
               FailsWith(kInvalid, "config.dtype is DTYPE_INT8"));
   EXPECT_THAT(upload([](auto& c) { c.set_dtype(v1::DTYPE_FLOAT8_E4M3); }),

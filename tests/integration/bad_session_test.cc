@@ -187,10 +187,16 @@ INSTANTIATE_TEST_SUITE_P(
                   "geometry.num_kv_heads is 0"},
         BadCreate{"TooManyHeads", [](auto& r) { r.mutable_geometry()->set_num_kv_heads(1 << 17); },
                   "geometry.num_kv_heads is 131072"},
-        BadCreate{"KeyDim", [](auto& r) { r.mutable_geometry()->set_head_dim_qk(257); },
-                  "geometry.head_dim_qk is 257, expected 1 to 256"},
+        BadCreate{"KeyDim", [](auto& r) { r.mutable_geometry()->set_head_dim_qk(577); },
+                  "geometry.head_dim_qk is 577, expected 1 to 576"},
         BadCreate{"ValueDim", [](auto& r) { r.mutable_geometry()->set_head_dim_v(-1); },
                   "geometry.head_dim_v is -1"},
+        BadCreate{"LongPrefix",
+                  [](auto& r) {
+                    r.mutable_geometry()->set_value_is_key_prefix(true);
+                    r.mutable_geometry()->set_head_dim_v(33);
+                  },
+                  "geometry.head_dim_v is 33, expected 1 to head_dim_qk (32)"},
         BadCreate{"NoDType", [](auto& r) { r.mutable_geometry()->clear_kv_dtype(); },
                   "geometry.kv_dtype is DTYPE_UNSPECIFIED"},
         BadCreate{"BoolDType", [](auto& r) { r.mutable_geometry()->set_kv_dtype(v1::DTYPE_BOOL); },

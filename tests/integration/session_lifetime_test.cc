@@ -246,7 +246,8 @@ TEST_F(SessionLifetimeTest, TheServerTellsItsBoundsAndWhatIsLeft) {
   EXPECT_FALSE(before.version().empty());
   EXPECT_EQ(before.limits().max_sessions(), 5);
   EXPECT_EQ(before.limits().max_session_ttl_seconds(), 180);
-  EXPECT_EQ(before.limits().max_head_dim(), 256);
+  EXPECT_EQ(before.limits().max_head_dim_qk(), 576);
+  EXPECT_EQ(before.limits().max_head_dim_v(), 512);
   EXPECT_EQ(before.limits().kv_capacity_bytes(), 64 << 20);
   EXPECT_EQ(before.limits().max_response_bytes(), before.limits().max_message_bytes());
   EXPECT_EQ(before.capacity().num_sessions(), 1);

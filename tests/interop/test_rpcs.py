@@ -27,6 +27,14 @@ INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
+
+def wide_dims(client):
+    """Head dims of queries and keys, and of values, that only processors compute."""
+    info = client.server.GetServerInfo(server_service_pb2.GetServerInfoRequest())
+    is_cuda = any(device.is_used and device.backend == "cuda" for device in info.devices)
+    return () if is_cuda else ((576, 512), (257, 300))
+
+
 # (q_len, kv_len, query heads, KV heads, head_dim_qk, head_dim_v), configuration
 VARIANTS = {
     "scaled dot-product": ((19, 19, 1, 1, 64, 64), {}),
@@ -107,10 +115,25 @@ class AttendTest(unittest.TestCase):
                 self.check(make_problem(26, 37, 4, 2, 24, 17, **options))
 
     @exercises(ATTENTION + "Attend")
-    def test_head_dims_from_1_to_256(self):
-        for dims in ((1, 1), (3, 256), (256, 5), (255, 129)):
+    def test_head_dims_from_1_to_the_largest(self):
+        for dims in ((1, 1), (3, 256), (256, 5), (255, 129)) + wide_dims(self.client):
             with self.subTest(dims=dims):
                 self.check(make_problem(5, 11, 2, 1, *dims))
+
+    @exercises(ATTENTION + "Attend")
+    def test_values_may_be_prefixes_of_their_keys(self):
+        if not wide_dims(self.client):
+            self.skipTest("the server computes on a GPU")
+        q, k = random_array(5, 4, 24), random_array(9, 1, 24)
+        given = attention_service_pb2.AttendRequest(q=to_tensor(q), k=to_tensor(k), v=to_tensor(k[:, :, :16].copy()))
+        latent = attention_service_pb2.AttendRequest(
+            q=to_tensor(q), k=to_tensor(k), value_is_key_prefix=True, head_dim_v=16
+        )
+        response = self.client.attention.Attend(latent)
+        self.assertEqual(response.output, self.client.attention.Attend(given).output)
+        latent.v.CopyFrom(given.v)
+        with assert_fails(self, INVALID_ARGUMENT, "v is given"):
+            self.client.attention.Attend(latent)
 
     @exercises(ATTENTION + "Attend")
     def test_a_row_that_sees_nothing_is_zero(self):
@@ -454,7 +477,7 @@ class SessionLifeTest(SessionTestCase):
             "geometry": {},
             "num_layers": {"geometry": geometry(num_layers=0)},
             "num_kv_heads": {"geometry": geometry(kv_heads=-1)},
-            "head_dim_qk": {"geometry": geometry(dim_qk=257)},
+            "head_dim_qk": {"geometry": geometry(dim_qk=577)},
             "head_dim_v": {"geometry": geometry(dim_v=0)},
             "kv_dtype": {"geometry": geometry(dtype=tensor_pb2.DTYPE_BOOL)},
             "expected_tokens": {"geometry": geometry(), "expected_tokens": -1},
@@ -815,7 +838,7 @@ class ServerServiceTest(unittest.TestCase):
         self.assertGreater(device.num_threads, 0)
         self.assertEqual(info.limits.max_message_bytes, 8 << 20)
         self.assertEqual(info.limits.kv_capacity_bytes, 64 << 20)
-        self.assertEqual(info.limits.max_head_dim, 256)
+        self.assertEqual((info.limits.max_head_dim_qk, info.limits.max_head_dim_v), (576, 512))
         self.assertLessEqual(info.capacity.kv_free_bytes, info.limits.kv_capacity_bytes)
 
     def explain(self, **fields):
@@ -850,8 +873,8 @@ class ServerServiceTest(unittest.TestCase):
 
     @exercises(SERVER + "Explain")
     def test_explain_names_the_wrong_field(self):
-        with assert_fails(self, INVALID_ARGUMENT, "head_dim_qk", "257", "256"):
-            self.explain(head_dim_qk=257)
+        with assert_fails(self, INVALID_ARGUMENT, "head_dim_qk", "577", "576"):
+            self.explain(head_dim_qk=577)
         with assert_fails(self, INVALID_ARGUMENT, "num_q_heads"):
             self.explain(num_q_heads=7)
 

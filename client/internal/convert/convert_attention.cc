@@ -149,6 +149,8 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool
                                                        request.first_query_positions.end());
   ToProto(request.returns, small_fields.mutable_returns());
   if (weights) small_fields.mutable_returns()->set_weights(true);
+  small_fields.set_value_is_key_prefix(request.value_is_key_prefix);
+  small_fields.set_head_dim_v(request.head_dim_v);
   if (refs != nullptr) {
     if (auto ref = refs->RefToOutput(0); ref.has_value()) {
       *small_fields.mutable_output_to() = *std::move(ref);

@@ -25,7 +25,8 @@ absl::StatusOr<ServerInfo> FromProto(v1::GetServerInfoResponse&& message) {
                  .max_sessions = limits.max_sessions(),
                  .max_sessions_per_tenant = limits.max_sessions_per_tenant(),
                  .max_session_ttl_seconds = limits.max_session_ttl_seconds(),
-                 .max_head_dim = limits.max_head_dim(),
+                 .max_head_dim_qk = limits.max_head_dim_qk(),
+                 .max_head_dim_v = limits.max_head_dim_v(),
                  .kv_capacity_bytes = limits.kv_capacity_bytes(),
                  .layer_capacity_bytes = limits.layer_capacity_bytes(),
                  .max_layers_per_tenant = limits.max_layers_per_tenant(),
@@ -47,6 +48,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const ExplainRequest& request) {
   small_fields.set_num_kv_heads(request.num_kv_heads);
   small_fields.set_head_dim_qk(request.head_dim_qk);
   small_fields.set_head_dim_v(request.head_dim_v);
+  small_fields.set_value_is_key_prefix(request.value_is_key_prefix);
   small_fields.set_dtype(ToProto(request.dtype));
   if (request.kv_dtype.has_value()) small_fields.set_kv_dtype(ToProto(*request.kv_dtype));
   small_fields.set_q_len(request.q_len);

@@ -18,6 +18,7 @@ absl::StatusOr<SessionGeometry> FromProto(const v1::SessionGeometry& message) {
                            .head_dim_qk = message.head_dim_qk(),
                            .head_dim_v = message.head_dim_v()};
   ATTENTION_CLIENT_ASSIGN_OR_RETURN(geometry.kv_dtype, internal::FromProto(message.kv_dtype()));
+  geometry.value_is_key_prefix = message.value_is_key_prefix();
   return geometry;
 }
 
@@ -100,6 +101,7 @@ void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message) {
   geometry->set_head_dim_qk(options.geometry.head_dim_qk);
   geometry->set_head_dim_v(options.geometry.head_dim_v);
   geometry->set_kv_dtype(ToProto(options.geometry.kv_dtype));
+  geometry->set_value_is_key_prefix(options.geometry.value_is_key_prefix);
   if (options.ttl.has_value()) ToProto(*options.ttl, message->mutable_ttl());
   message->set_expected_tokens(options.expected_tokens);
   message->set_name(options.name);

@@ -33,11 +33,12 @@ void ForEachTensor(Request& request, Visit visit) {
   }
 }
 
-// The bytes of an output, which has q's shape with v's last dimension; 0 when that is not known.
-std::size_t OutputBytes(const TensorView& q, const TensorView& v) {
-  if (!q.is_present() || !v.is_present()) return 0;
+// The bytes of an output, which has q's shape with head_dim_v in its last place; 0 when that is not
+// known.
+std::size_t OutputBytes(const TensorView& q, std::int64_t head_dim_v) {
+  if (!q.is_present() || head_dim_v <= 0) return 0;
   Shape shape = q.shape;
-  shape.back() = v.shape.back();
+  shape.back() = head_dim_v;
   const std::int64_t elements = NumElements(shape);
   std::size_t bytes = 0;
   const bool overflows = elements < 0 || __builtin_mul_overflow(static_cast<std::size_t>(elements),
@@ -45,14 +46,19 @@ std::size_t OutputBytes(const TensorView& q, const TensorView& v) {
   return overflows || bytes < SharedTensorRefs::kMinTensorBytes ? 0 : bytes;
 }
 
+std::int64_t HeadDimOf(const TensorView& v) { return v.is_present() ? v.shape.back() : 0; }
+
 std::vector<std::size_t> OutputBytes(const AttendRequest& request) {
-  return {OutputBytes(request.q, request.v)};
+  return {OutputBytes(request.q,
+                      request.value_is_key_prefix ? request.head_dim_v : HeadDimOf(request.v))};
 }
 
 std::vector<std::size_t> OutputBytes(const StepRequest& request) {
   std::vector<std::size_t> bytes;
   bytes.reserve(request.steps.size());
-  for (const SessionStep& step : request.steps) bytes.push_back(OutputBytes(step.q, step.v));
+  for (const SessionStep& step : request.steps) {
+    bytes.push_back(OutputBytes(step.q, HeadDimOf(step.v)));
+  }
   return bytes;
 }
 

@@ -77,6 +77,10 @@ struct AttendRequest {
   // kBool of the same shapes, 1 is visible; [sequences, 1, 1, kv] masks keys alone. Optional.
   TensorView mask = {};
   ReturnOptions returns = {};
+  // Latent attention: a value is the first head_dim_v elements of its key. v is absent, and
+  // head_dim_v given: 1 to 512, at most head_dim_qk.
+  bool value_is_key_prefix = false;
+  int head_dim_v = 0;
 };
 
 // Where a request's time in the server went, from the moment that its whole message had been

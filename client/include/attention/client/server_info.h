@@ -33,7 +33,9 @@ struct Limits {
   std::int64_t max_sessions = 0;
   std::int64_t max_sessions_per_tenant = 0;
   std::int64_t max_session_ttl_seconds = 0;
-  int max_head_dim = 0;
+  // The contract's; devices may support less (Explain).
+  int max_head_dim_qk = 0;
+  int max_head_dim_v = 0;
   std::int64_t kv_capacity_bytes = 0;
   // For the weights of layers.
   std::int64_t layer_capacity_bytes = 0;
@@ -84,6 +86,8 @@ struct ExplainRequest {
   // Default: kv_len - q_len.
   std::optional<std::int64_t> first_query_position = {};
   AttentionConfig config = {};
+  // As in SessionGeometry.
+  bool value_is_key_prefix = false;
 };
 
 struct ExplainResult {

@@ -29,7 +29,7 @@ struct LayerStep {
   // [q_len, num_q_heads, head_dim_qk]. Absent: append only.
   TensorView q = {};
   // [num_tokens, num_kv_heads, head_dim_qk] and [num_tokens, num_kv_heads, head_dim_v]. Absent:
-  // attend only.
+  // attend only. k alone where values are prefixes of their keys.
   TensorView k = {};
   TensorView v = {};
   AttentionConfig config = {};

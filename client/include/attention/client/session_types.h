@@ -31,15 +31,18 @@ struct SessionGeometry {
   // 1 to 1024. Each layer has a length of its own.
   int num_layers = 1;
   int num_kv_heads = 1;
-  // 1 to 256.
+  // 1 to 576.
   int head_dim_qk = 0;
-  // 1 to 256.
+  // 1 to 512.
   int head_dim_v = 0;
   // The cache's type: kFloat32, kFloat16, kBFloat16, kInt8 or kFloat8E4M3. Rows of another
   // dtype are rounded to nearest when appended; the last two take a byte an element and keep a
   // scale for each token and head (SessionGeometry in session_service.proto says how near they
   // are).
   DType kv_dtype = DType::kFloat32;
+  // Latent attention: a value is the first head_dim_v elements of its key, at most head_dim_qk.
+  // Steps give k and no v, and only keys are stored.
+  bool value_is_key_prefix = false;
 };
 
 // The request of CreateSession.
@@ -125,7 +128,7 @@ struct SessionStep {
   // already, only attend again. Without k and v the length to attend over; absent: all of it.
   std::optional<std::int64_t> expected_position = {};
   // [num_tokens, num_kv_heads, head_dim_qk] and [num_tokens, num_kv_heads, head_dim_v]. Both or
-  // neither.
+  // neither; k alone where values are prefixes of their keys.
   TensorView k = {};
   TensorView v = {};
   // [q_len, num_q_heads, head_dim_qk]. Absent: append only.

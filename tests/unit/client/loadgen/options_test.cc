@@ -150,7 +150,7 @@ TEST(OptionsTest, MistakesNameFlagValueAndExpectation) {
       {"--max-in-flight 5", "--max-in-flight applies only with --mode open"},
       {"--num-q-heads 8 --num-kv-heads 3",
        "--num-q-heads is 8, expected a multiple of --num-kv-heads (3)"},
-      {"--head-dim-qk 257", "--head-dim-qk is 257, expected 1 to 256"},
+      {"--head-dim-qk 577", "--head-dim-qk is 577, expected 1 to 576"},
       {"--q-len 0", "--q-len is 0, expected 1 to"},
       {"--q-len 1000000 --num-q-heads 64", "bytes, expected at most 2147483647"},
       {"--context 5", "--context applies only with --workload decode or mixed"},

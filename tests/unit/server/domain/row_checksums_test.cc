@@ -50,6 +50,16 @@ TEST_F(RowChecksumsTest, EachTokenHasItsOwnHoweverTheRowsAreCut) {
   EXPECT_EQ(ChecksumRows(pieces, kGeometry), all);
 }
 
+TEST_F(RowChecksumsTest, KeysThatHoldTheirValuesAreAllThereIs) {
+  KvGeometry latent = kGeometry;
+  latent.value_is_key_prefix = true;
+  StepAppend append = Append(0, 4);
+  append.v = {};
+  const std::vector<std::uint32_t> all = ChecksumRows(append, latent);
+  ASSERT_EQ(all.size(), 4u);
+  EXPECT_THAT(std::vector(all.begin() + 1, all.end()), Each(Ne(all[0])));
+}
+
 TEST_F(RowChecksumsTest, AChangeOfAnyElementChangesThatToken) {
   const std::vector<std::uint32_t> before = All();
   for (std::size_t i = 0; i < values_.size(); ++i) {

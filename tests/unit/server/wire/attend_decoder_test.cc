@@ -214,10 +214,10 @@ INSTANTIATE_TEST_SUITE_P(
                    "q.shape is [5, 4, 0]"},
         BadRequest{"HeadDimTooLarge",
                    [](auto& r) {
-                     Fill(r.mutable_q(), {5, 4, 257});
-                     Fill(r.mutable_k(), {5, 2, 257});
+                     Fill(r.mutable_q(), {5, 4, 577});
+                     Fill(r.mutable_k(), {5, 2, 577});
                    },
-                   "q.shape is [5, 4, 257], expected 1 to 256 at axis 2 of [tokens, heads, head_dim]"},
+                   "q.shape is [5, 4, 577], expected 1 to 576 at axis 2 of [tokens, heads, head_dim]"},
         BadRequest{"AbsurdHeads",
                    [](auto& r) {
                      Fill(r.mutable_q(), {0, 1 << 20, 8});

@@ -90,6 +90,22 @@ TEST_F(StepDecoderTest, AppendOnlyAndAttendOnlyAreLegal) {
   EXPECT_FALSE(decoded->step.append.has_value());
 }
 
+TEST_F(StepDecoderTest, ALatentCacheTakesKeysAlone) {
+  cache_ = *caches_.Create({2, 8, 6, DType::kBFloat16, /*value_is_key_prefix=*/true}, 2, 0);
+  v1::SessionStep wire = Wire();
+  EXPECT_EQ(Decode(wire).status(),
+            absl::InvalidArgumentError(
+                "v is given, expected none: the session's values are prefixes of its keys"));
+  wire.clear_v();
+  const auto decoded = Decode(wire);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(decoded->step.num_tokens(), 3);
+  EXPECT_EQ(decoded->step.append->v.data, nullptr);
+  EXPECT_TRUE(decoded->step.attend->task.params.value_is_key_prefix);
+  wire.clear_q();
+  EXPECT_TRUE(Decode(wire).ok());
+}
+
 // A step that cannot be computed must not make this client or others wait.
 TEST_F(StepDecoderTest, APositionBeyondTheLayerIsEstimatedAsTheLayerIs) {
   v1::SessionStep wire = Wire();

@@ -294,7 +294,8 @@ TEST(ConvertTest, ServerInfoInFull) {
   device->set_isa("AVX2");
   device->set_num_threads(4);
   device->set_is_used(true);
-  message.mutable_limits()->set_max_head_dim(256);
+  message.mutable_limits()->set_max_head_dim_qk(576);
+  message.mutable_limits()->set_max_head_dim_v(512);
   message.mutable_limits()->set_kv_capacity_bytes(1 << 20);
   message.mutable_capacity()->set_kv_free_bytes(1 << 19);
   const auto info = FromProto(std::move(message));
@@ -307,7 +308,8 @@ TEST(ConvertTest, ServerInfoInFull) {
   EXPECT_EQ(info->devices[0].isa, "AVX2");
   EXPECT_EQ(info->devices[0].num_threads, 4);
   EXPECT_TRUE(info->devices[0].is_used);
-  EXPECT_EQ(info->limits.max_head_dim, 256);
+  EXPECT_EQ(info->limits.max_head_dim_qk, 576);
+  EXPECT_EQ(info->limits.max_head_dim_v, 512);
   EXPECT_EQ(info->limits.kv_capacity_bytes, 1 << 20);
   EXPECT_EQ(info->capacity.kv_free_bytes, 1 << 19);
 }
