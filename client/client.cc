@@ -93,8 +93,29 @@ void Client::CreateSessionAsync(const SessionOptions& request, const CallOptions
       });
 }
 
-Session Client::AttachSession(SessionInfo info) const {
+Session Client::OpenSession(SessionInfo info) const {
   return Session(connection_, std::move(info));
+}
+
+absl::StatusOr<Session> Client::AttachSession(const SessionHandle& handle,
+                                              const CallOptions& options) {
+  return AttachSessionFuture(handle, Waiting(options)).get();
+}
+
+Future<Session> Client::AttachSessionFuture(const SessionHandle& handle,
+                                            const CallOptions& options) {
+  return FutureOf<absl::StatusOr<Session>>(
+      [&](auto done) { AttachSessionAsync(handle, options, std::move(done)); });
+}
+
+void Client::AttachSessionAsync(const SessionHandle& handle, const CallOptions& options,
+                                Callback<Session> done) {
+  connection_->AttachSession(
+      handle, options,
+      [connection = connection_, done = std::move(done)](absl::StatusOr<SessionInfo> info) {
+        if (!info.ok()) return done(std::move(info).status());
+        done(Session(connection, *std::move(info)));
+      });
 }
 
 absl::StatusOr<SessionInfo> Client::GetSession(const SessionHandle& handle,

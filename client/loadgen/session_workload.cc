@@ -77,7 +77,7 @@ void SessionWorkload::Create(int index, const client::CallOptions& call,
   (*home)->CreateSessionAsync(request, [this, &user, call, done = std::move(done)](
                                            absl::StatusOr<client::SessionInfo> info) {
     if (!info.ok()) return done(info.status());
-    user.session.emplace(client_->AttachSession(*std::move(info)));
+    user.session.emplace(client_->OpenSession(*std::move(info)));
     user.steps = 0;
     user.next_layer = 0;
     user.k_offsets.clear();

@@ -62,6 +62,8 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "PRIORITY_NOT_ALLOWED";
     case ErrorReason::kLayerReadOnly:
       return "LAYER_READ_ONLY";
+    case ErrorReason::kFenced:
+      return "FENCED";
   }
   return "UNSPECIFIED";
 }

@@ -34,6 +34,7 @@ enum class ErrorReason {
   kRoleRequired,
   kPriorityNotAllowed,
   kLayerReadOnly,
+  kFenced,
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/divide.h"
+#include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 
 namespace attention::server {
@@ -40,6 +41,15 @@ KvCache::KvCache(PagePool& pool, int device, const KvGeometry& geometry, const K
 }
 
 KvCache::~KvCache() { account_->pool().AddCache(-1); }
+
+absl::Status KvCache::CheckWriter(std::uint64_t writer) const {
+  const std::uint64_t newest = this->writer();
+  if (writer >= newest) return absl::OkStatus();
+  return ReasonedError(
+      absl::StatusCode::kFailedPrecondition, ErrorReason::kFenced,
+      absl::StrCat("handle.writer is ", writer, ", expected ", newest,
+                   ": another program has attached itself to the session (AttachSession)"));
+}
 
 std::int64_t KvCache::committed_length() const {
   std::int64_t least = length(0);

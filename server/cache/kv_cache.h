@@ -83,6 +83,12 @@ class KvCache {
   // before: all of them, or with an exception none.
   static void Reorder(std::span<const std::shared_ptr<KvCache>> caches,
                       std::span<const std::size_t> sources);
+  // The newest of those who were let write. Any thread.
+  std::uint64_t writer() const { return writer_.load(std::memory_order_acquire); }
+  // FAILED_PRECONDITION FENCED for an older one. Any thread.
+  absl::Status CheckWriter(std::uint64_t writer) const;
+  void set_writer(std::uint64_t writer) { writer_.store(writer, std::memory_order_release); }
+
   // By which a repeated Reorder is known.
   std::uint64_t last_reorder() const { return last_reorder_; }
   void set_last_reorder(std::uint64_t id) { last_reorder_ = id; }
@@ -144,6 +150,7 @@ class KvCache {
   std::atomic<std::int64_t> kv_bytes_{0};
   std::atomic<int> generation_;  // of the pool; kOnHost when the device has none of the pages
   std::atomic<bool> is_spilled_{false};
+  std::atomic<std::uint64_t> writer_{0};
   std::uint64_t last_reorder_ = 0;
   int num_pins_ = 0;
   absl::Time last_used_ = absl::InfinitePast();

@@ -64,6 +64,7 @@ struct SessionStep {
   std::shared_ptr<KvCache> cache;
   int device = 0;  // the index of the one that holds the cache
   int layer = 0;
+  std::uint64_t writer = 0;  // by whose handle; an older one than the cache's may not append
   std::optional<std::int64_t> expected_position;
   std::optional<StepAppend> append;
   std::optional<StepAttend> attend;
@@ -74,12 +75,15 @@ struct SessionStep {
 
 // A change of whole caches, in order with the steps of their sessions.
 struct CacheChange {
-  enum class Kind { kFork, kTruncate, kReorder };
+  enum class Kind { kFork, kTruncate, kReorder, kAttach };
 
   Kind kind = Kind::kTruncate;
   int device = 0;  // the index of the one that holds all of the caches
-  // Those that are forked or truncated, of which there is one, or reordered.
+  // Those that are forked, truncated or attached to, of which there is one, or reordered.
   std::vector<std::shared_ptr<KvCache>> caches;
+  // By whose handle each is changed, which is refused for an older one than the cache's; the new
+  // writer of the one that is attached to. A fork, which changes nothing of its source, has none.
+  std::vector<std::uint64_t> writers = {};
   // Tokens of each layer that the copies get, or that stay; absent: the committed length.
   std::optional<std::int64_t> length;
   std::vector<std::shared_ptr<KvCache>> copies;  // of a fork: empty caches that get the tokens

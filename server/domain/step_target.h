@@ -17,6 +17,7 @@ struct StepTarget {
   int num_layers = 0;
   // The most tokens that the step's layer can hold before the step; 0 where there is no such layer.
   std::int64_t length = 0;
+  std::uint64_t writer = 0;  // of the handle
 };
 
 }  // namespace attention::server

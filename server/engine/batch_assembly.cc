@@ -104,6 +104,7 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
                                     std::int64_t& append_position) {
   KvCache& cache = *step.cache;
   ATTENTION_RETURN_IF_ERROR(CheckIsThere(cache));
+  ATTENTION_RETURN_IF_ERROR(cache.CheckWriter(step.writer));
   ATTENTION_RETURN_IF_ERROR(Hold(step.cache));
   const std::int64_t length = cache.length(step.layer);
   outcome.position = length;

@@ -19,6 +19,13 @@ absl::Status CheckLength(std::int64_t length, std::int64_t committed) {
       {{"actual_position", absl::StrCat(committed)}});
 }
 
+absl::Status CheckWriters(const CacheChange& change) {
+  for (std::size_t i = 0; i < change.writers.size(); ++i) {
+    ATTENTION_RETURN_IF_ERROR(change.caches[i]->CheckWriter(change.writers[i]));
+  }
+  return absl::OkStatus();
+}
+
 void Reorder(const CacheChange& change) {
   // A repetition, whose answer got lost.
   const bool is_done = change.reorder_id != 0 &&
@@ -33,11 +40,16 @@ void Reorder(const CacheChange& change) {
 }  // namespace
 
 absl::Status ApplyChange(const CacheChange& change) {
+  ATTENTION_RETURN_IF_ERROR(CheckWriters(change));
   if (change.kind == CacheChange::Kind::kReorder) {
     Reorder(change);
     return absl::OkStatus();
   }
   KvCache& cache = *change.caches[0];
+  if (change.kind == CacheChange::Kind::kAttach) {
+    cache.set_writer(change.writers[0]);
+    return absl::OkStatus();
+  }
   const std::int64_t committed = cache.committed_length();
   const std::int64_t length = change.length.value_or(committed);
   ATTENTION_RETURN_IF_ERROR(CheckLength(length, committed));

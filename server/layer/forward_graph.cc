@@ -142,6 +142,7 @@ class GraphBuilder {
     SessionStep step;
     step.cache = session.target.cache;
     step.device = session.target.device;
+    step.writer = session.target.writer;
     step.layer = session.layer;
     step.expected_position = session.expected_position;
     if (kv_rows_.is_present()) {

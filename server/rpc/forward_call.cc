@@ -24,7 +24,7 @@ absl::StatusOr<std::vector<StepTarget>> ForwardCall::AcquireSessions(
     const v1::LayerSession& session = wire.sessions(i);
     auto lease = services().sessions.Acquire(DecodeHandle(session.handle()), frame.tenant());
     if (!lease.ok()) return AtSequence(static_cast<std::size_t>(i), lease.status());
-    targets.push_back(TargetOf(**lease, session.layer()));
+    targets.push_back(TargetOf(**lease, session.handle().writer(), session.layer()));
     leases_.push_back(*std::move(lease));
   }
   return targets;

@@ -42,7 +42,7 @@ class ChangeCall {
     return services_.sessions.Acquire(DecodeHandle(handle), frame_.tenant());
   }
 
-  // The change of one session's cache, or the first of several.
+  // The change of one session's cache, or the first of several, without a writer yet.
   static CacheChange& BeginChange(CacheChange::Kind kind, const Session& session,
                                   AttentionRequest* request) {
     CacheChange& change = request->change.emplace();
@@ -94,7 +94,7 @@ class ForkCall final : public ChangeCall {
     ATTENTION_ASSIGN_OR_RETURN(const std::vector<SessionLease> made,
                                services().sessions.Add(std::move(copies_)));
     for (const SessionLease& session : made) {
-      EncodeSession(services().sessions, *session, response->add_sessions());
+      EncodeSession(services().sessions, session, response->add_sessions());
     }
     return absl::OkStatus();
   }
@@ -146,18 +146,47 @@ class TruncateCall final : public ChangeCall {
       return absl::InvalidArgumentError("length is missing, expected the tokens that stay");
     }
     ATTENTION_RETURN_IF_ERROR(CheckLength(wire.length()));
-    BeginChange(CacheChange::Kind::kTruncate, *session_, request).length = wire.length();
+    CacheChange& change = BeginChange(CacheChange::Kind::kTruncate, *session_, request);
+    change.writers = {wire.handle().writer()};
+    change.length = wire.length();
     request->work = WorkOf(*session_->cache, 1);
     return absl::OkStatus();
   }
 
   absl::Status Complete(Response* response) {
-    EncodeSession(services().sessions, *session_, response->mutable_session());
+    EncodeSession(services().sessions, session_, response->mutable_session());
     return absl::OkStatus();
   }
 
  private:
   SessionLease session_;
+};
+
+class AttachCall final : public ChangeCall {
+ public:
+  using Request = v1::AttachSessionRequest;
+  using Response = v1::AttachSessionResponse;
+  using ChangeCall::ChangeCall;
+
+  absl::Status Begin(const Request& wire, AttentionRequest* request) {
+    ATTENTION_ASSIGN_OR_RETURN(session_, Acquire(wire.handle()));
+    writer_ = ++session_->last_writer;
+    BeginChange(CacheChange::Kind::kAttach, *session_, request).writers = {writer_};
+    request->work = WorkOf(*session_->cache, 1);
+    return absl::OkStatus();
+  }
+
+  absl::Status Complete(Response* response) {
+    session_->binding.store(0);
+    EncodeSession(services().sessions, session_, response->mutable_session());
+    // A later one may have the session by now, which this one is then told by its first step.
+    response->mutable_session()->mutable_handle()->set_writer(writer_);
+    return absl::OkStatus();
+  }
+
+ private:
+  SessionLease session_;
+  std::uint64_t writer_ = 0;
 };
 
 class ReorderCall final : public ChangeCall {
@@ -185,7 +214,7 @@ class ReorderCall final : public ChangeCall {
 
   absl::Status Complete(Response* response) {
     for (const SessionLease& session : sessions_) {
-      EncodeSession(services().sessions, *session, response->add_sessions());
+      EncodeSession(services().sessions, session, response->add_sessions());
     }
     return absl::OkStatus();
   }
@@ -205,6 +234,7 @@ class ReorderCall final : public ChangeCall {
     } else {
       BeginChange(CacheChange::Kind::kReorder, **session, request);
     }
+    request->change->writers.push_back(wire.handles(i).writer());
     request->change->sources.push_back(static_cast<std::size_t>(wire.sources(i)));
     sessions_.push_back(*std::move(session));
     return absl::OkStatus();
@@ -265,6 +295,10 @@ void ServeFork(UnaryCall& call, const ServiceContext& services) {
 
 void ServeTruncate(UnaryCall& call, const ServiceContext& services) {
   ServeChange<TruncateCall>(call, services);
+}
+
+void ServeAttach(UnaryCall& call, const ServiceContext& services) {
+  ServeChange<AttachCall>(call, services);
 }
 
 void ServeReorder(UnaryCall& call, const ServiceContext& services) {

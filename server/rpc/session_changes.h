@@ -1,4 +1,5 @@
-// The calls that change whole caches: ForkSession, TruncateSession, ReorderSessions.
+// The calls that change whole caches: ForkSession, TruncateSession, ReorderSessions; and
+// AttachSession, which comes between steps as they do.
 #pragma once
 
 #include "server/rpc/service_context.h"
@@ -9,6 +10,7 @@ namespace attention::server {
 // Each leads to one Finish of the call. The services must outlive it.
 void ServeFork(UnaryCall& call, const ServiceContext& services);
 void ServeTruncate(UnaryCall& call, const ServiceContext& services);
+void ServeAttach(UnaryCall& call, const ServiceContext& services);
 void ServeReorder(UnaryCall& call, const ServiceContext& services);
 
 }  // namespace attention::server

@@ -10,9 +10,24 @@
 #include "server/wire/timing_encoder.h"
 
 namespace attention::server {
+namespace {
+
+v1::SessionState EncodeState(SessionState state) {
+  switch (state) {
+    case SessionState::kBusy:
+      return v1::SESSION_STATE_BUSY;
+    case SessionState::kSpilled:
+      return v1::SESSION_STATE_SPILLED;
+    case SessionState::kIdle:
+      break;
+  }
+  return v1::SESSION_STATE_IDLE;
+}
+
+}  // namespace
 
 SessionHandle DecodeHandle(const v1::SessionHandle& wire) {
-  return {wire.server_name(), wire.server_epoch(), wire.session_id()};
+  return {wire.server_name(), wire.server_epoch(), wire.session_id(), wire.writer()};
 }
 
 absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessionRequest& wire,
@@ -32,6 +47,7 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
                              DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
   session.expected_tokens = wire.expected_tokens();
   session.name = wire.name();
+  session.labels = {wire.labels().begin(), wire.labels().end()};
   if (wire.has_ttl()) {
     ATTENTION_ASSIGN_OR_RETURN(session.ttl, DecodeTtl(wire.ttl()));
   }
@@ -51,11 +67,35 @@ absl::Status AtSession(absl::string_view entry, const absl::Status& status) {
   return named;
 }
 
-void EncodeSession(const SessionTable& table, const Session& session, v1::Session* wire) {
+absl::StatusOr<SessionFilter> DecodeFilter(const v1::ListSessionsRequest& wire) {
+  SessionFilter filter;
+  filter.name = wire.name();
+  filter.labels = {wire.labels().begin(), wire.labels().end()};
+  switch (wire.state()) {
+    case v1::SESSION_STATE_UNSPECIFIED:
+      return filter;
+    case v1::SESSION_STATE_IDLE:
+      filter.state = SessionState::kIdle;
+      return filter;
+    case v1::SESSION_STATE_BUSY:
+      filter.state = SessionState::kBusy;
+      return filter;
+    case v1::SESSION_STATE_SPILLED:
+      filter.state = SessionState::kSpilled;
+      return filter;
+    default:
+      return absl::InvalidArgumentError(absl::StrCat("state is ", static_cast<int>(wire.state()),
+                                                     ", expected one of SessionState's"));
+  }
+}
+
+void EncodeSession(const SessionTable& table, const Session& session, int own_leases,
+                   v1::Session* wire) {
   wire->mutable_handle()->set_server_name(table.server_name());
   wire->mutable_handle()->set_server_epoch(table.server_epoch());
   wire->mutable_handle()->set_session_id(session.session_id);
   const KvCache& cache = *session.cache;
+  wire->mutable_handle()->set_writer(cache.writer());
   v1::SessionGeometry* geometry = wire->mutable_geometry();
   geometry->set_num_layers(cache.num_layers());
   geometry->set_num_kv_heads(cache.geometry().num_kv_heads);
@@ -72,12 +112,19 @@ void EncodeSession(const SessionTable& table, const Session& session, v1::Sessio
   EncodeTime(session.create_time, wire->mutable_create_time());
   EncodeTime(session.expire_time(), wire->mutable_expire_time());
   wire->set_name(session.name);
+  wire->mutable_labels()->insert(session.labels.begin(), session.labels.end());
+  wire->set_state(EncodeState(session.state(own_leases)));
 }
 
-StepTarget TargetOf(const Session& session, int layer) {
+void EncodeSession(const SessionTable& table, const SessionLease& session, v1::Session* wire) {
+  EncodeSession(table, *session, /*own_leases=*/1, wire);
+}
+
+StepTarget TargetOf(const Session& session, std::uint64_t writer, int layer) {
   const KvCache& cache = *session.cache;
   StepTarget target{session.cache, cache.device(), cache.geometry(), cache.num_layers()};
   if (layer >= 0 && layer < target.num_layers) target.length = cache.length(layer);
+  target.writer = writer;
   return target;
 }
 

@@ -49,7 +49,7 @@ class StepStreamCall final : public TensorStream<StepExchange> {
       session->binding.store(binding_);
       v1::StepStreamResponse response;
       response.set_request_id(exchange.wire.request_id());
-      EncodeSession(services().sessions, *session,
+      EncodeSession(services().sessions, session,
                     response.mutable_created_session()->mutable_session());
       Send({codec::OutgoingMessage(response).Serialize(), /*is_last=*/true, exchange.bytes});
       return absl::OkStatus();
@@ -87,6 +87,7 @@ SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamReg
       fork_session_(ATTENTION_UNARY_METHOD(SessionService, ForkSession)),
       truncate_session_(ATTENTION_UNARY_METHOD(SessionService, TruncateSession)),
       reorder_sessions_(ATTENTION_UNARY_METHOD(SessionService, ReorderSessions)),
+      attach_session_(ATTENTION_UNARY_METHOD(SessionService, AttachSession)),
       step_(ATTENTION_UNARY_METHOD(SessionService, Step)),
       step_stream_{
           services, "SessionService/StepStream", registry,
@@ -99,7 +100,7 @@ void SessionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;
   for (const UnaryMethod* method :
        {&create_session_, &get_session_, &list_sessions_, &delete_session_, &fork_session_,
-        &truncate_session_, &reorder_sessions_, &step_}) {
+        &truncate_session_, &reorder_sessions_, &attach_session_, &step_}) {
     UnaryCall::Listen(*method);
   }
   PipelinedStream::Listen(step_stream_);
@@ -110,7 +111,7 @@ void SessionServiceImpl::CreateSession(UnaryCall& call) {
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
         ATTENTION_ASSIGN_OR_RETURN(const SessionLease session,
                                    CreateOrFind(services_, frame, request));
-        EncodeSession(services_.sessions, *session, response->mutable_session());
+        EncodeSession(services_.sessions, session, response->mutable_session());
         return absl::OkStatus();
       });
 }
@@ -122,7 +123,7 @@ void SessionServiceImpl::GetSession(UnaryCall& call) {
         ATTENTION_ASSIGN_OR_RETURN(
             const SessionLease session,
             services_.sessions.Acquire(DecodeHandle(request.handle()), tenant));
-        EncodeSession(services_.sessions, *session, response->mutable_session());
+        EncodeSession(services_.sessions, session, response->mutable_session());
         return absl::OkStatus();
       });
 }
@@ -131,11 +132,12 @@ void SessionServiceImpl::ListSessions(UnaryCall& call) {
   AnswerNow<v1::ListSessionsRequest, v1::ListSessionsResponse>(
       call, [&](const CallFrame& frame, const auto& request, auto* response) {
         ATTENTION_ASSIGN_OR_RETURN(const std::string tenant, frame.TenantNamed(request.tenant()));
+        ATTENTION_ASSIGN_OR_RETURN(const SessionFilter filter, DecodeFilter(request));
         const auto list = [&](const std::string& after, std::size_t count) {
-          return services_.sessions.List(tenant, after, count);
+          return services_.sessions.List(tenant, after, count, filter);
         };
         const auto add = [&](const Session& session) {
-          EncodeSession(services_.sessions, session, response->add_sessions());
+          EncodeSession(services_.sessions, session, /*own_leases=*/0, response->add_sessions());
           return session.session_id;
         };
         return FillPage(request, list, add, response);
@@ -153,6 +155,8 @@ void SessionServiceImpl::DeleteSession(UnaryCall& call) {
 void SessionServiceImpl::ForkSession(UnaryCall& call) { ServeFork(call, services_); }
 
 void SessionServiceImpl::TruncateSession(UnaryCall& call) { ServeTruncate(call, services_); }
+
+void SessionServiceImpl::AttachSession(UnaryCall& call) { ServeAttach(call, services_); }
 
 void SessionServiceImpl::ReorderSessions(UnaryCall& call) { ServeReorder(call, services_); }
 

@@ -18,7 +18,8 @@ using RawControlMethods = v1::SessionService::WithRawMethod_CreateSession<
 template <typename Service>
 using RawChangeMethods =
     v1::SessionService::WithRawMethod_ForkSession<v1::SessionService::WithRawMethod_TruncateSession<
-        v1::SessionService::WithRawMethod_ReorderSessions<Service>>>;
+        v1::SessionService::WithRawMethod_ReorderSessions<
+            v1::SessionService::WithRawMethod_AttachSession<Service>>>>;
 using RawSessionService = RawControlMethods<RawChangeMethods<v1::SessionService::WithRawMethod_Step<
     v1::SessionService::WithRawMethod_StepStream<TakenAtHeaders<v1::SessionService>>>>>;
 
@@ -38,6 +39,7 @@ class SessionServiceImpl final : public RawSessionService {
   void ForkSession(UnaryCall& call);
   void TruncateSession(UnaryCall& call);
   void ReorderSessions(UnaryCall& call);
+  void AttachSession(UnaryCall& call);
   void Step(UnaryCall& call);
 
   const ServiceContext& services_;
@@ -49,6 +51,7 @@ class SessionServiceImpl final : public RawSessionService {
   const UnaryMethod fork_session_;
   const UnaryMethod truncate_session_;
   const UnaryMethod reorder_sessions_;
+  const UnaryMethod attach_session_;
   const UnaryMethod step_;
   const StreamMethod step_stream_;
 };

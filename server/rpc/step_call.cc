@@ -62,7 +62,7 @@ absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& 
                                  ResponseBudget& budget, Entry* entry, AttentionRequest* request) {
   ATTENTION_ASSIGN_OR_RETURN(
       SessionLease lease, services().sessions.Acquire(DecodeHandle(wire.handle()), frame.tenant()));
-  StepTarget target = TargetOf(*lease, wire.layer());
+  StepTarget target = TargetOf(*lease, wire.handle().writer(), wire.layer());
   target.length += num_tokens_;
   ATTENTION_ASSIGN_OR_RETURN(DecodedStep decoded, DecodeStep(wire, target, tensors(), budget));
   SessionStep& step = decoded.step;

@@ -19,6 +19,9 @@ constexpr std::size_t kMaxRemembered = 4096;
 // Fields that a client sends in a handle come back in errors, which travel in headers of a few KiB.
 constexpr std::size_t kMaxHandleBytes = 256;
 constexpr std::size_t kMaxNameBytes = 128;
+constexpr std::size_t kMaxLabels = 16;
+constexpr std::size_t kMaxLabelKeyBytes = 64;
+constexpr std::size_t kMaxLabelValueBytes = 128;
 
 absl::Status CheckHandleField(absl::string_view field, const std::string& value) {
   if (value.size() <= kMaxHandleBytes) return absl::OkStatus();
@@ -30,6 +33,25 @@ absl::Status CheckName(const std::string& name) {
   if (name.size() <= kMaxNameBytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("name has ", name.size(), " bytes, expected at most ", kMaxNameBytes));
+}
+
+absl::Status CheckLabels(const SessionLabels& labels) {
+  if (labels.size() > kMaxLabels) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("labels has ", labels.size(), " entries, expected at most ", kMaxLabels));
+  }
+  for (const auto& [key, value] : labels) {
+    if (key.empty() || key.size() > kMaxLabelKeyBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("labels has a key of ", key.size(),
+                                                     " bytes, expected 1 to ", kMaxLabelKeyBytes));
+    }
+    if (value.size() > kMaxLabelValueBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("labels[", Quoted(key), "] has ", value.size(),
+                                                     " bytes, expected at most ",
+                                                     kMaxLabelValueBytes));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // `reason`: what is remembered of a session that is gone.
@@ -50,6 +72,17 @@ std::string MakeSessionId() { return MakeRandomId(); }
 
 absl::Time Session::expire_time() const {
   return absl::FromUnixNanos(last_used_ns.load(std::memory_order_relaxed)) + ttl;
+}
+
+SessionState Session::state(int own_leases) const {
+  if (num_leases.load(std::memory_order_relaxed) > own_leases) return SessionState::kBusy;
+  return cache->is_spilled() ? SessionState::kSpilled : SessionState::kIdle;
+}
+
+bool SessionFilter::Matches(const Session& session) const {
+  if (!name.empty() && name != session.name) return false;
+  if (state && *state != session.state()) return false;
+  return std::includes(session.labels.begin(), session.labels.end(), labels.begin(), labels.end());
 }
 
 SessionLease::SessionLease(std::shared_ptr<Session> session, const Clock* clock)
@@ -130,6 +163,7 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTable::FindNamed(const NewSessio
 
 absl::StatusOr<SessionLease> SessionTable::Create(const NewSession& request) {
   ATTENTION_RETURN_IF_ERROR(CheckName(request.name));
+  ATTENTION_RETURN_IF_ERROR(CheckLabels(request.labels));
   ATTENTION_RETURN_IF_ERROR(TtlOf(request).status());
   Gone gone;
   {
@@ -168,6 +202,7 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTable::MakeSession(
   session->session_id = MakeSessionId();
   session->tenant = candidate.request.tenant;
   session->name = candidate.request.name;
+  session->labels = candidate.request.labels;
   ATTENTION_ASSIGN_OR_RETURN(session->ttl, TtlOf(candidate.request));
   session->create_time = clock_.Now();
   session->cache = candidate.cache;
@@ -315,6 +350,7 @@ absl::Status SessionTable::Delete(const SessionHandle& handle, absl::string_view
   MutexLock lock(&mutex_);
   const auto it = sessions_.find(handle.session_id);
   if (it == sessions_.end() || it->second->tenant != tenant) return absl::OkStatus();
+  ATTENTION_RETURN_IF_ERROR(it->second->cache->CheckWriter(handle.writer));
   removed = Remove(it);
   return absl::OkStatus();
 }
@@ -332,12 +368,14 @@ void SessionTable::EndBound(std::uint64_t binding) {
 
 std::vector<std::shared_ptr<const Session>> SessionTable::List(absl::string_view tenant,
                                                                absl::string_view after_id,
-                                                               std::size_t max_count) const {
+                                                               std::size_t max_count,
+                                                               const SessionFilter& filter) const {
   std::vector<std::shared_ptr<const Session>> found;
   {
     MutexLock lock(&mutex_);
     for (const auto& [id, session] : sessions_) {
-      if (session->tenant == tenant && id > after_id && !IsGone(*session)) {
+      if (session->tenant == tenant && id > after_id && !IsGone(*session) &&
+          filter.Matches(*session)) {
         found.push_back(session);
       }
     }

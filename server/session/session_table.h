@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -28,16 +29,23 @@
 
 namespace attention::server {
 
+// The client's own words, by key.
+using SessionLabels = std::map<std::string, std::string>;
+
 struct SessionHandle {
   std::string server_name;
   std::uint64_t server_epoch = 0;
   std::string session_id;
+  std::uint64_t writer = 0;
 };
+
+enum class SessionState { kIdle, kBusy, kSpilled };
 
 struct Session {
   std::string session_id;
   std::string tenant;
   std::string name;  // the client's, unique among the tenant's; may be empty
+  SessionLabels labels;
   absl::Duration ttl;
   absl::Time create_time;
   std::shared_ptr<KvCache> cache;
@@ -45,8 +53,20 @@ struct Session {
   std::atomic<std::int64_t> last_used_ns{0};  // Unix time
   std::atomic<int> num_leases{0};             // calls in flight; a leased session never expires
   std::atomic<std::uint64_t> binding{0};      // the stream that it ends with; 0: none
+  std::atomic<std::uint64_t> last_writer{0};  // the last one that AttachSession has named
 
   absl::Time expire_time() const;
+  // `own_leases`: those that do not make it busy.
+  SessionState state(int own_leases = 0) const;
+};
+
+// The sessions to list: those that have all of this.
+struct SessionFilter {
+  std::string name = {};  // empty: any
+  SessionLabels labels = {};
+  std::optional<SessionState> state = {};  // absent: any
+
+  bool Matches(const Session& session) const;
 };
 
 // Keeps a session from expiring while a call uses it, and restarts its TTL when the call ends.
@@ -83,6 +103,7 @@ class SessionTable {
     int num_layers = 0;
     std::int64_t expected_tokens = 0;
     std::string name = {};  // empty: none
+    SessionLabels labels = {};
   };
 
   // The references must outlive the table.
@@ -97,8 +118,8 @@ class SessionTable {
   // A new session, or the tenant's of this name. RESOURCE_EXHAUSTED QUOTA_EXCEEDED at a limit of
   // the server's or of the tenant's,
   // KV_EXHAUSTED without room for the expected tokens; INVALID_ARGUMENT for a TTL out of range, a
-  // name too long or a geometry that cannot be; ALREADY_EXISTS when the name's session has another
-  // geometry.
+  // name or labels too long or a geometry that cannot be; ALREADY_EXISTS when the name's session
+  // has another geometry.
   absl::StatusOr<SessionLease> Create(const NewSession& request);
 
   // A session to be, or the tenant's of its name.
@@ -122,14 +143,16 @@ class SessionTable {
   // FAILED_PRECONDITION SESSION_MOVED, NOT_FOUND SESSION_LOST, SESSION_EXPIRED, SESSION_NOT_FOUND.
   absl::StatusOr<SessionLease> Acquire(const SessionHandle& handle, absl::string_view tenant);
 
-  // The errors are those of Acquire, but a session that is gone already is OK.
+  // The errors are those of Acquire, but a session that is gone already is OK; FAILED_PRECONDITION
+  // FENCED for a handle that is not the writer's any more.
   absl::Status Delete(const SessionHandle& handle, absl::string_view tenant);
 
   // The tenant's sessions by ascending id, starting after `after_id`. Being listed keeps none
   // alive.
   std::vector<std::shared_ptr<const Session>> List(absl::string_view tenant,
                                                    absl::string_view after_id,
-                                                   std::size_t max_count) const;
+                                                   std::size_t max_count,
+                                                   const SessionFilter& filter = {}) const;
 
   // Drops sessions idle for longer than their TTL, and those whose cache was lost with their
   // device; returns how many.

@@ -218,6 +218,7 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTa
         "returns.weights is true, expected false: weights are streamed by AttendStream only");
   }
   step.cache = target.cache;
+  step.writer = target.writer;
   step.device = target.device;
   step.layer = wire.layer();
   if (wire.has_expected_position()) step.expected_position = wire.expected_position();

@@ -642,6 +642,19 @@ class StepTest(SessionTestCase):
         [result] = self.step(right)
         self.assertFalse(result.HasField("error") or result.is_replay)
 
+    @exercises(SESSION + "AttachSession")
+    def test_a_new_writer_fences_the_old_one(self):
+        problem = make_problem(12, 12, 4, 2, 16, 16, is_causal=True)
+        old = self.create(geometry=geometry()).handle
+        self.step(make_step(old, problem, 0, 9))
+        request = session_service_pb2.AttachSessionRequest(handle=old)
+        session = self.client.sessions.AttachSession(request, metadata=self.metadata).session
+        self.assertEqual(list(session.layer_lengths), [9])
+        [fenced] = self.step(make_step(old, problem, 9, 12))
+        self.assertEqual(fenced.error.reason, "FENCED")
+        [result] = self.step(make_step(session.handle, problem, 9, 12))
+        self.assertFalse(result.HasField("error"))
+
     @exercises(SESSION + "ReorderSessions")
     def test_beams_swap_and_a_repetition_changes_nothing(self):
         problem = make_problem(20, 20, 4, 2, 16, 16)

@@ -156,7 +156,7 @@ void GrpcConnection::ListSessions(const ListSessionsRequest& request, const Call
   absl::StatusOr<PageToken> token = ParsePageToken(request.page_token, num_targets);
   if (!token.ok()) return done(std::move(token).status());
   v1::ListSessionsRequest message;
-  message.set_page_size(request.page_size);
+  ToProto(request, &message);
   message.set_page_token(token->token);
   Prepared prepared = Prepare(options, codec::OutgoingMessage(message));
   if (!prepared.ok()) return done(std::move(prepared).status());
@@ -210,6 +210,15 @@ void GrpcConnection::TruncateSession(const TruncateSessionRequest& request,
             ATTENTION_CLIENT_METHOD(SessionService, TruncateSession),
             codec::OutgoingMessage(message),
             Reading<v1::TruncateSessionResponse>(std::move(done), kSessionFromProto));
+}
+
+void GrpcConnection::AttachSession(const SessionHandle& handle, const CallOptions& options,
+                                   Callback<SessionInfo> done) {
+  v1::AttachSessionRequest message;
+  ToProto(handle, message.mutable_handle());
+  CallOwner(handle.server_name, options, ATTENTION_CLIENT_METHOD(SessionService, AttachSession),
+            codec::OutgoingMessage(message),
+            Reading<v1::AttachSessionResponse>(std::move(done), kSessionFromProto));
 }
 
 void GrpcConnection::ReorderSessions(const ReorderSessionsRequest& request,

@@ -43,6 +43,8 @@ class GrpcConnection final : public Connection {
                    Callback<std::vector<SessionInfo>> done) override;
   void TruncateSession(const TruncateSessionRequest& request, const CallOptions& options,
                        Callback<SessionInfo> done) override;
+  void AttachSession(const SessionHandle& handle, const CallOptions& options,
+                     Callback<SessionInfo> done) override;
   void ReorderSessions(const ReorderSessionsRequest& request, const CallOptions& options,
                        Callback<std::vector<SessionInfo>> done) override;
   void Step(const StepRequest& request, const CallOptions& options,

@@ -60,6 +60,8 @@ void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message);
 
 void ToProto(const SessionHandle& handle, v1::SessionHandle* message);
 void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message);
+// All but the page token, which is each target's own.
+void ToProto(const ListSessionsRequest& request, v1::ListSessionsRequest* message);
 void ToProto(const ForkSessionRequest& request, v1::ForkSessionRequest* message);
 void ToProto(const ReorderSessionsRequest& request, v1::ReorderSessionsRequest* message);
 absl::StatusOr<SessionInfo> FromProto(v1::Session&& message);

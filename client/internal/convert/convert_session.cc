@@ -25,7 +25,18 @@ absl::StatusOr<SessionGeometry> FromProto(const v1::SessionGeometry& message) {
 SessionHandle FromProto(const v1::SessionHandle& message) {
   return {.server_name = message.server_name(),
           .server_epoch = message.server_epoch(),
-          .session_id = message.session_id()};
+          .session_id = message.session_id(),
+          .writer = message.writer()};
+}
+
+SessionState FromProto(v1::SessionState state) {
+  if (state == v1::SESSION_STATE_BUSY) return SessionState::kBusy;
+  return state == v1::SESSION_STATE_SPILLED ? SessionState::kSpilled : SessionState::kIdle;
+}
+
+v1::SessionState ToProto(SessionState state) {
+  if (state == SessionState::kBusy) return v1::SESSION_STATE_BUSY;
+  return state == SessionState::kSpilled ? v1::SESSION_STATE_SPILLED : v1::SESSION_STATE_IDLE;
 }
 
 // The step of this index in its request.
@@ -92,6 +103,7 @@ void ToProto(const SessionHandle& handle, v1::SessionHandle* message) {
   message->set_server_name(handle.server_name);
   message->set_server_epoch(handle.server_epoch);
   message->set_session_id(handle.session_id);
+  message->set_writer(handle.writer);
 }
 
 void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message) {
@@ -105,6 +117,14 @@ void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message) {
   if (options.ttl.has_value()) ToProto(*options.ttl, message->mutable_ttl());
   message->set_expected_tokens(options.expected_tokens);
   message->set_name(options.name);
+  message->mutable_labels()->insert(options.labels.begin(), options.labels.end());
+}
+
+void ToProto(const ListSessionsRequest& request, v1::ListSessionsRequest* message) {
+  message->set_page_size(request.page_size);
+  message->set_name(request.name);
+  message->mutable_labels()->insert(request.labels.begin(), request.labels.end());
+  if (request.state.has_value()) message->set_state(ToProto(*request.state));
 }
 
 void ToProto(const ForkSessionRequest& request, v1::ForkSessionRequest* message) {
@@ -132,6 +152,8 @@ absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
   info.ttl = FromProto(message.ttl());
   info.create_time = FromProto(message.create_time());
   info.expire_time = FromProto(message.expire_time());
+  info.labels.insert(message.labels().begin(), message.labels().end());
+  info.state = FromProto(message.state());
   return info;
 }
 

@@ -174,6 +174,14 @@ TEST_F(ClientTest, ChangesOfSessionsInAllForms) {
   EXPECT_EQ(client_.ReorderSessionsFuture({}, options_).get()->size(), 1u);
   client_.ReorderSessionsAsync({}, options_, [&](auto infos) { count = infos->size(); });
   EXPECT_EQ(count, 1u);
+  EXPECT_CALL(*connection_, AttachSession(info.handle, kIsMyCall, _))
+      .Times(3)
+      .WillRepeatedly(Answer(info));
+  EXPECT_EQ(client_.AttachSession(info.handle, options_)->position(0), 5);
+  EXPECT_EQ(client_.AttachSessionFuture(info.handle, options_).get()->handle(), info.handle);
+  client_.AttachSessionAsync(info.handle, options_,
+                             [&](auto session) { status = session.status(); });
+  EXPECT_TRUE(status.ok());
 }
 
 TEST_F(ClientTest, StepInAllForms) {
@@ -236,8 +244,8 @@ TEST_F(ClientTest, StepStreamFormsShareOneImplementation) {
   EXPECT_EQ((*opened)->StepFuture({}).get()->timing.batch_size, 4);
 }
 
-TEST_F(ClientTest, AttachSessionMakesNoCall) {
-  Session session = client_.AttachSession(SomeSession());
+TEST_F(ClientTest, OpenSessionMakesNoCall) {
+  Session session = client_.OpenSession(SomeSession());
   EXPECT_EQ(session.position(0), 5);
   EXPECT_EQ(session.handle(), SomeSession().handle);
 }

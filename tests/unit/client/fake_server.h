@@ -64,6 +64,7 @@ class FakeServer {
   Handler<v1::ForkSessionRequest, v1::ForkSessionResponse> on_fork_session;
   Handler<v1::TruncateSessionRequest, v1::TruncateSessionResponse> on_truncate_session;
   Handler<v1::ReorderSessionsRequest, v1::ReorderSessionsResponse> on_reorder_sessions;
+  Handler<v1::AttachSessionRequest, v1::AttachSessionResponse> on_attach_session;
   Handler<v1::StepRequest, v1::StepResponse> on_step;
   StreamHandler<v1::StepStreamRequest, v1::StepStreamResponse> on_step_stream;
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<v1::CreateLayerRequest>*,
@@ -126,6 +127,11 @@ class FakeServer {
                                  const v1::ReorderSessionsRequest* request,
                                  v1::ReorderSessionsResponse* response) override {
       return Answer(fake->on_reorder_sessions, context, *request, response);
+    }
+    grpc::Status AttachSession(grpc::ServerContext* context,
+                               const v1::AttachSessionRequest* request,
+                               v1::AttachSessionResponse* response) override {
+      return Answer(fake->on_attach_session, context, *request, response);
     }
     grpc::Status Step(grpc::ServerContext* context, const v1::StepRequest* request,
                       v1::StepResponse* response) override {

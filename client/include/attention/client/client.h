@@ -101,7 +101,15 @@ class Client {
   void CreateSessionAsync(const SessionOptions& request, const CallOptions& options,
                           Callback<Session> done);
   // Drives an existing session, from what GetSession or ListSessions gave. No call is made.
-  Session AttachSession(SessionInfo info) const;
+  Session OpenSession(SessionInfo info) const;
+  // Makes this program the session's writer: from now on the handles of the one before, dead or
+  // only slow, are refused with reason kFenced, and the lengths in info() are final. Fails as
+  // GetSession. Safe to retry.
+  absl::StatusOr<Session> AttachSession(const SessionHandle& handle,
+                                        const CallOptions& options = {});
+  Future<Session> AttachSessionFuture(const SessionHandle& handle, const CallOptions& options = {});
+  void AttachSessionAsync(const SessionHandle& handle, const CallOptions& options,
+                          Callback<Session> done);
 
   // NOT_FOUND: reason kSessionNotFound, kSessionExpired or kSessionLost. FAILED_PRECONDITION:
   // reason kSessionMoved.

@@ -53,6 +53,8 @@ class Connection {
                            Callback<std::vector<SessionInfo>> done) = 0;
   virtual void TruncateSession(const TruncateSessionRequest& request, const CallOptions& options,
                                Callback<SessionInfo> done) = 0;
+  virtual void AttachSession(const SessionHandle& handle, const CallOptions& options,
+                             Callback<SessionInfo> done) = 0;
   virtual void ReorderSessions(const ReorderSessionsRequest& request, const CallOptions& options,
                                Callback<std::vector<SessionInfo>> done) = 0;
   virtual void Step(const StepRequest& request, const CallOptions& options,

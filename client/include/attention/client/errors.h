@@ -23,6 +23,7 @@ inline constexpr std::string_view kSessionNotFound = "SESSION_NOT_FOUND";
 inline constexpr std::string_view kSessionExpired = "SESSION_EXPIRED";
 inline constexpr std::string_view kSessionLost = "SESSION_LOST";
 inline constexpr std::string_view kSessionMoved = "SESSION_MOVED";
+inline constexpr std::string_view kFenced = "FENCED";
 inline constexpr std::string_view kPositionMismatch = "POSITION_MISMATCH";
 inline constexpr std::string_view kRegionNotFound = "REGION_NOT_FOUND";
 inline constexpr std::string_view kLayerNotFound = "LAYER_NOT_FOUND";

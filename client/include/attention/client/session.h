@@ -1,5 +1,6 @@
 // A session: per-layer key/value caches in the server, and the position of each layer on this side,
-// so that steps are safe to retry. Made by Client::CreateSession or Client::AttachSession.
+// so that steps are safe to retry. Made by Client::CreateSession, AttachSession or
+// OpenSession.
 //
 //   auto session = client->CreateSession({.geometry = {.num_layers = 2, ...}});
 //   auto result = session->Step({.layer = 0, .q = q, .k = k, .v = v, .config = {.is_causal =

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ struct SessionHandle {
   std::uint64_t server_epoch = 0;
   // Unguessable.
   std::string session_id = {};
+  // Grows with each Client::AttachSession; a handle from before may not write any more.
+  std::uint64_t writer = 0;
 
   bool operator==(const SessionHandle&) const = default;
 };
@@ -57,6 +60,15 @@ struct SessionOptions {
   // finds its session again. ALREADY_EXISTS: that session has another geometry. Empty: the SDK
   // makes one up for each call, so that retries of the call make one session.
   std::string name = {};
+  // Words of your own about the session, by which ListSessions finds it: at most 16, with keys of 1
+  // to 64 bytes and values of at most 128.
+  std::map<std::string, std::string> labels = {};
+};
+
+enum class SessionState {
+  kIdle,     // no call is in flight, the cache is on its device
+  kBusy,     // a call is in flight
+  kSpilled,  // idle, the cache is in the host's memory
 };
 
 struct SessionInfo {
@@ -72,6 +84,8 @@ struct SessionInfo {
   absl::Duration ttl = {};
   absl::Time create_time = {};
   absl::Time expire_time = {};
+  std::map<std::string, std::string> labels = {};
+  SessionState state = SessionState::kIdle;
 };
 
 struct ForkSessionRequest {
@@ -109,6 +123,11 @@ struct ListSessionsRequest {
   // Empty for the first page, then the next_page_token of the page before. With several targets the
   // pages of one follow those of another.
   std::string page_token = {};
+  // Only the session of this name, only those that have all of these labels, only those in this
+  // state. Default: all.
+  std::string name = {};
+  std::map<std::string, std::string> labels = {};
+  std::optional<SessionState> state = {};
 };
 
 struct ListSessionsResult {

@@ -36,7 +36,7 @@ class StepStream {
 
   // Creates a session that ends with the stream, however the stream ends: so a program that dies
   // leaves nothing behind in the server. Steps of it may be sent on this stream, on others and as
-  // calls. Client::AttachSession makes the Session. Fails as Client::CreateSession and as
+  // calls. Client::OpenSession makes the Session. Fails as Client::CreateSession and as
   // StepAsync.
   virtual void CreateSessionAsync(const SessionOptions& request, SessionCallback done) = 0;
 

@@ -65,6 +65,40 @@ TEST_F(SessionTableTest, ANameMakesOneSessionHoweverOftenItIsAskedFor) {
       << "the name is free again";
 }
 
+TEST_F(SessionTableTest, AnOlderWriterDoesNotDelete) {
+  const auto session = Create();
+  (*session)->cache->set_writer(2);
+  SessionHandle handle = HandleOf(*session);
+  handle.writer = 1;
+  EXPECT_EQ(ReasonOf(table_.Delete(handle, "a")), "FENCED");
+  EXPECT_TRUE(table_.Acquire(handle, "a").ok());
+  handle.writer = 2;
+  EXPECT_TRUE(table_.Delete(handle, "a").ok());
+  EXPECT_EQ(ReasonOf(table_.Acquire(handle, "a").status()), "SESSION_NOT_FOUND");
+}
+
+TEST_F(SessionTableTest, ASessionIsBusyWhileSomebodyElseLeasesIt) {
+  const auto lease = Create();
+  EXPECT_EQ((*lease)->state(), SessionState::kBusy);
+  EXPECT_EQ((*lease)->state(/*own_leases=*/1), SessionState::kIdle);
+  const auto other = table_.Acquire(HandleOf(*lease), "a");
+  EXPECT_EQ((*lease)->state(/*own_leases=*/1), SessionState::kBusy);
+}
+
+TEST_F(SessionTableTest, AFilterWantsAllOfItsLabels) {
+  Session session;
+  session.name = "mine";
+  session.labels = {{"model", "llama"}, {"user", "ann"}};
+  session.num_leases = 1;
+  EXPECT_TRUE(SessionFilter{}.Matches(session));
+  EXPECT_TRUE((SessionFilter{.labels = {{"user", "ann"}}}.Matches(session)));
+  EXPECT_TRUE((SessionFilter{"mine", session.labels, SessionState::kBusy}.Matches(session)));
+  EXPECT_FALSE((SessionFilter{.labels = {{"user", "an"}}}.Matches(session)));
+  EXPECT_FALSE((SessionFilter{.labels = {{"user", "ann"}, {"x", ""}}}.Matches(session)));
+  EXPECT_FALSE((SessionFilter{.name = "min"}.Matches(session)));
+  EXPECT_FALSE((SessionFilter{.state = SessionState::kIdle}.Matches(session)));
+}
+
 class ForkedSessionsTest : public SessionTableTest {
  protected:
   // Sessions to be, of these names, with caches like that one.

@@ -40,6 +40,8 @@ class MockConnection : public Connection {
   MOCK_METHOD(void, TruncateSession,
               (const TruncateSessionRequest&, const CallOptions&, Callback<SessionInfo>),
               (override));
+  MOCK_METHOD(void, AttachSession,
+              (const SessionHandle&, const CallOptions&, Callback<SessionInfo>), (override));
   MOCK_METHOD(void, ReorderSessions,
               (const ReorderSessionsRequest&, const CallOptions&,
                Callback<std::vector<SessionInfo>>),

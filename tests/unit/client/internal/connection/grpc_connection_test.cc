@@ -177,6 +177,41 @@ TEST_F(GrpcConnectionTest, ChangesOfSessionsInAllForms) {
               }).ok());
 }
 
+TEST_F(GrpcConnectionTest, AttachingGivesTheHandleOfTheNewWriter) {
+  server_.on_attach_session = [](auto*, auto& request, auto* response) {
+    FillSession(response->mutable_session());
+    response->mutable_session()->mutable_handle()->set_writer(request.handle().writer() + 1);
+    return grpc::Status::OK;
+  };
+  SessionHandle old = handle_;
+  old.writer = 6;
+  const auto session = client_->AttachSession(old);
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(session->handle().writer, 7u);
+  EXPECT_EQ(session->handle().session_id, old.session_id);
+}
+
+TEST_F(GrpcConnectionTest, SessionsAreListedByNameLabelsAndState) {
+  v1::ListSessionsRequest seen;
+  server_.on_list_sessions = [&](auto*, auto& request, auto* response) {
+    seen = request;
+    FillSession(response->add_sessions());
+    (*response->mutable_sessions(0)->mutable_labels())["user"] = "ann";
+    response->mutable_sessions(0)->set_state(v1::SESSION_STATE_SPILLED);
+    return grpc::Status::OK;
+  };
+  const auto result = client_->ListSessions(
+      {.name = "mine", .labels = {{"user", "ann"}}, .state = SessionState::kBusy});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(seen.name(), "mine");
+  EXPECT_EQ(seen.labels().at("user"), "ann");
+  EXPECT_EQ(seen.state(), v1::SESSION_STATE_BUSY);
+  EXPECT_EQ(result->sessions[0].labels.at("user"), "ann");
+  EXPECT_EQ(result->sessions[0].state, SessionState::kSpilled);
+  ASSERT_TRUE(client_->ListSessions().ok());
+  EXPECT_EQ(seen.state(), v1::SESSION_STATE_UNSPECIFIED);
+}
+
 TEST_F(GrpcConnectionTest, CreateSessionAsyncGivesAWorkingSession) {
   server_.on_create_session = [](auto*, auto&, auto* response) {
     FillSession(response->mutable_session());
