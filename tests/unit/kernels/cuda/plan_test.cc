@@ -265,7 +265,9 @@ TEST(CudaPlanTest, WhatKernelsLackIsNamedByPlansWeightsAndAppends) {
     EXPECT_EQ(MakeWeightsPlan({.attention = task}).status(), absl::UnimplementedError(message));
     EXPECT_EQ(CheckLimits(task.params, 1), absl::UnimplementedError(message));
     static void* pages[1] = {};
-    const KvAppendTask append{.geometry = task.params.kv_geometry(), .destination = {pages, 1, 16}};
+    KvAppendTask append;
+    append.geometry = task.params.kv_geometry();
+    append.destination = {pages, 1, 16};
     EXPECT_EQ(CheckAppends({&append, 1}),
               absl::UnimplementedError(absl::StrCat("task 0: ", message)));
   };
