@@ -63,7 +63,6 @@ class QuotaServer {
   // Returns how many messages came.
   int Stop() {
     server_->Shutdown(std::chrono::system_clock::now());
-    queue_->Shutdown();
     thread_.join();
     return num_messages_;
   }
@@ -72,6 +71,7 @@ class QuotaServer {
  private:
   void Listen() {
     auto* call = new ServerCall;
+    ++num_calls_;
     service_.RequestCall(&call->context, &call->channel, queue_.get(), queue_.get(), call);
   }
 
@@ -80,6 +80,8 @@ class QuotaServer {
     for (bool ok = false; queue_->Next(&tag, &ok);) {
       std::unique_ptr<ServerCall> call(static_cast<ServerCall*>(tag));
       if (call->state == ServerCall::kEnding || (call->state == ServerCall::kArriving && !ok)) {
+        // The server has shut down, and nothing can begin on the queue any more.
+        if (--num_calls_ == 0) queue_->Shutdown();
         continue;
       }
       if (call->state == ServerCall::kArriving) {
@@ -108,6 +110,7 @@ class QuotaServer {
   grpc::AsyncGenericService service_;
   std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   std::unique_ptr<grpc::Server> server_;
+  int num_calls_ = 0;  // that gRPC has
   int num_messages_ = 0;
   std::thread thread_;
 };

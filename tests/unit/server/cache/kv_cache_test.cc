@@ -190,7 +190,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(BadGeometry{{0, 8, 8, DType::kFloat32}, 1, "geometry.num_kv_heads is 0"},
                       BadGeometry{{-1, 8, 8, DType::kFloat32}, 1, "geometry.num_kv_heads is -1"},
                       BadGeometry{{1, 0, 8, DType::kFloat32}, 1, "geometry.head_dim_qk is 0"},
-                      BadGeometry{{1, 8, 257, DType::kFloat32}, 1, "geometry.head_dim_v is 257"},
+                      BadGeometry{{1, 577, 8, DType::kFloat32}, 1, "geometry.head_dim_qk is 577"},
+                      BadGeometry{{1, 8, 513, DType::kFloat32}, 1, "geometry.head_dim_v is 513"},
                       BadGeometry{{1, 8, 8, DType::kFloat32}, 0, "geometry.num_layers is 0"},
                       BadGeometry{
                           {1, 8, 8, DType::kFloat32}, 1025, "geometry.num_layers is 1025"}));
