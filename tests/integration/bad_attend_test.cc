@@ -81,7 +81,7 @@ const std::vector<BadAttend> kBadTensors = {
      [](auto& r) {
        Reshape(r.mutable_v(), {5, 2, 0});
      },
-     "v.shape is [5, 2, 0], expected 1 to 256 at axis 2"},
+     "v.shape is [5, 2, 0], expected 1 to 512 at axis 2"},
     {"Scalar", [](auto& r) { Reshape(r.mutable_q(), {}); }, "q.shape is [], expected rank 3"},
     {"Rank2",
      [](auto& r) {
