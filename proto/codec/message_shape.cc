@@ -32,7 +32,8 @@ bool IsInOneofWithTensors(const FieldDescriptor& field) {
 
 // Our messages do not contain themselves, so this ends.
 MessageShape::MessageShape(const Descriptor* descriptor)
-    : is_tensor(descriptor == v1::Tensor::descriptor()) {
+    : prototype(google::protobuf::MessageFactory::generated_factory()->GetPrototype(descriptor)),
+      is_tensor(descriptor == v1::Tensor::descriptor()) {
   if (is_tensor) return;
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const FieldDescriptor* field = descriptor->field(i);

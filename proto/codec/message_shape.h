@@ -2,6 +2,7 @@
 #pragma once
 
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
 
 #include <memory>
 #include <utility>
@@ -28,6 +29,7 @@ struct MessageShape {
   // The child at the field; null if the field is parsed by protobuf.
   const Child* Find(int field_number) const;
 
+  const google::protobuf::Message* prototype;  // of new messages
   bool is_tensor = false;
   std::vector<Child> children;
 };

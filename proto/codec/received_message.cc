@@ -1,6 +1,7 @@
 #include "proto/codec/received_message.h"
 
 #include <deque>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -53,6 +54,14 @@ class MessageParser {
   }
 
  private:
+  // AddMessage of protobuf makes the message before the room for it, and loses it when memory is
+  // out for that.
+  static Message* Add(const MessageShape::Child& child, Message* message) {
+    std::unique_ptr<Message> added(child.shape->prototype->New());
+    message->GetReflection()->AddAllocatedMessage(message, child.field, added.get());
+    return added.release();
+  }
+
   // The parser's position: "steps[2].q", followed by `inner` if given.
   std::string Name(absl::string_view inner) const {
     std::string name;
@@ -118,8 +127,8 @@ class MessageParser {
     absl::Status status = ReadLength(end, "", &length);
     if (status.ok()) {
       if (!is_repeated) ForgetRivals(child, *message);
-      Message* inner = is_repeated ? reflection->AddMessage(message, child.field)
-                                   : reflection->MutableMessage(message, child.field);
+      Message* inner =
+          is_repeated ? Add(child, message) : reflection->MutableMessage(message, child.field);
       status = Parse(*child.shape, length, inner);
     }
     path_.pop_back();
