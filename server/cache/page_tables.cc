@@ -100,12 +100,13 @@ std::vector<std::uint32_t> PageTables::Checksums(int layer, std::int64_t begin,
   if (begin == end) return {};
   const Layer& own = layers_[layer];
   const std::int64_t page = begin / layout_.page_size;
-  const bool is_grouped = page < own.num_grouped;
-  const PageGroup::Layer* group = is_grouped ? GroupOf(layer, page) : nullptr;
-  const std::vector<std::uint32_t>& known = is_grouped ? group->checksums : own.checksums;
-  const std::int64_t offset =
-      begin - (is_grouped ? group->begin : own.num_grouped) * layout_.page_size;
-  return {known.begin() + offset, known.begin() + offset + (end - begin)};
+  const auto part = [&](const std::vector<std::uint32_t>& known, std::int64_t first_page) {
+    const auto from = known.begin() + (begin - first_page * layout_.page_size);
+    return std::vector<std::uint32_t>(from, from + (end - begin));
+  };
+  if (page >= own.num_grouped) return part(own.checksums, own.num_grouped);
+  const PageGroup::Layer& group = *GroupOf(layer, page);
+  return part(group.checksums, group.begin);
 }
 
 // --- Appending
