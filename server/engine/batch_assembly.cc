@@ -48,7 +48,8 @@ absl::Status BatchAssembly::Extend(KvCache& cache, int layer, std::int64_t new_l
 absl::Status BatchAssembly::Change(const CacheChange& change) {
   for (const std::shared_ptr<KvCache>& cache : change.caches) {
     ATTENTION_RETURN_IF_ERROR(CheckIsThere(*cache));
-    ATTENTION_RETURN_IF_ERROR(Hold(cache));
+    // Another writer needs no pages: it must not fail where the device has no room for them.
+    if (change.kind != CacheChange::Kind::kAttach) ATTENTION_RETURN_IF_ERROR(Hold(cache));
   }
   ATTENTION_RETURN_IF_ERROR(ApplyChange(change));
   has_changed_ = true;

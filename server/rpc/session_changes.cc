@@ -169,7 +169,8 @@ class AttachCall final : public ChangeCall {
   using ChangeCall::ChangeCall;
 
   absl::Status Begin(const Request& wire, AttentionRequest* request) {
-    ATTENTION_ASSIGN_OR_RETURN(session_, Acquire(wire.handle()));
+    handle_ = wire.handle();
+    ATTENTION_ASSIGN_OR_RETURN(session_, Acquire(handle_));
     writer_ = ++session_->last_writer;
     BeginChange(CacheChange::Kind::kAttach, *session_, request).writers = {writer_};
     request->work = WorkOf(*session_->cache, 1);
@@ -178,6 +179,8 @@ class AttachCall final : public ChangeCall {
 
   absl::Status Complete(Response* response) {
     session_->binding.store(0);
+    // Its stream may have ended before that, and taken it along.
+    ATTENTION_RETURN_IF_ERROR(Acquire(handle_).status());
     EncodeSession(services().sessions, session_, response->mutable_session());
     // A later one may have the session by now, which this one is then told by its first step.
     response->mutable_session()->mutable_handle()->set_writer(writer_);
@@ -185,6 +188,7 @@ class AttachCall final : public ChangeCall {
   }
 
  private:
+  v1::SessionHandle handle_;
   SessionLease session_;
   std::uint64_t writer_ = 0;
 };

@@ -64,6 +64,14 @@ class CacheChangesTest : public ::testing::Test {
     return change;
   }
 
+  CacheChange Attach(const std::shared_ptr<KvCache>& cache, std::uint64_t writer) {
+    CacheChange change;
+    change.kind = CacheChange::Kind::kAttach;
+    change.caches.push_back(cache);
+    change.writers.push_back(writer);
+    return change;
+  }
+
   absl::Status Execute(std::unique_ptr<AttentionRequest> request) {
     std::optional<AttentionResult> answer;
     request->arrival = clock_.Now();
@@ -144,6 +152,25 @@ TEST_F(CacheChangesTest, AfterATruncationOtherRowsComeInPlaceOfTheDrafts) {
   ASSERT_TRUE(Run(Truncate(cache, 9)).ok()) << "as often as it is asked for";
   ASSERT_TRUE(Run(right).ok());
   EXPECT_FLOAT_EQ(OutputOf(right), 2);
+}
+
+TEST_F(CacheChangesTest, AnotherWriterFencesTheOneBeforeAndNeedsNoPages) {
+  const auto cache = NewCache(), other = NewCache();
+  ASSERT_TRUE(Run(Step(cache, 0, 200, 1)).ok());
+  ASSERT_TRUE(Run(Step(other, 0, 200, 1)).ok());
+  ASSERT_TRUE(cache->is_spilled()) << "the other one has taken all pages";
+  ASSERT_TRUE(Run(Attach(cache, 2)).ok());
+  EXPECT_TRUE(cache->is_spilled());
+  EXPECT_EQ(ReasonOf(Run(Attach(cache, 1))), "FENCED") << "it comes too late";
+  SessionStep step = Step(cache, 200, 1, 1);
+  step.writer = 1;
+  EXPECT_EQ(ReasonOf(Run(step)), "FENCED");
+  CacheChange truncation = Truncate(cache, 3);
+  truncation.writers = {1};
+  EXPECT_EQ(ReasonOf(Run(truncation)), "FENCED");
+  EXPECT_EQ(cache->length(0), 200);
+  step.writer = 2;
+  EXPECT_TRUE(Run(step).ok());
 }
 
 TEST_F(CacheChangesTest, ALengthBeyondTheCommittedOneIsRefusedByBoth) {
