@@ -1,19 +1,17 @@
 """What it costs to know who calls: credentials, limits, files that change, and callers with wrong tokens."""
 
-import contextlib
 import os
 import pathlib
 import random
 import statistics
 import subprocess
 import sys
-import threading
 import time
 
 from rows import Row, check_clean, latency, rate, timed
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "chaos"))
-import http2  # noqa: E402
+from wrong_tokens import Flood  # noqa: E402
 
 # 2.3 KiB a request: the call itself is nearly all of its cost.
 SMALL = ("--workload=attend", "--q-len=1", "--kv-len=4", "--num-q-heads=2", "--head-dim-qk=32",
@@ -154,44 +152,6 @@ def reload(programs, options):
         reloads = server.log().count("auth-tokens has changed and is in use")
     yield Row("calls that failed beside reloads", report["requests"]["errors"], at_most=0,
               detail=f"{reloads} reloads, {report['requests']['ok']} calls")
-
-
-class Flood:
-    """Calls with a wrong token, so many a second, from a thread for each connection that is open."""
-
-    CALLS = 99  # of a connection; the server ends one at its hundredth refusal in a second
-
-    def __init__(self, address, calls_per_second):
-        self._address, self._period = address, self.CALLS / calls_per_second
-        self._headers = b"".join(
-            http2.Connection.headers(2 * number + 1, "/attention.v1.AttentionService/Attend",
-                                     authorization="Bearer 0123456789abcdef.guess")
-            for number in range(self.CALLS))
-        self.sent, self._stop = 0, threading.Event()
-
-    def _run(self):
-        open_connections, due = [], time.monotonic()
-        while not self._stop.is_set():
-            connection = http2.open_socket(self._address)
-            connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0) + self._headers)
-            open_connections.append(connection)
-            self.sent += self.CALLS
-            if len(open_connections) > 20:  # by now it has been answered
-                open_connections.pop(0).close()
-            due += self._period
-            time.sleep(max(0.0, due - time.monotonic()))
-        for connection in open_connections:
-            connection.close()
-
-    @contextlib.contextmanager
-    def running(self):
-        thread = threading.Thread(target=self._run)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            thread.join()
 
 
 def wrong_tokens(programs, options):

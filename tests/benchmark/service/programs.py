@@ -125,7 +125,7 @@ class Server:
         self._log = log
         self._admin_address = ports["admin_listen"]
         self.addresses = ports["listen"]
-        # Of its unix socket, and of its port without TLS.
+        # The first two are its unix socket and its port without TLS.
         self.address, self.tcp_address = self.addresses[:2]
 
     def log(self):
