@@ -22,6 +22,7 @@
 #include "kernels/api/backend_description.h"
 #include "kernels/api/paged_kv_view.h"
 #include "kernels/api/projection.h"
+#include "kernels/api/stored_rows.h"
 #include "kernels/api/work_estimate.h"
 
 namespace attention {
@@ -132,6 +133,22 @@ class AttentionBackend : public BackendDescription {
   virtual absl::Status CopyPages(std::span<const DevicePageCopy> copies) {
     for (const DevicePageCopy& copy : copies) std::memcpy(copy.to, copy.from, copy.bytes);
     return absl::OkStatus();
+  }
+
+  // Reads the rows of tokens as they are after every append so far, and writes rows into pages that
+  // exist, as AppendKv would have stored them. Blocks until done. Two tasks of one call must not
+  // write to one page, nor read what another one writes. INVALID_ARGUMENT names the task and the
+  // field; UNIMPLEMENTED: the backend cannot.
+  virtual absl::Status ReadRows(std::span<const StoredRowsTask> /*tasks*/) {
+    return absl::UnimplementedError("the backend does not move stored rows");
+  }
+  virtual absl::Status WriteRows(std::span<const StoredRowsTask> /*tasks*/) {
+    return absl::UnimplementedError("the backend does not move stored rows");
+  }
+  // Moves tokens within the device, each task one head's. The same holds; tasks of several heads
+  // may have the same pages.
+  virtual absl::Status MoveTokens(std::span<const MoveTokensTask> /*tasks*/) {
+    return absl::UnimplementedError("the backend does not move stored rows");
   }
 
   // Computes rows of attention weights.

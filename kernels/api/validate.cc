@@ -112,6 +112,72 @@ absl::Status ValidateAppendRows(const std::string& field, const RowsView& rows,
   return absl::OkStatus();
 }
 
+absl::Status ValidateGeometry(const KvGeometry& geometry) {
+  AttentionParams params;
+  params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
+  params.head_dim_qk = geometry.head_dim_qk;
+  params.head_dim_v = geometry.head_dim_v;
+  params.value_is_key_prefix = geometry.value_is_key_prefix;
+  return ValidateHeads(params);
+}
+
+absl::Status ValidateTokens(const PagedKvView& pages, std::int64_t position,
+                            std::int64_t num_tokens) {
+  if (auto s = ValidatePageSize(pages.page_size); !s.ok()) return s;
+  if (position < 0 || num_tokens < 0 || num_tokens > pages.num_pages * pages.page_size - position) {
+    return absl::InvalidArgumentError(absl::StrCat("tokens are [", position, ", ", position, " + ",
+                                                   num_tokens, "), expected a part of [0, ",
+                                                   pages.num_pages * pages.page_size, ")"));
+  }
+  if (num_tokens > 0 && pages.pages == nullptr) {
+    return absl::InvalidArgumentError("pages are missing");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateStoredRowsTask(const StoredRowsTask& task) {
+  const KvGeometry& geometry = task.geometry;
+  if (auto s = ValidateGeometry(geometry); !s.ok()) return s;
+  if (auto s = ValidateTokens(task.pages, task.position, task.num_tokens); !s.ok()) return s;
+  if (task.num_tokens == 0) return absl::OkStatus();
+  const bool has_scales = HasRowScales(geometry.dtype);
+  const bool has_values = !geometry.value_is_key_prefix;
+  if (task.rows.k == nullptr) return Invalid("k", "missing", "rows");
+  if (has_values && task.rows.v == nullptr) return Invalid("v", "missing", "rows");
+  if (has_scales && task.rows.k_scales == nullptr) return Invalid("k_scales", "missing", "scales");
+  if (has_scales && has_values && task.rows.v_scales == nullptr) {
+    return Invalid("v_scales", "missing", "scales");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateMove(const MoveTokensTask& task) {
+  const auto count = static_cast<std::int64_t>(task.tokens.size());
+  if (auto s = ValidateGeometry(task.geometry); !s.ok()) return s;
+  if (auto s = CheckRange("kv_head", task.kv_head, 0, task.geometry.num_kv_heads - 1); !s.ok()) {
+    return s;
+  }
+  if (auto s = ValidateTokens(task.to, task.position, count); !s.ok()) return s;
+  if (auto s = ValidateTokens(task.from, 0, 0); !s.ok()) return s;
+  const std::int64_t capacity = task.from.num_pages * task.from.page_size;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t token = task.tokens[i];
+    const std::int64_t least = i == 0 ? 0 : task.tokens[i - 1] + 1;
+    if (token < least || token >= capacity) {
+      return Invalid(absl::StrCat("tokens[", i, "]").c_str(), absl::StrCat(token),
+                     absl::StrCat(least, " to ", capacity - 1));
+    }
+    const std::int64_t place = task.position + i;
+    const std::int64_t from_page = token / task.from.page_size;
+    if (token < place && place / task.to.page_size < task.to.num_pages &&
+        task.from.pages[from_page] == task.to.pages[place / task.to.page_size]) {
+      return Invalid(absl::StrCat("tokens[", i, "]").c_str(), absl::StrCat(token),
+                     absl::StrCat("at least ", place, ", its place in the same page"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateHeads(const AttentionParams& params) {
@@ -172,22 +238,9 @@ absl::Status ValidateWeights(const WeightsTask& task) {
 
 absl::Status ValidateAppend(const KvAppendTask& task) {
   const KvGeometry& geometry = task.geometry;
-  const PagedKvView& pages = task.destination;
-  AttentionParams params;
-  params.num_q_heads = params.num_kv_heads = geometry.num_kv_heads;
-  params.head_dim_qk = geometry.head_dim_qk;
-  params.head_dim_v = geometry.head_dim_v;
-  params.value_is_key_prefix = geometry.value_is_key_prefix;
-  if (auto s = ValidateHeads(params); !s.ok()) return s;
-  if (auto s = ValidatePageSize(pages.page_size); !s.ok()) return s;
-  if (task.position < 0 || task.num_tokens < 0 ||
-      task.num_tokens > pages.num_pages * pages.page_size - task.position) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokens are [", task.position, ", ", task.position, " + ", task.num_tokens,
-                     "), expected a part of [0, ", pages.num_pages * pages.page_size, ")"));
-  }
+  if (auto s = ValidateGeometry(geometry); !s.ok()) return s;
+  if (auto s = ValidateTokens(task.destination, task.position, task.num_tokens); !s.ok()) return s;
   if (task.num_tokens == 0) return absl::OkStatus();
-  if (pages.pages == nullptr) return absl::InvalidArgumentError("pages are missing");
   if (auto s = ValidateAppendRows("k", task.k, task.k_pieces, task.num_tokens); !s.ok()) return s;
   if (geometry.value_is_key_prefix) {
     return ExpectNoValues(task.v.data == nullptr && task.v_pieces.empty());
@@ -197,6 +250,14 @@ absl::Status ValidateAppend(const KvAppendTask& task) {
 
 absl::Status ValidateAppends(std::span<const KvAppendTask> tasks) {
   return ValidateEach(tasks, &ValidateAppend);
+}
+
+absl::Status ValidateStoredRows(std::span<const StoredRowsTask> tasks) {
+  return ValidateEach(tasks, &ValidateStoredRowsTask);
+}
+
+absl::Status ValidateMoves(std::span<const MoveTokensTask> tasks) {
+  return ValidateEach(tasks, &ValidateMove);
 }
 
 }  // namespace attention

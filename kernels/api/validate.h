@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/api/attention_params.h"
+#include "kernels/api/stored_rows.h"
 
 namespace attention {
 
@@ -28,5 +29,11 @@ absl::Status ValidateWeights(const WeightsTask& task);
 // pieces.
 absl::Status ValidateAppend(const KvAppendTask& task);
 absl::Status ValidateAppends(std::span<const KvAppendTask> tasks);
+
+// Check the geometry, that the pages hold the tokens, and that rows are there.
+absl::Status ValidateStoredRows(std::span<const StoredRowsTask> tasks);
+// Also that the tokens ascend, and that none moves to a higher place in a page that is in both
+// views.
+absl::Status ValidateMoves(std::span<const MoveTokensTask> tasks);
 
 }  // namespace attention

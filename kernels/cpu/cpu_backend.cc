@@ -20,6 +20,7 @@
 #include "kernels/cpu/machine_ceilings.h"
 #include "kernels/cpu/plan.h"
 #include "kernels/cpu/plan_runner.h"
+#include "kernels/cpu/stored_rows.h"
 
 namespace attention::cpu {
 namespace {
@@ -112,6 +113,24 @@ class CpuBackend final : public AttentionBackend {
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
     if (absl::Status status = ValidateAppends(tasks); !status.ok()) return status;
     runner_.Append(tasks);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadRows(std::span<const StoredRowsTask> tasks) override {
+    if (absl::Status status = ValidateStoredRows(tasks); !status.ok()) return status;
+    ReadStoredRows(tasks, pool_);
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteRows(std::span<const StoredRowsTask> tasks) override {
+    if (absl::Status status = ValidateStoredRows(tasks); !status.ok()) return status;
+    WriteStoredRows(tasks, pool_);
+    return absl::OkStatus();
+  }
+
+  absl::Status MoveTokens(std::span<const MoveTokensTask> tasks) override {
+    if (absl::Status status = ValidateMoves(tasks); !status.ok()) return status;
+    MoveStoredTokens(tasks, pool_);
     return absl::OkStatus();
   }
 

@@ -13,6 +13,7 @@
 #include "kernels/cuda/plan/plan_runner.h"
 #include "kernels/cuda/plan/run_memory.h"
 #include "kernels/cuda/plan/staging.h"
+#include "kernels/cuda/stored_rows.h"
 
 namespace attention::cuda {
 namespace {
@@ -101,6 +102,19 @@ class CudaBackend final : public AttentionBackend {
       if (!status.ok()) return status;
     }
     return device_->Synchronize();
+  }
+
+  absl::Status ReadRows(std::span<const StoredRowsTask> tasks) override {
+    if (absl::Status status = ValidateStoredRows(tasks); !status.ok()) return status;
+    return ReadStoredRows(*this, tasks);
+  }
+  absl::Status WriteRows(std::span<const StoredRowsTask> tasks) override {
+    if (absl::Status status = ValidateStoredRows(tasks); !status.ok()) return status;
+    return WriteStoredRows(*this, tasks);
+  }
+  absl::Status MoveTokens(std::span<const MoveTokensTask> tasks) override {
+    if (absl::Status status = ValidateMoves(tasks); !status.ok()) return status;
+    return MoveStoredTokens(*this, tasks);
   }
 
   void Abandon() override { device_->Abandon(); }

@@ -2,6 +2,8 @@
 // tuned.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "kernels/api/attention_params.h"
@@ -51,6 +53,13 @@ struct ReferencePage {
   // A row of `dim` elements of `row_dtype`, converted.
   void StoreRow(void* page, std::int64_t element, std::int64_t scale, const void* row,
                 DType row_dtype, int dim) const;
+  // Where an element and a scale lie.
+  std::byte* ElementAt(void* page, std::int64_t element) const {
+    return static_cast<std::byte*>(page) + element * DTypeBytes(geometry.dtype);
+  }
+  std::byte* ScaleAt(void* page, std::int64_t scale) const {
+    return static_cast<std::byte*>(page) + element_bytes() + scale * sizeof(float);
+  }
 
  private:
   std::size_t element_bytes() const;

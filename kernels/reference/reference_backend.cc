@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -105,6 +107,69 @@ void AppendTask(const KvAppendTask& task) {
   }
 }
 
+// A token's row of a head, and the place of the same row in other pages or in memory.
+struct RowPlace {
+  std::byte* key = nullptr;
+  std::byte* value = nullptr;
+  std::byte* key_scale = nullptr;
+  std::byte* value_scale = nullptr;
+};
+
+RowPlace PlaceInPages(const KvGeometry& geometry, const PagedKvView& pages, std::int64_t token,
+                      int head) {
+  const ReferencePage layout{geometry, pages.page_size};
+  void* page = pages.pages[token / pages.page_size];
+  const std::int64_t in_page = token % pages.page_size;
+  RowPlace place;
+  place.key = layout.ElementAt(page, layout.KeyIndex(in_page, head, 0));
+  place.key_scale = layout.ScaleAt(page, layout.KeyScaleIndex(in_page, head));
+  if (geometry.value_is_key_prefix) return place;
+  place.value = layout.ElementAt(page, layout.ValueIndex(in_page, head, 0));
+  place.value_scale = layout.ScaleAt(page, layout.ValueScaleIndex(in_page, head));
+  return place;
+}
+
+RowPlace PlaceInRows(const KvGeometry& geometry, const StoredRows& rows, std::int64_t token,
+                     int head) {
+  const std::int64_t row = token * geometry.num_kv_heads + head;
+  const auto bytes = static_cast<std::int64_t>(DTypeBytes(geometry.dtype));
+  RowPlace place;
+  place.key = rows.k + row * geometry.head_dim_qk * bytes;
+  place.key_scale = reinterpret_cast<std::byte*>(rows.k_scales + row);
+  if (geometry.value_is_key_prefix) return place;
+  place.value = rows.v + row * geometry.head_dim_v * bytes;
+  place.value_scale = reinterpret_cast<std::byte*>(rows.v_scales + row);
+  return place;
+}
+
+void CopyRow(const KvGeometry& geometry, const RowPlace& from, const RowPlace& to) {
+  const std::size_t bytes = DTypeBytes(geometry.dtype);
+  const bool has_scales = HasRowScales(geometry.dtype);
+  std::memmove(to.key, from.key, geometry.head_dim_qk * bytes);
+  if (has_scales) std::memmove(to.key_scale, from.key_scale, sizeof(float));
+  if (geometry.value_is_key_prefix) return;
+  std::memmove(to.value, from.value, geometry.head_dim_v * bytes);
+  if (has_scales) std::memmove(to.value_scale, from.value_scale, sizeof(float));
+}
+
+void CopyStoredRows(const StoredRowsTask& task, bool is_read) {
+  for (std::int64_t i = 0; i < task.num_tokens; ++i) {
+    for (int head = 0; head < task.geometry.num_kv_heads; ++head) {
+      const RowPlace stored = PlaceInPages(task.geometry, task.pages, task.position + i, head);
+      const RowPlace row = PlaceInRows(task.geometry, task.rows, i, head);
+      CopyRow(task.geometry, is_read ? stored : row, is_read ? row : stored);
+    }
+  }
+}
+
+void MoveTask(const MoveTokensTask& task) {
+  std::int64_t place = task.position;
+  for (const std::int64_t token : task.tokens) {
+    CopyRow(task.geometry, PlaceInPages(task.geometry, task.from, token, task.kv_head),
+            PlaceInPages(task.geometry, task.to, place++, task.kv_head));
+  }
+}
+
 // In about 2 ms.
 double MeasureFlopsPerSecond() {
   constexpr int kTokens = 64, kDim = 64;
@@ -170,6 +235,24 @@ class ReferenceBackend final : public AttentionBackend {
   absl::Status AppendKv(std::span<const KvAppendTask> tasks) override {
     if (absl::Status status = ValidateAppends(tasks); !status.ok()) return status;
     for (const KvAppendTask& task : tasks) AppendTask(task);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadRows(std::span<const StoredRowsTask> tasks) override {
+    if (absl::Status status = ValidateStoredRows(tasks); !status.ok()) return status;
+    for (const StoredRowsTask& task : tasks) CopyStoredRows(task, /*is_read=*/true);
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteRows(std::span<const StoredRowsTask> tasks) override {
+    if (absl::Status status = ValidateStoredRows(tasks); !status.ok()) return status;
+    for (const StoredRowsTask& task : tasks) CopyStoredRows(task, /*is_read=*/false);
+    return absl::OkStatus();
+  }
+
+  absl::Status MoveTokens(std::span<const MoveTokensTask> tasks) override {
+    if (absl::Status status = ValidateMoves(tasks); !status.ok()) return status;
+    for (const MoveTokensTask& task : tasks) MoveTask(task);
     return absl::OkStatus();
   }
 

@@ -185,6 +185,21 @@ absl::Status RecoveringBackend::Projections::ProjectBound(
   return projections.Project(unbound);
 }
 
+absl::Status RecoveringBackend::ReadRows(std::span<const StoredRowsTask> tasks) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->ReadRows(tasks);
+}
+
+absl::Status RecoveringBackend::WriteRows(std::span<const StoredRowsTask> tasks) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->WriteRows(tasks);
+}
+
+absl::Status RecoveringBackend::MoveTokens(std::span<const MoveTokensTask> tasks) {
+  ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
+  return backend->MoveTokens(tasks);
+}
+
 absl::Status RecoveringBackend::RunWeights(const WeightsTask& task) {
   ATTENTION_ASSIGN_OR_RETURN(const std::shared_ptr<AttentionBackend> backend, Usable());
   return backend->RunWeights(task);

@@ -54,6 +54,9 @@ class RecoveringBackend final : public AttentionBackend {
   absl::Status SavePages(std::span<const PageCopy> copies) override;
   absl::Status RestorePages(std::span<const PageCopy> copies) override;
   absl::Status CopyPages(std::span<const DevicePageCopy> copies) override;
+  absl::Status ReadRows(std::span<const StoredRowsTask> tasks) override;
+  absl::Status WriteRows(std::span<const StoredRowsTask> tasks) override;
+  absl::Status MoveTokens(std::span<const MoveTokensTask> tasks) override;
   absl::Status RunWeights(const WeightsTask& task) override;
   ProjectionBackend* projections() override { return has_projections_ ? &projections_ : nullptr; }
 
