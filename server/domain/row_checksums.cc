@@ -1,18 +1,36 @@
 #include "server/domain/row_checksums.h"
 
-#include "absl/hash/hash.h"
+#include <xxhash.h>
+
 #include "kernels/api/rows_cursor.h"
 
 namespace attention::server {
 namespace {
 
-std::uint32_t Fold(std::size_t hash) {
-  return static_cast<std::uint32_t>(hash ^ (std::uint64_t{hash} >> 32));
+std::uint32_t Fold(std::uint64_t hash) { return static_cast<std::uint32_t>(hash ^ (hash >> 32)); }
+
+std::uint64_t HashOf(absl::string_view bytes, std::uint64_t seed) {
+  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
 }
 
 absl::string_view RowAt(RowsCursor& rows, std::int64_t row, std::int64_t elements) {
   const char* bytes = rows.At(row, 0);
   return {bytes, static_cast<std::size_t>(elements) * DTypeBytes(rows.dtype())};
+}
+
+// A part of the format of exported sessions: the numbers stay. Absent rows are float32.
+std::uint64_t SeedOf(DType k, DType v) {
+  const auto number = [](DType dtype) -> std::uint64_t {
+    switch (dtype) {
+      case DType::kFloat16:
+        return 2;
+      case DType::kBFloat16:
+        return 3;
+      default:
+        return 1;
+    }
+  };
+  return number(k) * 16 + number(v);
 }
 
 }  // namespace
@@ -28,19 +46,19 @@ std::vector<std::uint32_t> ChecksumRows(const StepAppend& append, const KvGeomet
   for (std::int64_t i = 0; i < append.num_tokens; ++i) {
     const absl::string_view k_row = RowAt(k, i, k_elements);
     const absl::string_view v_row = RowAt(v, i, v_elements);
-    checksums.push_back(Fold(absl::HashOf(k.dtype(), k_row, v.dtype(), v_row)));
+    checksums.push_back(Fold(HashOf(v_row, HashOf(k_row, SeedOf(k.dtype(), v.dtype())))));
   }
   return checksums;
 }
 
 std::vector<std::uint32_t> ChecksumInputs(absl::string_view layer_id, const char* rows,
                                           std::int64_t num_rows, std::int64_t row_bytes) {
-  const std::size_t layer = absl::HashOf(layer_id);
+  const std::uint64_t layer = HashOf(layer_id, 0);
   std::vector<std::uint32_t> checksums;
   checksums.reserve(static_cast<std::size_t>(num_rows));
   for (std::int64_t i = 0; i < num_rows; ++i) {
     const absl::string_view row(rows + i * row_bytes, static_cast<std::size_t>(row_bytes));
-    checksums.push_back(Fold(absl::HashOf(layer, row)));
+    checksums.push_back(Fold(HashOf(row, layer)));
   }
   return checksums;
 }

@@ -1,5 +1,7 @@
 // Checksums of the rows that a step brings, by which a step that was applied before is told from
-// one that brings other rows for the same positions. Known within this process only.
+// one that brings other rows for the same positions. XXH3 of rows and types: the same in every
+// server, since sessions move between them. A rival could make rows that collide; only its own
+// session would hold them.
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@ namespace attention::server {
 namespace {
 
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::Ne;
 
 constexpr KvGeometry kGeometry{2, 3, 1, DType::kFloat32};
@@ -77,6 +78,11 @@ TEST_F(RowChecksumsTest, TheSameBytesAsAnotherTypeAreOtherRows) {
   bytes.k = {values_.data(), DType::kFloat16, 12, 6};
   const KvGeometry wide{2, 6, 1, DType::kFloat32};
   EXPECT_NE(ChecksumRows(bytes, wide)[0], All()[0]);
+}
+
+// Sessions are exported with them.
+TEST_F(RowChecksumsTest, TheyAreTheSameInEveryServer) {
+  EXPECT_THAT(All(), ElementsAre(0xbfa32592u, 0xf96c934cu, 0xc68d83c1u, 0x518303b0u));
 }
 
 TEST_F(RowChecksumsTest, RowsOfALayerDifferByLayer) {
