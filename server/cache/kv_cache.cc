@@ -28,14 +28,13 @@ absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const BackendDescription& bac
                    " (num_kv_heads * (head_dim_qk + head_dim_v) is too large)"));
 }
 
-KvCache::KvCache(PagePool& pool, int device, const KvGeometry& geometry, const KvPageLayout& layout,
-                 int num_layers, CacheOwner owner)
+KvCache::KvCache(PagePool& pool, int device, std::shared_ptr<const CacheLayout> layout,
+                 CacheOwner owner)
     : account_(std::make_shared<const PageAccount>(pool, std::move(owner))),
       device_(device),
-      geometry_(geometry),
-      layout_(layout),
-      tables_(account_, layout, num_layers),
-      lengths_(num_layers),
+      layout_(std::move(layout)),
+      tables_(account_, layout_),
+      lengths_(static_cast<std::size_t>(layout_->num_layers())),
       generation_(tables_.generation()) {
   pool.AddCache(1);
 }

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "kernels/api/attention_backend.h"
 #include "kernels/api/paged_kv_view.h"
+#include "server/cache/cache_layout.h"
 #include "server/cache/page_account.h"
 #include "server/cache/page_pool.h"
 #include "server/cache/page_tables.h"
@@ -33,15 +34,16 @@ class KvCache {
 
   // `device`: the index of the one whose memory the pool has. The owner's ledger must outlive the
   // cache.
-  KvCache(PagePool& pool, int device, const KvGeometry& geometry, const KvPageLayout& layout,
-          int num_layers, CacheOwner owner = {});
+  KvCache(PagePool& pool, int device, std::shared_ptr<const CacheLayout> layout,
+          CacheOwner owner = {});
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
   int device() const { return device_; }
-  const KvGeometry& geometry() const { return geometry_; }
-  const KvPageLayout& layout() const { return layout_; }
+  const CacheShape& shape() const { return layout_->shape; }
+  const KvGeometry& geometry(int layer) const { return shape().layer(layer).geometry; }
+  const std::shared_ptr<const CacheLayout>& layout() const { return layout_; }
   const CacheOwner& owner() const { return account_->owner(); }
   // True when the device has lost what the cache held: nothing can be read or appended any more.
   // Pages that have been spilled are not lost with the device. Any thread.
@@ -143,8 +145,7 @@ class KvCache {
 
   const std::shared_ptr<const PageAccount> account_;
   const int device_;
-  const KvGeometry geometry_;
-  const KvPageLayout layout_;
+  const std::shared_ptr<const CacheLayout> layout_;
   PageTables tables_;
   std::vector<std::atomic<std::int64_t>> lengths_;
   std::atomic<std::int64_t> kv_bytes_{0};

@@ -1,5 +1,6 @@
 #include "server/cache/kv_cache_factory.h"
 
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,18 +30,31 @@ absl::Status CheckExpectedTokens(std::int64_t tokens) {
       absl::StrCat("expected_tokens is ", tokens, ", expected 0 to ", kMaxPosition));
 }
 
-absl::Status CheckGeometry(const KvGeometry& geometry, int num_layers) {
-  if (num_layers < 1 || num_layers > kMaxLayers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("geometry.num_layers is ", num_layers, ", expected 1 to ", kMaxLayers));
-  }
+// How the geometry of one of CacheShape::said() is named in errors.
+std::string NameOf(const CacheShape& shape, std::size_t index) {
+  return shape.is_uniform() ? "geometry" : absl::StrCat("geometry.layers[", index, "]");
+}
+
+absl::Status CheckLayer(const std::string& name, const LayerShape& layer) {
+  const KvGeometry& geometry = layer.geometry;
   if (geometry.num_kv_heads < 1 || geometry.num_kv_heads > kMaxHeads) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "geometry.num_kv_heads is ", geometry.num_kv_heads, ", expected 1 to ", kMaxHeads));
+    return absl::InvalidArgumentError(absl::StrCat(name, ".num_kv_heads is ", geometry.num_kv_heads,
+                                                   ", expected 1 to ", kMaxHeads));
   }
   absl::Status status = ValidateHeads(ParamsOf(geometry));
   if (status.ok()) return status;
-  return absl::InvalidArgumentError(absl::StrCat("geometry.", status.message()));
+  return absl::InvalidArgumentError(absl::StrCat(name, ".", status.message()));
+}
+
+absl::Status CheckShape(const CacheShape& shape) {
+  if (shape.num_layers() < 1 || shape.num_layers() > kMaxLayers) {
+    return absl::InvalidArgumentError(absl::StrCat("geometry.num_layers is ", shape.num_layers(),
+                                                   ", expected 1 to ", kMaxLayers));
+  }
+  for (std::size_t i = 0; i < shape.said().size(); ++i) {
+    ATTENTION_RETURN_IF_ERROR(CheckLayer(NameOf(shape, i), shape.said()[i]));
+  }
+  return absl::OkStatus();
 }
 
 // The bytes that a device could still hold. A cache counts before it has its first page: sessions
@@ -54,43 +68,69 @@ std::int64_t RoomOf(const PagePool& pool) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(const KvGeometry& geometry,
-                                                                int num_layers,
+absl::StatusOr<std::shared_ptr<KvCache>> KvCacheFactory::Create(const CacheShape& shape,
                                                                 std::int64_t expected_tokens,
                                                                 const std::string& tenant) const {
-  ATTENTION_RETURN_IF_ERROR(CheckGeometry(geometry, num_layers));
+  ATTENTION_RETURN_IF_ERROR(CheckShape(shape));
   ATTENTION_RETURN_IF_ERROR(CheckExpectedTokens(expected_tokens));
-  ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(ParamsOf(geometry), expected_tokens));
+  ATTENTION_ASSIGN_OR_RETURN(const int device, ChoosePlace(shape, expected_tokens));
   const Place& place = places_[device];
-  ATTENTION_ASSIGN_OR_RETURN(
-      const KvPageLayout layout,
-      KvCache::ChooseLayout(place.backend, geometry, page_size_, place.pool.chunk_bytes()));
-  ATTENTION_RETURN_IF_ERROR(CheckRoom(place, layout, num_layers, expected_tokens, tenant));
-  auto cache = std::make_shared<KvCache>(place.pool, device, geometry, layout, num_layers,
-                                         CacheOwner{tenant, ledger_});
+  ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<const CacheLayout> layout, LayoutOf(place, shape));
+  ATTENTION_RETURN_IF_ERROR(CheckRoom(place, *layout, expected_tokens, tenant));
+  auto cache =
+      std::make_shared<KvCache>(place.pool, device, std::move(layout), CacheOwner{tenant, ledger_});
   if (place.caches != nullptr) place.caches->Add(cache);
   return cache;
 }
 
 std::shared_ptr<KvCache> KvCacheFactory::CreateLike(const KvCache& cache) const {
   const Place& place = places_[cache.device()];
-  auto made = std::make_shared<KvCache>(place.pool, cache.device(), cache.geometry(),
-                                        cache.layout(), cache.num_layers(), cache.owner());
+  auto made = std::make_shared<KvCache>(place.pool, cache.device(), cache.layout(), cache.owner());
   if (place.caches != nullptr) place.caches->Add(made);
   return made;
 }
 
-absl::StatusOr<int> KvCacheFactory::ChoosePlace(const AttentionParams& params,
+absl::StatusOr<int> KvCacheFactory::ChoosePlace(const CacheShape& shape,
                                                 std::int64_t expected_tokens) const {
+  const auto check = [&](const Place& place) {
+    for (std::size_t i = 0; i < shape.said().size(); ++i) {
+      const absl::Status status =
+          place.backend.Supports(ParamsOf(shape.said()[i].geometry), expected_tokens);
+      if (status.ok()) continue;
+      return absl::Status(status.code(), shape.is_uniform() ? std::string(status.message())
+                                                            : absl::StrCat(NameOf(shape, i), ": ",
+                                                                           status.message()));
+    }
+    return absl::OkStatus();
+  };
   absl::StatusOr<int> chosen = absl::InternalError("there is no device");
   for (std::size_t i = 0; i < places_.size(); ++i) {
-    if (absl::Status status = places_[i].backend.Supports(params, expected_tokens); !status.ok()) {
+    if (absl::Status status = check(places_[i]); !status.ok()) {
       if (!chosen.ok()) chosen = std::move(status);
     } else if (!chosen.ok() || RoomOf(places_[i].pool) > RoomOf(places_[*chosen].pool)) {
       chosen = static_cast<int>(i);
     }
   }
   return chosen;
+}
+
+absl::StatusOr<std::shared_ptr<const CacheLayout>> KvCacheFactory::LayoutOf(
+    const Place& place, const CacheShape& shape) const {
+  constexpr std::size_t kMaxLayouts = 16;
+  auto layout = std::make_shared<CacheLayout>(CacheLayout{shape, {}});
+  for (const LayerShape& layer : shape.said()) {
+    ATTENTION_ASSIGN_OR_RETURN(
+        const KvPageLayout pages,
+        KvCache::ChooseLayout(place.backend, layer.geometry, page_size_, place.pool.chunk_bytes()));
+    layout->pages.push_back(pages);
+  }
+  MutexLock lock(&mutex_);
+  for (const std::weak_ptr<const CacheLayout>& last : last_layouts_) {
+    if (auto known = last.lock(); known != nullptr && known->IsSaidAs(*layout)) return known;
+  }
+  if (last_layouts_.size() == kMaxLayouts) last_layouts_.pop_front();
+  last_layouts_.push_back(layout);
+  return layout;
 }
 
 std::int64_t KvCacheFactory::capacity_bytes() const {
@@ -111,27 +151,33 @@ std::int64_t KvCacheFactory::used_bytes() const {
   return sum;
 }
 
-absl::Status KvCacheFactory::CheckRoom(const Place& place, const KvPageLayout& layout,
-                                       int num_layers, std::int64_t expected_tokens,
+absl::Status KvCacheFactory::CheckRoom(const Place& place, const CacheLayout& layout,
+                                       std::int64_t expected_tokens,
                                        const std::string& tenant) const {
   const PagePool& pool = place.pool;
-  const auto pages = static_cast<std::size_t>(CeilDiv(expected_tokens, layout.page_size)) *
-                     static_cast<std::size_t>(num_layers);
-  const bool has_room = pool.CanAllocate(layout.page_bytes, pages);
+  std::map<std::size_t, std::size_t> counts;  // of pages, by their bytes
+  std::size_t bytes = 0, chunk_bytes = 0;
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    const auto [page_size, page_bytes] = layout.of(layer);
+    const auto count = static_cast<std::size_t>(CeilDiv(expected_tokens, page_size));
+    counts[page_bytes] += count;
+    bytes += count * page_bytes;
+  }
+  for (const auto& [page_bytes, count] : counts) {
+    chunk_bytes += CeilDiv(count, pool.chunk_bytes() / page_bytes) * pool.chunk_bytes();
+  }
+  const bool has_room = pool.CanAllocate(counts);
   // Idle sessions may make room; whether enough of them are idle is known when it is needed.
-  const std::size_t chunks = CeilDiv(pages, pool.chunk_bytes() / layout.page_bytes);
-  const bool can_make_room = place.host_pool != nullptr &&
-                             chunks * pool.chunk_bytes() <= pool.capacity_bytes() &&
-                             place.host_pool->CanAllocate(layout.page_bytes, pages);
+  const bool can_make_room = place.host_pool != nullptr && chunk_bytes <= pool.capacity_bytes() &&
+                             place.host_pool->CanAllocate(counts);
   if (!has_room && !can_make_room) {
-    return ReasonedError(
-        absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
-        absl::StrCat("expected_tokens is ", expected_tokens, ", which takes ", pages, " pages of ",
-                     layout.page_bytes, " bytes; ", pool.free_bytes(), " bytes of ",
-                     pool.capacity_bytes(), " are free"));
+    return ReasonedError(absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
+                         absl::StrCat("expected_tokens is ", expected_tokens, ", which takes ",
+                                      bytes, " bytes of pages; ", pool.free_bytes(), " bytes of ",
+                                      pool.capacity_bytes(), " are free"));
   }
   if (ledger_ == nullptr) return absl::OkStatus();
-  return ledger_->Check(tenant, static_cast<std::int64_t>(pages * layout.page_bytes));
+  return ledger_->Check(tenant, static_cast<std::int64_t>(bytes));
 }
 
 }  // namespace attention::server

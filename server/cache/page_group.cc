@@ -28,11 +28,12 @@ bool PageGroup::IsSole(const std::shared_ptr<PageGroup>& group) {
 }
 
 std::size_t PageGroup::bytes() const {
-  std::size_t num_pages = 0;
-  for (const Layer& layer : layers) {
-    num_pages += layer.pages.size() - (layer.first != nullptr ? 1 : 0);
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const std::size_t num_pages = layers[i].pages.size() - (layers[i].first != nullptr ? 1 : 0);
+    bytes += num_pages * layout_->page_bytes(static_cast<int>(i));
   }
-  return num_pages * page_bytes_;
+  return bytes;
 }
 
 }  // namespace attention::server

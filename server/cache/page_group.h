@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/cache/cache_layout.h"
 #include "server/cache/page_account.h"
 
 namespace attention::server {
@@ -51,12 +52,12 @@ class PageGroup {
   };
 
   // Does not own the pages yet.
-  PageGroup(std::shared_ptr<const PageAccount> account, int generation, std::size_t page_bytes,
-            std::vector<Layer> layers)
-      : layers(std::move(layers)),
+  PageGroup(std::shared_ptr<const PageAccount> account, std::shared_ptr<const CacheLayout> layout,
+            int generation)
+      : layers(static_cast<std::size_t>(layout->num_layers())),
         account_(std::move(account)),
-        generation_(generation),
-        page_bytes_(page_bytes) {}
+        layout_(std::move(layout)),
+        generation_(generation) {}
   ~PageGroup();
   PageGroup(const PageGroup&) = delete;
   PageGroup& operator=(const PageGroup&) = delete;
@@ -75,8 +76,8 @@ class PageGroup {
 
  private:
   const std::shared_ptr<const PageAccount> account_;
+  const std::shared_ptr<const CacheLayout> layout_;
   const int generation_;
-  const std::size_t page_bytes_;
   bool is_owner_ = false;
 };
 

@@ -80,15 +80,19 @@ void PagePool::Free(void* page, int generation, TenantMark owner) {
   chunks_.erase(chunk.base);
 }
 
-bool PagePool::CanAllocate(std::size_t page_bytes, std::size_t count) const {
+bool PagePool::CanAllocate(const std::map<std::size_t, std::size_t>& counts) const {
   MutexLock lock(&mutex_);
-  const std::size_t free_chunks = max_chunks_ - chunks_.size();
-  std::size_t available = free_chunks * (chunk_bytes_ / page_bytes);
-  const auto with_room = with_room_.find(page_bytes);
-  if (with_room != with_room_.end()) {
-    for (const Chunk* chunk : with_room->second) available += chunk->free_pages.size();
+  std::size_t num_chunks = 0;
+  for (const auto& [page_bytes, count] : counts) {
+    std::size_t available = 0;
+    const auto with_room = with_room_.find(page_bytes);
+    if (with_room != with_room_.end()) {
+      for (const Chunk* chunk : with_room->second) available += chunk->free_pages.size();
+    }
+    const std::size_t missing = count > available ? count - available : 0;
+    num_chunks += CeilDiv(missing, chunk_bytes_ / page_bytes);
   }
-  return available >= count;
+  return num_chunks <= max_chunks_ - chunks_.size();
 }
 
 std::size_t PagePool::used_bytes() const {

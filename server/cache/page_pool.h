@@ -47,8 +47,11 @@ class PagePool {
   void LoseAll();
   int generation() const { return generation_.load(std::memory_order_acquire); }
 
-  // True when `count` pages could be allocated now.
-  bool CanAllocate(std::size_t page_bytes, std::size_t count) const;
+  // True when pages could be allocated now: how many, by their bytes.
+  bool CanAllocate(const std::map<std::size_t, std::size_t>& counts) const;
+  bool CanAllocate(std::size_t page_bytes, std::size_t count) const {
+    return CanAllocate({{page_bytes, count}});
+  }
 
   // The caches that take their pages here; counted by themselves.
   void AddCache(int amount) { num_caches_.fetch_add(amount, std::memory_order_relaxed); }

@@ -12,22 +12,22 @@
 
 namespace attention::server {
 
-PageTables::PageTables(std::shared_ptr<const PageAccount> account, const KvPageLayout& layout,
-                       int num_layers)
+PageTables::PageTables(std::shared_ptr<const PageAccount> account,
+                       std::shared_ptr<const CacheLayout> layout)
     : account_(std::move(account)),
-      layout_(layout),
+      layout_(std::move(layout)),
       generation_(account_->pool().generation()),
-      layers_(num_layers) {}
+      layers_(static_cast<std::size_t>(layout_->num_layers())) {}
 
 PageTables& PageTables::operator=(PageTables&& other) noexcept {
   PageTables old(std::move(*this));
   account_ = std::move(other.account_);
-  layout_ = other.layout_;
+  layout_ = std::move(other.layout_);
   generation_ = other.generation_;
   host_pool_ = other.host_pool_;
   layers_ = std::move(other.layers_);
   groups_ = std::move(other.groups_);
-  num_pages_ = other.num_pages_;
+  bytes_ = other.bytes_;
   charged_bytes_ = std::exchange(other.charged_bytes_, 0);
   return *this;
 }
@@ -48,7 +48,7 @@ PagedKvView PageTables::View(int layer) const {
   // A session that has no page yet still needs a table: null would mean contiguous KV.
   static void* const kNoPages[1] = {nullptr};
   return {pages.empty() ? kNoPages : pages.data(), static_cast<std::int64_t>(pages.size()),
-          layout_.page_size};
+          layout_->page_size(layer)};
 }
 
 void PageTables::FreeOwn(const Layer& layer, std::int64_t begin) const noexcept {
@@ -76,7 +76,7 @@ const PageGroup::Layer* PageTables::GroupOf(int layer, std::int64_t page) const 
 bool PageTables::Holds(int layer, std::int64_t position,
                        std::span<const std::uint32_t> checksums) const {
   const Layer& own = layers_[layer];
-  const std::int64_t page_size = layout_.page_size;
+  const std::int64_t page_size = layout_->page_size(layer);
   while (!checksums.empty()) {
     const std::int64_t page = position / page_size;
     const std::uint32_t* known = nullptr;
@@ -99,9 +99,9 @@ std::vector<std::uint32_t> PageTables::Checksums(int layer, std::int64_t begin,
                                                  std::int64_t end) const {
   if (begin == end) return {};
   const Layer& own = layers_[layer];
-  const std::int64_t page = begin / layout_.page_size;
+  const std::int64_t page_size = layout_->page_size(layer), page = begin / page_size;
   const auto part = [&](const std::vector<std::uint32_t>& known, std::int64_t first_page) {
-    const auto from = known.begin() + (begin - first_page * layout_.page_size);
+    const auto from = known.begin() + (begin - first_page * page_size);
     return std::vector<std::uint32_t>(from, from + (end - begin));
   };
   if (page >= own.num_grouped) return part(own.checksums, own.num_grouped);
@@ -113,52 +113,53 @@ std::vector<std::uint32_t> PageTables::Checksums(int layer, std::int64_t begin,
 // ------------------------------------------------------------------------------------
 
 std::size_t PageTables::MissingBytes(int layer, std::int64_t new_length) const {
-  const std::int64_t needed = CeilDiv<std::int64_t>(new_length, layout_.page_size);
+  const std::int64_t needed = CeilDiv(new_length, layout_->page_size(layer));
   const std::int64_t held = layers_[layer].num_pages();
-  return needed > held ? static_cast<std::size_t>(needed - held) * layout_.page_bytes : 0;
+  return needed > held ? static_cast<std::size_t>(needed - held) * layout_->page_bytes(layer) : 0;
 }
 
 bool PageTables::AppendsToTail(int layer) const {
   const Layer& own = layers_[layer];
-  return own.has_tail() && length(layer) / layout_.page_size == own.num_grouped;
+  return own.has_tail() && length(layer) / layout_->page_size(layer) == own.num_grouped;
 }
 
 std::size_t PageTables::CopyBytes(int layer) const {
   if (!AppendsToTail(layer)) return 0;
   const Layer& own = layers_[layer];
-  return own.is_tail_grouped || own.tail.use_count() > 1 ? layout_.page_bytes : 0;
+  return own.is_tail_grouped || own.tail.use_count() > 1 ? layout_->page_bytes(layer) : 0;
 }
 
-void PageTables::ReleaseTail(Layer& layer) {
-  layer.tail->TakeBack();
-  layer.tail.reset();
-  charged_bytes_ += layout_.page_bytes;
+void PageTables::ReleaseTail(int layer) {
+  layers_[layer].tail->TakeBack();
+  layers_[layer].tail.reset();
+  charged_bytes_ += layout_->page_bytes(layer);
 }
 
 absl::Status PageTables::OwnTail(AttentionBackend& backend, int layer) {
   if (!AppendsToTail(layer)) return absl::OkStatus();
   Layer& own = layers_[layer];
   if (own.tail != nullptr && own.tail.use_count() == 1) {
-    ReleaseTail(own);
+    ReleaseTail(layer);
     return absl::OkStatus();
   }
   PagePool& pool = account_->pool();
-  ATTENTION_RETURN_IF_ERROR(account_->Charge(layout_.page_bytes));
-  absl::Cleanup uncharge = [&] { account_->GiveBack(layout_.page_bytes); };
-  void* page = pool.Allocate(layout_.page_bytes, account_->mark());
+  const std::size_t page_bytes = layout_->page_bytes(layer);
+  ATTENTION_RETURN_IF_ERROR(account_->Charge(page_bytes));
+  absl::Cleanup uncharge = [&] { account_->GiveBack(page_bytes); };
+  void* page = pool.Allocate(page_bytes, account_->mark());
   if (page == nullptr) {
     return ReasonedError(
         absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
-        absl::StrCat("no free KV pages: the step needs ", layout_.page_bytes,
+        absl::StrCat("no free KV pages: the step needs ", page_bytes,
                      " bytes for its own copy of a page that other sessions have, ",
                      pool.free_bytes(), " of ", pool.capacity_bytes(), " are free"));
   }
   absl::Cleanup free = [&] { pool.Free(page, generation_, account_->mark()); };
-  const DevicePageCopy copy{own.pages[own.num_grouped], page, layout_.page_bytes};
+  const DevicePageCopy copy{own.pages[own.num_grouped], page, page_bytes};
   ATTENTION_RETURN_IF_ERROR(backend.CopyPages({&copy, 1}));
   std::move(free).Cancel();
   std::move(uncharge).Cancel();
-  charged_bytes_ += layout_.page_bytes;
+  charged_bytes_ += page_bytes;
   own.pages[own.num_grouped] = page;
   own.tail.reset();
   own.is_tail_grouped = false;
@@ -169,11 +170,11 @@ absl::Status PageTables::OwnTail(AttentionBackend& backend, int layer) {
 absl::Status PageTables::Extend(int layer, std::int64_t new_length) {
   std::vector<void*>& pages = layers_[layer].pages;
   const auto num_before = pages.size();
-  const auto num_needed =
-      static_cast<std::size_t>(CeilDiv<std::int64_t>(new_length, layout_.page_size));
+  const std::size_t page_bytes = layout_->page_bytes(layer);
+  const auto num_needed = static_cast<std::size_t>(CeilDiv(new_length, layout_->page_size(layer)));
   if (pages.size() >= num_needed) return absl::OkStatus();
   if (pages.capacity() < num_needed) pages.reserve(std::max(num_needed, 2 * pages.capacity()));
-  const std::size_t bytes = (num_needed - num_before) * layout_.page_bytes;
+  const std::size_t bytes = (num_needed - num_before) * page_bytes;
   ATTENTION_RETURN_IF_ERROR(account_->Charge(bytes));
   PagePool& pool = account_->pool();
   absl::Cleanup undo = [&] {
@@ -184,7 +185,7 @@ absl::Status PageTables::Extend(int layer, std::int64_t new_length) {
     account_->GiveBack(bytes);
   };
   while (pages.size() < num_needed) {
-    void* page = pool.Allocate(layout_.page_bytes, account_->mark());
+    void* page = pool.Allocate(page_bytes, account_->mark());
     if (page == nullptr) {
       return ReasonedError(
           absl::StatusCode::kResourceExhausted, ErrorReason::kKvExhausted,
@@ -195,7 +196,7 @@ absl::Status PageTables::Extend(int layer, std::int64_t new_length) {
   }
   std::move(undo).Cancel();
   charged_bytes_ += bytes;
-  num_pages_ += num_needed - num_before;
+  bytes_ += bytes;
   return absl::OkStatus();
 }
 
@@ -206,7 +207,8 @@ void PageTables::Append(int layer, std::span<const std::uint32_t> checksums) {
 
 void PageTables::TakeBack(int layer, std::int64_t length) {
   Layer& own = layers_[layer];
-  own.checksums.resize(static_cast<std::size_t>(length - own.num_grouped * layout_.page_size));
+  own.checksums.resize(
+      static_cast<std::size_t>(length - own.num_grouped * layout_->page_size(layer)));
 }
 
 // --- Sharing
@@ -222,21 +224,22 @@ struct PageTables::Sharing {
 void PageTables::PrepareLayer(int layer, std::int64_t length, Sharing& sharing) {
   const Layer& from = layers_[layer];
   Layer& to = sharing.copy.layers_[layer];
-  const std::int64_t full = length / layout_.page_size;
-  const std::int64_t num_pages = CeilDiv<std::int64_t>(length, layout_.page_size);
+  const auto [page_size, page_bytes] = layout_->of(layer);
+  const std::int64_t full = length / page_size;
+  const std::int64_t num_pages = CeilDiv(length, page_size);
   // None of the pages is the copy's own, also when what follows throws.
   to.num_grouped = full;
   to.is_tail_grouped = num_pages > full;
   to.pages.assign(from.pages.begin(), from.pages.begin() + num_pages);
-  to.checksums = Checksums(layer, full * layout_.page_size, length);
-  sharing.copy.num_pages_ += static_cast<std::size_t>(num_pages);
+  to.checksums = Checksums(layer, full * page_size, length);
+  sharing.copy.bytes_ += static_cast<std::size_t>(num_pages) * page_bytes;
   PageGroup::Layer& group = sharing.group->layers[layer];
   group.begin = from.num_grouped;
   if (full > from.num_grouped) {
     ATTENTION_CHECK(!from.is_tail_grouped);
     group.pages.assign(from.pages.begin() + from.num_grouped, from.pages.begin() + full);
     group.first = from.tail;
-    const std::int64_t num_tokens = (full - from.num_grouped) * layout_.page_size;
+    const std::int64_t num_tokens = (full - from.num_grouped) * page_size;
     sharing.rests[layer].assign(from.checksums.begin() + num_tokens, from.checksums.end());
   }
   const bool stays_grouped =
@@ -246,23 +249,24 @@ void PageTables::PrepareLayer(int layer, std::int64_t length, Sharing& sharing) 
     to.tail = from.tail;
     to.is_tail_grouped = false;
   } else {
-    sharing.pages[layer] = std::make_shared<SharedPage>(account_, generation_, layout_.page_bytes);
+    sharing.pages[layer] = std::make_shared<SharedPage>(account_, generation_, page_bytes);
   }
 }
 
 void PageTables::CommitLayer(int layer, std::int64_t length, Sharing& sharing) noexcept {
   Layer& from = layers_[layer];
-  const std::int64_t full = length / layout_.page_size;
+  const auto [page_size, page_bytes] = layout_->of(layer);
+  const std::int64_t full = length / page_size;
   if (full > from.num_grouped) {
     PageGroup::Layer& group = sharing.group->layers[layer];
     group.checksums = std::exchange(from.checksums, std::move(sharing.rests[layer]));
-    group.checksums.resize(group.pages.size() * static_cast<std::size_t>(layout_.page_size));
+    group.checksums.resize(group.pages.size() * static_cast<std::size_t>(page_size));
     from.num_grouped = full;
     from.tail.reset();  // the group has it
   }
   if (sharing.pages[layer] == nullptr) return;
   sharing.pages[layer]->Own(from.pages[full]);
-  charged_bytes_ -= layout_.page_bytes;
+  charged_bytes_ -= page_bytes;
   Layer& to = sharing.copy.layers_[layer];
   to.tail = sharing.pages[layer];
   to.is_tail_grouped = false;
@@ -272,9 +276,8 @@ void PageTables::CommitLayer(int layer, std::int64_t length, Sharing& sharing) n
 PageTables PageTables::Share(std::span<const std::int64_t> lengths) {
   ATTENTION_CHECK(!is_on_host());
   const std::size_t count = layers_.size();
-  Sharing sharing{PageTables(account_, layout_, num_layers()),
-                  std::make_shared<PageGroup>(account_, generation_, layout_.page_bytes,
-                                              std::vector<PageGroup::Layer>(count)),
+  Sharing sharing{PageTables(account_, layout_),
+                  std::make_shared<PageGroup>(account_, layout_, generation_),
                   std::vector<std::vector<std::uint32_t>>(count),
                   std::vector<std::shared_ptr<SharedPage>>(count)};
   sharing.copy.generation_ = generation_;
@@ -311,30 +314,33 @@ void PageTables::DropUnusedGroups() noexcept {
 // -----------------------------------------------------------------------------------
 
 void PageTables::Truncate(std::int64_t length) {
-  const std::int64_t full = length / layout_.page_size;
   std::vector<std::vector<std::uint32_t>> tail_checksums(layers_.size());
   for (int layer = 0; layer < num_layers(); ++layer) {
+    const std::int64_t page_size = layout_->page_size(layer), full = length / page_size;
     if (this->length(layer) <= length || full >= layers_[layer].num_grouped) continue;
-    tail_checksums[layer] = Checksums(layer, full * layout_.page_size, length);
+    tail_checksums[layer] = Checksums(layer, full * page_size, length);
   }
   for (int layer = 0; layer < num_layers(); ++layer) {
     if (this->length(layer) <= length) continue;
-    TruncateLayer(layers_[layer], length, std::move(tail_checksums[layer]));
+    TruncateLayer(layer, length, std::move(tail_checksums[layer]));
   }
   DropUnusedGroups();
 }
 
-void PageTables::TruncateLayer(Layer& layer, std::int64_t length,
+void PageTables::TruncateLayer(int index, std::int64_t length,
                                std::vector<std::uint32_t> tail_checksums) noexcept {
-  const std::int64_t full = length / layout_.page_size;
-  const std::int64_t keep = CeilDiv<std::int64_t>(length, layout_.page_size);
+  Layer& layer = layers_[index];
+  const auto [page_size, page_bytes] = layout_->of(index);
+  const std::int64_t full = length / page_size;
+  const std::int64_t keep = CeilDiv(length, page_size);
   const std::int64_t first_freed = std::max(keep, layer.first_own());
   FreeOwn(layer, first_freed);
   const std::int64_t num_freed = std::max<std::int64_t>(0, layer.num_pages() - first_freed);
-  const std::size_t freed_bytes = static_cast<std::size_t>(num_freed) * layout_.page_bytes;
+  const std::size_t freed_bytes = static_cast<std::size_t>(num_freed) * page_bytes;
   charged_bytes_ -= freed_bytes;
   account_->GiveBack(freed_bytes);
-  num_pages_ -= static_cast<std::size_t>(layer.num_pages() - std::min(keep, layer.num_pages()));
+  bytes_ -=
+      static_cast<std::size_t>(layer.num_pages() - std::min(keep, layer.num_pages())) * page_bytes;
   if (layer.num_pages() > keep) layer.pages.resize(static_cast<std::size_t>(keep));
   if (keep <= layer.num_grouped) {
     layer.tail.reset();
@@ -345,8 +351,7 @@ void PageTables::TruncateLayer(Layer& layer, std::int64_t length,
     layer.is_tail_grouped = keep > full;
     layer.checksums = std::move(tail_checksums);
   } else {
-    layer.checksums.resize(
-        static_cast<std::size_t>(length - layer.num_grouped * layout_.page_size));
+    layer.checksums.resize(static_cast<std::size_t>(length - layer.num_grouped * page_size));
   }
 }
 

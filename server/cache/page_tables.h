@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "kernels/api/attention_backend.h"
 #include "kernels/api/paged_kv_view.h"
+#include "server/cache/cache_layout.h"
 #include "server/cache/page_account.h"
 #include "server/cache/page_group.h"
 
@@ -30,23 +31,23 @@ namespace attention::server {
 
 class PageTables {
  public:
-  PageTables(std::shared_ptr<const PageAccount> account, const KvPageLayout& layout,
-             int num_layers);
+  PageTables(std::shared_ptr<const PageAccount> account, std::shared_ptr<const CacheLayout> layout);
   PageTables(PageTables&& other) noexcept = default;
   PageTables& operator=(PageTables&& other) noexcept;
   ~PageTables();
 
   const std::shared_ptr<const PageAccount>& account() const { return account_; }
+  const std::shared_ptr<const CacheLayout>& layout() const { return layout_; }
   // The device's pool had this one when the pages came from there.
   int generation() const { return generation_; }
   int num_layers() const { return static_cast<int>(layers_.size()); }
   // Tokens in the layer.
   std::int64_t length(int layer) const {
-    return layers_[layer].num_grouped * layout_.page_size +
+    return layers_[layer].num_grouped * layout_->page_size(layer) +
            static_cast<std::int64_t>(layers_[layer].checksums.size());
   }
   // The bytes of all pages in the tables, wherever they are and whoever owns them.
-  std::size_t bytes() const { return num_pages_ * layout_.page_bytes; }
+  std::size_t bytes() const { return bytes_; }
   bool is_on_host() const { return host_pool_ != nullptr; }
   bool has_shared_pages() const;
   // Valid until the layer's pages change.
@@ -106,14 +107,14 @@ class PageTables {
   std::vector<std::uint32_t> Checksums(int layer, std::int64_t begin, std::int64_t end) const;
   const PageGroup::Layer* GroupOf(int layer, std::int64_t page) const;
   bool AppendsToTail(int layer) const;
-  void ReleaseTail(Layer& layer);  // to the cache, the only one that has it
+  void ReleaseTail(int layer);  // to the cache, the only one that has it
 
   // The parts of Share: all that may throw, and then the rest.
   struct Sharing;
   void PrepareLayer(int layer, std::int64_t length, Sharing& sharing);
   void CommitLayer(int layer, std::int64_t length, Sharing& sharing) noexcept;
 
-  void TruncateLayer(Layer& layer, std::int64_t length,
+  void TruncateLayer(int index, std::int64_t length,
                      std::vector<std::uint32_t> tail_checksums) noexcept;
   void DropUnusedGroups() noexcept;
   // Makes shared pages that nobody else has any more the cache's own.
@@ -131,12 +132,12 @@ class PageTables {
   void ReplaceOwn(const OwnPages& pages, PagePool* host_pool) noexcept;
 
   std::shared_ptr<const PageAccount> account_;
-  KvPageLayout layout_;
+  std::shared_ptr<const CacheLayout> layout_;
   int generation_ = 0;
   PagePool* host_pool_ = nullptr;  // whose its own pages are, when they are on the host
   std::vector<Layer> layers_;
   std::vector<std::shared_ptr<PageGroup>> groups_;  // of a page in several, the last one counts
-  std::size_t num_pages_ = 0;
+  std::size_t bytes_ = 0;
   std::size_t charged_bytes_ = 0;  // of its own pages on the device
 };
 

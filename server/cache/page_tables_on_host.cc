@@ -28,6 +28,7 @@ bool PageTables::AbsorbLastGroup() {
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     PageGroup::Layer& grouped = group.layers[i];
     Layer& own = layers_[i];
+    const auto [page_size, page_bytes] = layout_->of(static_cast<int>(i));
     if (grouped.pages.empty()) continue;
     if (grouped.first != nullptr) grouped.first->TakeBack();
     const auto num_all = static_cast<std::int64_t>(grouped.pages.size());
@@ -36,11 +37,11 @@ bool PageTables::AbsorbLastGroup() {
     for (std::int64_t page = num_used; page < num_all; ++page) {
       pool.Free(grouped.pages[page], generation_, account_->mark());
     }
-    account_->GiveBack(static_cast<std::size_t>(num_all - num_used) * layout_.page_bytes);
-    charged_bytes_ += static_cast<std::size_t>(num_used) * layout_.page_bytes;
+    account_->GiveBack(static_cast<std::size_t>(num_all - num_used) * page_bytes);
+    charged_bytes_ += static_cast<std::size_t>(num_used) * page_bytes;
     if (num_used == 0) continue;
     grouped.checksums.resize(
-        static_cast<std::size_t>((own.num_grouped - grouped.begin) * layout_.page_size));
+        static_cast<std::size_t>((own.num_grouped - grouped.begin) * page_size));
     grouped.checksums.insert(grouped.checksums.end(), own.checksums.begin(), own.checksums.end());
     own.checksums = std::move(grouped.checksums);
     own.num_grouped = grouped.begin;
@@ -51,8 +52,9 @@ bool PageTables::AbsorbLastGroup() {
 }
 
 void PageTables::AbsorbSole() {
-  for (Layer& layer : layers_) {
-    if (layer.tail != nullptr && layer.tail.use_count() == 1) ReleaseTail(layer);
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    const std::shared_ptr<SharedPage>& tail = layers_[layer].tail;
+    if (tail != nullptr && tail.use_count() == 1) ReleaseTail(layer);
   }
   while (AbsorbLastGroup()) {
   }
@@ -60,8 +62,9 @@ void PageTables::AbsorbSole() {
 
 std::size_t PageTables::SpillableBytes() const {
   std::size_t bytes = charged_bytes_;
-  for (const Layer& layer : layers_) {
-    if (layer.tail != nullptr && layer.tail.use_count() == 1) bytes += layout_.page_bytes;
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    const std::shared_ptr<SharedPage>& tail = layers_[layer].tail;
+    if (tail != nullptr && tail.use_count() == 1) bytes += layout_->page_bytes(layer);
   }
   for (auto group = groups_.rbegin(); group != groups_.rend() && PageGroup::IsSole(*group);
        ++group) {
@@ -71,10 +74,13 @@ std::size_t PageTables::SpillableBytes() const {
 }
 
 std::size_t PageTables::SpilledBytes() const {
-  std::int64_t num_pages = 0;
   if (!is_on_host()) return 0;
-  for (const Layer& layer : layers_) num_pages += layer.num_pages() - layer.first_own();
-  return static_cast<std::size_t>(num_pages) * layout_.page_bytes;
+  std::size_t bytes = 0;
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    const std::int64_t num_pages = layers_[layer].num_pages() - layers_[layer].first_own();
+    bytes += static_cast<std::size_t>(num_pages) * layout_->page_bytes(layer);
+  }
+  return bytes;
 }
 
 absl::Status PageTables::Spill(AttentionBackend& backend, PagePool& to) {
@@ -119,7 +125,7 @@ std::optional<PageTables::OwnPages> PageTables::TakePages(PagePool& to) const {
   const int generation = to.generation();
   // A step that failed may have left more pages than tokens.
   const auto num_needed = [&](int layer) {
-    return CeilDiv<std::int64_t>(length(layer), layout_.page_size) - layers_[layer].first_own();
+    return CeilDiv(length(layer), layout_->page_size(layer)) - layers_[layer].first_own();
   };
   OwnPages taken(layers_.size());
   for (int layer = 0; layer < num_layers(); ++layer) {
@@ -128,7 +134,7 @@ std::optional<PageTables::OwnPages> PageTables::TakePages(PagePool& to) const {
   absl::Cleanup free = [&] { FreeTaken(taken, to, generation); };
   for (int layer = 0; layer < num_layers(); ++layer) {
     for (std::int64_t i = num_needed(layer); i > 0; --i) {
-      void* page = to.Allocate(layout_.page_bytes, account_->mark());
+      void* page = to.Allocate(layout_->page_bytes(layer), account_->mark());
       if (page == nullptr) return std::nullopt;
       taken[layer].push_back(page);
     }
@@ -146,10 +152,11 @@ void PageTables::FreeTaken(const OwnPages& pages, PagePool& pool, int generation
 std::vector<PageCopy> PageTables::PairPages(const OwnPages& others, bool are_pages) const {
   std::vector<PageCopy> copies;
   for (std::size_t layer = 0; layer < others.size(); ++layer) {
+    const std::size_t page_bytes = layout_->page_bytes(static_cast<int>(layer));
     for (std::size_t i = 0; i < others[layer].size(); ++i) {
       void* mine = layers_[layer].pages[layers_[layer].first_own() + i];
       void* other = others[layer][i];
-      copies.push_back({are_pages ? other : mine, are_pages ? mine : other, layout_.page_bytes});
+      copies.push_back({are_pages ? other : mine, are_pages ? mine : other, page_bytes});
     }
   }
   return copies;
@@ -157,13 +164,13 @@ std::vector<PageCopy> PageTables::PairPages(const OwnPages& others, bool are_pag
 
 void PageTables::ReplaceOwn(const OwnPages& pages, PagePool* host_pool) noexcept {
   FreeAllOwn();
-  num_pages_ = 0;
+  bytes_ = 0;
   for (std::size_t i = 0; i < pages.size(); ++i) {
     Layer& layer = layers_[i];
     const auto first = static_cast<std::size_t>(layer.first_own());
     layer.pages.resize(first + pages[i].size());
     std::copy(pages[i].begin(), pages[i].end(), layer.pages.begin() + layer.first_own());
-    num_pages_ += layer.pages.size();
+    bytes_ += layer.pages.size() * layout_->page_bytes(static_cast<int>(i));
   }
   host_pool_ = host_pool;
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/api/paged_kv_view.h"
+#include "server/domain/cache_shape.h"
 
 namespace attention::server {
 
@@ -13,7 +13,7 @@ class KvCache;
 struct StepTarget {
   std::shared_ptr<KvCache> cache;
   int device = 0;
-  KvGeometry geometry;
+  LayerShape shape;  // of the step's layer, if there is one
   int num_layers = 0;
   // The most tokens that the step's layer can hold before the step; 0 where there is no such layer.
   std::int64_t length = 0;

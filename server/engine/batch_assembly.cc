@@ -156,7 +156,7 @@ std::vector<KvAppendTask> BatchAssembly::Appends() {
         joined_tasks.try_emplace({append.cache, layer}, JoinedTask{tasks.size(), nullptr});
     if (is_first) {
       KvAppendTask& task = tasks.emplace_back();
-      task.geometry = append.cache->geometry();
+      task.geometry = append.cache->geometry(layer);
       task.destination = append.cache->View(layer);
       task.position = append.position;
       task.num_tokens = rows.num_tokens;

@@ -160,10 +160,11 @@ class GraphBuilder {
       StepAttend& attend = step.attend.emplace();
       attend.task = task;
       attend.task.k = attend.task.v = {};
-      attend.task.params.kv_dtype = session.target.geometry.dtype;
+      attend.task.params.kv_dtype = session.target.shape.geometry.dtype;
       if (spec_.is_cross()) attend.first_query_position = 0;
     }
-    graph_.work += EstimateStep(step, session.target.geometry, session.target.length + appended_);
+    graph_.work +=
+        EstimateStep(step, session.target.shape.geometry, session.target.length + appended_);
     appended_ += step.num_tokens();
     graph_.steps.push_back(std::move(step));
   }

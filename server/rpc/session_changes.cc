@@ -122,8 +122,7 @@ class ForkCall final : public ChangeCall {
     }
     SessionTable::NewSession copy;
     copy.tenant = frame().tenant();
-    copy.geometry = source_->cache->geometry();
-    copy.num_layers = source_->cache->num_layers();
+    copy.shape = source_->cache->shape();
     if (wire.has_ttl()) {
       ATTENTION_ASSIGN_OR_RETURN(copy.ttl, DecodeTtl(wire.ttl()));
     }
@@ -252,7 +251,7 @@ class ReorderCall final : public ChangeCall {
     if (sessions_.empty()) return absl::OkStatus();
     const KvCache& first = *sessions_[0]->cache;
     const KvCache& cache = *session.cache;
-    if (cache.geometry() != first.geometry() || cache.num_layers() != first.num_layers()) {
+    if (cache.shape() != first.shape()) {
       return absl::InvalidArgumentError(
           absl::StrCat(field, " has another geometry than handles[0], expected the same"));
     }

@@ -38,13 +38,12 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
   const v1::SessionGeometry& geometry = wire.geometry();
   SessionTable::NewSession session;
   session.tenant = tenant;
-  session.num_layers = geometry.num_layers();
-  session.geometry.num_kv_heads = geometry.num_kv_heads();
-  session.geometry.head_dim_qk = geometry.head_dim_qk();
-  session.geometry.head_dim_v = geometry.head_dim_v();
-  session.geometry.value_is_key_prefix = geometry.value_is_key_prefix();
-  ATTENTION_ASSIGN_OR_RETURN(session.geometry.dtype,
-                             DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
+  KvGeometry all{.num_kv_heads = geometry.num_kv_heads(),
+                 .head_dim_qk = geometry.head_dim_qk(),
+                 .head_dim_v = geometry.head_dim_v(),
+                 .value_is_key_prefix = geometry.value_is_key_prefix()};
+  ATTENTION_ASSIGN_OR_RETURN(all.dtype, DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
+  session.shape = CacheShape({all}, geometry.num_layers());
   session.expected_tokens = wire.expected_tokens();
   session.name = wire.name();
   session.labels = {wire.labels().begin(), wire.labels().end()};
@@ -98,11 +97,12 @@ void EncodeSession(const SessionTable& table, const Session& session, int own_le
   wire->mutable_handle()->set_writer(cache.writer());
   v1::SessionGeometry* geometry = wire->mutable_geometry();
   geometry->set_num_layers(cache.num_layers());
-  geometry->set_num_kv_heads(cache.geometry().num_kv_heads);
-  geometry->set_head_dim_qk(cache.geometry().head_dim_qk);
-  geometry->set_head_dim_v(cache.geometry().head_dim_v);
-  geometry->set_value_is_key_prefix(cache.geometry().value_is_key_prefix);
-  geometry->set_kv_dtype(codec::DTypeToWire(cache.geometry().dtype));
+  const KvGeometry& all = cache.geometry(0);
+  geometry->set_num_kv_heads(all.num_kv_heads);
+  geometry->set_head_dim_qk(all.head_dim_qk);
+  geometry->set_head_dim_v(all.head_dim_v);
+  geometry->set_value_is_key_prefix(all.value_is_key_prefix);
+  geometry->set_kv_dtype(codec::DTypeToWire(all.dtype));
   for (int layer = 0; layer < cache.num_layers(); ++layer) {
     wire->add_layer_lengths(cache.length(layer));
   }
@@ -122,8 +122,11 @@ void EncodeSession(const SessionTable& table, const SessionLease& session, v1::S
 
 StepTarget TargetOf(const Session& session, std::uint64_t writer, int layer) {
   const KvCache& cache = *session.cache;
-  StepTarget target{session.cache, cache.device(), cache.geometry(), cache.num_layers()};
-  if (layer >= 0 && layer < target.num_layers) target.length = cache.length(layer);
+  StepTarget target{session.cache, cache.device(), {}, cache.num_layers()};
+  if (layer >= 0 && layer < target.num_layers) {
+    target.shape = cache.shape().layer(layer);
+    target.length = cache.length(layer);
+  }
   target.writer = writer;
   return target;
 }

@@ -152,8 +152,7 @@ absl::StatusOr<std::shared_ptr<Session>> SessionTable::FindNamed(const NewSessio
     RememberGone(*gone.back());
     return std::shared_ptr<Session>();
   }
-  const KvCache& cache = *it->second->cache;
-  if (cache.geometry() != request.geometry || cache.num_layers() != request.num_layers) {
+  if (it->second->cache->shape() != request.shape) {
     return absl::AlreadyExistsError(
         "name is that of a session with another geometry, expected a free name or the same "
         "geometry");
@@ -173,9 +172,8 @@ absl::StatusOr<SessionLease> SessionTable::Create(const NewSession& request) {
   }
   std::vector<Candidate> candidates(1);
   candidates[0].request = request;
-  ATTENTION_ASSIGN_OR_RETURN(candidates[0].cache,
-                             caches_.Create(request.geometry, request.num_layers,
-                                            request.expected_tokens, request.tenant));
+  ATTENTION_ASSIGN_OR_RETURN(
+      candidates[0].cache, caches_.Create(request.shape, request.expected_tokens, request.tenant));
   ATTENTION_ASSIGN_OR_RETURN(std::vector<SessionLease> added, Add(std::move(candidates)));
   return std::move(added[0]);
 }

@@ -99,8 +99,7 @@ class SessionTable {
   struct NewSession {
     std::string tenant;
     absl::Duration ttl;  // zero: the default
-    KvGeometry geometry;
-    int num_layers = 0;
+    CacheShape shape;
     std::int64_t expected_tokens = 0;
     std::string name = {};  // empty: none
     SessionLabels labels = {};

@@ -56,7 +56,7 @@ absl::Status CheckSession(const std::string& field, const v1::LayerSession& wire
     return absl::InvalidArgumentError(
         absl::StrCat(field, ".layer is ", wire.layer(), ", expected 0 to ", target.num_layers - 1));
   }
-  const KvGeometry& geometry = target.geometry;
+  const KvGeometry& geometry = target.shape.geometry;
   const auto check = [&](const char* name, int actual, int expected) {
     if (actual == expected) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(field, " has a geometry with ", name, " ",

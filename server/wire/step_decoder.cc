@@ -195,7 +195,7 @@ absl::Status DecodeAttend(const v1::SessionStep& wire, const StepTarget& target,
   if (wire.has_first_query_position()) attend.first_query_position = wire.first_query_position();
   attend.kv_begin = wire.kv_begin();
   if (wire.has_kv_end()) attend.kv_end = wire.kv_end();
-  ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, target.geometry, tensors, &attend));
+  ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, target.shape.geometry, tensors, &attend));
   ATTENTION_RETURN_IF_ERROR(DecodeBiasAndMask(wire, tensors, &attend));
   return DeclareResult(wire, target.length, budget, tensors, decoded);
 }
@@ -210,7 +210,7 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTa
     return absl::InvalidArgumentError(
         absl::StrCat("layer is ", wire.layer(), ", expected 0 to ", target.num_layers - 1));
   }
-  ATTENTION_RETURN_IF_ERROR(CheckRows(wire, target.geometry));
+  ATTENTION_RETURN_IF_ERROR(CheckRows(wire, target.shape.geometry));
   ATTENTION_RETURN_IF_ERROR(CheckPresence(wire));
   ATTENTION_RETURN_IF_ERROR(CheckPositions(wire));
   if (wire.returns().weights()) {
@@ -222,9 +222,9 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTa
   step.device = target.device;
   step.layer = wire.layer();
   if (wire.has_expected_position()) step.expected_position = wire.expected_position();
-  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, target.geometry, tensors, &step));
+  ATTENTION_RETURN_IF_ERROR(DecodeAppend(wire, target.shape.geometry, tensors, &step));
   ATTENTION_RETURN_IF_ERROR(DecodeAttend(wire, target, tensors, budget, &decoded));
-  decoded.work = EstimateStep(step, target.geometry, target.length);
+  decoded.work = EstimateStep(step, target.shape.geometry, target.length);
   return decoded;
 }
 

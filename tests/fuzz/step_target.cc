@@ -43,8 +43,11 @@ std::int64_t Execute(const server::Session& session, const codec::ReceivedMessag
   for (int i = 0; i < wire.steps_size(); ++i) {
     const server::KvCache& cache = *session.cache;
     const int layer = wire.steps(i).layer();
-    server::StepTarget target{session.cache, cache.device(), cache.geometry(), cache.num_layers()};
-    if (layer >= 0 && layer < target.num_layers) target.length = cache.length(layer) + num_tokens;
+    server::StepTarget target{session.cache, cache.device(), {}, cache.num_layers()};
+    if (layer >= 0 && layer < target.num_layers) {
+      target.shape = cache.shape().layer(layer);
+      target.length = cache.length(layer) + num_tokens;
+    }
     auto decoded = server::DecodeStep(wire.steps(i), target, tensors, allocator.budget());
     if (!decoded.ok() || decoded->work.flops > kMaxFlops) continue;
     num_tokens += decoded->step.num_tokens();

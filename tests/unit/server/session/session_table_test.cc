@@ -13,12 +13,14 @@ namespace attention::server {
 namespace {
 
 constexpr std::uint64_t kEpoch = 42;
+const CacheShape kShape({{1, 8, 8, DType::kFloat32}}, 1);
+const CacheShape kWideShape({{2, 8, 8, DType::kFloat32}}, 1);
 
 class SessionTableTest : public ::testing::Test {
  protected:
   absl::StatusOr<SessionLease> Create(const std::string& tenant = "a",
                                       absl::Duration ttl = absl::ZeroDuration()) {
-    return table_.Create({tenant, ttl, {1, 8, 8, DType::kFloat32}, 1, 0});
+    return table_.Create({tenant, ttl, kShape, 0});
   }
   SessionHandle HandleOf(const SessionLease& lease) {
     return {"worker", kEpoch, lease->session_id};
@@ -49,7 +51,7 @@ TEST_F(SessionTableTest, ASessionIsFoundByItsHandle) {
 TEST_F(SessionTableTest, ANameMakesOneSessionHoweverOftenItIsAskedFor) {
   const auto create = [&](const std::string& tenant, const std::string& name, int layers = 1) {
     return table_.Create(
-        {tenant, absl::ZeroDuration(), {1, 8, 8, DType::kFloat32}, layers, 0, name});
+        {tenant, absl::ZeroDuration(), CacheShape({{1, 8, 8, DType::kFloat32}}, layers), 0, name});
   };
   const auto first = create("a", "mine");
   ASSERT_TRUE(first.ok()) << first.status();
@@ -106,8 +108,7 @@ class ForkedSessionsTest : public SessionTableTest {
                                                   const std::vector<std::string>& names) {
     std::vector<SessionTable::Candidate> candidates;
     for (const std::string& name : names) {
-      candidates.push_back(
-          {{"a", absl::ZeroDuration(), like.geometry(), like.num_layers(), 0, name}});
+      candidates.push_back({{"a", absl::ZeroDuration(), like.shape(), 0, name}});
     }
     status_ = table_.MakeCaches(like, candidates);
     return candidates;
@@ -169,8 +170,7 @@ TEST_F(ForkedSessionsTest, OfTwoCallsOfOneNameTheFasterOneMakesTheSession) {
 
 TEST_F(ForkedSessionsTest, NamesOfOtherGeometriesAreRefused) {
   const auto source = Create("a");
-  const auto other =
-      table_.Create({"a", absl::ZeroDuration(), {2, 8, 8, DType::kFloat32}, 1, 0, "x"});
+  const auto other = table_.Create({"a", absl::ZeroDuration(), kWideShape, 0, "x"});
   ASSERT_TRUE(other.ok());
   EXPECT_EQ(Fork(*source, {"x"}).status().code(), absl::StatusCode::kAlreadyExists);
 }
@@ -189,8 +189,7 @@ TEST_F(SessionTableTest, ALimitThatIsLoweredKeepsTheSessionsThatThereAre) {
 }
 
 TEST_F(SessionTableTest, ANameOutlivesAnExpiredSession) {
-  const SessionTable::NewSession request{"a",   absl::Minutes(1), {1, 8, 8, DType::kFloat32}, 1, 0,
-                                         "mine"};
+  const SessionTable::NewSession request{"a", absl::Minutes(1), kShape, 0, "mine"};
   const std::string first = (*table_.Create(request))->session_id;
   clock_.Advance(absl::Minutes(2));
   EXPECT_NE((*table_.Create(request))->session_id, first);

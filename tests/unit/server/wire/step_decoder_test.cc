@@ -43,7 +43,7 @@ class StepDecoderTest : public ::testing::Test {
     return DecodeStep(wire, Target(/*pending_tokens=*/0), decoding_.tensors(), decoding_.budget());
   }
   StepTarget Target(std::int64_t pending_tokens) const {
-    return {cache_, cache_->device(), cache_->geometry(), cache_->num_layers(),
+    return {cache_, cache_->device(), cache_->shape().layer(1), cache_->num_layers(),
             cache_->length(1) + pending_tokens};
   }
 
