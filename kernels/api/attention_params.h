@@ -59,6 +59,8 @@ struct AttentionParams {
   std::int64_t sink_tokens = 0;      // first tokens that stay visible past the window's left edge
   bool value_is_key_prefix = false;  // see KvGeometry; head_dim_v <= head_dim_qk then
 
+  bool operator==(const AttentionParams&) const = default;
+
   int group_size() const { return num_q_heads / num_kv_heads; }
   KvGeometry kv_geometry() const {
     return {num_kv_heads, head_dim_qk, head_dim_v, kv_dtype, value_is_key_prefix};

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "kernels/api/attention_params.h"
 #include "kernels/cpu/ahead.h"
@@ -64,9 +65,33 @@ struct PlannedTask {
   float score_scale() const { return has_modifiers ? 1.0f : task.params.softmax_scale; }
 };
 
+// Rows [row_begin, row_end) of a task, in a tile of several tasks.
+struct JoinedRows {
+  const PlannedTask* planned = nullptr;
+  std::int64_t row_begin = 0;
+  std::int64_t row_end = 0;
+};
+
+// Rows [row_begin, row_end) of a tile over the ranges [range_begin, range_end), whose pages their
+// tasks have in common.
+struct Stretch {
+  const PlannedTask* planned = nullptr;  // one of the tasks, whose page table is read
+  int row_begin = 0;
+  int row_end = 0;
+  std::int64_t range_begin = 0;
+  std::int64_t range_end = 0;
+};
+
+// A tile of rows of tasks whose page tables begin with the same pages. Those of a row lie in
+// ascending order of ranges, and together cover all ranges of the tile.
+struct JoinedTile {
+  std::vector<JoinedRows> rows;
+  std::vector<Stretch> stretches;
+};
+
 // Rows [row_begin, row_end) of one KV head over the ranges [range_begin, range_end).
 struct WorkItem {
-  int task = 0;
+  int task = 0;  // of joined rows: the first one
   int kv_head = 0;
   std::int64_t row_begin = 0;
   std::int64_t row_end = 0;
@@ -77,6 +102,8 @@ struct WorkItem {
   std::int64_t partial_offset = -1;
   double cost = 0;
   double group_cost = 0;  // the largest cost among the items of this task and KV head
+  // Whose the rows are, if they are not all the task's; rows are numbered within the tile then.
+  const JoinedTile* joined = nullptr;
 };
 
 inline int NumRowBlocks(const WorkItem& item) {
@@ -89,6 +116,7 @@ inline std::int64_t PartialFloats(const PackedLayout& layout) { return 2 + layou
 
 // The keys that one query's row sees, see VisibleKeys.
 struct RowSpan {
+  const PlannedTask* planned = nullptr;  // whose row it is; its pages may be another's
   std::int64_t query = 0;
   int q_head = 0;
   VisibleKeys keys;
@@ -141,10 +169,12 @@ class YieldSignal {
 // scratch.
 struct ItemProgress {
   bool is_begun = false;
-  std::int64_t range = 0;           // the present one
-  std::int64_t row = 0;             // of column sums: the first of the present tile
-  int row_block = 0;                // the next one
-  std::uint32_t merged_blocks = 0;  // bit i: running[i] holds something
+  std::size_t stretch = 0;  // the present one
+  std::int64_t range = -1;  // the present one; negative: the stretch has not begun
+  std::int64_t row = 0;     // of column sums: the first of the present tile
+  int row_block = 0;        // the next one, counted from the first of the stretch
+  // Bit i of [block]: row i of running[block] holds something.
+  std::uint16_t merged_rows[kTileBlocks] = {};
 };
 
 // The sizes of what a tile keeps beside its scratch: its queries and results, as wide as the widest

@@ -8,28 +8,14 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/api/validate.h"
 #include "kernels/api/work_estimate.h"
+#include "kernels/cpu/shared_prefixes.h"
+#include "kernels/cpu/task_keys.h"
 
 namespace attention::cpu {
 namespace {
 
 // Each thread should find about this many items, so that the last ones level out unequal speeds.
 constexpr int kItemsPerThread = 4;
-
-// The keys that some query of the task sees lie in [begin, end).
-VisibleKeys UnionOfKeys(const AttentionTask& task, std::int64_t q_begin, std::int64_t q_end) {
-  VisibleKeys keys = VisibleKeysOf(task, task.position(q_begin));
-  const VisibleKeys newest = VisibleKeysOf(task, task.position(q_end - 1));
-  keys.end = std::max(keys.end, newest.end);
-  keys.sink_end = std::max(keys.sink_end, newest.sink_end);
-  if (keys.sink_end > task.kv_begin) keys.begin = task.kv_begin;
-  keys.end = std::max(keys.end, keys.sink_end);
-  return keys;
-}
-
-std::int64_t VisibleCount(const AttentionTask& task, std::int64_t query) {
-  const VisibleKeys keys = VisibleKeysOf(task, task.position(query));
-  return keys.end - keys.begin + std::max<std::int64_t>(0, keys.sink_end - task.kv_begin);
-}
 
 void PlanPacking(const AttentionTask& task, int index, CpuPlan* plan) {
   const VisibleKeys keys = UnionOfKeys(task, 0, task.q_len);
@@ -100,11 +86,9 @@ void AddTiles(const PlannedTask& planned, int index, std::int64_t tile_rows,
       item.range_begin = keys.begin / planned.range_tokens;
       item.range_end = CeilDiv<std::int64_t>(keys.end, planned.range_tokens);
     }
-    // Reading a key for one row costs about as much as computing with it for four.
-    const double pairs = static_cast<double>(item.row_end - item.row_begin + 4) *
-                         static_cast<double>(VisibleCount(task, first) + VisibleCount(task, last)) /
-                         2;
-    item.cost = (pairs + 1) * (task.params.head_dim_qk + task.params.head_dim_v);
+    item.cost =
+        CostOf(task.params, item.row_end - item.row_begin,
+               static_cast<double>(VisibleCount(task, first) + VisibleCount(task, last)) / 2);
     for (int kv_head = 0; kv_head < task.params.num_kv_heads; ++kv_head) {
       item.kv_head = kv_head;
       items->push_back(item);
@@ -143,11 +127,23 @@ void SplitItem(const WorkItem& item, double target_cost, CpuPlan* plan,
 
 void PlanItems(int num_threads, CpuPlan* plan) {
   const std::size_t wanted = static_cast<std::size_t>(kItemsPerThread) * num_threads;
+  const std::vector<SharedPrefix> prefixes = FindSharedPrefixes(plan->tasks);
+  std::vector<bool> is_joined(plan->tasks.size(), false);
+  for (const SharedPrefix& prefix : prefixes) {
+    for (int index : prefix.tasks) is_joined[index] = true;
+  }
   std::vector<WorkItem> tiles;
   for (int tile_blocks = kTileBlocks; tile_blocks >= 1; tile_blocks /= 2) {
     tiles.clear();
+    plan->joined.clear();
+    const std::int64_t tile_rows = tile_blocks * kRowBlock;
+    for (const SharedPrefix& prefix : prefixes) {
+      AddJoinedTiles(prefix, plan->tasks, tile_rows, static_cast<std::int64_t>(wanted),
+                     &plan->joined, &tiles);
+    }
     for (std::size_t i = 0; i < plan->tasks.size(); ++i) {
-      AddTiles(plan->tasks[i], static_cast<int>(i), tile_blocks * kRowBlock, &tiles);
+      if (is_joined[i]) continue;
+      AddTiles(plan->tasks[i], static_cast<int>(i), tile_rows, &tiles);
     }
     // Smaller tiles read the keys more often, so they come after splitting over the ranges.
     std::int64_t ranges = 0;

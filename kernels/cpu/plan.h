@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -41,6 +42,7 @@ struct MergeItem {
 
 struct CpuPlan : AttentionPlan {
   std::vector<PlannedTask> tasks;
+  std::deque<JoinedTile> joined;  // to which items refer
   std::vector<WorkItem> items;
   std::vector<WorkUnit> units;         // of the items, in starting order
   std::vector<MergeItem> merges;       // rows whose ranges were split among items

@@ -216,7 +216,8 @@ bool PlanRunner::PackUnit(const CpuPlan& plan, const WorkUnit& unit, void* const
 bool PlanRunner::AttendUnit(const CpuPlan& plan, ThreadState& thread, YieldSignal& yield) const {
   const WorkUnit& unit = plan.units[thread.claimed];
   const WorkUnit* next = NextUnit(plan, thread);
-  PlannedTask planned = plan.tasks[plan.items[unit.item_begin].task];
+  PlannedTask& planned = thread.planned;
+  planned = plan.tasks[plan.items[unit.item_begin].task];
   void* page = nullptr;
   if (unit.append >= 0) {
     // A single head lies at the place that it would have in a page of all heads.

@@ -23,11 +23,14 @@ HWY_BEFORE_NAMESPACE();
 namespace attention::cpu {
 namespace HWY_NAMESPACE {
 
-// One row block of a tile.
+// One row block of a tile, or the rows of it that belong to a stretch.
 struct RowBlock {
   int index = 0;  // in the tile
   int rows = 0;   // 1 to kRowBlock
   const RowSpan* spans = nullptr;
+  int first = 0;  // the first of them, in the block
+
+  std::uint16_t bits() const { return static_cast<std::uint16_t>(((1u << rows) - 1) << first); }
 };
 
 inline RowBlock RowBlockOf(const WorkItem& item, const TileScratch& scratch, int index) {
@@ -36,29 +39,49 @@ inline RowBlock RowBlockOf(const WorkItem& item, const TileScratch& scratch, int
           scratch.rows + index * kRowBlock};
 }
 
-inline RowSpan SpanOf(const PlannedTask& planned, const WorkItem& item, std::int64_t row) {
+// Calls function(planned, row_begin, row_end) for the rows of each task of an item, in their order.
+template <class Function>
+HWY_INLINE void ForTaskRows(const PlannedTask& planned, const WorkItem& item,
+                            const Function& function) {
+  if (item.joined == nullptr) return function(planned, item.row_begin, item.row_end);
+  for (const JoinedRows& rows : item.joined->rows) {
+    function(*rows.planned, rows.row_begin, rows.row_end);
+  }
+}
+
+inline RowSpan SpanOf(const PlannedTask& planned, int kv_head, std::int64_t row) {
   const int group = planned.task.params.group_size();
   const std::int64_t query = row / group;
-  return {query, item.kv_head * group + static_cast<int>(row % group),
+  return {&planned, query, kv_head * group + static_cast<int>(row % group),
           VisibleKeysOf(planned.task, planned.task.position(query))};
 }
 
-// Fills scratch.rows.
-inline void FindSpans(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch) {
+// Fills the spans of rows of one task, and returns where the next one's go.
+inline RowSpan* FindTaskSpans(const PlannedTask& planned, int kv_head, std::int64_t row_begin,
+                              std::int64_t row_end, RowSpan* spans) {
   const int group = planned.task.params.group_size();
-  const int first_head = item.kv_head * group;
-  std::int64_t query = item.row_begin / group;
-  int head = static_cast<int>(item.row_begin % group);
+  const int first_head = kv_head * group;
+  std::int64_t query = row_begin / group;
+  int head = static_cast<int>(row_begin % group);
   VisibleKeys keys = VisibleKeysOf(planned.task, planned.task.position(query));
-  const std::int64_t num_rows = item.row_end - item.row_begin;
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    scratch.rows[row].query = query;
-    scratch.rows[row].q_head = first_head + head;
-    scratch.rows[row].keys = keys;
+  for (std::int64_t row = row_begin; row < row_end; ++row, ++spans) {
+    spans->planned = &planned;
+    spans->query = query;
+    spans->q_head = first_head + head;
+    spans->keys = keys;
     if (++head < group) continue;
     head = 0;
     keys = VisibleKeysOf(planned.task, planned.task.position(++query));
   }
+  return spans;
+}
+
+// Fills scratch.rows.
+inline void FindSpans(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch) {
+  RowSpan* spans = scratch.rows;
+  ForTaskRows(planned, item, [&](const PlannedTask& task, std::int64_t begin, std::int64_t end) {
+    spans = FindTaskSpans(task, item.kv_head, begin, end, spans);
+  });
 }
 
 inline const char* RowData(const RowsView& rows, std::int64_t row, int head) {
@@ -76,13 +99,14 @@ struct WideRows {
   alignas(64) float floats[4][kMaxHeadDimQk];
   const std::uint32_t* bits[4];
 
-  HWY_INLINE void Load(const RowsView& q, const RowBlock& block, int first, int dim_qk) {
+  HWY_INLINE void Load(const RowBlock& block, int first, int dim_qk) {
     for (int i = 0; i < 4; ++i) {
       bits[i] = reinterpret_cast<const std::uint32_t*>(floats[i]);
       if (first + i >= block.rows) {
         std::fill_n(floats[i], dim_qk, 0.0f);
         continue;
       }
+      const RowsView& q = block.spans[first + i].planned->task.q;
       const char* data = QueryData(q, block.spans[first + i]);
       if (q.dtype == DType::kFloat32 && dim_qk % 4 == 0) {
         bits[i] = reinterpret_cast<const std::uint32_t*>(data);
@@ -96,14 +120,13 @@ struct WideRows {
 // Widens the rows of q to float, [dim][12 rows]; missing rows of the last block become 0.
 template <class Kv>
 inline void LoadQueries(const PlannedTask& planned, const WorkItem& item, TileScratch& scratch) {
-  const RowsView& q = planned.task.q;
   const int dim_qk = planned.layout.dim_qk;
   WideRows wide;
   for (int index = 0; index < NumRowBlocks(item); ++index) {
     const RowBlock block = RowBlockOf(item, scratch, index);
     auto* out = reinterpret_cast<std::uint32_t*>(scratch.q[index]);
     for (int first = 0; first < block.rows; first += 4) {
-      wide.Load(q, block, first, dim_qk);
+      wide.Load(block, first, dim_qk);
       // The last step may run over into dims that nobody reads; scratch.q has room for them.
       for (int dim = 0; dim < dim_qk; dim += 4) {
         Transpose4x4(wide.bits[0] + dim, wide.bits[1] + dim, wide.bits[2] + dim, wide.bits[3] + dim,
@@ -135,8 +158,9 @@ inline void FindBlocks(const PlannedTask& planned, int kv_head, const RowBlock& 
   std::int64_t end = 0;
   for (int row = 0; row < rows.rows; ++row) {
     const VisibleKeys& keys = rows.spans[row].keys;
+    const std::int64_t kv_begin = rows.spans[row].planned->task.kv_begin;
     needed |= BlockBits(planned, blocks->first_key, keys.begin, keys.end, &end);
-    needed |= BlockBits(planned, blocks->first_key, planned.task.kv_begin, keys.sink_end, &end);
+    needed |= BlockBits(planned, blocks->first_key, kv_begin, keys.sink_end, &end);
   }
   blocks->count = std::popcount(needed);
   const PackedLayout& layout = planned.layout;
@@ -197,8 +221,10 @@ struct RangePart {
 };
 
 // Lists the keys and values of a range that the rows between two spans see.
-inline void AddRange(const PlannedTask& planned, int kv_head, const RowSpan (&spans)[2],
-                     std::int64_t range, const RangePart& part, AheadList& ahead) {
+inline void AddRange(const PlannedTask& planned, int kv_head, const RowSpan& first,
+                     const RowSpan& last, std::int64_t range, const RangePart& part,
+                     AheadList& ahead) {
+  const RowSpan spans[2] = {first, last};
   RangeBlocks blocks;
   FindBlocks(planned, kv_head, {.index = 0, .rows = 2, .spans = spans}, range, &blocks);
   std::size_t at = 0;
@@ -211,22 +237,24 @@ inline void AddRange(const PlannedTask& planned, int kv_head, const RowSpan (&sp
   }
 }
 
-// Lists what a range reads first, as far as should be there when it begins.
-inline void AddRangeStart(const PlannedTask& planned, const WorkItem& item, std::int64_t range,
-                          AheadList& ahead) {
-  const RowSpan spans[2] = {SpanOf(planned, item, item.row_begin),
-                            SpanOf(planned, item, item.row_end - 1)};
-  const RangePart start =
-      NumRowBlocks(item) == 1 ? RangePart{.end = AheadBytesOf(planned.layout)} : RangePart{};
-  AddRange(planned, item.kv_head, spans, range, start, ahead);
+// The part of a range that should be there when it begins.
+inline RangePart StartOf(const PackedLayout& layout, const WorkItem& item) {
+  return NumRowBlocks(item) == 1 ? RangePart{.end = AheadBytesOf(layout)} : RangePart{};
+}
+
+// Lists what a range of a stretch reads first.
+inline void AddRangeStart(const WorkItem& item, const Stretch& stretch, const RowSpan* rows,
+                          std::int64_t range, AheadList& ahead) {
+  AddRange(*stretch.planned, item.kv_head, rows[stretch.row_begin], rows[stretch.row_end - 1],
+           range, StartOf(stretch.planned->layout, item), ahead);
 }
 
 // Lists the rest of a range that is about to begin.
-inline void AddRangeRest(const PlannedTask& planned, const WorkItem& item, const RowSpan* rows,
+inline void AddRangeRest(const WorkItem& item, const Stretch& stretch, const RowSpan* rows,
                          std::int64_t range, AheadList& ahead) {
   if (NumRowBlocks(item) > 1) return;
-  const RowSpan spans[2] = {rows[0], rows[item.row_end - item.row_begin - 1]};
-  AddRange(planned, item.kv_head, spans, range, {.begin = AheadBytesOf(planned.layout)}, ahead);
+  AddRange(*stretch.planned, item.kv_head, rows[stretch.row_begin], rows[stretch.row_end - 1],
+           range, {.begin = AheadBytesOf(stretch.planned->layout)}, ahead);
 }
 
 // Lists the keys and values that are about to be packed.
@@ -241,18 +269,34 @@ inline void AddSourceRows(const KvAppendTask& append, int kv_head, AheadList& ah
   }
 }
 
-inline void AddQueries(const AttentionTask& task, const WorkItem& item, AheadList& ahead) {
-  const int group = task.params.group_size();
-  const std::size_t bytes = task.params.head_dim_qk * DTypeBytes(task.q.dtype);
-  std::int64_t query = item.row_begin / group;
-  int head = static_cast<int>(item.row_begin % group);
-  for (std::int64_t row = item.row_begin; row < item.row_end; ++row) {
-    ahead.Add(RowData(task.q, query, item.kv_head * group + head), bytes);
-    if (++head == group) {
-      head = 0;
-      ++query;
+inline void AddQueries(const PlannedTask& planned, const WorkItem& item, AheadList& ahead) {
+  const auto add = [&](const PlannedTask& rows, std::int64_t begin, std::int64_t end) {
+    const AttentionTask& task = rows.task;
+    const int group = task.params.group_size();
+    const std::size_t bytes = task.params.head_dim_qk * DTypeBytes(task.q.dtype);
+    std::int64_t query = begin / group;
+    int head = static_cast<int>(begin % group);
+    for (std::int64_t row = begin; row < end; ++row) {
+      ahead.Add(RowData(task.q, query, item.kv_head * group + head), bytes);
+      if (++head == group) {
+        head = 0;
+        ++query;
+      }
     }
+  };
+  ForTaskRows(planned, item, add);
+}
+
+// Lists what an item that has not begun reads first.
+inline void AddFirstRange(const PlannedTask& planned, const WorkItem& item, AheadList& ahead) {
+  std::int64_t first = item.row_begin, last = item.row_end - 1;
+  if (item.joined != nullptr) {
+    first = item.joined->rows.front().row_begin;
+    last = item.joined->rows.front().row_end - 1;
   }
+  AddRange(planned, item.kv_head, SpanOf(planned, item.kv_head, first),
+           SpanOf(planned, item.kv_head, last), item.range_begin, StartOf(planned.layout, item),
+           ahead);
 }
 
 // Lists what the next item reads first: queries, keys and values. Not those of `range`, if it reads
@@ -260,20 +304,20 @@ inline void AddQueries(const AttentionTask& task, const WorkItem& item, AheadLis
 inline void AddItem(const NextItem& next, const PlannedTask& planned, const WorkItem& item,
                     std::int64_t range, AheadList& ahead) {
   if (next.item == nullptr) return;
-  AddQueries(next.task->task, *next.item, ahead);
+  AddQueries(*next.task, *next.item, ahead);
   if (next.append != nullptr) return AddSourceRows(*next.append, next.item->kv_head, ahead);
   const bool is_same = next.task->pages == planned.pages && next.item->kv_head == item.kv_head &&
                        next.item->range_begin == range;
   if (is_same || next.item->range_begin == next.item->range_end) return;
-  AddRangeStart(*next.task, *next.item, next.item->range_begin, ahead);
+  AddFirstRange(*next.task, *next.item, ahead);
 }
 
 // Lists where the item's rows will be written.
-inline void AddOutputs(const PlannedTask& planned, const WorkItem& item, const RowSpan* spans,
+inline void AddOutputs(const PackedLayout& layout, const WorkItem& item, const RowSpan* spans,
                        AheadList& ahead) {
-  const MutableRowsView& o = planned.task.o;
   for (std::int64_t row = 0; row < item.row_end - item.row_begin; ++row) {
-    ahead.Add(OutputData(o, spans[row]), planned.layout.dim_v * DTypeBytes(o.dtype));
+    const MutableRowsView& o = spans[row].planned->task.o;
+    ahead.Add(OutputData(o, spans[row]), layout.dim_v * DTypeBytes(o.dtype));
   }
 }
 
@@ -317,8 +361,8 @@ inline float LogSumExp(const PlannedTask& planned, int q_head, float max, float 
   return total.sum == 0 ? kNegInf : static_cast<float>(std::log(total.sum) + total.log_origin);
 }
 
-inline void FinishRow(const PlannedTask& planned, const RowSpan& span, float max, float sum,
-                      const float* o) {
+inline void FinishRow(const RowSpan& span, float max, float sum, const float* o) {
+  const PlannedTask& planned = *span.planned;
   const AttentionTask& task = planned.task;
   const std::int64_t row = span.query * task.params.num_q_heads + span.q_head;
   const float factor = WeightFactor(planned, span.q_head, max, sum);

@@ -187,8 +187,9 @@ inline std::uint32_t ApplySpan(const AttentionTask& task, const RowSpan& row,
 }
 
 // Returns the entries in which keys may have been masked, as bits.
-inline std::uint32_t ApplyModifiers(const PlannedTask& planned, const RowSpan& row,
-                                    const RangeBlocks& blocks, float* HWY_RESTRICT scores) {
+inline std::uint32_t ApplyModifiers(const RowSpan& row, const RangeBlocks& blocks,
+                                    float* HWY_RESTRICT scores) {
+  const PlannedTask& planned = *row.planned;
   const AttentionTask& task = planned.task;
   if (planned.has_modifiers) ScaleScores(task.params.softmax_scale, blocks.count, scores);
   if (task.params.soft_cap > 0) ApplySoftCap(task.params.soft_cap, blocks.count, scores);

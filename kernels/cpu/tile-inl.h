@@ -27,7 +27,7 @@ template <class Kv>
 inline void ComputeScores(const PlannedTask& planned, const RowBlock& rows,
                           const RangeBlocks& blocks, TileScratch& scratch) {
   ForRowGroups(rows.rows, ScoreFunction<Kv>{
-                              .q = scratch.q[rows.index],
+                              .q = scratch.q[rows.index] + rows.first,
                               .key_blocks = blocks.keys(),
                               .num_blocks = blocks.count,
                               .dim_qk = static_cast<std::size_t>(planned.layout.dim_qk),
@@ -36,7 +36,7 @@ inline void ComputeScores(const PlannedTask& planned, const RowBlock& rows,
                           });
   for (int row = 0; row < rows.rows; ++row) {
     scratch.masked[row] =
-        ApplyModifiers(planned, rows.spans[row], blocks, scratch.scores + row * kScoreStride);
+        ApplyModifiers(rows.spans[row], blocks, scratch.scores + row * kScoreStride);
   }
 }
 
@@ -108,16 +108,24 @@ inline void ClearState(int padded_dim_v, RangeState* state) {
   std::fill_n(state->o, kRowBlock * padded_dim_v, 0.0f);
 }
 
-// Merges a range's result into the running state. Outputs of the range lie o_stride apart.
-inline void MergeRange(const PlannedTask& planned, int rows, const float* max, const float* sum,
-                       const float* range_o, std::int64_t o_stride, RangeState* state) {
+// Merges a range's result into the rows' part of the running state; the other rows of the block
+// keep theirs. Outputs of the range lie o_stride apart.
+inline void MergeRange(const PlannedTask& planned, const RowBlock& rows, const float* max,
+                       const float* sum, const float* range_o, std::int64_t o_stride,
+                       RangeState* state) {
   const F32 d;
   const int padded_dim_v = planned.layout.padded_dim_v;
   alignas(64) float old_factor[kStateLanes];
   alignas(64) float range_factor[kStateLanes];
-  MergeFactors(planned.exponent_scale, max, sum, state->max, state->sum, old_factor, range_factor);
-  for (int row = 0; row < rows; ++row) {
-    float* o = state->o + row * padded_dim_v;
+  alignas(64) float merged_max[kStateLanes] = {};
+  alignas(64) float merged_sum[kStateLanes] = {};
+  std::copy_n(state->max + rows.first, rows.rows, merged_max);
+  std::copy_n(state->sum + rows.first, rows.rows, merged_sum);
+  MergeFactors(planned.exponent_scale, max, sum, merged_max, merged_sum, old_factor, range_factor);
+  std::copy_n(merged_max, rows.rows, state->max + rows.first);
+  std::copy_n(merged_sum, rows.rows, state->sum + rows.first);
+  for (int row = 0; row < rows.rows; ++row) {
+    float* o = state->o + (rows.first + row) * padded_dim_v;
     const float* added = range_o + row * o_stride;
     const Vec alpha = hn::Set(d, old_factor[row]);
     const Vec beta = hn::Set(d, range_factor[row]);
@@ -130,7 +138,7 @@ inline void MergeRange(const PlannedTask& planned, int rows, const float* max, c
 
 inline void FinishBlock(const PlannedTask& planned, const RowBlock& rows, RangeState* state) {
   for (int row = 0; row < rows.rows; ++row) {
-    FinishRow(planned, rows.spans[row], state->max[row], state->sum[row],
+    FinishRow(rows.spans[row], state->max[row], state->sum[row],
               state->o + row * planned.layout.padded_dim_v);
   }
 }
@@ -150,43 +158,89 @@ inline void StorePartial(const PlannedTask& planned, int rows, const RangeState&
 // One row block and range of an item that sees all ranges of its rows.
 template <class Kv>
 inline void AttendWhole(const PlannedTask& planned, const RowBlock& rows, RangeBlocks& blocks,
-                        bool is_first, TileScratch& scratch) {
+                        bool is_joined, TileScratch& scratch) {
   RangeState* running = &scratch.running[rows.index];
-  // Merging into nothing gives the range's own bits, but for signs of zero: skip it.
-  if (is_first) return AttendRange<Kv>(planned, rows, blocks, scratch, running);
   RangeState* range = &scratch.range;
+  std::uint16_t& merged = scratch.progress.merged_rows[rows.index];
+  const bool is_first = (merged & rows.bits()) == 0;
+  merged |= rows.bits();
+  // Merging into nothing gives the range's own bits, but for signs of zero: skip it.
+  if (is_first && !is_joined) return AttendRange<Kv>(planned, rows, blocks, scratch, running);
   AttendRange<Kv>(planned, rows, blocks, scratch, range);
-  MergeRange(planned, rows.rows, range->max, range->sum, range->o, planned.layout.padded_dim_v,
-             running);
+  const int padded_dim_v = planned.layout.padded_dim_v;
+  if (!is_first) {
+    return MergeRange(planned, rows, range->max, range->sum, range->o, padded_dim_v, running);
+  }
+  // Other rows of the block may hold something already.
+  std::copy_n(range->max, rows.rows, running->max + rows.first);
+  std::copy_n(range->sum, rows.rows, running->sum + rows.first);
+  std::copy_n(range->o, rows.rows * padded_dim_v, running->o + rows.first * padded_dim_v);
 }
 
-// The next range that the item's rows can see: the ones between the sinks and the window are left
-// out.
-inline std::int64_t NextRange(const PlannedTask& planned, const WorkItem& item,
-                              const TileScratch& scratch, std::int64_t range) {
+// The stretches of an item, cut to its ranges: a single one if its rows are those of one task.
+class ItemStretches {
+ public:
+  ItemStretches(const PlannedTask& planned, const WorkItem& item)
+      : item_(item),
+        whole_{&planned, 0, static_cast<int>(item.row_end - item.row_begin), item.range_begin,
+               item.range_end} {}
+
+  std::size_t size() const { return item_.joined == nullptr ? 1 : item_.joined->stretches.size(); }
+
+  Stretch At(std::size_t index) const {
+    if (item_.joined == nullptr) return whole_;
+    Stretch stretch = item_.joined->stretches[index];
+    stretch.range_begin = std::max(stretch.range_begin, item_.range_begin);
+    stretch.range_end = std::min(stretch.range_end, item_.range_end);
+    return stretch;
+  }
+
+ private:
+  const WorkItem& item_;
+  const Stretch whole_;
+};
+
+// The keys that the rows of a stretch see: their sinks, and from the oldest one's window on.
+inline VisibleKeys KeysOfStretch(const Stretch& stretch, bool is_joined, const RowSpan* rows) {
+  VisibleKeys keys{rows[stretch.row_begin].keys.begin, 0, 0};
+  // Between the first and the last row of a task lie the spans of the others.
+  const int step = is_joined ? 1 : std::max(1, stretch.row_end - 1 - stretch.row_begin);
+  for (int row = stretch.row_begin; row < stretch.row_end; row += step) {
+    const VisibleKeys& seen = rows[row].keys;
+    keys.begin = std::min(keys.begin, seen.begin);
+    keys.end = std::max(keys.end, seen.end);
+    keys.sink_end = std::max({keys.sink_end, rows[row].planned->task.kv_begin, seen.sink_end});
+  }
+  return keys;
+}
+
+// The next range that the rows of a stretch can see: the ones between the sinks and the window are
+// left out.
+inline std::int64_t NextRange(const PlannedTask& planned, const VisibleKeys& keys,
+                              std::int64_t range) {
   ++range;
-  const std::int64_t last = item.row_end - item.row_begin - 1;
-  const VisibleKeys& oldest = scratch.rows[0].keys;
-  const std::int64_t sink_end =
-      std::max({planned.task.kv_begin, oldest.sink_end, scratch.rows[last].keys.sink_end});
-  if (range * planned.range_tokens < sink_end) return range;
-  return std::max(range, oldest.begin / planned.range_tokens);
+  if (range * planned.range_tokens < keys.sink_end) return range;
+  return std::max(range, keys.begin / planned.range_tokens);
 }
 
 // Before a range: forgets what was known of its values, and lists what comes after it.
-inline void BeginRange(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
-                       std::int64_t range, std::int64_t next_range, TileScratch& scratch) {
+inline void BeginRange(const WorkItem& item, const NextItem& next, const ItemStretches& stretches,
+                       const Stretch& stretch, std::int64_t next_range, TileScratch& scratch) {
   std::fill_n(scratch.value_state, kRangeBlocks, kUnknown);
   scratch.unpacked_values = 0;
   if (next.is_listed) return;
+  const std::int64_t range = scratch.progress.range;
   AheadList& ahead = scratch.ahead;
-  ahead.Clear(/*is_sparse=*/NumRowBlocks(item) > 1);
-  AddRangeRest(planned, item, scratch.rows, range, ahead);
-  if (next_range < item.range_end) {
-    AddRangeStart(planned, item, next_range, ahead);
+  ahead.Clear(/*is_sparse=*/stretch.row_begin / kRowBlock != (stretch.row_end - 1) / kRowBlock);
+  AddRangeRest(item, stretch, scratch.rows, range, ahead);
+  if (next_range < stretch.range_end) {
+    AddRangeStart(item, stretch, scratch.rows, next_range, ahead);
+  } else if (scratch.progress.stretch + 1 < stretches.size()) {
+    const Stretch after = stretches.At(scratch.progress.stretch + 1);
+    AddRangeStart(item, after, scratch.rows, after.range_begin, ahead);
   } else {
-    if (item.partial_offset < 0) AddOutputs(planned, item, scratch.rows, ahead);
-    AddItem(next, planned, item, range, ahead);
+    if (item.partial_offset < 0) AddOutputs(stretch.planned->layout, item, scratch.rows, ahead);
+    AddItem(next, *stretch.planned, item, range, ahead);
   }
 }
 
@@ -208,48 +262,82 @@ inline void AttendPart(const PlannedTask& planned, const WorkItem& item, const R
     ClearState(planned.layout.padded_dim_v, &scratch.range);
   }
   const std::int64_t rows_per_range = item.row_end - item.row_begin;
-  const std::int64_t row =
-      (scratch.progress.range - item.range_begin) * rows_per_range + rows.index * kRowBlock;
+  const std::int64_t row = (scratch.progress.range - item.range_begin) * rows_per_range +
+                           rows.index * kRowBlock + rows.first;
   StorePartial(planned, rows.rows, scratch.range,
                partials + item.partial_offset + row * PartialFloats(planned.layout));
 }
 
+// The rows of a stretch in its row block `block`.
+inline RowBlock RowsOfStretch(const Stretch& stretch, const TileScratch& scratch, int block) {
+  const int index = stretch.row_begin / kRowBlock + block;
+  const int begin = std::max(stretch.row_begin, index * kRowBlock);
+  const int end = std::min(stretch.row_end, (index + 1) * kRowBlock);
+  return {index, end - begin, scratch.rows + begin, begin - index * kRowBlock};
+}
+
+// The rows of the present stretch over its ranges. Returns whether it is done.
 template <class Kv>
-bool Attend(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
-            YieldSignal& yield, TileScratch& scratch, float* partials) {
+bool AttendStretch(const WorkItem& item, const NextItem& next, const ItemStretches& stretches,
+                   YieldSignal& yield, TileScratch& scratch, float* partials) {
   ItemProgress& progress = scratch.progress;
-  if (!progress.is_begun) {
-    FindSpans(planned, item, scratch);
-    if (item.range_begin < item.range_end) LoadQueries<Kv>(planned, item, scratch);
-    progress = {.is_begun = true, .range = item.range_begin};
-  }
+  Stretch stretch = stretches.At(progress.stretch);
+  const PlannedTask& planned = *stretch.planned;
   const bool is_split = item.partial_offset >= 0;
-  const int num_blocks = NumRowBlocks(item);
-  while (progress.range < item.range_end) {
+  const bool is_joined = item.joined != nullptr;
+  const VisibleKeys keys = KeysOfStretch(stretch, is_joined, scratch.rows);
+  // Split items leave something for every row and range.
+  if (is_joined && !is_split) {
+    stretch.range_end =
+        std::min(stretch.range_end, CeilDiv<std::int64_t>(keys.end, planned.range_tokens));
+  }
+  const int num_blocks = (stretch.row_end - 1) / kRowBlock - stretch.row_begin / kRowBlock + 1;
+  if (progress.range < 0) progress.range = stretch.range_begin;
+  while (progress.range < stretch.range_end) {
     const std::int64_t next_range =
-        is_split ? progress.range + 1 : NextRange(planned, item, scratch, progress.range);
-    BeginRange(planned, item, next, progress.range, next_range, scratch);
+        is_split ? progress.range + 1 : NextRange(planned, keys, progress.range);
+    BeginRange(item, next, stretches, stretch, next_range, scratch);
     for (; progress.row_block < num_blocks; ++progress.row_block) {
       if (yield.IsSet()) return false;
-      const RowBlock rows = RowBlockOf(item, scratch, progress.row_block);
+      const RowBlock rows = RowsOfStretch(stretch, scratch, progress.row_block);
       RangeBlocks blocks;
       FindBlocks(planned, item.kv_head, rows, progress.range, &blocks);
-      const std::uint32_t bit = 1u << progress.row_block;
       if (is_split) {
         AttendPart<Kv>(planned, item, rows, blocks, scratch, partials);
       } else if (blocks.count > 0) {
-        AttendWhole<Kv>(planned, rows, blocks, (progress.merged_blocks & bit) == 0, scratch);
-        progress.merged_blocks |= bit;
+        AttendWhole<Kv>(planned, rows, blocks, is_joined, scratch);
       }
       if (blocks.count > 0) CountWork(planned.layout, rows.rows, blocks, yield, scratch);
     }
     progress.row_block = 0;
     progress.range = next_range;
   }
+  progress.range = -1;
+  return true;
+}
+
+template <class Kv>
+bool Attend(const PlannedTask& planned, const WorkItem& item, const NextItem& next,
+            YieldSignal& yield, TileScratch& scratch, float* partials) {
+  ItemProgress& progress = scratch.progress;
+  const int padded_dim_v = planned.layout.padded_dim_v;
+  const bool is_split = item.partial_offset >= 0;
+  const int num_blocks = NumRowBlocks(item);
+  if (!progress.is_begun) {
+    FindSpans(planned, item, scratch);
+    if (item.range_begin < item.range_end) LoadQueries<Kv>(planned, item, scratch);
+    for (int index = 0; index < num_blocks && item.joined != nullptr; ++index) {
+      ClearState(padded_dim_v, &scratch.running[index]);
+    }
+    progress = {.is_begun = true};
+  }
+  const ItemStretches stretches(planned, item);
+  for (; progress.stretch < stretches.size(); ++progress.stretch) {
+    if (!AttendStretch<Kv>(item, next, stretches, yield, scratch, partials)) return false;
+  }
   for (int index = 0; index < num_blocks && !is_split; ++index) {
     RangeState* running = &scratch.running[index];
-    const bool is_empty = (progress.merged_blocks >> index & 1) == 0;
-    if (is_empty) ClearState(planned.layout.padded_dim_v, running);
+    if (progress.merged_rows[index] == 0) ClearState(padded_dim_v, running);
     FinishBlock(planned, RowBlockOf(item, scratch, index), running);
   }
   progress.is_begun = false;
@@ -281,7 +369,7 @@ inline bool MergePartials(const PlannedTask& planned, const WorkItem& item, int 
       merged->max[i] = partial[i * stride];
       merged->sum[i] = partial[i * stride + 1];
     }
-    MergeRange(planned, rows.rows, merged->max, merged->sum, partial + 2, stride, running);
+    MergeRange(planned, rows, merged->max, merged->sum, partial + 2, stride, running);
     yield.CountUnit();
   }
   FinishBlock(planned, rows, running);

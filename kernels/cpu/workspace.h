@@ -18,6 +18,7 @@ namespace attention::cpu {
 // take any of them.
 struct ThreadState {
   std::unique_ptr<TileScratch> scratch = std::make_unique<TileScratch>();
+  PlannedTask planned;         // of the present unit, to which the scratch refers
   HugePageBuffer tile_memory;  // of the scratch
   std::vector<double> column_sums;
   HugePageBuffer unit_arena;  // keys and values that a unit packs
