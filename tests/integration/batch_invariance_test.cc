@@ -145,6 +145,48 @@ TEST_F(BatchInvarianceTest, SessionsThatStepTogetherDoNotSeeEachOther) {
   for (std::size_t i = 0; i < kSessions; ++i) EXPECT_TRUE(SameAnswer(together[i], alone[i])) << i;
 }
 
+// Forks, and forks of forks, read the pages that they share once.
+TEST_F(BatchInvarianceTest, ForksThatStepTogetherAnswerAsEachAlone) {
+  constexpr std::int64_t kPrefix = 1300, kTokens = kPrefix + 4;
+  for (const v1::DType dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_BFLOAT16, v1::DTYPE_INT8}) {
+    SCOPED_TRACE(v1::DType_Name(dtype));
+    const SessionSpec spec{.kv_dtype = dtype};
+    const v1::AttendRequest prefix = MakePrompt(kPrefix);
+    const v1::SessionHandle source = MustCreate(shared_server(), spec).handle();
+    MustStep(shared_server(), MakeAppend(prefix, source, 0, kPrefix));
+    std::vector<v1::SessionHandle> handles = {source};
+    std::vector<v1::AttendRequest> prompts = {MakePrompt(kTokens, v1::DTYPE_FLOAT32, 99)};
+    std::vector<v1::SessionHandle> alone;
+    for (std::uint32_t i = 0; i < 12; ++i) {
+      v1::ForkSessionRequest fork;
+      *fork.mutable_handle() = handles[i / 2];
+      v1::ForkSessionResponse response;
+      ASSERT_TRUE(shared_server().sessions().ForkSession(NewContext().get(), fork, &response).ok());
+      handles.push_back(response.sessions(0).handle());
+      prompts.push_back(MakePrompt(kTokens, v1::DTYPE_FLOAT32, 100 + i));
+    }
+    for (std::size_t i = 0; i < handles.size(); ++i) {
+      alone.push_back(MustCreate(shared_server(), spec).handle());
+      MustStep(shared_server(), MakeAppend(prefix, alone.back(), 0, kPrefix));
+    }
+    for (std::int64_t token = kPrefix; token < kTokens; ++token) {
+      v1::StepRequest request;
+      for (std::size_t i = 0; i < handles.size(); ++i) {
+        *request.add_steps() = MakeStep(prompts[i], handles[i], token, token + 1);
+      }
+      v1::StepResponse response;
+      ASSERT_TRUE(shared_server().sessions().Step(NewContext().get(), request, &response).ok());
+      for (std::size_t i = 0; i < handles.size(); ++i) {
+        const v1::SessionStepResult& together = response.results(static_cast<int>(i));
+        EXPECT_FALSE(together.has_error()) << together.error().message();
+        const v1::SessionStepResult expected =
+            MustStep(shared_server(), MakeStep(prompts[i], alone[i], token, token + 1));
+        EXPECT_TRUE(SameAnswer(AsResponse(together), AsResponse(expected))) << i;
+      }
+    }
+  }
+}
+
 TEST_F(BatchInvarianceTest, ManyClientsAtOnceEachGetTheirOwnAnswer) {
   std::vector<v1::AttendRequest> requests;
   std::vector<v1::AttendResponse> alone;
