@@ -17,6 +17,11 @@
 //   lse[i]  = log(sum over visible j of exp(s[i,j]) [+ exp(sink_logits[h])])   natural log
 //   o_i     = sum over visible j of exp(s[i,j] - lse[i]) v_j
 //
+// With a tree of drafts (AttentionTask::tree) the keys from first_query_position on are those of
+// the queries themselves, one each. position(i) is first_query_position + the depth of row i then,
+// key first_query_position + i has that position in place of its j above, but for kv_begin, kv_len,
+// bias and mask, and only the rows that row i descends from, and row i, see it.
+//
 // A row with nothing visible gives o = 0 and, without sink_logits, lse = -inf. A score of -inf
 // makes its key invisible. Elements of invisible keys are never used, NaN included.
 //
@@ -30,6 +35,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/api/draft_tree.h"
 #include "kernels/api/dtype.h"
 #include "kernels/api/paged_kv_view.h"
 #include "kernels/api/tensor_view.h"
@@ -58,6 +64,7 @@ struct AttentionParams {
   std::int64_t window_right = -1;    // negative: unbounded
   std::int64_t sink_tokens = 0;      // first tokens that stay visible past the window's left edge
   bool value_is_key_prefix = false;  // see KvGeometry; head_dim_v <= head_dim_qk then
+  bool is_tree = false;              // the queries are drafts, see AttentionTask::tree
 
   bool operator==(const AttentionParams&) const = default;
 
@@ -86,12 +93,20 @@ struct AttentionTask {
   const float* sink_logits = nullptr;   // [num_q_heads], may be null
   BiasView bias;                        // [num_q_heads, q_len, kv_len], may be null
   MaskView mask;                        // [num_q_heads, q_len, kv_len], may be null
+  // Given if params.is_tree, and kv_len is first_query_position + q_len then.
+  DraftTreeView tree = {};
 
   MutableRowsView o;             // [q_len, num_q_heads, head_dim_v]
   float* lse = nullptr;          // [q_len, num_q_heads], may be null
   float* column_sums = nullptr;  // [kv_len, num_q_heads], sum over queries of p; may be null
 
-  std::int64_t position(std::int64_t query) const { return first_query_position + query; }
+  std::int64_t position(std::int64_t query) const {
+    return first_query_position + (tree.has_rows() ? tree.depths[query] : query);
+  }
+  bool IsDraft(std::int64_t key) const { return tree.has_rows() && key >= first_query_position; }
+  std::int64_t key_position(std::int64_t key) const {
+    return IsDraft(key) ? position(key - first_query_position) : key;
+  }
 };
 
 // A block of attention weights. Rows add up to 1, but for the share of a sink logit; an lse of
@@ -105,6 +120,7 @@ struct WeightsTask {
 
 // The half-open interval of keys that causality, window and kv_begin leave visible to the query at
 // `position`; keys in [kv_begin, min(sink_tokens, end)) are visible too. Empty when begin >= end.
+// With a tree all drafts are in it; SeesDraft tells which of them are visible.
 struct VisibleKeys {
   std::int64_t begin = 0;
   std::int64_t end = 0;
@@ -116,11 +132,26 @@ inline VisibleKeys VisibleKeysOf(const AttentionTask& task, std::int64_t positio
   VisibleKeys keys{task.kv_begin, task.kv_len, task.kv_begin};
   if (params.is_causal) keys.end = std::min(keys.end, position + 1);
   if (params.window_right >= 0) keys.end = std::min(keys.end, position + params.window_right + 1);
+  if (task.tree.has_rows()) keys.end = task.kv_len;
   keys.end = std::max(keys.end, task.kv_begin);
-  if (params.window_left >= 0) keys.begin = std::max(keys.begin, position - params.window_left);
+  if (params.window_left >= 0) {
+    std::int64_t begin = position - params.window_left;
+    if (task.tree.has_rows()) begin = std::min(begin, task.first_query_position);
+    keys.begin = std::max(keys.begin, begin);
+  }
   keys.begin = std::min(keys.begin, keys.end);
   keys.sink_end = std::max(task.kv_begin, std::min(params.sink_tokens, keys.begin));
   return keys;
+}
+
+// True if the row of a tree sees the key of row `draft`, which is one of its ancestors or itself,
+// and no further away than its window reaches.
+inline bool SeesDraft(const AttentionTask& task, std::int64_t query, std::int64_t draft) {
+  if (!task.tree.IsAncestor(query, draft)) return false;
+  const AttentionParams& params = task.params;
+  const std::int64_t position = task.position(draft);
+  return params.window_left < 0 || position >= task.position(query) - params.window_left ||
+         position < params.sink_tokens;
 }
 
 }  // namespace attention

@@ -23,6 +23,29 @@ absl::Status ValidateLengths(const AttentionTask& task) {
   return CheckRange("first_query_position", task.first_query_position, -kMaxPosition, kMaxPosition);
 }
 
+absl::Status ValidateTree(const AttentionTask& task) {
+  const DraftTreeView& tree = task.tree;
+  if (task.params.is_tree != tree.has_rows()) {
+    return Invalid("tree", tree.has_rows() ? "given" : "missing",
+                   "it with params.is_tree, and only then");
+  }
+  if (!tree.has_rows()) return absl::OkStatus();
+  if (tree.depths == nullptr) return Invalid("tree.depths", "missing", "one for each row");
+  if (tree.words_per_row * 64 < task.q_len) {
+    return Invalid("tree.words_per_row", absl::StrCat(tree.words_per_row),
+                   absl::StrCat("a bit for each of ", task.q_len, " rows"));
+  }
+  if (auto s =
+          CheckRange("first_query_position", task.first_query_position, task.kv_begin, task.kv_len);
+      !s.ok()) {
+    return s;
+  }
+  if (task.kv_len - task.first_query_position == task.q_len) return absl::OkStatus();
+  return Invalid(
+      "kv_len", absl::StrCat(task.kv_len),
+      absl::StrCat(task.first_query_position + task.q_len, ", as each row of a tree has a key"));
+}
+
 absl::Status ValidatePageSize(std::int64_t page_size) {
   if (page_size >= kPageGranularity && page_size % kPageGranularity == 0) return absl::OkStatus();
   return Invalid("page_size", absl::StrCat(page_size),
@@ -73,6 +96,7 @@ absl::Status ValidateTensors(const AttentionTask& task) {
 absl::Status ValidateInputs(const AttentionTask& task) {
   if (auto s = ValidateParams(task.params); !s.ok()) return s;
   if (auto s = ValidateLengths(task); !s.ok()) return s;
+  if (auto s = ValidateTree(task); !s.ok()) return s;
   if (task.kv_pages.pages != nullptr) {
     if (auto s = ValidatePages(task); !s.ok()) return s;
   }

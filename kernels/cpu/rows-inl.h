@@ -69,7 +69,7 @@ inline RowSpan* FindTaskSpans(const PlannedTask& planned, int kv_head, std::int6
     spans->query = query;
     spans->q_head = first_head + head;
     spans->keys = keys;
-    if (++head < group) continue;
+    if (++head < group || row + 1 == row_end) continue;
     head = 0;
     keys = VisibleKeysOf(planned.task, planned.task.position(++query));
   }

@@ -85,14 +85,30 @@ inline void ApplySoftCap(float soft_cap, int count, float* HWY_RESTRICT scores) 
   }
 }
 
-inline void AddAlibi(float slope, std::int64_t position, const RangeBlocks& blocks,
+// How far the positions of 16 keys, some of which are drafts, are from `position`.
+inline void FindDistances(const AttentionTask& task, std::int64_t first_key, std::int64_t position,
+                          float* HWY_RESTRICT distances) {
+  for (int t = 0; t < kBlockTokens; ++t) {
+    const std::int64_t key = first_key + t;
+    const std::int64_t at = key < task.kv_len ? task.key_position(key) : key;
+    distances[t] = static_cast<float>(at - position);
+  }
+}
+
+inline void AddAlibi(const AttentionTask& task, const RowSpan& row, const RangeBlocks& blocks,
                      float* HWY_RESTRICT scores) {
   const F32 d;
-  const Vec slope_vec = hn::Set(d, slope);
+  const Vec slope_vec = hn::Set(d, task.alibi_slopes[row.q_head]);
+  const std::int64_t position = task.position(row.query);
+  alignas(64) float distances[kBlockTokens];
   for (int i = 0; i < blocks.count; ++i) {
+    const bool has_drafts = task.IsDraft(blocks.KeyOf(i) + kBlockTokens - 1);
+    if (has_drafts) FindDistances(task, blocks.KeyOf(i), position, distances);
     for (int t = 0; t < kBlockTokens; t += kLanes) {
       // Exact while |j - position| < 2^24.
-      const Vec distance = hn::Iota(d, static_cast<float>(blocks.KeyOf(i) + t - position));
+      const Vec distance = has_drafts
+                               ? hn::Load(d, distances + t)
+                               : hn::Iota(d, static_cast<float>(blocks.KeyOf(i) + t - position));
       float* s = scores + i * kBlockTokens + t;
       const Vec score = hn::Load(d, s);
       const Vec sum = hn::MulAdd(slope_vec, distance, score);
@@ -186,6 +202,24 @@ inline std::uint32_t ApplySpan(const AttentionTask& task, const RowSpan& row,
   return changed;
 }
 
+// Sets the scores of drafts that the row does not see to -inf. Returns the entries of drafts.
+inline std::uint32_t ApplyTree(const AttentionTask& task, const RowSpan& row,
+                               const RangeBlocks& blocks, float* HWY_RESTRICT scores) {
+  std::uint32_t changed = 0;
+  for (int i = blocks.count - 1; i >= 0; --i) {
+    const std::int64_t first_key = blocks.KeyOf(i);
+    const std::int64_t end = std::min(first_key + kBlockTokens, task.kv_len);
+    const std::int64_t begin = std::max(first_key, task.first_query_position);
+    if (begin >= first_key + kBlockTokens) break;
+    for (std::int64_t key = begin; key < end; ++key) {
+      if (SeesDraft(task, row.query, key - task.first_query_position)) continue;
+      scores[i * kBlockTokens + key - first_key] = kNegInf;
+    }
+    changed |= 1u << i;
+  }
+  return changed;
+}
+
 // Returns the entries in which keys may have been masked, as bits.
 inline std::uint32_t ApplyModifiers(const RowSpan& row, const RangeBlocks& blocks,
                                     float* HWY_RESTRICT scores) {
@@ -193,12 +227,11 @@ inline std::uint32_t ApplyModifiers(const RowSpan& row, const RangeBlocks& block
   const AttentionTask& task = planned.task;
   if (planned.has_modifiers) ScaleScores(task.params.softmax_scale, blocks.count, scores);
   if (task.params.soft_cap > 0) ApplySoftCap(task.params.soft_cap, blocks.count, scores);
-  if (task.alibi_slopes != nullptr) {
-    AddAlibi(task.alibi_slopes[row.q_head], task.position(row.query), blocks, scores);
-  }
+  if (task.alibi_slopes != nullptr) AddAlibi(task, row, blocks, scores);
   if (task.bias.data != nullptr) AddBias(task, row, blocks, scores);
   if (task.mask.data != nullptr) ApplyMask(task, row, blocks, scores);
-  const std::uint32_t changed = ApplySpan(task, row, blocks, scores);
+  std::uint32_t changed = ApplySpan(task, row, blocks, scores);
+  if (task.tree.has_rows()) changed |= ApplyTree(task, row, blocks, scores);
   // A bias may mask with -inf.
   return task.mask.data != nullptr || task.bias.data != nullptr ? ~0u : changed;
 }

@@ -12,9 +12,13 @@ namespace attention::cpu {
 inline VisibleKeys UnionOfKeys(const AttentionTask& task, std::int64_t q_begin,
                                std::int64_t q_end) {
   VisibleKeys keys = VisibleKeysOf(task, task.position(q_begin));
-  const VisibleKeys newest = VisibleKeysOf(task, task.position(q_end - 1));
-  keys.end = std::max(keys.end, newest.end);
-  keys.sink_end = std::max(keys.sink_end, newest.sink_end);
+  // Between the first and the last query lie the spans of the others, but for those of a tree.
+  for (std::int64_t query = task.tree.has_rows() ? q_begin : q_end - 1; query < q_end; ++query) {
+    const VisibleKeys seen = VisibleKeysOf(task, task.position(query));
+    keys.begin = std::min(keys.begin, seen.begin);
+    keys.end = std::max(keys.end, seen.end);
+    keys.sink_end = std::max(keys.sink_end, seen.sink_end);
+  }
   if (keys.sink_end > task.kv_begin) keys.begin = task.kv_begin;
   keys.end = std::max(keys.end, keys.sink_end);
   return keys;

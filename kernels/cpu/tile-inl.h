@@ -203,8 +203,9 @@ class ItemStretches {
 // The keys that the rows of a stretch see: their sinks, and from the oldest one's window on.
 inline VisibleKeys KeysOfStretch(const Stretch& stretch, bool is_joined, const RowSpan* rows) {
   VisibleKeys keys{rows[stretch.row_begin].keys.begin, 0, 0};
-  // Between the first and the last row of a task lie the spans of the others.
-  const int step = is_joined ? 1 : std::max(1, stretch.row_end - 1 - stretch.row_begin);
+  // Between the first and the last row of a task lie the spans of the others, but for a tree's.
+  const bool is_every = is_joined || stretch.planned->task.tree.has_rows();
+  const int step = is_every ? 1 : std::max(1, stretch.row_end - 1 - stretch.row_begin);
   for (int row = stretch.row_begin; row < stretch.row_end; row += step) {
     const VisibleKeys& seen = rows[row].keys;
     keys.begin = std::min(keys.begin, seen.begin);

@@ -38,12 +38,17 @@ double LoadValue(const AttentionTask& task, std::int64_t key, int head, int chan
 bool IsVisible(const AttentionTask& task, int head, std::int64_t query, std::int64_t key) {
   const AttentionParams& params = task.params;
   const std::int64_t position = task.position(query);
+  const std::int64_t key_position = task.key_position(key);
   if (key < task.kv_begin || key >= task.kv_len) return false;
-  if (params.is_causal && key > position) return false;
-  if (params.window_left >= 0 && key < position - params.window_left && key >= params.sink_tokens) {
+  if (task.IsDraft(key) && !task.tree.IsAncestor(query, key - task.first_query_position)) {
     return false;
   }
-  if (params.window_right >= 0 && key > position + params.window_right) return false;
+  if (params.is_causal && key_position > position) return false;
+  if (params.window_left >= 0 && key_position < position - params.window_left &&
+      key_position >= params.sink_tokens) {
+    return false;
+  }
+  if (params.window_right >= 0 && key_position > position + params.window_right) return false;
   if (task.mask.data != nullptr &&
       task.mask.data[head * task.mask.head_stride + query * task.mask.row_stride +
                      key * task.mask.key_stride] == 0) {
@@ -71,7 +76,7 @@ double Score(const AttentionTask& task, int head, std::int64_t query, std::int64
   if (params.soft_cap > 0) s = params.soft_cap * std::tanh(s / params.soft_cap);
   if (task.alibi_slopes != nullptr) {
     s = Saturated(s + static_cast<double>(task.alibi_slopes[head]) *
-                          static_cast<double>(key - task.position(query)));
+                          static_cast<double>(task.key_position(key) - task.position(query)));
   }
   if (task.bias.data != nullptr) {
     s = Saturated(s + LoadElement(task.bias.data, task.bias.dtype,

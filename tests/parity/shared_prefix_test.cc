@@ -168,6 +168,8 @@ TEST(SharedPrefixTest, HeadDimsAndPagesOfAnySizeGiveTheSameBits) {
 TEST(SharedPrefixTest, StepsThatSeeOtherKeysGiveTheirOwnBits) {
   std::vector<float> slopes(8), logits(8), bias(8 * 3 * 4000);
   std::vector<std::uint8_t> mask(bias.size());
+  const std::vector<std::uint64_t> ancestors = {1, 3, 5};  // two rows that follow the first
+  const std::vector<std::int32_t> depths = {0, 1, 1};
   std::mt19937 random(3);
   for (float& x : bias) x = static_cast<float>(random() % 100) / 50;
   for (std::uint8_t& x : mask) x = random() % 3 != 0;
@@ -192,6 +194,10 @@ TEST(SharedPrefixTest, StepsThatSeeOtherKeysGiveTheirOwnBits) {
       },
       [&](std::mt19937& drawn, AttentionTask* task) {
         change_data(static_cast<int>(drawn() % 6), task);
+      },
+      [&](std::mt19937&, AttentionTask* task) {
+        task->params.is_tree = true;
+        task->tree = {ancestors.data(), 1, depths.data()};
       },
       [&](std::mt19937&, AttentionTask* task) {
         task->params.window_left = 600;

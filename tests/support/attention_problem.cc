@@ -93,6 +93,7 @@ std::string ProblemSpec::Describe() const {
   if (mask != BiasOrMask::kNone) out << " mask " << NameOf(mask);
   if (is_misaligned) out << " misaligned";
   if (value_is_key_prefix) out << " latent";
+  if (!parents.empty()) out << " tree";
   out << " seed " << seed;
   return out.str();
 }
@@ -191,6 +192,30 @@ AttentionProblem::AttentionProblem(const ProblemSpec& spec) : spec_(spec) {
     for (std::uint8_t& byte : mask_) byte = random() % 3 == 0 ? 0 : 1 + random() % 255;
     task_.mask = {mask_.data(), layout.head_stride, layout.row_stride, layout.key_stride};
   }
+  MakeTree();
+}
+
+void AttentionProblem::MakeTree() {
+  const auto rows = static_cast<std::int64_t>(spec_.parents.size());
+  if (rows == 0) return;
+  const std::int64_t words = (rows + 63) / 64;
+  ancestors_.resize(rows * words);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::vector<std::int64_t> path = PathTo(row);
+    depths_.push_back(static_cast<std::int32_t>(path.size()) - 1);
+    for (std::int64_t other : path) {
+      ancestors_[row * words + other / 64] |= std::uint64_t{1} << (other % 64);
+    }
+  }
+  task_.params.is_tree = true;
+  task_.tree = {ancestors_.data(), words, depths_.data()};
+}
+
+std::vector<std::int64_t> AttentionProblem::PathTo(std::int64_t row) const {
+  std::vector<std::int64_t> path;
+  for (; row >= 0; row = spec_.parents[row]) path.push_back(row);
+  std::reverse(path.begin(), path.end());
+  return path;
 }
 
 AttentionTask AttentionProblem::StoredTask() const {

@@ -39,6 +39,8 @@ struct ProblemSpec {
   BiasOrMask bias = BiasOrMask::kNone;
   DType bias_dtype = DType::kFloat32;
   BiasOrMask mask = BiasOrMask::kNone;
+  // The row that each row follows, -1: none; a tree of drafts, of q_len rows. Empty: there is none.
+  std::vector<int> parents = {};
   bool is_misaligned = false;  // data pointers one byte past an aligned address
   float magnitude = 1;         // standard deviation of q and k
   std::uint32_t seed = 1;
@@ -102,15 +104,20 @@ class AttentionProblem {
   void SetValue(std::int64_t row, int head, int channel,
                 float value);  // may be an element of a key
   std::vector<std::uint8_t>& mask() { return mask_; }
+  // The rows of the path that leads to a row of a tree, itself the last.
+  std::vector<std::int64_t> PathTo(std::int64_t row) const;
 
  private:
   void Store(ShiftedBytes* bytes, DType dtype, const std::vector<float>& values);
+  void MakeTree();
 
   ProblemSpec spec_;
   ShiftedBytes q_, k_, v_, bias_;
   std::vector<float> stored_k_, stored_v_;
   std::vector<float> alibi_slopes_, sink_logits_;
   std::vector<std::uint8_t> mask_;
+  std::vector<std::uint64_t> ancestors_;
+  std::vector<std::int32_t> depths_;
   AttentionTask task_;
 };
 

@@ -32,7 +32,8 @@ float PlainScore(const AttentionTask& task, int head, std::int64_t query, std::i
   s *= params.softmax_scale;
   if (params.soft_cap > 0) s = params.soft_cap * std::tanh(s / params.soft_cap);
   if (task.alibi_slopes != nullptr) {
-    s += task.alibi_slopes[head] * static_cast<float>(key - task.position(query));
+    s +=
+        task.alibi_slopes[head] * static_cast<float>(task.key_position(key) - task.position(query));
   }
   if (task.bias.data != nullptr) {
     s += LoadElement(

@@ -27,6 +27,9 @@ absl::Status OfTask(std::size_t index, const absl::Status& status) {
 
 absl::Status CheckLimits(const AttentionParams& params, std::int64_t kv_len) {
   if (auto s = CheckHeads(params.kv_geometry()); !s.ok()) return s;
+  if (params.is_tree) {
+    return absl::UnimplementedError("tree is given, expected none: GPUs compute no tree of drafts");
+  }
   if (kv_len <= kMaxKvLen) return absl::OkStatus();
   return absl::UnimplementedError(
       absl::StrCat("kv_len is ", kv_len, ", expected at most ", kMaxKvLen));
