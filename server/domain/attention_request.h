@@ -20,6 +20,7 @@
 #include "kernels/api/attention_params.h"
 #include "kernels/api/projection.h"
 #include "server/base/contain_exceptions.h"
+#include "server/domain/draft_tree.h"
 #include "server/domain/priority.h"
 
 namespace attention::server {
@@ -51,7 +52,8 @@ struct StepAttend {
   AttentionTask task;  // kv_len, kv_begin, kv_pages and first_query_position are filled in later
   std::optional<std::int64_t> first_query_position;  // absent: the last query is the newest token
   std::int64_t kv_begin = 0;
-  std::optional<std::int64_t> kv_end;  // absent: the layer's length after the append
+  std::optional<std::int64_t> kv_end;          // absent: the layer's length after the append
+  std::shared_ptr<const DraftTree> tree = {};  // to which the task refers; null: there is none
   std::optional<BiasOrMaskShape> bias_shape;
   std::optional<BiasOrMaskShape> mask_shape;
   // Bytes of column sums that the request was charged for; absent: they are not wanted.

@@ -7,6 +7,7 @@
 #include "server/domain/row_checksums.h"
 #include "server/domain/work_model.h"
 #include "server/wire/config_decoder.h"
+#include "server/wire/draft_tree_decoder.h"
 #include "server/wire/tensor_decoder.h"
 
 namespace attention::server {
@@ -52,9 +53,11 @@ absl::Status CheckPresence(const v1::SessionStep& wire) {
     return absl::InvalidArgumentError(
         "expected_position is missing, expected the layer's length before this step");
   }
-  if (!wire.has_q() && (wire.has_bias() || wire.has_mask())) {
+  if (!wire.has_q() && (wire.has_bias() || wire.has_mask() || wire.has_tree())) {
     return absl::InvalidArgumentError(
-        absl::StrCat("q is missing, expected it with a ", wire.has_bias() ? "bias" : "mask"));
+        absl::StrCat("q is missing, expected it with a ", wire.has_bias()   ? "bias"
+                                                          : wire.has_mask() ? "mask"
+                                                                            : "tree"));
   }
   return absl::OkStatus();
 }
@@ -197,6 +200,7 @@ absl::Status DecodeAttend(const v1::SessionStep& wire, const StepTarget& target,
   if (wire.has_kv_end()) attend.kv_end = wire.kv_end();
   ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, target.shape.geometry, tensors, &attend));
   ATTENTION_RETURN_IF_ERROR(DecodeBiasAndMask(wire, tensors, &attend));
+  ATTENTION_RETURN_IF_ERROR(DecodeDraftTree(wire, &decoded->step));
   return DeclareResult(wire, target.length, budget, tensors, decoded);
 }
 

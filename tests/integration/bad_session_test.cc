@@ -56,6 +56,62 @@ INSTANTIATE_TEST_SUITE_P(
         BadStep{"PositionAbsurd",
                 [](auto& s) { s.set_expected_position(std::numeric_limits<std::int64_t>::max()); },
                 kInvalid, "expected_position is 9223372036854775807"},
+        BadStep{"TreeTooShort", [](auto& s) { s.mutable_tree()->set_ancestors("\1\3\7\xf"); },
+                kInvalid, "tree.ancestors has 4 bytes, expected 5: 5 rows of 1"},
+        BadStep{"TreeEmpty", [](auto& s) { s.mutable_tree(); }, kInvalid,
+                "tree.ancestors has 0 bytes, expected 5"},
+        BadStep{"TreeWithoutItself",
+                [](auto& s) { s.mutable_tree()->set_ancestors("\1\1\4\x8\x10"); }, kInvalid,
+                "tree.ancestors[1] lacks its own bit"},
+        BadStep{"TreeOfLaterRows",
+                [](auto& s) { s.mutable_tree()->set_ancestors("\1\6\4\x8\x10"); }, kInvalid,
+                "tree.ancestors[1] names row 2, expected rows up to its own"},
+        BadStep{"TreeOfRowsThatAreNotThere",
+                [](auto& s) { s.mutable_tree()->set_ancestors("\1\2\4\x8\x50"); }, kInvalid,
+                "tree.ancestors[4] names row 6, expected rows up to its own"},
+        BadStep{"TreeNotTransitive",
+                [](auto& s) { s.mutable_tree()->set_ancestors("\1\3\6\x8\x10"); }, kInvalid,
+                "tree.ancestors[2] lacks row 0, expected the ancestors of row 1"},
+        BadStep{"TreeOfTwoParents",
+                [](auto& s) { s.mutable_tree()->set_ancestors("\1\2\7\x8\x10"); }, kInvalid,
+                "tree.ancestors[2] names row 0, expected the ancestors of row 1"},
+        BadStep{"TreeWithoutKeys",
+                [](auto& s) {
+                  s.mutable_tree()->set_ancestors("\1\2\4\x8\x10");
+                  s.clear_k();
+                  s.clear_v();
+                },
+                kInvalid, "k is missing, expected the rows to append with a tree"},
+        BadStep{"TreeWithoutQueries",
+                [](auto& s) {
+                  s.mutable_tree()->set_ancestors("\1\2\4\x8\x10");
+                  s.clear_q();
+                },
+                kInvalid, "q is missing, expected it with a tree"},
+        BadStep{"TreeOfFewerQueries",
+                [](auto& s) {
+                  s.mutable_tree()->set_ancestors("\1\2\4\x8");
+                  Reshape(s.mutable_q(), {4, s.q().shape(1), s.q().shape(2)});
+                },
+                kInvalid, "q.shape has 4 rows, expected 5, as k, with a tree"},
+        BadStep{"TreeAtAPosition",
+                [](auto& s) {
+                  s.mutable_tree()->set_ancestors("\1\2\4\x8\x10");
+                  s.set_first_query_position(10);
+                },
+                kInvalid, "first_query_position is given, expected none with a tree"},
+        BadStep{"TreeUpToAnEnd",
+                [](auto& s) {
+                  s.mutable_tree()->set_ancestors("\1\2\4\x8\x10");
+                  s.set_kv_end(15);
+                },
+                kInvalid, "kv_end is given, expected none with a tree"},
+        BadStep{"TreeThatBeginsInItself",
+                [](auto& s) {
+                  s.mutable_tree()->set_ancestors("\1\2\4\x8\x10");
+                  s.set_kv_begin(11);
+                },
+                kInvalid, "kv_begin is 11, expected at most 10 (expected_position) with a tree"},
         BadStep{"NoPosition", [](auto& s) { s.clear_expected_position(); }, kInvalid,
                 "expected_position is missing"},
         BadStep{"KeysAlone", [](auto& s) { s.clear_v(); }, kInvalid, "v is missing"},
