@@ -53,7 +53,8 @@ absl::StatusOr<SessionStep> Session::MakeStep(const LayerStep& step) const {
                      .mask = step.mask,
                      .kv_begin = step.kv_begin,
                      .kv_end = step.kv_end,
-                     .returns = step.returns};
+                     .returns = step.returns,
+                     .parents = step.parents};
 }
 
 void Session::Advance(const SessionStep& step) {

@@ -1,4 +1,7 @@
+#include <algorithm>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/internal/base/status_macros.h"
@@ -39,6 +42,27 @@ v1::SessionState ToProto(SessionState state) {
   return state == SessionState::kSpilled ? v1::SESSION_STATE_SPILLED : v1::SESSION_STATE_IDLE;
 }
 
+// Ancestors of rows by the row that each of them follows, as v1::DraftTree packs them.
+absl::StatusOr<std::string> PackAncestors(const std::vector<int>& parents, std::size_t step) {
+  const std::size_t row_bytes = (parents.size() + 7) / 8;
+  std::string packed(parents.size() * row_bytes, '\0');
+  for (std::size_t row = 0; row < parents.size(); ++row) {
+    const int parent = parents[row];
+    if (parent < -1 || parent >= static_cast<int>(row)) {
+      return absl::InvalidArgumentError(absl::StrCat("steps[", step, "].parents[", row,
+                                                     "]: ", parent, ", expected -1 to ",
+                                                     static_cast<int>(row) - 1));
+    }
+    char* bits = packed.data() + row * row_bytes;
+    if (parent >= 0) {
+      const char* ancestors = packed.data() + static_cast<std::size_t>(parent) * row_bytes;
+      std::copy_n(ancestors, row_bytes, bits);
+    }
+    bits[row / 8] = static_cast<char>(static_cast<unsigned char>(bits[row / 8]) | 1u << row % 8);
+  }
+  return packed;
+}
+
 // The step of this index in its request.
 absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, std::size_t index,
                                               const TensorRefs* refs) {
@@ -55,6 +79,10 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const SessionStep& step, std::size
   small_fields.set_kv_begin(step.kv_begin);
   if (step.kv_end.has_value()) small_fields.set_kv_end(*step.kv_end);
   internal::ToProto(step.returns, small_fields.mutable_returns());
+  if (!step.parents.empty()) {
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(*small_fields.mutable_tree()->mutable_ancestors(),
+                                      PackAncestors(step.parents, index));
+  }
   if (refs != nullptr) {
     if (auto ref = refs->RefToOutput(index); ref.has_value()) {
       *small_fields.mutable_output_to() = *std::move(ref);

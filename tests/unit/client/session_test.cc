@@ -73,6 +73,13 @@ class SessionTest : public testing::Test {
   Session session_{connection_, EmptySession(2)};
 };
 
+TEST_F(SessionTest, ADraftTreeGoesWithItsStep) {
+  ASSERT_TRUE(
+      session_.Step({.q = Rows(3), .k = Rows(3), .v = Rows(3), .parents = {-1, 0, 0}}).ok());
+  EXPECT_THAT(last_request_.steps[0].parents, testing::ElementsAre(-1, 0, 0));
+  EXPECT_EQ(session_.position(0), 3);
+}
+
 TEST_F(SessionTest, AppendsAdvanceTheirLayerAlone) {
   ASSERT_TRUE(session_.Step(0, Rows(5), Rows(5), Rows(5)).ok());
   EXPECT_EQ(session_.position(0), 5);

@@ -40,6 +40,7 @@ struct LayerStep {
   TensorView mask = {};
   std::int64_t kv_begin = 0;
   std::optional<std::int64_t> kv_end = {};
+  std::vector<int> parents = {};
 };
 
 struct LayerStepResult {

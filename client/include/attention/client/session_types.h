@@ -163,6 +163,10 @@ struct SessionStep {
   std::int64_t kv_begin = 0;
   std::optional<std::int64_t> kv_end = {};
   ReturnOptions returns = {};
+  // The rows are drafts of a tree, as many of q as of k: the row that each of them follows, of a
+  // lower index, or -1 where it follows the tokens before the step. A row sees those tokens, its
+  // ancestors and itself. Empty: there is no tree.
+  std::vector<int> parents = {};
 };
 
 struct StepRequest {
