@@ -64,6 +64,8 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "LAYER_READ_ONLY";
     case ErrorReason::kFenced:
       return "FENCED";
+    case ErrorReason::kWindowDropped:
+      return "WINDOW_DROPPED";
   }
   return "UNSPECIFIED";
 }

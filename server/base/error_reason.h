@@ -35,6 +35,7 @@ enum class ErrorReason {
   kPriorityNotAllowed,
   kLayerReadOnly,
   kFenced,
+  kWindowDropped,
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);

@@ -12,14 +12,20 @@
 namespace attention::server {
 
 absl::StatusOr<KvPageLayout> KvCache::ChooseLayout(const BackendDescription& backend,
-                                                   const KvGeometry& geometry,
+                                                   const LayerShape& layer,
                                                    std::int64_t preferred_page_size,
                                                    std::size_t chunk_bytes) {
+  // Up to two pages more than the window are kept: an eighth of it then.
+  constexpr std::int64_t kPagesOfWindow = 16;
   std::int64_t page_size = preferred_page_size;
-  KvPageLayout layout = backend.PageLayout(geometry, page_size);
-  while (layout.page_bytes > chunk_bytes && page_size / 2 >= kPageGranularity) {
+  KvPageLayout layout = backend.PageLayout(layer.geometry, page_size);
+  const auto is_too_large = [&] {
+    return layout.page_bytes > chunk_bytes ||
+           (layer.has_window() && page_size * kPagesOfWindow > layer.window_tokens);
+  };
+  while (is_too_large() && page_size / 2 >= kPageGranularity) {
     page_size = RoundUp(page_size / 2, kPageGranularity);
-    layout = backend.PageLayout(geometry, page_size);
+    layout = backend.PageLayout(layer.geometry, page_size);
   }
   if (layout.page_bytes <= chunk_bytes) return layout;
   return absl::InvalidArgumentError(
@@ -95,6 +101,11 @@ void KvCache::Append(int layer, std::span<const std::uint32_t> checksums) {
   lengths_[layer].store(tables_.length(layer), std::memory_order_release);
 }
 
+void KvCache::LetGo(int layer, std::int64_t position) noexcept {
+  tables_.LetGo(layer, position);
+  kv_bytes_.store(static_cast<std::int64_t>(tables_.bytes()), std::memory_order_relaxed);
+}
+
 void KvCache::TakeBack(int layer, std::int64_t length) {
   tables_.TakeBack(layer, length);
   lengths_[layer].store(length, std::memory_order_release);
@@ -105,7 +116,7 @@ void KvCache::TakeBack(int layer, std::int64_t length) {
 
 void KvCache::ForkTo(KvCache& copy, std::int64_t length) {
   const std::vector<std::int64_t> lengths(lengths_.size(), length);
-  copy.tables_ = tables_.Share(lengths);
+  copy.tables_ = tables_.Share(lengths, PageTables::Windows::kTrimmed);
   copy.PublishLengths();
 }
 
@@ -122,7 +133,7 @@ void KvCache::Reorder(std::span<const std::shared_ptr<KvCache>> caches,
   for (std::size_t i = 0; i < caches.size(); ++i) {
     KvCache& source = *caches[sources[i]];
     if (--num_uses[sources[i]] == 0) continue;  // the last one has the tables themselves
-    next[i] = source.tables_.Share(source.Lengths());
+    next[i] = source.tables_.Share(source.Lengths(), PageTables::Windows::kWhole);
   }
   for (std::size_t i = 0; i < caches.size(); ++i) {
     if (!next[i].has_value()) next[i] = std::move(caches[sources[i]]->tables_);

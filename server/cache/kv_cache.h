@@ -24,11 +24,11 @@ namespace attention::server {
 
 class KvCache {
  public:
-  // Chooses the page size: the largest halving of `preferred_page_size` (a multiple of
-  // kPageGranularity) whose page fits a chunk of the pool. INVALID_ARGUMENT when not even the
-  // smallest page fits. `pool` must outlive the cache.
+  // Chooses the page size of a layer: the largest halving of `preferred_page_size` (a multiple of
+  // kPageGranularity) whose page fits a chunk of the pool, and is small beside the layer's window.
+  // INVALID_ARGUMENT when not even the smallest page fits. `pool` must outlive the cache.
   static absl::StatusOr<KvPageLayout> ChooseLayout(const BackendDescription& backend,
-                                                   const KvGeometry& geometry,
+                                                   const LayerShape& layer,
                                                    std::int64_t preferred_page_size,
                                                    std::size_t chunk_bytes);
 
@@ -69,17 +69,31 @@ class KvCache {
   absl::Status OwnTail(AttentionBackend& backend, int layer);
   // Counts a token for each of the checksums of rows that follow; the layer's pages have room.
   void Append(int layer, std::span<const std::uint32_t> checksums);
+  // Lets go what a window hides from the queries from `position` on, and from the one before it:
+  // the layer's last step, which began there, can still be repeated or taken back. `position` is at
+  // most the length. Nothing in a layer without a window.
+  void LetGo(int layer, std::int64_t position) noexcept;
+  // The oldest token, behind the sinks' pages, that the layer has not let go; and where those end.
+  std::int64_t first_position(int layer) const { return tables_.first_position(layer); }
+  std::int64_t sink_end(int layer) const {
+    return layout_->sink_pages(layer) * layout_->page_size(layer);
+  }
+  // True when nothing has been let go without which the layer could go on at this length, which it
+  // has or exceeds.
+  bool CanGoOnAt(int layer, std::int64_t length) const { return tables_.CanGoOnAt(layer, length); }
   // Forgets the tokens from there on, which were appended to pages of its own. The pages stay.
   void TakeBack(int layer, std::int64_t length);
-  // True when the tokens from `position` on, which the layer has, were appended with these.
+  // True when the tokens from `position` on, which the layer has and has not let go, were appended
+  // with these.
   bool Holds(int layer, std::int64_t position, std::span<const std::uint32_t> checksums) const {
     return tables_.Holds(layer, position, checksums);
   }
 
   // Makes an empty cache of the same device, owner and shape hold the first `length` tokens of each
-  // layer, which all layers have. No page is copied before somebody appends to it.
+  // layer, where all layers can go on; of those with windows only what they need to. No page is
+  // copied before somebody appends to it.
   void ForkTo(KvCache& copy, std::int64_t length);
-  // Forgets the tokens of all layers from there on.
+  // Forgets the tokens of all layers from there on, where those that are longer can go on.
   void Truncate(std::int64_t length);
   // Each of the caches, all of one device, owner and shape, gets what caches[sources[i]] has held
   // before: all of them, or with an exception none.

@@ -1,5 +1,6 @@
 #include "server/cache/kv_cache_factory.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -33,6 +34,12 @@ absl::Status CheckExpectedTokens(std::int64_t tokens) {
 // How the geometry of one of CacheShape::said() is named in errors.
 std::string NameOf(const CacheShape& shape, std::size_t index) {
   return shape.is_uniform() ? "geometry" : absl::StrCat("geometry.layers[", index, "]");
+}
+
+// The same error, naming the layer.
+absl::Status AtLayer(const CacheShape& shape, std::size_t index, const absl::Status& status) {
+  if (shape.is_uniform()) return status;
+  return absl::Status(status.code(), absl::StrCat(NameOf(shape, index), ": ", status.message()));
 }
 
 absl::Status CheckLayer(const std::string& name, const LayerShape& layer) {
@@ -96,10 +103,7 @@ absl::StatusOr<int> KvCacheFactory::ChoosePlace(const CacheShape& shape,
     for (std::size_t i = 0; i < shape.said().size(); ++i) {
       const absl::Status status =
           place.backend.Supports(ParamsOf(shape.said()[i].geometry), expected_tokens);
-      if (status.ok()) continue;
-      return absl::Status(status.code(), shape.is_uniform() ? std::string(status.message())
-                                                            : absl::StrCat(NameOf(shape, i), ": ",
-                                                                           status.message()));
+      if (!status.ok()) return AtLayer(shape, i, status);
     }
     return absl::OkStatus();
   };
@@ -118,11 +122,11 @@ absl::StatusOr<std::shared_ptr<const CacheLayout>> KvCacheFactory::LayoutOf(
     const Place& place, const CacheShape& shape) const {
   constexpr std::size_t kMaxLayouts = 16;
   auto layout = std::make_shared<CacheLayout>(CacheLayout{shape, {}});
-  for (const LayerShape& layer : shape.said()) {
-    ATTENTION_ASSIGN_OR_RETURN(
-        const KvPageLayout pages,
-        KvCache::ChooseLayout(place.backend, layer.geometry, page_size_, place.pool.chunk_bytes()));
-    layout->pages.push_back(pages);
+  for (std::size_t i = 0; i < shape.said().size(); ++i) {
+    const absl::StatusOr<KvPageLayout> pages =
+        KvCache::ChooseLayout(place.backend, shape.said()[i], page_size_, place.pool.chunk_bytes());
+    if (!pages.ok()) return AtLayer(shape, i, pages.status());
+    layout->pages.push_back(*pages);
   }
   MutexLock lock(&mutex_);
   for (const std::weak_ptr<const CacheLayout>& last : last_layouts_) {
@@ -159,7 +163,8 @@ absl::Status KvCacheFactory::CheckRoom(const Place& place, const CacheLayout& la
   std::size_t bytes = 0, chunk_bytes = 0;
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     const auto [page_size, page_bytes] = layout.of(layer);
-    const auto count = static_cast<std::size_t>(CeilDiv(expected_tokens, page_size));
+    const std::int64_t num_pages = CeilDiv(expected_tokens, page_size);
+    const auto count = static_cast<std::size_t>(std::min(num_pages, layout.most_kept_pages(layer)));
     counts[page_bytes] += count;
     bytes += count * page_bytes;
   }

@@ -29,6 +29,7 @@ class SharedPage {
   // Takes over a page that counts already, as it does until the end or TakeBack.
   void Own(void* page) noexcept { page_ = page; }
   void TakeBack() noexcept { page_ = nullptr; }
+  bool is_owner() const { return page_ != nullptr; }
 
  private:
   const std::shared_ptr<const PageAccount> account_;

@@ -9,6 +9,7 @@
 #include "kernels/base/divide.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
+#include "server/cache/page_sharing.h"
 
 namespace attention::server {
 
@@ -17,7 +18,8 @@ PageTables::PageTables(std::shared_ptr<const PageAccount> account,
     : account_(std::move(account)),
       layout_(std::move(layout)),
       generation_(account_->pool().generation()),
-      layers_(static_cast<std::size_t>(layout_->num_layers())) {}
+      layers_(static_cast<std::size_t>(layout_->num_layers())),
+      windows_(layout_->shape.has_windows() ? layers_.size() : 0) {}
 
 PageTables& PageTables::operator=(PageTables&& other) noexcept {
   PageTables old(std::move(*this));
@@ -26,6 +28,7 @@ PageTables& PageTables::operator=(PageTables&& other) noexcept {
   generation_ = other.generation_;
   host_pool_ = other.host_pool_;
   layers_ = std::move(other.layers_);
+  windows_ = std::move(other.windows_);
   groups_ = std::move(other.groups_);
   bytes_ = other.bytes_;
   charged_bytes_ = std::exchange(other.charged_bytes_, 0);
@@ -40,7 +43,9 @@ PageTables::~PageTables() {
 
 bool PageTables::has_shared_pages() const {
   return !groups_.empty() ||
-         std::any_of(layers_.begin(), layers_.end(), [](const Layer& l) { return l.has_tail(); });
+         std::any_of(layers_.begin(), layers_.end(), [](const Layer& l) { return l.has_tail(); }) ||
+         std::any_of(windows_.begin(), windows_.end(),
+                     [](const Window& window) { return !window.shared.empty(); });
 }
 
 PagedKvView PageTables::View(int layer) const {
@@ -51,16 +56,35 @@ PagedKvView PageTables::View(int layer) const {
           layout_->page_size(layer)};
 }
 
-void PageTables::FreeOwn(const Layer& layer, std::int64_t begin) const noexcept {
+bool PageTables::IsOwn(int layer, std::int64_t page) const {
+  if (page < layers_[layer].first_own()) return false;
+  return windows_.empty() ||
+         (layers_[layer].pages[page] != nullptr && windows_[layer].Find(page) == nullptr);
+}
+
+std::size_t PageTables::FreeOwn(int layer, std::int64_t begin, std::int64_t end) const noexcept {
   PagePool& pool = is_on_host() ? *host_pool_ : account_->pool();
   const int generation = is_on_host() ? host_pool_->generation() : generation_;
-  for (std::int64_t i = begin; i < layer.num_pages(); ++i) {
-    pool.Free(layer.pages[i], generation, account_->mark());
-  }
+  std::size_t num_freed = 0;
+  ForEachOwn(layer, begin, end, [&](std::int64_t page) {
+    pool.Free(layers_[layer].pages[page], generation, account_->mark());
+    ++num_freed;
+  });
+  return num_freed * layout_->page_bytes(layer);
 }
 
 void PageTables::FreeAllOwn() const noexcept {
-  for (const Layer& layer : layers_) FreeOwn(layer, layer.first_own());
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    FreeOwn(layer, 0, layers_[layer].num_pages());
+  }
+}
+
+std::size_t PageTables::BytesFrom(int layer, std::int64_t begin) const {
+  const std::vector<void*>& pages = layers_[layer].pages;
+  if (begin >= layers_[layer].num_pages()) return 0;
+  const auto let_go = std::count(pages.begin() + begin, pages.end(), nullptr);
+  return static_cast<std::size_t>(pages.end() - pages.begin() - begin - let_go) *
+         layout_->page_bytes(layer);
 }
 
 // --- Checksums
@@ -82,7 +106,7 @@ bool PageTables::Holds(int layer, std::int64_t position,
     const std::uint32_t* known = nullptr;
     auto count = static_cast<std::int64_t>(checksums.size());
     if (page >= own.num_grouped) {
-      known = own.checksums.data() + (position - own.num_grouped * page_size);
+      known = own.checksums.data() + (position - first_checksum(layer));
     } else {
       const PageGroup::Layer& group = *GroupOf(layer, page);
       known = group.checksums.data() + (position - group.begin * page_size);
@@ -119,26 +143,39 @@ std::size_t PageTables::MissingBytes(int layer, std::int64_t new_length) const {
 }
 
 bool PageTables::AppendsToTail(int layer) const {
-  const Layer& own = layers_[layer];
-  return own.has_tail() && length(layer) / layout_->page_size(layer) == own.num_grouped;
+  const std::int64_t page = length(layer) / layout_->page_size(layer);
+  if (has_window(layer)) return windows_[layer].Find(page) != nullptr;
+  return layers_[layer].has_tail() && page == layers_[layer].num_grouped;
+}
+
+const std::shared_ptr<SharedPage>& PageTables::OwnerOfTail(int layer) const {
+  if (!has_window(layer)) return layers_[layer].tail;
+  return windows_[layer].Find(length(layer) / layout_->page_size(layer))->owner;
 }
 
 std::size_t PageTables::CopyBytes(int layer) const {
-  if (!AppendsToTail(layer)) return 0;
-  const Layer& own = layers_[layer];
-  return own.is_tail_grouped || own.tail.use_count() > 1 ? layout_->page_bytes(layer) : 0;
+  if (!AppendsToTail(layer) || OwnerOfTail(layer).use_count() == 1) return 0;
+  return layout_->page_bytes(layer);
 }
 
-void PageTables::ReleaseTail(int layer) {
-  layers_[layer].tail->TakeBack();
+void PageTables::ForgetTail(int layer) noexcept {
+  if (has_window(layer)) {
+    const std::int64_t page = length(layer) / layout_->page_size(layer);
+    return windows_[layer].Forget(page, page + 1);
+  }
   layers_[layer].tail.reset();
+  layers_[layer].is_tail_grouped = false;
+}
+
+void PageTables::ReleaseTail(int layer) noexcept {
+  OwnerOfTail(layer)->TakeBack();
+  ForgetTail(layer);
   charged_bytes_ += layout_->page_bytes(layer);
 }
 
 absl::Status PageTables::OwnTail(AttentionBackend& backend, int layer) {
   if (!AppendsToTail(layer)) return absl::OkStatus();
-  Layer& own = layers_[layer];
-  if (own.tail != nullptr && own.tail.use_count() == 1) {
+  if (OwnerOfTail(layer).use_count() == 1) {
     ReleaseTail(layer);
     return absl::OkStatus();
   }
@@ -155,14 +192,14 @@ absl::Status PageTables::OwnTail(AttentionBackend& backend, int layer) {
                      pool.free_bytes(), " of ", pool.capacity_bytes(), " are free"));
   }
   absl::Cleanup free = [&] { pool.Free(page, generation_, account_->mark()); };
-  const DevicePageCopy copy{own.pages[own.num_grouped], page, page_bytes};
+  void*& entry = layers_[layer].pages[length(layer) / layout_->page_size(layer)];
+  const DevicePageCopy copy{entry, page, page_bytes};
   ATTENTION_RETURN_IF_ERROR(backend.CopyPages({&copy, 1}));
   std::move(free).Cancel();
   std::move(uncharge).Cancel();
   charged_bytes_ += page_bytes;
-  own.pages[own.num_grouped] = page;
-  own.tail.reset();
-  own.is_tail_grouped = false;
+  entry = page;
+  ForgetTail(layer);
   DropUnusedGroups();
   return absl::OkStatus();
 }
@@ -206,20 +243,11 @@ void PageTables::Append(int layer, std::span<const std::uint32_t> checksums) {
 }
 
 void PageTables::TakeBack(int layer, std::int64_t length) {
-  Layer& own = layers_[layer];
-  own.checksums.resize(
-      static_cast<std::size_t>(length - own.num_grouped * layout_->page_size(layer)));
+  layers_[layer].checksums.resize(static_cast<std::size_t>(length - first_checksum(layer)));
 }
 
 // --- Sharing
 // --------------------------------------------------------------------------------------
-
-struct PageTables::Sharing {
-  PageTables copy;
-  std::shared_ptr<PageGroup> group;
-  std::vector<std::vector<std::uint32_t>> rests;   // checksums that stay behind the group's
-  std::vector<std::shared_ptr<SharedPage>> pages;  // that become shared and get their page
-};
 
 void PageTables::PrepareLayer(int layer, std::int64_t length, Sharing& sharing) {
   const Layer& from = layers_[layer];
@@ -273,19 +301,32 @@ void PageTables::CommitLayer(int layer, std::int64_t length, Sharing& sharing) n
   from.tail = std::move(sharing.pages[layer]);
 }
 
-PageTables PageTables::Share(std::span<const std::int64_t> lengths) {
+PageTables PageTables::Share(std::span<const std::int64_t> lengths, Windows windows) {
   ATTENTION_CHECK(!is_on_host());
   const std::size_t count = layers_.size();
   Sharing sharing{PageTables(account_, layout_),
                   std::make_shared<PageGroup>(account_, layout_, generation_),
                   std::vector<std::vector<std::uint32_t>>(count),
-                  std::vector<std::shared_ptr<SharedPage>>(count)};
+                  std::vector<std::shared_ptr<SharedPage>>(count),
+                  std::vector<std::vector<WindowPage>>(windows_.size())};
   sharing.copy.generation_ = generation_;
-  for (int layer = 0; layer < num_layers(); ++layer) PrepareLayer(layer, lengths[layer], sharing);
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    if (has_window(layer)) {
+      PrepareWindow(layer, lengths[layer], windows, sharing);
+    } else {
+      PrepareLayer(layer, lengths[layer], sharing);
+    }
+  }
   groups_.reserve(groups_.size() + 1);
   sharing.copy.groups_.reserve(groups_.size() + 1);
 
-  for (int layer = 0; layer < num_layers(); ++layer) CommitLayer(layer, lengths[layer], sharing);
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    if (has_window(layer)) {
+      CommitWindow(layer, sharing);
+    } else {
+      CommitLayer(layer, lengths[layer], sharing);
+    }
+  }
   const bool has_pages =
       std::any_of(sharing.group->layers.begin(), sharing.group->layers.end(),
                   [](const PageGroup::Layer& layer) { return !layer.pages.empty(); });
@@ -322,26 +363,31 @@ void PageTables::Truncate(std::int64_t length) {
   }
   for (int layer = 0; layer < num_layers(); ++layer) {
     if (this->length(layer) <= length) continue;
-    TruncateLayer(layer, length, std::move(tail_checksums[layer]));
+    if (has_window(layer)) {
+      TruncateWindow(layer, length);
+    } else {
+      TruncateLayer(layer, length, std::move(tail_checksums[layer]));
+    }
   }
   DropUnusedGroups();
+}
+
+void PageTables::DropPagesFrom(int layer, std::int64_t page) noexcept {
+  std::vector<void*>& pages = layers_[layer].pages;
+  const std::size_t freed_bytes = FreeOwn(layer, page, layers_[layer].num_pages());
+  charged_bytes_ -= freed_bytes;
+  account_->GiveBack(freed_bytes);
+  bytes_ -= BytesFrom(layer, page);
+  if (layers_[layer].num_pages() > page) pages.resize(static_cast<std::size_t>(page));
 }
 
 void PageTables::TruncateLayer(int index, std::int64_t length,
                                std::vector<std::uint32_t> tail_checksums) noexcept {
   Layer& layer = layers_[index];
-  const auto [page_size, page_bytes] = layout_->of(index);
+  const std::int64_t page_size = layout_->page_size(index);
   const std::int64_t full = length / page_size;
   const std::int64_t keep = CeilDiv(length, page_size);
-  const std::int64_t first_freed = std::max(keep, layer.first_own());
-  FreeOwn(layer, first_freed);
-  const std::int64_t num_freed = std::max<std::int64_t>(0, layer.num_pages() - first_freed);
-  const std::size_t freed_bytes = static_cast<std::size_t>(num_freed) * page_bytes;
-  charged_bytes_ -= freed_bytes;
-  account_->GiveBack(freed_bytes);
-  bytes_ -=
-      static_cast<std::size_t>(layer.num_pages() - std::min(keep, layer.num_pages())) * page_bytes;
-  if (layer.num_pages() > keep) layer.pages.resize(static_cast<std::size_t>(keep));
+  DropPagesFrom(index, keep);
   if (keep <= layer.num_grouped) {
     layer.tail.reset();
     layer.is_tail_grouped = false;

@@ -8,11 +8,17 @@
 // full is copied by whoever appends to it first, the cache that was copied included, unless nobody
 // else has it any more.
 //
+// A layer with a window (cache_shape.h) keeps the pages of its sinks, and those that a later query
+// can see: what is before them is let go as it goes on, and its entries in the table are null. It
+// has few pages, which are therefore shared one by one: no group has them, so each goes as soon as
+// nobody needs it.
+//
 // Pages of its own may be on the host; shared ones are always on the device.
 //
 // Thread-safety: thread-compatible; destruction may happen on any thread.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,6 +29,7 @@
 #include "absl/status/status.h"
 #include "kernels/api/attention_backend.h"
 #include "kernels/api/paged_kv_view.h"
+#include "kernels/base/divide.h"
 #include "server/cache/cache_layout.h"
 #include "server/cache/page_account.h"
 #include "server/cache/page_group.h"
@@ -43,8 +50,11 @@ class PageTables {
   int num_layers() const { return static_cast<int>(layers_.size()); }
   // Tokens in the layer.
   std::int64_t length(int layer) const {
-    return layers_[layer].num_grouped * layout_->page_size(layer) +
-           static_cast<std::int64_t>(layers_[layer].checksums.size());
+    return first_checksum(layer) + static_cast<std::int64_t>(layers_[layer].checksums.size());
+  }
+  // The oldest token, behind the sinks' pages, that the layer has not let go.
+  std::int64_t first_position(int layer) const {
+    return windows_.empty() ? 0 : windows_[layer].first_page * layout_->page_size(layer);
   }
   // The bytes of all pages in the tables, wherever they are and whoever owns them.
   std::size_t bytes() const { return bytes_; }
@@ -52,7 +62,8 @@ class PageTables {
   bool has_shared_pages() const;
   // Valid until the layer's pages change.
   PagedKvView View(int layer) const;
-  // True when the tokens from `position` on, which the layer has, were appended with these.
+  // True when the tokens from `position` on, which the layer has and has not let go, were appended
+  // with these.
   bool Holds(int layer, std::int64_t position, std::span<const std::uint32_t> checksums) const;
 
   // --- Appending
@@ -71,12 +82,19 @@ class PageTables {
   void Append(int layer, std::span<const std::uint32_t> checksums);
   // Forgets tokens of pages of its own. The pages stay.
   void TakeBack(int layer, std::int64_t length);
+  // Lets go what no query from `position` on, or just before it, can see.
+  void LetGo(int layer, std::int64_t position) noexcept;
 
   // --- Changes of the whole. What they throw changes nothing that could be read.
 
-  // Tables of the first lengths[layer] tokens of each layer, which must be there.
-  PageTables Share(std::span<const std::int64_t> lengths);
-  // Forgets the tokens from `length` on, and frees pages of its own that hold no others.
+  // True when nothing has been let go without which the layer could go on at this length.
+  bool CanGoOnAt(int layer, std::int64_t length) const;
+  enum class Windows { kWhole, kTrimmed };
+  // Tables of the first lengths[layer] tokens of each layer, which must be able to go on there.
+  // Windows are as they are here, or without what is not needed to go on.
+  PageTables Share(std::span<const std::int64_t> lengths, Windows windows);
+  // Forgets the tokens from `length` on, where the layers must be able to go on, and frees pages of
+  // its own that hold no others.
   void Truncate(std::int64_t length);
 
   // --- Pages on the host
@@ -95,38 +113,86 @@ class PageTables {
     std::int64_t num_grouped = 0;          // full ones, at the front, that groups own
     std::shared_ptr<SharedPage> tail;      // owns the next one, if others may have it
     bool is_tail_grouped = false;          // a group owns the next one
-    std::vector<std::uint32_t> checksums;  // of the tokens behind the first num_grouped pages
+    std::vector<std::uint32_t> checksums;  // of the tokens from first_checksum on
 
     bool has_tail() const { return tail != nullptr || is_tail_grouped; }
     std::int64_t first_own() const { return num_grouped + (has_tail() ? 1 : 0); }
     std::int64_t num_pages() const { return static_cast<std::int64_t>(pages.size()); }
   };
-  using OwnPages = std::vector<std::vector<void*>>;  // from first_own() on, of each layer
+  // One page of a layer with a window, which others may have.
+  struct WindowPage {
+    std::int64_t index = 0;  // in the table
+    std::shared_ptr<SharedPage> owner;
+  };
+  // The part of a layer with a window beside its table; num_grouped is 0 there, and it has no tail.
+  struct Window {
+    std::int64_t first_page = 0;     // of those that are there behind the sinks'; 0: all are
+    std::vector<WindowPage> shared;  // by ascending index; the others are its own
+
+    const WindowPage* Find(std::int64_t index) const;
+    // Those with an index in [begin, end).
+    void Forget(std::int64_t begin, std::int64_t end) noexcept;
+  };
+  struct OwnPage {
+    std::int64_t index = 0;  // in the table
+    void* page = nullptr;
+  };
+  using OwnPages = std::vector<std::vector<OwnPage>>;  // of each layer
+
+  bool has_window(int layer) const { return layout_->shape.layer(layer).has_window(); }
+  std::int64_t first_checksum(int layer) const {
+    return layers_[layer].num_grouped * layout_->page_size(layer) + first_position(layer);
+  }
+  bool IsOwn(int layer, std::int64_t page) const;
+  // Calls visit(index) for the pages from `begin` on, and before `end`, that are its own.
+  template <typename Visit>
+  void ForEachOwn(int layer, std::int64_t begin, std::int64_t end, Visit visit) const {
+    const std::int64_t first = std::max(begin, layers_[layer].first_own());
+    for (std::int64_t i = first; i < std::min(end, layers_[layer].num_pages()); ++i) {
+      if (IsOwn(layer, i)) visit(i);
+    }
+  }
+  std::int64_t NumTokenPages(int layer) const {
+    return CeilDiv(length(layer), layout_->page_size(layer));
+  }
+  std::size_t BytesFrom(int layer, std::int64_t begin) const;  // of pages from `begin` on
 
   // The checksums of tokens [begin, end), which lie in one page.
   std::vector<std::uint32_t> Checksums(int layer, std::int64_t begin, std::int64_t end) const;
   const PageGroup::Layer* GroupOf(int layer, std::int64_t page) const;
   bool AppendsToTail(int layer) const;
-  void ReleaseTail(int layer);  // to the cache, the only one that has it
+  // The owner of the page to which the next token goes; null: a group. AppendsToTail is true.
+  const std::shared_ptr<SharedPage>& OwnerOfTail(int layer) const;
+  void ForgetTail(int layer) noexcept;
+  // Makes it the cache's own, the only one that has it.
+  void ReleaseTail(int layer) noexcept;
 
   // The parts of Share: all that may throw, and then the rest.
   struct Sharing;
   void PrepareLayer(int layer, std::int64_t length, Sharing& sharing);
   void CommitLayer(int layer, std::int64_t length, Sharing& sharing) noexcept;
+  void PrepareWindow(int layer, std::int64_t length, Windows windows, Sharing& sharing);
+  void CommitWindow(int layer, Sharing& sharing) noexcept;
+  // Window::first_page of a layer that goes on at this length.
+  std::int64_t FirstPageAt(int layer, std::int64_t length) const;
 
   void TruncateLayer(int index, std::int64_t length,
                      std::vector<std::uint32_t> tail_checksums) noexcept;
+  void TruncateWindow(int layer, std::int64_t length) noexcept;
+  void DropPagesFrom(int layer, std::int64_t page) noexcept;
   void DropUnusedGroups() noexcept;
   // Makes shared pages that nobody else has any more the cache's own.
   void AbsorbSole();
   bool AbsorbLastGroup();
+  void AbsorbSolePages(int layer) noexcept;
 
   // Takes a page from `to` for each page of its own that holds tokens. Nothing is taken when there
   // are not so many.
   std::optional<OwnPages> TakePages(PagePool& to) const;
   void FreeTaken(const OwnPages& pages, PagePool& pool, int generation) const;
   std::vector<PageCopy> PairPages(const OwnPages& others, bool are_pages) const;
-  void FreeOwn(const Layer& layer, std::int64_t begin) const noexcept;
+  // Gives pages of its own, from `begin` on and before `end`, to the pool: how many bytes.
+  std::size_t FreeOwn(int layer, std::int64_t begin, std::int64_t end) const noexcept;
   void FreeAllOwn() const noexcept;
   // Has these in place of its own, which it frees.
   void ReplaceOwn(const OwnPages& pages, PagePool* host_pool) noexcept;
@@ -136,6 +202,7 @@ class PageTables {
   int generation_ = 0;
   PagePool* host_pool_ = nullptr;  // whose its own pages are, when they are on the host
   std::vector<Layer> layers_;
+  std::vector<Window> windows_;                     // one for each layer, if any has a window
   std::vector<std::shared_ptr<PageGroup>> groups_;  // of a page in several, the last one counts
   std::size_t bytes_ = 0;
   std::size_t charged_bytes_ = 0;  // of its own pages on the device

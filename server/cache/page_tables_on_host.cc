@@ -51,10 +51,20 @@ bool PageTables::AbsorbLastGroup() {
   return true;
 }
 
+void PageTables::AbsorbSolePages(int layer) noexcept {
+  std::erase_if(windows_[layer].shared, [&](const WindowPage& page) {
+    if (page.owner.use_count() > 1) return false;
+    page.owner->TakeBack();
+    charged_bytes_ += layout_->page_bytes(layer);
+    return true;
+  });
+}
+
 void PageTables::AbsorbSole() {
   for (int layer = 0; layer < num_layers(); ++layer) {
     const std::shared_ptr<SharedPage>& tail = layers_[layer].tail;
     if (tail != nullptr && tail.use_count() == 1) ReleaseTail(layer);
+    if (has_window(layer)) AbsorbSolePages(layer);
   }
   while (AbsorbLastGroup()) {
   }
@@ -65,6 +75,10 @@ std::size_t PageTables::SpillableBytes() const {
   for (int layer = 0; layer < num_layers(); ++layer) {
     const std::shared_ptr<SharedPage>& tail = layers_[layer].tail;
     if (tail != nullptr && tail.use_count() == 1) bytes += layout_->page_bytes(layer);
+    if (!has_window(layer)) continue;
+    for (const WindowPage& page : windows_[layer].shared) {
+      if (page.owner.use_count() == 1) bytes += layout_->page_bytes(layer);
+    }
   }
   for (auto group = groups_.rbegin(); group != groups_.rend() && PageGroup::IsSole(*group);
        ++group) {
@@ -77,8 +91,8 @@ std::size_t PageTables::SpilledBytes() const {
   if (!is_on_host()) return 0;
   std::size_t bytes = 0;
   for (int layer = 0; layer < num_layers(); ++layer) {
-    const std::int64_t num_pages = layers_[layer].num_pages() - layers_[layer].first_own();
-    bytes += static_cast<std::size_t>(num_pages) * layout_->page_bytes(layer);
+    ForEachOwn(layer, 0, layers_[layer].num_pages(),
+               [&](std::int64_t) { bytes += layout_->page_bytes(layer); });
   }
   return bytes;
 }
@@ -123,20 +137,18 @@ absl::Status PageTables::Restore(AttentionBackend& backend) {
 
 std::optional<PageTables::OwnPages> PageTables::TakePages(PagePool& to) const {
   const int generation = to.generation();
-  // A step that failed may have left more pages than tokens.
-  const auto num_needed = [&](int layer) {
-    return CeilDiv(length(layer), layout_->page_size(layer)) - layers_[layer].first_own();
-  };
   OwnPages taken(layers_.size());
   for (int layer = 0; layer < num_layers(); ++layer) {
-    taken[layer].reserve(static_cast<std::size_t>(num_needed(layer)));
+    // A step that failed may have left more pages than tokens.
+    ForEachOwn(layer, 0, NumTokenPages(layer), [&](std::int64_t i) {
+      taken[layer].push_back({i, nullptr});
+    });
   }
   absl::Cleanup free = [&] { FreeTaken(taken, to, generation); };
   for (int layer = 0; layer < num_layers(); ++layer) {
-    for (std::int64_t i = num_needed(layer); i > 0; --i) {
-      void* page = to.Allocate(layout_->page_bytes(layer), account_->mark());
-      if (page == nullptr) return std::nullopt;
-      taken[layer].push_back(page);
+    for (OwnPage& own : taken[layer]) {
+      own.page = to.Allocate(layout_->page_bytes(layer), account_->mark());
+      if (own.page == nullptr) return std::nullopt;
     }
   }
   std::move(free).Cancel();
@@ -144,8 +156,10 @@ std::optional<PageTables::OwnPages> PageTables::TakePages(PagePool& to) const {
 }
 
 void PageTables::FreeTaken(const OwnPages& pages, PagePool& pool, int generation) const {
-  for (const std::vector<void*>& layer : pages) {
-    for (void* page : layer) pool.Free(page, generation, account_->mark());
+  for (const std::vector<OwnPage>& layer : pages) {
+    for (const OwnPage& own : layer) {
+      if (own.page != nullptr) pool.Free(own.page, generation, account_->mark());
+    }
   }
 }
 
@@ -153,10 +167,9 @@ std::vector<PageCopy> PageTables::PairPages(const OwnPages& others, bool are_pag
   std::vector<PageCopy> copies;
   for (std::size_t layer = 0; layer < others.size(); ++layer) {
     const std::size_t page_bytes = layout_->page_bytes(static_cast<int>(layer));
-    for (std::size_t i = 0; i < others[layer].size(); ++i) {
-      void* mine = layers_[layer].pages[layers_[layer].first_own() + i];
-      void* other = others[layer][i];
-      copies.push_back({are_pages ? other : mine, are_pages ? mine : other, page_bytes});
+    for (const OwnPage& other : others[layer]) {
+      void* mine = layers_[layer].pages[other.index];
+      copies.push_back({are_pages ? other.page : mine, are_pages ? mine : other.page, page_bytes});
     }
   }
   return copies;
@@ -165,12 +178,10 @@ std::vector<PageCopy> PageTables::PairPages(const OwnPages& others, bool are_pag
 void PageTables::ReplaceOwn(const OwnPages& pages, PagePool* host_pool) noexcept {
   FreeAllOwn();
   bytes_ = 0;
-  for (std::size_t i = 0; i < pages.size(); ++i) {
-    Layer& layer = layers_[i];
-    const auto first = static_cast<std::size_t>(layer.first_own());
-    layer.pages.resize(first + pages[i].size());
-    std::copy(pages[i].begin(), pages[i].end(), layer.pages.begin() + layer.first_own());
-    bytes_ += layer.pages.size() * layout_->page_bytes(static_cast<int>(i));
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    layers_[layer].pages.resize(static_cast<std::size_t>(NumTokenPages(layer)));
+    for (const OwnPage& own : pages[layer]) layers_[layer].pages[own.index] = own.page;
+    bytes_ += BytesFrom(layer, 0);
   }
   host_pool_ = host_pool;
 }

@@ -11,7 +11,12 @@ namespace attention::server {
 
 struct LayerShape {
   KvGeometry geometry;
+  // A query sees at most so many of the newest keys up to its own position, and the first
+  // `sink_tokens`; 0: any key. What no later query can see is let go.
+  std::int64_t window_tokens = 0;
+  std::int64_t sink_tokens = 0;  // 0 without a window
 
+  bool has_window() const { return window_tokens > 0; }
   bool operator==(const LayerShape&) const = default;
 };
 
@@ -30,6 +35,8 @@ class CacheShape {
   bool is_uniform() const { return is_uniform_; }
   // Those that were said: one, or one for each layer.
   const std::vector<LayerShape>& said() const { return layers_; }
+
+  bool has_windows() const;
 
   // By what the layers are, not by how it was said.
   bool operator==(const CacheShape& other) const;

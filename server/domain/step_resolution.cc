@@ -1,5 +1,7 @@
 #include "server/domain/step_resolution.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/base/error_reason.h"
@@ -28,7 +30,7 @@ absl::Status OtherRows(std::int64_t expected, std::int64_t length) {
 // Decides between append, replay and refusal; sets the length that the step attends over by
 // default.
 absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, HoldsRows holds,
-                           ResolvedStep* resolved) {
+                           const KeptTokens& kept, ResolvedStep* resolved) {
   resolved->new_length = length;
   if (!step.append) {
     resolved->kv_end = step.expected_position.value_or(length);
@@ -45,6 +47,9 @@ absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, HoldsRo
   }
   // Rows that end inside the cache were applied by an earlier attempt whose answer got lost.
   if (resolved->kv_end <= length) {
+    if (step.append->num_tokens > 0 && expected < kept.begin) {
+      return WindowDropped(absl::StrCat("expected_position is ", expected), kept.begin);
+    }
     if (!holds(expected, step.append->checksums)) return OtherRows(expected, length);
     resolved->is_replay = true;
     return absl::OkStatus();
@@ -72,6 +77,24 @@ absl::Status ResolveRange(const StepAttend& step, ResolvedStep* resolved) {
   return absl::OkStatus();
 }
 
+// All keys that the queries see are still there.
+absl::Status CheckKept(const StepAttend& step, const ResolvedStep& resolved,
+                       const KeptTokens& kept) {
+  if (kept.begin == 0 || step.task.q_len == 0) return absl::OkStatus();
+  AttentionTask task = step.task;
+  task.kv_begin = resolved.kv_begin;
+  task.kv_len = resolved.kv_end;
+  task.first_query_position = resolved.first_query_position;
+  // Both ends grow with the position. The sinks are there.
+  const std::int64_t first = task.position(0);
+  const std::int64_t oldest = std::max(VisibleKeysOf(task, first).begin, kept.sink_end);
+  const std::int64_t end = VisibleKeysOf(task, task.position(task.q_len - 1)).end;
+  if (oldest >= std::min(end, kept.begin)) return absl::OkStatus();
+  return WindowDropped(absl::StrCat("the first query is at position ", first,
+                                    " and sees keys from position ", oldest, " on"),
+                       kept.begin);
+}
+
 absl::Status CheckKeyAxis(absl::string_view field, const std::optional<BiasOrMaskShape>& shape,
                           const StepAttend& step, std::int64_t kv_len) {
   if (!shape || shape->kv_len == kv_len || shape->kv_len == 1) return absl::OkStatus();
@@ -97,13 +120,22 @@ absl::Status CheckColumnSums(const StepAttend& step, std::int64_t kv_len) {
 
 }  // namespace
 
+absl::Status WindowDropped(absl::string_view what, std::int64_t first_position) {
+  return ReasonedError(
+      absl::StatusCode::kFailedPrecondition, ErrorReason::kWindowDropped,
+      absl::StrCat(what, ", but the layer's window has let go the tokens before position ",
+                   first_position),
+      {{"first_position", absl::StrCat(first_position)}});
+}
+
 absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length,
-                                         HoldsRows holds) {
+                                         HoldsRows holds, const KeptTokens& kept) {
   ResolvedStep resolved;
-  ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, holds, &resolved));
+  ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, holds, kept, &resolved));
   if (!step.attend) return resolved;
   const StepAttend& attend = *step.attend;
   ATTENTION_RETURN_IF_ERROR(ResolveRange(attend, &resolved));
+  ATTENTION_RETURN_IF_ERROR(CheckKept(attend, resolved, kept));
   ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("bias", attend.bias_shape, attend, resolved.kv_end));
   ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("mask", attend.mask_shape, attend, resolved.kv_end));
   ATTENTION_RETURN_IF_ERROR(CheckColumnSums(attend, resolved.kv_end));

@@ -6,7 +6,9 @@
 #include <span>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/domain/attention_request.h"
 
 namespace attention::server {
@@ -23,13 +25,23 @@ struct ResolvedStep {
   std::int64_t first_query_position = 0;
 };
 
+// The tokens that a layer with a window still has: [0, sink_end), and [begin, length).
+struct KeptTokens {
+  std::int64_t sink_end = 0;
+  std::int64_t begin = 0;  // 0: all
+};
+
+// FAILED_PRECONDITION WINDOW_DROPPED: `what` needs a token that has been let go.
+absl::Status WindowDropped(absl::string_view what, std::int64_t first_position);
+
 // True when the rows from `position` on, all of which the layer has, came with these checksums.
 using HoldsRows =
     absl::FunctionRef<bool(std::int64_t position, std::span<const std::uint32_t> checksums)>;
 
-// FAILED_PRECONDITION POSITION_MISMATCH with metadata actual_position; INVALID_ARGUMENT naming the
-// field; RESOURCE_EXHAUSTED QUEUE_FULL when the result has outgrown what was reserved for it.
+// FAILED_PRECONDITION POSITION_MISMATCH with metadata actual_position, WINDOW_DROPPED with
+// first_position; INVALID_ARGUMENT naming the field; RESOURCE_EXHAUSTED QUEUE_FULL when the result
+// has outgrown what was reserved for it.
 absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length,
-                                         HoldsRows holds);
+                                         HoldsRows holds, const KeptTokens& kept = {});
 
 }  // namespace attention::server

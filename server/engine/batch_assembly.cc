@@ -112,7 +112,8 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   const auto holds = [&](std::int64_t position, std::span<const std::uint32_t> checksums) {
     return cache.Holds(step.layer, position, checksums);
   };
-  ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length, holds));
+  const KeptTokens kept{cache.sink_end(step.layer), cache.first_position(step.layer)};
+  ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length, holds, kept));
   append_position = resolved.append_position;
 
   AttentionTask task;
@@ -127,6 +128,9 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   if (resolved.is_append) {
     ATTENTION_RETURN_IF_ERROR(Extend(cache, step.layer, resolved.new_length));
     old_lengths_.push_back({&cache, step.layer, length});
+    if (cache.shape().layer(step.layer).has_window()) {
+      first_appends_.try_emplace({&cache, step.layer}, length);
+    }
     cache.Append(step.layer, step.append->checksums);
     appends_.push_back({&cache, &step, resolved.append_position});
     tokens_appended_ += step.append->num_tokens;
@@ -196,6 +200,10 @@ std::vector<AttentionTask> BatchAssembly::Tasks() {
     tasks.push_back(task);
   }
   return tasks;
+}
+
+void BatchAssembly::Commit() noexcept {
+  for (const auto& [layer, position] : first_appends_) layer.first->LetGo(layer.second, position);
 }
 
 void BatchAssembly::RollBack() {

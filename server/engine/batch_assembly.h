@@ -52,6 +52,9 @@ class BatchAssembly {
   const std::vector<ProjectionTask>& outputs() const { return outputs_; }
   std::int64_t tokens_appended() const { return tokens_appended_; }
 
+  // To be called when all has been computed: layers with windows let go what no step after this
+  // batch can see, nor a repetition of one of its own.
+  void Commit() noexcept;
   // Takes every append back: the caches have the lengths they had before the batch.
   void RollBack();
 
@@ -99,6 +102,8 @@ class BatchAssembly {
   std::vector<ProjectionTask> inputs_;
   std::vector<ProjectionTask> outputs_;
   std::vector<OldLength> old_lengths_;
+  // Where the batch began to append to layers with windows.
+  std::map<std::pair<KvCache*, int>, std::int64_t> first_appends_;
   std::int64_t tokens_appended_ = 0;
   bool has_changed_ = false;
 };

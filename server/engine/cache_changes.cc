@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
 #include "server/cache/kv_cache.h"
+#include "server/domain/step_resolution.h"
 
 namespace attention::server {
 namespace {
@@ -17,6 +19,22 @@ absl::Status CheckLength(std::int64_t length, std::int64_t committed) {
       absl::StatusCode::kFailedPrecondition, ErrorReason::kPositionMismatch,
       absl::StrCat("length is ", length, ", expected at most the committed length ", committed),
       {{"actual_position", absl::StrCat(committed)}});
+}
+
+// Names the layer that has let go most.
+absl::Status CheckWindows(const KvCache& cache, std::int64_t length) {
+  std::optional<int> worst;
+  const auto least = [&](int layer) {
+    return cache.first_position(layer) + cache.shape().layer(layer).window_tokens;
+  };
+  for (int layer = 0; layer < cache.num_layers(); ++layer) {
+    if (cache.CanGoOnAt(layer, length)) continue;
+    if (!worst || least(layer) > least(*worst)) worst = layer;
+  }
+  if (!worst) return absl::OkStatus();
+  return WindowDropped(absl::StrCat("length is ", length, ", expected 0 or at least ",
+                                    least(*worst), " for layer ", *worst),
+                       cache.first_position(*worst));
 }
 
 absl::Status CheckWriters(const CacheChange& change) {
@@ -53,6 +71,7 @@ absl::Status ApplyChange(const CacheChange& change) {
   const std::int64_t committed = cache.committed_length();
   const std::int64_t length = change.length.value_or(committed);
   ATTENTION_RETURN_IF_ERROR(CheckLength(length, committed));
+  ATTENTION_RETURN_IF_ERROR(CheckWindows(cache, length));
   if (change.kind == CacheChange::Kind::kTruncate) {
     cache.Truncate(length);
     return absl::OkStatus();

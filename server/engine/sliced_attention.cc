@@ -159,6 +159,7 @@ void SlicedAttention::Conclude(const absl::Status& status) {
     assembly_.RollBack();
     if (result_.status.ok()) result_.status = status;
   } else {
+    assembly_.Commit();
     metrics_.tokens_appended.Add(assembly_.tokens_appended());
     metrics_.flops.Add(
         static_cast<std::int64_t>(ComputedShare(*request_, result_) * request_->flops));

@@ -47,7 +47,11 @@ absl::Status Worker::RunBatch(Batch& batch, std::vector<AttentionResult>& result
   results.resize(batch.requests.size());
   BatchAssembly assembly(backend_, options_.spiller);
   absl::Status status = Compute(batch, assembly, results, timing);
-  if (!status.ok()) assembly.RollBack();
+  if (status.ok()) {
+    assembly.Commit();
+  } else {
+    assembly.RollBack();
+  }
   metrics_.tokens_appended.Add(assembly.tokens_appended());
   return status;
 }

@@ -153,7 +153,7 @@ TEST_F(KvCacheTest, AnEmptyLayerStillHasAPageTable) {
 
 TEST_F(KvCacheTest, PagesShrinkUntilTheyFitAChunk) {
   const auto layout =
-      KvCache::ChooseLayout(*backend_, {32, 64, 64, DType::kFloat32}, 1024, 1 << 19);
+      KvCache::ChooseLayout(*backend_, {{32, 64, 64, DType::kFloat32}}, 1024, 1 << 19);
   ASSERT_TRUE(layout.ok());
   EXPECT_EQ(layout->page_size, 32);
   EXPECT_LE(layout->page_bytes, std::size_t{1} << 19);

@@ -23,10 +23,12 @@ std::vector<std::uint32_t> RowsFrom(std::int64_t position, std::int64_t num_toke
 }
 
 // In a layer of these rows.
-absl::StatusOr<ResolvedStep> Resolve(const SessionStep& step, std::int64_t length) {
-  return ResolveStep(step, length, [&](std::int64_t position, std::span<const std::uint32_t> rows) {
+absl::StatusOr<ResolvedStep> Resolve(const SessionStep& step, std::int64_t length,
+                                     const KeptTokens& kept = {}) {
+  const auto holds = [&](std::int64_t position, std::span<const std::uint32_t> rows) {
     return std::ranges::equal(rows, RowsFrom(position, static_cast<std::int64_t>(rows.size())));
-  });
+  };
+  return ResolveStep(step, length, holds, kept);
 }
 
 SessionStep AppendAndAttend(std::int64_t expected_position, std::int64_t num_tokens) {
@@ -158,6 +160,70 @@ TEST(StepResolutionTest, ColumnSumsBeyondTheBoundAreRefused) {
   EXPECT_TRUE(Resolve(step, 9).status().code() == absl::StatusCode::kFailedPrecondition);
   step.attend->max_column_sum_bytes = 44;
   EXPECT_TRUE(Resolve(step, 10).ok());
+}
+
+// --- Layers that have let go the tokens from 16 to 64
+
+class KeptTokensTest : public ::testing::Test {
+ protected:
+  static SessionStep Within(std::int64_t window_left, SessionStep step) {
+    AttentionParams& params = step.attend->task.params;
+    params.is_causal = true;
+    params.window_left = window_left;
+    params.sink_tokens = 4;
+    return step;
+  }
+  // With a first query at that position.
+  static SessionStep Attend(std::int64_t window_left, std::int64_t position, std::int64_t q_len) {
+    SessionStep step = Within(window_left, AppendAndAttend(position, q_len));
+    step.append.reset();
+    step.expected_position.reset();
+    step.attend->first_query_position = position;
+    return step;
+  }
+  static void ExpectDropped(const SessionStep& step) {
+    const absl::Status refused = Resolve(step, kLength, kKept).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+    ASSERT_TRUE(HasReason(refused, ErrorReason::kWindowDropped)) << refused;
+    EXPECT_EQ(GetErrorDetail(refused)->metadata.at("first_position"), "64");
+  }
+  static void ExpectAnswered(const SessionStep& step) {
+    const absl::Status status = Resolve(step, kLength, kKept).status();
+    EXPECT_TRUE(status.ok()) << status;
+  }
+
+  static constexpr std::int64_t kLength = 100;
+  static constexpr KeptTokens kKept{16, 64};
+};
+
+TEST_F(KeptTokensTest, ARepeatedStepIsKnownByWhatIsStillThere) {
+  ExpectAnswered(Within(0, AppendAndAttend(64, 10)));
+  ExpectDropped(Within(0, AppendAndAttend(63, 10)));
+  ExpectDropped(Within(0, AppendAndAttend(0, 1)));
+}
+
+TEST_F(KeptTokensTest, AQueryMayNotSeeWhatHasBeenLetGo) {
+  ExpectAnswered(Attend(20, 84, 16));
+  ExpectDropped(Attend(20, 83, 17));
+  ExpectDropped(Attend(20, 40, 1));
+  ExpectDropped(Attend(20, 16, 1));
+}
+
+TEST_F(KeptTokensTest, QueriesThatSeeSinksAloneAreAnswered) {
+  ExpectAnswered(Attend(20, 0, 16));
+  ExpectDropped(Attend(20, 0, 17));
+  ExpectAnswered(Attend(20, -5, 1));
+  SessionStep sinks = Attend(20, 50, 4);
+  sinks.attend->kv_end = 16;
+  ExpectAnswered(sinks);
+  sinks.attend->kv_end = 31;
+  ExpectDropped(sinks);
+}
+
+TEST_F(KeptTokensTest, ARangeOfTheKeysIsWhatTheStepSees) {
+  SessionStep step = Attend(20, 83, 17);
+  step.attend->kv_begin = 64;
+  ExpectAnswered(step);
 }
 
 }  // namespace

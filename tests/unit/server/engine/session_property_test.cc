@@ -1,10 +1,12 @@
 // Random lives of sessions against a plain model of them: what a session answers has the bits of a
 // cache to which the same rows were appended alone, whatever was forked, truncated, reordered,
-// moved to the host or deleted before.
+// moved to the host or deleted before. Or it is refused by name, exactly where a window has let go
+// what it would need.
 //
 // ATTENTION_SESSION_OPERATIONS: how many operations for each type of cache; 10,000 by default.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -14,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/base/divide.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "server/base/error_reason.h"
 #include "server/cache/kv_cache_factory.h"
@@ -24,22 +27,71 @@
 namespace attention::server {
 namespace {
 
-constexpr int kLayers = 2;
+constexpr int kLayers = 3;
 constexpr int kHeads = 2;
 constexpr int kDim = 8;
 constexpr std::int64_t kRow = kHeads * kDim;
-constexpr std::int64_t kMaxLength = 100;
+constexpr std::int64_t kMaxLength = 120;
+constexpr std::int64_t kPageSize = 16;
 constexpr std::size_t kMaxSessions = 10;
 constexpr std::size_t kChunk = std::size_t{1} << 15;
 
 using Rows = std::vector<std::uint32_t>;  // each token's row, by the seed of its content
 
+// All keys; a window and sinks; a window of latent keys.
+LayerShape ShapeOf(int layer, DType dtype) {
+  if (layer == 0) return {{kHeads, kDim, kDim, dtype}};
+  if (layer == 1) return {{kHeads, kDim, kDim, dtype}, /*window_tokens=*/24, /*sink_tokens=*/3};
+  return {{kHeads, kDim, kDim, DType::kFloat32, /*value_is_key_prefix=*/true}, 16};
+}
+CacheShape ShapeOfAll(DType dtype) {
+  std::vector<LayerShape> layers;
+  for (int layer = 0; layer < kLayers; ++layer) layers.push_back(ShapeOf(layer, dtype));
+  return CacheShape(std::move(layers));
+}
+std::int64_t SinkEnd(const LayerShape& shape) { return RoundUp(shape.sink_tokens, kPageSize); }
+
+struct ModelLayer {
+  Rows rows;
+  std::int64_t first = 0;  // token that is there behind the sinks' pages
+
+  std::int64_t length() const { return std::ssize(rows); }
+  // A step at `position` has been computed, or a copy goes on there.
+  void LetGo(const LayerShape& shape, std::int64_t position) {
+    if (!shape.has_window()) return;
+    const std::int64_t kept =
+        RoundDown(std::max<std::int64_t>(0, position - shape.window_tokens), kPageSize);
+    if (kept > SinkEnd(shape)) first = std::max(first, kept);
+  }
+  bool CanGoOnAt(const LayerShape& shape, std::int64_t length) const {
+    return first == 0 || length == 0 || length - shape.window_tokens >= first;
+  }
+  void Truncate(std::int64_t length) {
+    if (rows.size() <= static_cast<std::size_t>(length)) return;
+    rows.resize(static_cast<std::size_t>(length));
+    if (length == 0) first = 0;
+  }
+  // The newest of `length` tokens sees one that has been let go.
+  bool IsDropped(const LayerShape& shape, std::int64_t length) const {
+    if (first == 0) return false;
+    return std::max(length - shape.window_tokens, SinkEnd(shape)) < std::min(first, length);
+  }
+};
+
 struct Model {
   std::shared_ptr<KvCache> cache;
-  Rows layers[kLayers];
+  ModelLayer layers[kLayers];
 
   std::int64_t committed() const {
-    return static_cast<std::int64_t>(std::min(layers[0].size(), layers[1].size()));
+    std::int64_t least = layers[0].length();
+    for (const ModelLayer& layer : layers) least = std::min(least, layer.length());
+    return least;
+  }
+  bool CanGoOnAt(std::int64_t length) const {
+    for (int i = 0; i < kLayers; ++i) {
+      if (!layers[i].CanGoOnAt(cache->shape().layer(i), length)) return false;
+    }
+    return true;
   }
 };
 
@@ -87,6 +139,11 @@ class ModelledSessions : public ::testing::TestWithParam<DType> {
   // A step that appends the rows, if there are any, and attends over the tokens then.
   SessionStep Step(const std::shared_ptr<KvCache>& cache, int layer, std::int64_t position,
                    const Rows& rows) {
+    return Step(cache, layer, position, rows, cache->shape().layer(layer));
+  }
+  // The same, with the config of a layer of that shape.
+  SessionStep Step(const std::shared_ptr<KvCache>& cache, int layer, std::int64_t position,
+                   const Rows& rows, const LayerShape& shape) {
     SessionStep step;
     step.cache = cache;
     step.layer = layer;
@@ -96,13 +153,19 @@ class ModelledSessions : public ::testing::TestWithParam<DType> {
       StepAppend& append = step.append.emplace();
       append.num_tokens = std::ssize(rows);
       append.k = {values_.data(), DType::kFloat32, 2 * kRow, kDim};
-      append.v = {values_.data() + kRow, DType::kFloat32, 2 * kRow, kDim};
+      if (!shape.geometry.value_is_key_prefix) {
+        append.v = {values_.data() + kRow, DType::kFloat32, 2 * kRow, kDim};
+      }
       append.checksums = rows;
     }
     AttentionTask& task = step.attend.emplace().task;
     task.params = {kHeads, kHeads, kDim, kDim};
     task.params.softmax_scale = 1;
-    task.params.kv_dtype = GetParam();
+    task.params.kv_dtype = shape.geometry.dtype;
+    task.params.value_is_key_prefix = shape.geometry.value_is_key_prefix;
+    task.params.is_causal = shape.has_window();
+    task.params.window_left = shape.window_tokens - 1;
+    task.params.sink_tokens = shape.sink_tokens;
     task.q_len = 1;
     task.q = DenseRows(static_cast<const void*>(query_.data()), DType::kFloat32, kHeads, kDim);
     task.o = DenseRows(static_cast<void*>(output_.data()), DType::kFloat32, kHeads, kDim);
@@ -152,24 +215,37 @@ class ModelledSessions : public ::testing::TestWithParam<DType> {
     return ReasonOf(status) == "KV_EXHAUSTED" || ReasonOf(status) == "QUOTA_EXCEEDED";
   }
 
-  // The output of attention over the rows in a cache that never had others.
-  std::vector<float> Alone(const Rows& rows) {
-    const std::shared_ptr<KvCache> cache =
-        *unlimited_.Create({kHeads, kDim, kDim, GetParam()}, 1, 0, "oracle");
-    EXPECT_TRUE(Run(Step(cache, 0, 0, rows)).status.ok());
+  // The output of attention over the first rows of a layer, in a cache that never had others and
+  // keeps them all.
+  std::vector<float> Alone(int layer, const Rows& rows, std::int64_t length) {
+    const LayerShape shape = ShapeOf(layer, GetParam());
+    const std::shared_ptr<KvCache> cache = *unlimited_.Create(shape.geometry, 1, 0, "oracle");
+    const Rows first(rows.begin(), rows.begin() + length);
+    EXPECT_TRUE(Run(Step(cache, 0, 0, first, shape)).status.ok());
     return output_;
+  }
+
+  // The status is that of an attempt that needs what is not there any more.
+  void ExpectDropped(const absl::Status& status, std::int64_t first) {
+    ASSERT_EQ(ReasonOf(status), "WINDOW_DROPPED") << status;
+    ASSERT_EQ(GetErrorDetail(status)->metadata["first_position"], std::to_string(first));
+    ++num_dropped_;
   }
 
   // Attends over a prefix of a layer, and compares.
   void Check(const Model& session) {
     const int layer = static_cast<int>(Any(0, kLayers - 1));
-    const Rows& rows = session.layers[layer];
-    ASSERT_EQ(session.cache->length(layer), std::ssize(rows));
+    const ModelLayer& held = session.layers[layer];
+    const Rows& rows = held.rows;
+    ASSERT_EQ(session.cache->length(layer), held.length());
     if (rows.empty()) return;
-    const std::int64_t length = Any(0, 2) == 0 ? Any(1, std::ssize(rows)) : std::ssize(rows);
-    const std::vector<float> expected = Alone(Rows(rows.begin(), rows.begin() + length));
+    const std::int64_t length = Any(0, 2) == 0 ? Any(1, held.length()) : held.length();
+    const std::vector<float> expected = Alone(layer, rows, length);
     const StepOutcome outcome = Run(Step(session.cache, layer, length, {}));
     if (IsFull(outcome.status)) return;  // it could not come back from the host
+    if (held.IsDropped(session.cache->shape().layer(layer), length)) {
+      return ExpectDropped(outcome.status, held.first);
+    }
     ASSERT_TRUE(outcome.status.ok()) << outcome.status;
     ASSERT_EQ(output_, expected) << "layer " << layer << ", " << length << " tokens";
   }
@@ -186,10 +262,11 @@ class ModelledSessions : public ::testing::TestWithParam<DType> {
   Worker worker_{*backend_, clock_, metrics_, {.spiller = &spiller_}};
   TenantLimitsTable limits_;
   TenantLedger ledger_{TenantLimit::kKvBytes, &TenantLimits::kv_bytes, limits_};
-  KvCacheFactory factory_{{{*backend_, pages_, &caches_, &host_}}, /*page_size=*/16, &ledger_};
+  KvCacheFactory factory_{{{*backend_, pages_, &caches_, &host_}}, kPageSize, &ledger_};
   KvCacheFactory unlimited_{{{*backend_, of_oracle_}}, /*page_size=*/32};
   std::vector<Model> sessions_;
   std::uint32_t last_row_ = 0;
+  int num_dropped_ = 0;
   std::vector<float> values_;
   const std::vector<float> query_ = std::vector<float>(kRow, 0.7f);
   std::vector<float> output_ = std::vector<float>(kRow);
@@ -200,7 +277,7 @@ class SessionPropertyTest : public ModelledSessions {
  protected:
   void Create() {
     if (sessions_.size() >= kMaxSessions) return Delete();
-    sessions_.push_back({*factory_.Create({kHeads, kDim, kDim, GetParam()}, kLayers, 0, "a"), {}});
+    sessions_.push_back({*factory_.Create(ShapeOfAll(GetParam()), 0, "a"), {}});
   }
   void Delete() {
     if (sessions_.empty()) return;
@@ -211,13 +288,14 @@ class SessionPropertyTest : public ModelledSessions {
     Model& session = AnySession();
     const Rows rows = NewRows(Any(1, 25));
     for (int layer = 0; layer < kLayers; ++layer) {
-      Rows& held = session.layers[layer];
-      if (std::ssize(held) + std::ssize(rows) > kMaxLength || Any(0, 9) == 0) continue;
-      const StepOutcome outcome = Run(Step(session.cache, layer, std::ssize(held), rows));
+      ModelLayer& held = session.layers[layer];
+      if (held.length() + std::ssize(rows) > kMaxLength || Any(0, 9) == 0) continue;
+      const StepOutcome outcome = Run(Step(session.cache, layer, held.length(), rows));
       if (IsFull(outcome.status)) continue;
       ASSERT_TRUE(outcome.status.ok()) << outcome.status;
       ASSERT_FALSE(outcome.is_replay);
-      held.insert(held.end(), rows.begin(), rows.end());
+      held.LetGo(session.cache->shape().layer(layer), held.length());
+      held.rows.insert(held.rows.end(), rows.begin(), rows.end());
     }
   }
   // Several sessions in one batch.
@@ -230,9 +308,9 @@ class SessionPropertyTest : public ModelledSessions {
     std::vector<std::vector<float>> values;
     std::vector<Rows> appended;
     for (std::size_t i = 0; i < count; ++i) {
-      Rows& held = sessions_[i].layers[layer];
+      const ModelLayer& held = sessions_[i].layers[layer];
       appended.push_back(NewRows(Any(1, kMaxLength / 5)));
-      request->steps.push_back(Step(sessions_[i].cache, layer, std::ssize(held), appended[i]));
+      request->steps.push_back(Step(sessions_[i].cache, layer, held.length(), appended[i]));
       request->steps.back().attend.reset();
       values.push_back(std::move(values_));
     }
@@ -241,26 +319,32 @@ class SessionPropertyTest : public ModelledSessions {
     for (std::size_t i = 0; i < count; ++i) {
       if (IsFull(result.steps[i].status)) continue;
       ASSERT_TRUE(result.steps[i].status.ok()) << result.steps[i].status;
-      Rows& held = sessions_[i].layers[layer];
-      held.insert(held.end(), appended[i].begin(), appended[i].end());
+      ModelLayer& held = sessions_[i].layers[layer];
+      held.LetGo(sessions_[i].cache->shape().layer(layer), held.length());
+      held.rows.insert(held.rows.end(), appended[i].begin(), appended[i].end());
     }
   }
   // Repeats rows, or brings others in their place.
   void Replay() {
     Model& session = AnySession();
     const int layer = static_cast<int>(Any(0, kLayers - 1));
-    const Rows& held = session.layers[layer];
+    const ModelLayer& model = session.layers[layer];
+    const Rows& held = model.rows;
     if (held.empty()) return;
     const std::int64_t end = Any(1, std::ssize(held)), begin = Any(0, end - 1);
     Rows rows(held.begin() + begin, held.begin() + end);
     const bool is_wrong = Any(0, 1) == 0;
     if (is_wrong) rows[Any(0, end - begin - 1)] = NewRows(1)[0];
-    const std::vector<float> expected = Alone(Rows(held.begin(), held.begin() + end));
+    const std::vector<float> expected = Alone(layer, held, end);
     const StepOutcome outcome = Run(Step(session.cache, layer, begin, rows));
     if (IsFull(outcome.status)) return;
+    if (begin < model.first) return ExpectDropped(outcome.status, model.first);
     if (is_wrong) {
       ASSERT_EQ(ReasonOf(outcome.status), "POSITION_MISMATCH");
       return;
+    }
+    if (model.IsDropped(session.cache->shape().layer(layer), end)) {
+      return ExpectDropped(outcome.status, model.first);
     }
     ASSERT_TRUE(outcome.status.ok()) << outcome.status;
     ASSERT_TRUE(outcome.is_replay);
@@ -280,11 +364,18 @@ class SessionPropertyTest : public ModelledSessions {
       ASSERT_EQ(ReasonOf(status), "POSITION_MISMATCH");
       return;
     }
+    if (!source.CanGoOnAt(length)) {
+      ASSERT_EQ(ReasonOf(status), "WINDOW_DROPPED");
+      return;
+    }
     ASSERT_TRUE(status.ok()) << status;
     for (const auto& copy : change.copies) {
       Model& made = sessions_.emplace_back(source);
       made.cache = copy;
-      for (Rows& rows : made.layers) rows.resize(static_cast<std::size_t>(length));
+      for (int layer = 0; layer < kLayers; ++layer) {
+        made.layers[layer].Truncate(length);
+        made.layers[layer].LetGo(copy->shape().layer(layer), length);
+      }
     }
   }
   void Truncate() {
@@ -296,10 +387,12 @@ class SessionPropertyTest : public ModelledSessions {
       ASSERT_EQ(ReasonOf(status), "POSITION_MISMATCH");
       return;
     }
-    ASSERT_TRUE(status.ok()) << status;
-    for (Rows& rows : session.layers) {
-      if (std::ssize(rows) > length) rows.resize(static_cast<std::size_t>(length));
+    if (!session.CanGoOnAt(length)) {
+      ASSERT_EQ(ReasonOf(status), "WINDOW_DROPPED");
+      return;
     }
+    ASSERT_TRUE(status.ok()) << status;
+    for (ModelLayer& layer : session.layers) layer.Truncate(length);
   }
   void Reorder() {
     std::shuffle(sessions_.begin(), sessions_.end(), random_);
@@ -370,6 +463,7 @@ TEST_P(SessionPropertyTest, AnswersHaveTheBitsOfTheSameRowsAlone) {
     if (HasFatalFailure()) return;
   }
   EXPECT_GT(metrics_.sessions_restored.value(), 0);
+  EXPECT_GT(num_dropped_, 0);
 }
 
 std::string NameOf(const ::testing::TestParamInfo<DType>& info) {
