@@ -48,15 +48,23 @@ absl::Status CheckLayer(const std::string& name, const LayerShape& layer) {
     return absl::InvalidArgumentError(absl::StrCat(name, ".num_kv_heads is ", geometry.num_kv_heads,
                                                    ", expected 1 to ", kMaxHeads));
   }
-  absl::Status status = ValidateHeads(ParamsOf(geometry));
-  if (status.ok()) return status;
-  return absl::InvalidArgumentError(absl::StrCat(name, ".", status.message()));
+  const absl::Status status = ValidateHeads(ParamsOf(geometry));
+  if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat(name, ".", status.message()));
+  const auto check = [&](absl::string_view field, std::int64_t tokens, std::int64_t most) {
+    if (tokens >= 0 && tokens <= most) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ".", field, " is ", tokens, ", expected ",
+                     most == 0 ? "0 without window_tokens" : absl::StrCat("0 to ", most)));
+  };
+  ATTENTION_RETURN_IF_ERROR(check("window_tokens", layer.window_tokens, kMaxPosition));
+  return check("sink_tokens", layer.sink_tokens, layer.has_window() ? kMaxPosition : 0);
 }
 
 absl::Status CheckShape(const CacheShape& shape) {
   if (shape.num_layers() < 1 || shape.num_layers() > kMaxLayers) {
-    return absl::InvalidArgumentError(absl::StrCat("geometry.num_layers is ", shape.num_layers(),
-                                                   ", expected 1 to ", kMaxLayers));
+    return absl::InvalidArgumentError(absl::StrCat(
+        shape.is_uniform() ? "geometry.num_layers is " : "the number of geometry.layers is ",
+        shape.num_layers(), ", expected 1 to ", kMaxLayers));
   }
   for (std::size_t i = 0; i < shape.said().size(); ++i) {
     ATTENTION_RETURN_IF_ERROR(CheckLayer(NameOf(shape, i), shape.said()[i]));

@@ -4,9 +4,8 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "proto/codec/dtypes.h"
 #include "server/base/status_macros.h"
-#include "server/wire/tensor_decoder.h"
+#include "server/wire/geometry_codec.h"
 #include "server/wire/timing_encoder.h"
 
 namespace attention::server {
@@ -35,15 +34,9 @@ absl::StatusOr<SessionTable::NewSession> DecodeNewSession(const v1::CreateSessio
   if (!wire.has_geometry()) {
     return absl::InvalidArgumentError("geometry is missing, expected the shape of the cache");
   }
-  const v1::SessionGeometry& geometry = wire.geometry();
   SessionTable::NewSession session;
   session.tenant = tenant;
-  KvGeometry all{.num_kv_heads = geometry.num_kv_heads(),
-                 .head_dim_qk = geometry.head_dim_qk(),
-                 .head_dim_v = geometry.head_dim_v(),
-                 .value_is_key_prefix = geometry.value_is_key_prefix()};
-  ATTENTION_ASSIGN_OR_RETURN(all.dtype, DecodeKvDType("geometry.kv_dtype", geometry.kv_dtype()));
-  session.shape = CacheShape({all}, geometry.num_layers());
+  ATTENTION_ASSIGN_OR_RETURN(session.shape, DecodeGeometry(wire.geometry()));
   session.expected_tokens = wire.expected_tokens();
   session.name = wire.name();
   session.labels = {wire.labels().begin(), wire.labels().end()};
@@ -95,14 +88,7 @@ void EncodeSession(const SessionTable& table, const Session& session, int own_le
   wire->mutable_handle()->set_session_id(session.session_id);
   const KvCache& cache = *session.cache;
   wire->mutable_handle()->set_writer(cache.writer());
-  v1::SessionGeometry* geometry = wire->mutable_geometry();
-  geometry->set_num_layers(cache.num_layers());
-  const KvGeometry& all = cache.geometry(0);
-  geometry->set_num_kv_heads(all.num_kv_heads);
-  geometry->set_head_dim_qk(all.head_dim_qk);
-  geometry->set_head_dim_v(all.head_dim_v);
-  geometry->set_value_is_key_prefix(all.value_is_key_prefix);
-  geometry->set_kv_dtype(codec::DTypeToWire(all.dtype));
+  EncodeGeometry(cache.shape(), wire->mutable_geometry());
   for (int layer = 0; layer < cache.num_layers(); ++layer) {
     wire->add_layer_lengths(cache.length(layer));
   }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status_macros.h"
+#include "server/wire/geometry_codec.h"
 #include "server/wire/ragged_rows_decoder.h"
 #include "server/wire/tensor_decoder.h"
 
@@ -70,6 +71,8 @@ absl::Status CheckSession(const std::string& field, const v1::LayerSession& wire
         field,
         " has a geometry with value_is_key_prefix true, expected false: layers have values"));
   }
+  ATTENTION_RETURN_IF_ERROR(
+      CheckWindow(absl::StrCat(field, " has a window: the layer's config"), params, target.shape));
   if (wire.has_expected_position()) {
     return CheckPosition(field + ".expected_position", wire.expected_position());
   }

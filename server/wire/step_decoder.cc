@@ -8,6 +8,7 @@
 #include "server/domain/work_model.h"
 #include "server/wire/config_decoder.h"
 #include "server/wire/draft_tree_decoder.h"
+#include "server/wire/geometry_codec.h"
 #include "server/wire/tensor_decoder.h"
 
 namespace attention::server {
@@ -199,6 +200,7 @@ absl::Status DecodeAttend(const v1::SessionStep& wire, const StepTarget& target,
   attend.kv_begin = wire.kv_begin();
   if (wire.has_kv_end()) attend.kv_end = wire.kv_end();
   ATTENTION_RETURN_IF_ERROR(DecodeQuery(wire, target.shape.geometry, tensors, &attend));
+  ATTENTION_RETURN_IF_ERROR(CheckWindow("config", attend.task.params, target.shape));
   ATTENTION_RETURN_IF_ERROR(DecodeBiasAndMask(wire, tensors, &attend));
   ATTENTION_RETURN_IF_ERROR(DecodeDraftTree(wire, &decoded->step));
   return DeclareResult(wire, target.length, budget, tensors, decoded);

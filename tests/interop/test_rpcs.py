@@ -624,6 +624,36 @@ class StepTest(SessionTestCase):
         ):
             self.fork(source, length=71)
 
+    def test_layers_may_differ_and_a_window_lets_go(self):
+        options = {"is_causal": True, "window_left": 19, "sink_tokens": 1}
+        windowed = make_problem(120, 120, 4, 2, 16, 16, **options)
+        wide = make_problem(120, 120, 4, 1, 512, 32, is_causal=True)
+        layers = [
+            session_service_pb2.LayerShape(
+                num_kv_heads=problem.k.shape[1],
+                head_dim_qk=problem.k.shape[2],
+                head_dim_v=problem.v.shape[2],
+                kv_dtype=tensor_pb2.DTYPE_FLOAT32,
+                **window,
+            )
+            for problem, window in ((windowed, {"window_tokens": 20, "sink_tokens": 1}), (wide, {}))
+        ]
+        shape = session_service_pb2.SessionGeometry(layers=layers)
+        session = self.create(geometry=shape)
+        self.assertEqual(list(session.geometry.layers), layers)
+        handle, whole = session.handle, self.create(geometry=geometry()).handle
+        for begin in range(0, 120, 10):
+            kept, other, expected = self.step(
+                make_step(handle, windowed, begin, begin + 10),
+                make_step(handle, wide, begin, begin + 10, layer=1),
+                make_step(whole, windowed, begin, begin + 10),
+            )
+            self.assertFalse(other.HasField("error"), other.error.message)
+            self.assertEqual(kept.output.data, expected.output.data)
+        [dropped] = self.step(make_step(handle, windowed, 0, 10))
+        self.assertEqual(dropped.error.reason, "WINDOW_DROPPED")
+        self.assertEqual(dropped.error.metadata["first_position"], "80")
+
     @exercises(SESSION + "TruncateSession")
     def test_drafts_are_taken_back(self):
         problem = make_problem(12, 12, 4, 2, 16, 16, is_causal=True)
