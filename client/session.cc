@@ -31,7 +31,7 @@ absl::StatusOr<SessionStep> Session::MakeStep(const LayerStep& step) const {
     return absl::InvalidArgumentError(
         absl::StrCat("layer: ", step.layer, ", expected 0 to ", positions_.size() - 1));
   }
-  if (info_.geometry.value_is_key_prefix) {
+  if (info_.geometry.layer(step.layer).value_is_key_prefix) {
     if (step.v.is_present()) {
       return absl::InvalidArgumentError("v: given, expected none: values are prefixes of the keys");
     }

@@ -15,14 +15,48 @@ absl::Time FromProto(const google::protobuf::Timestamp& message) {
   return absl::FromUnixSeconds(message.seconds()) + absl::Nanoseconds(message.nanos());
 }
 
+// SessionGeometry and LayerShape name these fields alike.
+template <typename Shape, typename Message>
+absl::Status ShapeFromProto(const Message& message, Shape& shape) {
+  shape.num_kv_heads = message.num_kv_heads();
+  shape.head_dim_qk = message.head_dim_qk();
+  shape.head_dim_v = message.head_dim_v();
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(shape.kv_dtype, internal::FromProto(message.kv_dtype()));
+  shape.value_is_key_prefix = message.value_is_key_prefix();
+  shape.window_tokens = message.window_tokens();
+  shape.sink_tokens = message.sink_tokens();
+  return absl::OkStatus();
+}
+
+template <typename Shape, typename Message>
+void ShapeToProto(const Shape& shape, Message* message) {
+  message->set_num_kv_heads(shape.num_kv_heads);
+  message->set_head_dim_qk(shape.head_dim_qk);
+  message->set_head_dim_v(shape.head_dim_v);
+  message->set_kv_dtype(ToProto(shape.kv_dtype));
+  message->set_value_is_key_prefix(shape.value_is_key_prefix);
+  message->set_window_tokens(shape.window_tokens);
+  message->set_sink_tokens(shape.sink_tokens);
+}
+
 absl::StatusOr<SessionGeometry> FromProto(const v1::SessionGeometry& message) {
-  SessionGeometry geometry{.num_layers = message.num_layers(),
-                           .num_kv_heads = message.num_kv_heads(),
-                           .head_dim_qk = message.head_dim_qk(),
-                           .head_dim_v = message.head_dim_v()};
-  ATTENTION_CLIENT_ASSIGN_OR_RETURN(geometry.kv_dtype, internal::FromProto(message.kv_dtype()));
-  geometry.value_is_key_prefix = message.value_is_key_prefix();
+  SessionGeometry geometry;
+  geometry.num_layers = message.num_layers();
+  for (const v1::LayerShape& layer : message.layers()) {
+    if (absl::Status status = ShapeFromProto(layer, geometry.layers.emplace_back()); !status.ok()) {
+      return status;
+    }
+  }
+  if (!geometry.layers.empty()) return geometry;
+  if (absl::Status status = ShapeFromProto(message, geometry); !status.ok()) return status;
   return geometry;
+}
+
+void ToProto(const SessionGeometry& geometry, v1::SessionGeometry* message) {
+  for (const LayerShape& layer : geometry.layers) ShapeToProto(layer, message->add_layers());
+  if (!geometry.layers.empty()) return;
+  message->set_num_layers(geometry.num_layers);
+  ShapeToProto(geometry, message);
 }
 
 SessionHandle FromProto(const v1::SessionHandle& message) {
@@ -135,13 +169,7 @@ void ToProto(const SessionHandle& handle, v1::SessionHandle* message) {
 }
 
 void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message) {
-  v1::SessionGeometry* geometry = message->mutable_geometry();
-  geometry->set_num_layers(options.geometry.num_layers);
-  geometry->set_num_kv_heads(options.geometry.num_kv_heads);
-  geometry->set_head_dim_qk(options.geometry.head_dim_qk);
-  geometry->set_head_dim_v(options.geometry.head_dim_v);
-  geometry->set_kv_dtype(ToProto(options.geometry.kv_dtype));
-  geometry->set_value_is_key_prefix(options.geometry.value_is_key_prefix);
+  ToProto(options.geometry, message->mutable_geometry());
   if (options.ttl.has_value()) ToProto(*options.ttl, message->mutable_ttl());
   message->set_expected_tokens(options.expected_tokens);
   message->set_name(options.name);

@@ -25,6 +25,7 @@ inline constexpr std::string_view kSessionLost = "SESSION_LOST";
 inline constexpr std::string_view kSessionMoved = "SESSION_MOVED";
 inline constexpr std::string_view kFenced = "FENCED";
 inline constexpr std::string_view kPositionMismatch = "POSITION_MISMATCH";
+inline constexpr std::string_view kWindowDropped = "WINDOW_DROPPED";
 inline constexpr std::string_view kRegionNotFound = "REGION_NOT_FOUND";
 inline constexpr std::string_view kLayerNotFound = "LAYER_NOT_FOUND";
 inline constexpr std::string_view kLayerBytesExhausted = "LAYER_BYTES_EXHAUSTED";
@@ -39,6 +40,7 @@ inline constexpr std::string_view kRoleRequired = "ROLE_REQUIRED";
 
 // Metadata keys.
 inline constexpr std::string_view kActualPosition = "actual_position";  // with kPositionMismatch
+inline constexpr std::string_view kFirstPosition = "first_position";    // with kWindowDropped
 inline constexpr std::string_view kServerName = "server_name";          // with kSessionMoved
 
 // Why the call failed, beyond its code; nullopt when the server gave no reason.

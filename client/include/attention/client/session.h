@@ -80,9 +80,9 @@ class Session {
   //
   // INVALID_ARGUMENT: `layer` out of range, k without v, neither k and v nor q, or what the server
   // refuses; FAILED_PRECONDITION with reason kPositionMismatch (ActualPosition() tells the length;
-  // where other rows stand, Truncate takes them back), kFenced or kSessionMoved; NOT_FOUND with
-  // reason kSessionNotFound, kSessionExpired or kSessionLost; RESOURCE_EXHAUSTED with reason
-  // kKvExhausted, kQuotaExceeded or kQueueFull.
+  // where other rows stand, Truncate takes them back), kWindowDropped (LayerShape), kFenced or
+  // kSessionMoved; NOT_FOUND with reason kSessionNotFound, kSessionExpired or kSessionLost;
+  // RESOURCE_EXHAUSTED with reason kKvExhausted, kQuotaExceeded or kQueueFull.
   absl::StatusOr<LayerStepResult> Step(const LayerStep& step, const CallOptions& options = {});
   // The same for the common case.
   absl::StatusOr<LayerStepResult> Step(int layer, TensorView q, TensorView k, TensorView v,

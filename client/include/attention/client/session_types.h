@@ -3,6 +3,7 @@
 // session.h for the object that drives one.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -29,9 +30,26 @@ struct SessionHandle {
   bool operator==(const SessionHandle&) const = default;
 };
 
-// The shape of a session's cache.
+// The shape of one layer of a session's cache, with the limits of SessionGeometry.
+struct LayerShape {
+  int num_kv_heads = 1;
+  int head_dim_qk = 0;
+  int head_dim_v = 0;
+  DType kv_dtype = DType::kFloat32;
+  // The layer's window: a query sees at most so many of the newest keys up to its own position, and
+  // the first sink_tokens; 0: any key. The layer keeps only what a later query can see. Steps must
+  // be causal and stay within it, with a window_left of at most window_tokens - 1. What needs older
+  // tokens than those that are kept fails with reason kWindowDropped.
+  std::int64_t window_tokens = 0;
+  std::int64_t sink_tokens = 0;  // 0 without a window
+  bool value_is_key_prefix = false;
+
+  bool operator==(const LayerShape&) const = default;
+};
+
+// The shape of a session's cache: one for all layers, or `layers`.
 struct SessionGeometry {
-  // 1 to 1024. Each layer has a length of its own.
+  // 1 to 1024. Each layer has a length of its own. Answers have it with `layers`, too.
   int num_layers = 1;
   int num_kv_heads = 1;
   // 1 to 576.
@@ -46,6 +64,23 @@ struct SessionGeometry {
   // Latent attention: a value is the first head_dim_v elements of its key, at most head_dim_qk.
   // Steps give k and no v, and only keys are stored.
   bool value_is_key_prefix = false;
+  // As in LayerShape.
+  std::int64_t window_tokens = 0;
+  std::int64_t sink_tokens = 0;
+  // Where layers differ, the shape of each; the fields above are not used then.
+  std::vector<LayerShape> layers = {};
+
+  // The shape of a layer that is there, in either form.
+  LayerShape layer(int index) const {
+    if (!layers.empty()) return layers.at(static_cast<std::size_t>(index));
+    return {.num_kv_heads = num_kv_heads,
+            .head_dim_qk = head_dim_qk,
+            .head_dim_v = head_dim_v,
+            .kv_dtype = kv_dtype,
+            .window_tokens = window_tokens,
+            .sink_tokens = sink_tokens,
+            .value_is_key_prefix = value_is_key_prefix};
+  }
 };
 
 // The request of CreateSession.

@@ -283,6 +283,43 @@ TEST(ConvertTest, SessionInFull) {
   EXPECT_EQ(info->expire_time, absl::FromUnixSeconds(190) + absl::Nanoseconds(5));
 }
 
+TEST(ConvertTest, SessionsHaveTheFormOfGeometryThatTheyWereMadeWith) {
+  const SessionOptions options = {.geometry = {.layers = {{.num_kv_heads = 16,
+                                                           .head_dim_qk = 256,
+                                                           .head_dim_v = 256,
+                                                           .kv_dtype = DType::kBFloat16,
+                                                           .window_tokens = 1024,
+                                                           .sink_tokens = 4},
+                                                          {.num_kv_heads = 1,
+                                                           .head_dim_qk = 576,
+                                                           .head_dim_v = 512,
+                                                           .kv_dtype = DType::kInt8,
+                                                           .value_is_key_prefix = true}}}};
+  v1::CreateSessionRequest request;
+  ToProto(options, &request);
+  EXPECT_EQ(request.geometry().num_layers() + request.geometry().num_kv_heads(), 0)
+      << "nothing is said for all layers";
+
+  v1::Session message;
+  *message.mutable_geometry() = request.geometry();
+  message.mutable_geometry()->set_num_layers(2);
+  const auto info = FromProto(std::move(message));
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->geometry.num_layers, 2);
+  EXPECT_EQ(info->geometry.layers, options.geometry.layers);
+  EXPECT_EQ(info->geometry.layer(0).window_tokens, 1024);
+  EXPECT_TRUE(info->geometry.layer(1).value_is_key_prefix);
+}
+
+TEST(ConvertTest, AWindowMayBeSaidOnceForAllLayers) {
+  v1::CreateSessionRequest request;
+  ToProto({.geometry = {.num_layers = 2, .head_dim_qk = 8, .window_tokens = 64, .sink_tokens = 1}},
+          &request);
+  EXPECT_EQ(request.geometry().window_tokens(), 64);
+  EXPECT_EQ(request.geometry().sink_tokens(), 1);
+  EXPECT_TRUE(request.geometry().layers().empty());
+}
+
 TEST(ConvertTest, ServerInfoInFull) {
   v1::GetServerInfoResponse message;
   message.set_version("1.2");
