@@ -15,6 +15,8 @@ namespace {
 // Pages in common are worth a tile in common if they hold this share of what one of the tasks
 // reads.
 constexpr std::int64_t kLeastShare = 8;
+// Forks of forks so deep share no more than what they have in common at that depth.
+constexpr int kMaxForkDepth = 256;
 
 std::int64_t RowsOf(const PlannedTask& planned) {
   return planned.task.q_len * planned.task.params.group_size();
@@ -54,12 +56,11 @@ class Sorter {
   Sorter(std::span<const PlannedTask> tasks, SharedPrefix* out) : tasks_(tasks), out_(*out) {}
 
   // Adds `indices`, which have `page` pages in common, and `before` with the task added last.
-  void Add(std::span<int> indices, std::int64_t page, std::int64_t before) {
-    if (indices.size() > 1) page = FirstDifference(indices, page);
-    if (indices.size() == 1) {
-      const PlannedTask& planned = tasks_[indices[0]];
-      out_.tasks.push_back(indices[0]);
-      out_.shared_ranges.push_back(before * planned.task.kv_pages.page_size / planned.range_tokens);
+  void Add(std::span<int> indices, std::int64_t page, std::int64_t before, int depth = 0) {
+    if (indices.size() == 1) return AddOne(indices[0], before);
+    page = FirstDifference(indices, page);
+    if (depth == kMaxForkDepth) {
+      for (int index : indices) AddOne(index, std::exchange(before, page));
       return;
     }
     std::sort(indices.begin(), indices.end(), [&](int a, int b) {
@@ -74,13 +75,18 @@ class Sorter {
       while (first != nullptr && same < indices.size() && PageOf(indices[same], page) == first) {
         ++same;
       }
-      Add(indices.first(same), same > 1 ? page + 1 : page, before);
-      before = page;
+      Add(indices.first(same), same > 1 ? page + 1 : page, std::exchange(before, page), depth + 1);
       indices = indices.subspan(same);
     }
   }
 
  private:
+  void AddOne(int index, std::int64_t before) {
+    const PlannedTask& planned = tasks_[index];
+    out_.tasks.push_back(index);
+    out_.shared_ranges.push_back(before * planned.task.kv_pages.page_size / planned.range_tokens);
+  }
+
   // Null past the pages that the task needs.
   const void* PageOf(int index, std::int64_t page) const {
     const AttentionTask& task = tasks_[index].task;

@@ -196,6 +196,29 @@ void AddRangesOf(const CpuPlan& plan, const WorkItem& item, RangesOfRows* ranges
   }
 }
 
+void ExpectEachRangeOnce(const CpuPlan& plan) {
+  RangesOfRows ranges;
+  for (const WorkItem& item : plan.items) AddRangesOf(plan, item, &ranges);
+  for (const PlannedTask& planned : plan.tasks) {
+    const auto rows = planned.task.q_len * planned.task.params.group_size();
+    for (int head = 0; head < 2; ++head) {
+      for (std::int64_t row = 0; row < rows; ++row) {
+        auto met = ranges[{&planned, head, row}];
+        if (plan.merges.empty()) {
+          EXPECT_TRUE(std::is_sorted(met.begin(), met.end()));
+        }
+        std::sort(met.begin(), met.end());
+        for (std::size_t i = 0; i < met.size(); ++i) {
+          ASSERT_EQ(met[i], static_cast<std::int64_t>(i));
+        }
+        // The newest key is in the last range.
+        ASSERT_EQ(static_cast<std::int64_t>(met.size()),
+                  (planned.task.kv_len + planned.range_tokens - 1) / planned.range_tokens);
+      }
+    }
+  }
+}
+
 TEST(SharedPrefixesTest, EveryRowMeetsEachOfItsRangesOnceInItsOwnPages) {
   std::mt19937 random(1);
   for (int round = 0; round < 60; ++round) {
@@ -214,30 +237,18 @@ TEST(SharedPrefixesTest, EveryRowMeetsEachOfItsRangesOnceInItsOwnPages) {
       tables.push_back(pages);
       tasks.Add(pages, shape).kv_len -= random() % kTokensOfPage;
     }
-    for (int threads : {1, 2, 40}) {
-      const auto plan = tasks.Plan(threads);
-      RangesOfRows ranges;
-      for (const WorkItem& item : plan->items) AddRangesOf(*plan, item, &ranges);
-      for (const PlannedTask& planned : plan->tasks) {
-        const auto rows = planned.task.q_len * planned.task.params.group_size();
-        for (int head = 0; head < 2; ++head) {
-          for (std::int64_t row = 0; row < rows; ++row) {
-            auto met = ranges[{&planned, head, row}];
-            if (plan->merges.empty()) {
-              EXPECT_TRUE(std::is_sorted(met.begin(), met.end()));
-            }
-            std::sort(met.begin(), met.end());
-            for (std::size_t i = 0; i < met.size(); ++i) {
-              ASSERT_EQ(met[i], static_cast<std::int64_t>(i));
-            }
-            // The newest key is in the last range.
-            ASSERT_EQ(static_cast<std::int64_t>(met.size()),
-                      (planned.task.kv_len + planned.range_tokens - 1) / planned.range_tokens);
-          }
-        }
-      }
-    }
+    for (int threads : {1, 2, 40}) ExpectEachRangeOnce(*tasks.Plan(threads));
   }
+}
+
+// Deeper than what is followed.
+TEST(SharedPrefixesTest, ForksAtEachPageOfALongPromptMeetTheirRangesOnce) {
+  PagedTasks tasks;
+  for (int i = 0; i < 400; ++i) tasks.Add(PageNumbers(i + 4, 1, 1000 + i));
+  const std::vector<SharedPrefix> found = tasks.Find();
+  ASSERT_THAT(found, SizeIs(1));
+  EXPECT_THAT(found[0].tasks, SizeIs(400));
+  ExpectEachRangeOnce(*tasks.Plan());
 }
 
 }  // namespace
