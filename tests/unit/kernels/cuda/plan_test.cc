@@ -255,6 +255,18 @@ TEST(CudaPlanTest, ErrorsNameTheTaskAndTheField) {
   EXPECT_THAT(std::string(too_long.status().message()), HasSubstr("task 0: kv_len is 1073741825"));
 }
 
+TEST(CudaPlanTest, ATreeOfDraftsIsRefusedByName) {
+  AttentionTask task = MakeTask({});
+  const std::vector<std::uint64_t> ancestors(task.q_len * (task.q_len / 64 + 1));
+  const std::vector<std::int32_t> depths(task.q_len);
+  task.params.is_tree = true;
+  task.tree = {ancestors.data(), task.q_len / 64 + 1, depths.data()};
+  task.first_query_position = task.kv_len - task.q_len;
+  const auto refused = MakeCudaPlan(std::vector{task}, {.launch_flops = 1e9});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("task 0: tree is given"));
+}
+
 TEST(CudaPlanTest, WhatKernelsLackIsNamedByPlansWeightsAndAppends) {
   const auto expect = [](const std::function<void(AttentionParams&)>& change, const char* message) {
     AttentionTask task = MakeTask({});
