@@ -36,18 +36,27 @@ Ranges RangesOf(const PlannedTask& planned, std::int64_t q_begin, std::int64_t q
 
 Ranges RangesOf(const PlannedTask& planned) { return RangesOf(planned, 0, planned.task.q_len); }
 
+// The first page of which some query sees a key.
+std::int64_t FirstPageOf(const AttentionTask& task) {
+  return UnionOfKeys(task, 0, task.q_len).begin / task.kv_pages.page_size;
+}
+
 // A task that fills a tile by itself reads each key for so many rows that it gains nothing.
 bool MayJoin(const PlannedTask& planned) {
   const AttentionTask& task = planned.task;
-  return task.kv_pages.pages != nullptr && task.q_len > 0 && RowsOf(planned) < kTileRows &&
-         task.kv_len >= planned.range_tokens && task.kv_pages.pages[0] != nullptr;
+  if (task.kv_pages.pages == nullptr || task.q_len == 0 || RowsOf(planned) >= kTileRows) {
+    return false;
+  }
+  const VisibleKeys keys = UnionOfKeys(task, 0, task.q_len);
+  return keys.end - keys.begin >= planned.range_tokens &&
+         task.kv_pages.pages[FirstPageOf(task)] != nullptr;
 }
 
 // Tasks of one tile go through the same kernel, with the same layout and the same exponents.
 bool MatchesKernel(const PlannedTask& a, const PlannedTask& b) {
   return a.task.params == b.task.params && a.task.q.dtype == b.task.q.dtype &&
          a.task.kv_pages.page_size == b.task.kv_pages.page_size &&
-         a.has_modifiers == b.has_modifiers;
+         a.has_modifiers == b.has_modifiers && FirstPageOf(a.task) == FirstPageOf(b.task);
 }
 
 // Brings tasks into an order in which those that share most pages stand side by side.
@@ -72,7 +81,7 @@ class Sorter {
       // A task without more pages goes on with nobody.
       std::size_t same = 1;
       const void* first = PageOf(indices[0], page);
-      while (first != nullptr && same < indices.size() && PageOf(indices[same], page) == first) {
+      while (first != kNoPage && same < indices.size() && PageOf(indices[same], page) == first) {
         ++same;
       }
       Add(indices.first(same), same > 1 ? page + 1 : page, std::exchange(before, page), depth + 1);
@@ -87,16 +96,20 @@ class Sorter {
     out_.shared_ranges.push_back(before * planned.task.kv_pages.page_size / planned.range_tokens);
   }
 
-  // Null past the pages that the task needs.
+  // Behind the pages that the task needs.
+  static inline const char kEnd = 0;
+  static constexpr const void* kNoPage = &kEnd;
+
+  // Null where windows have let the page go: nobody sees it, in whichever table.
   const void* PageOf(int index, std::int64_t page) const {
     const AttentionTask& task = tasks_[index].task;
-    return page * task.kv_pages.page_size < task.kv_len ? task.kv_pages.pages[page] : nullptr;
+    return page * task.kv_pages.page_size < task.kv_len ? task.kv_pages.pages[page] : kNoPage;
   }
 
   std::int64_t FirstDifference(std::span<const int> indices, std::int64_t page) const {
     for (;; ++page) {
       const void* first = PageOf(indices[0], page);
-      if (first == nullptr) return page;
+      if (first == kNoPage) return page;
       for (int index : indices) {
         if (PageOf(index, page) != first) return page;
       }
@@ -216,7 +229,7 @@ std::vector<SharedPrefix> FindSharedPrefixes(std::span<const PlannedTask> tasks)
     if (MayJoin(tasks[i])) left.push_back(i);
   }
   const auto first_page = [&](int index) -> const void* {
-    return tasks[index].task.kv_pages.pages[0];
+    return tasks[index].task.kv_pages.pages[FirstPageOf(tasks[index].task)];
   };
   std::sort(left.begin(), left.end(), [&](int a, int b) {
     return first_page(a) != first_page(b) ? std::less<>()(first_page(a), first_page(b)) : a < b;
@@ -232,7 +245,8 @@ std::vector<SharedPrefix> FindSharedPrefixes(std::span<const PlannedTask> tasks)
       });
       const auto count = static_cast<std::size_t>(others - same.begin());
       SharedPrefix sorted;
-      Sorter(tasks, &sorted).Add(same.first(count), /*page=*/0, /*before=*/0);
+      const std::int64_t page = FirstPageOf(tasks[same.front()].task);
+      Sorter(tasks, &sorted).Add(same.first(count), page, /*before=*/0);
       AddGroups(sorted, tasks, &groups);
       same = same.subspan(count);
     }

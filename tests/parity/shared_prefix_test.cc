@@ -97,6 +97,7 @@ class ForkedSteps {
     task.first_query_position = task.kv_len - task.q_len;
     task.kv_pages = sequences_.pages(sequence);
     if (change) change(random_, &task);
+    LetUnseenPagesGo(&task);
     std::vector<char>& q = rows_.emplace_back(task.q_len * shape.num_q_heads * shape.head_dim_qk *
                                               DTypeBytes(task.params.dtype));
     std::normal_distribution<float> normal;
@@ -109,10 +110,24 @@ class ForkedSteps {
     tasks_.push_back(task);
   }
 
+  // As windows do.
+  void LetUnseenPagesGo(AttentionTask* task) {
+    PagedKvView& pages = task->kv_pages;
+    std::vector<void*>& table = tables_.emplace_back(pages.pages, pages.pages + pages.num_pages);
+    const VisibleKeys keys = VisibleKeysOf(*task, task->position(0));
+    for (std::int64_t page = 0; page < pages.num_pages; ++page) {
+      const std::int64_t begin = page * pages.page_size, end = begin + pages.page_size;
+      const bool is_sink = keys.sink_end > task->kv_begin && begin < keys.sink_end;
+      if (end <= keys.begin && !is_sink) table[page] = nullptr;
+    }
+    pages.pages = table.data();
+  }
+
   AttentionBackend& backend_;
   ForkedSequences sequences_;
   std::mt19937 random_;
   std::deque<std::vector<char>> rows_;
+  std::deque<std::vector<void*>> tables_;
   std::vector<AttentionTask> tasks_;
 };
 
@@ -199,6 +214,7 @@ TEST(SharedPrefixTest, StepsThatSeeOtherKeysGiveTheirOwnBits) {
         task->params.is_tree = true;
         task->tree = {ancestors.data(), 1, depths.data()};
       },
+      [&](std::mt19937&, AttentionTask* task) { task->params.window_left = 1100; },
       [&](std::mt19937&, AttentionTask* task) {
         task->params.window_left = 600;
         task->params.sink_tokens = 20;

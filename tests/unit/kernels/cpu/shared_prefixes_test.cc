@@ -135,13 +135,30 @@ TEST(SharedPrefixesTest, PagesThatAWindowHidesAreNotInCommon) {
   EXPECT_THAT(tasks.Find(), IsEmpty());
 }
 
-TEST(SharedPrefixesTest, PagesThatAreGoneEndWhatIsShared) {
+// Windows let go of pages that nobody sees any more.
+TEST(SharedPrefixesTest, TasksAreComparedFromTheFirstPageThatTheySee) {
+  PagedTasks before;
+  before.Add({-1, 2, 3, 4, 5, 6, 7, 8, 9}).kv_begin = kTokensOfPage;
+  before.Add({1, 2, 3, 4, 5, 6, 7, 8, 19}).kv_begin = kTokensOfPage + 9;
+  ASSERT_THAT(before.Find(), SizeIs(1));
+  EXPECT_THAT(before.Find()[0].shared_ranges, ElementsAre(0, 4));
+  PagedTasks window;
+  for (int last : {9, 19}) {
+    AttentionTask& task = window.Add({1, -1, -1, -1, 5, 6, 7, 8, last});
+    task.params.window_left = 4 * kTokensOfPage;
+    task.params.sink_tokens = 5;
+  }
+  ASSERT_THAT(window.Find(), SizeIs(1));
+  EXPECT_THAT(window.Find()[0].shared_ranges, ElementsAre(0, 4));
+}
+
+TEST(SharedPrefixesTest, APageThatIsGoneInOneTableEndsWhatIsShared) {
   PagedTasks tasks;
-  tasks.Add({-1, 2, 3, 4, 5, 6});
-  tasks.Add({-1, 2, 3, 4, 5, 6});
-  EXPECT_THAT(tasks.Find(), IsEmpty());
-  tasks.Add({1, 2, -1, 4, 5, 6}).kv_begin = 3 * kTokensOfPage;
-  tasks.Add({1, 2, -1, 4, 5, 6}).kv_begin = 3 * kTokensOfPage;
+  for (int second : {2, -1}) {
+    AttentionTask& task = tasks.Add({1, second, 3, 4, 5, 6, 7, 8, 9});
+    task.params.window_left = 4 * kTokensOfPage;
+    task.params.sink_tokens = 5;
+  }
   EXPECT_THAT(tasks.Find(), IsEmpty());
 }
 
