@@ -66,6 +66,8 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "FENCED";
     case ErrorReason::kWindowDropped:
       return "WINDOW_DROPPED";
+    case ErrorReason::kTokensDropped:
+      return "TOKENS_DROPPED";
   }
   return "UNSPECIFIED";
 }

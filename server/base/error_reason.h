@@ -36,6 +36,7 @@ enum class ErrorReason {
   kLayerReadOnly,
   kFenced,
   kWindowDropped,
+  kTokensDropped,
 };
 
 absl::string_view ErrorReasonName(ErrorReason reason);

@@ -41,6 +41,7 @@ KvCache::KvCache(PagePool& pool, int device, std::shared_ptr<const CacheLayout> 
       layout_(std::move(layout)),
       tables_(account_, layout_),
       lengths_(static_cast<std::size_t>(layout_->num_layers())),
+      num_held_(static_cast<std::size_t>(layout_->num_layers())),
       generation_(tables_.generation()) {
   pool.AddCache(1);
 }
@@ -62,10 +63,13 @@ std::int64_t KvCache::committed_length() const {
   return least;
 }
 
-std::vector<std::int64_t> KvCache::Lengths() const {
+std::vector<std::int64_t> KvCache::HeldLengths(std::optional<std::int64_t> length) const {
   std::vector<std::int64_t> lengths;
   lengths.reserve(lengths_.size());
-  for (int layer = 0; layer < num_layers(); ++layer) lengths.push_back(length(layer));
+  for (int layer = 0; layer < num_layers(); ++layer) {
+    const std::int64_t all = this->length(layer);
+    lengths.push_back(std::min(all, length.value_or(all)) - tables_.num_dropped(layer));
+  }
   return lengths;
 }
 
@@ -76,10 +80,14 @@ void KvCache::PublishPages() {
   is_spilled_.store(tables_.is_on_host(), std::memory_order_release);
 }
 
+void KvCache::PublishLength(int layer) {
+  const std::int64_t held = tables_.length(layer);
+  num_held_[layer].store(held, std::memory_order_release);
+  lengths_[layer].store(held + tables_.num_dropped(layer), std::memory_order_release);
+}
+
 void KvCache::PublishLengths() {
-  for (int layer = 0; layer < num_layers(); ++layer) {
-    lengths_[layer].store(tables_.length(layer), std::memory_order_release);
-  }
+  for (int layer = 0; layer < num_layers(); ++layer) PublishLength(layer);
   PublishPages();
 }
 
@@ -87,7 +95,7 @@ void KvCache::PublishLengths() {
 // ------------------------------------------------------------------------------------
 
 absl::Status KvCache::Extend(int layer, std::int64_t new_length) {
-  ATTENTION_RETURN_IF_ERROR(tables_.Extend(layer, new_length));
+  ATTENTION_RETURN_IF_ERROR(tables_.Extend(layer, new_length - tables_.num_dropped(layer)));
   kv_bytes_.store(static_cast<std::int64_t>(tables_.bytes()), std::memory_order_relaxed);
   return absl::OkStatus();
 }
@@ -98,7 +106,7 @@ absl::Status KvCache::OwnTail(AttentionBackend& backend, int layer) {
 
 void KvCache::Append(int layer, std::span<const std::uint32_t> checksums) {
   tables_.Append(layer, checksums);
-  lengths_[layer].store(tables_.length(layer), std::memory_order_release);
+  PublishLength(layer);
 }
 
 void KvCache::LetGo(int layer, std::int64_t position) noexcept {
@@ -107,22 +115,33 @@ void KvCache::LetGo(int layer, std::int64_t position) noexcept {
 }
 
 void KvCache::TakeBack(int layer, std::int64_t length) {
-  tables_.TakeBack(layer, length);
-  lengths_[layer].store(length, std::memory_order_release);
+  tables_.TakeBack(layer, length - tables_.num_dropped(layer));
+  PublishLength(layer);
 }
 
 // --- Changes of the whole
 // -------------------------------------------------------------------------
 
 void KvCache::ForkTo(KvCache& copy, std::int64_t length) {
-  const std::vector<std::int64_t> lengths(lengths_.size(), length);
-  copy.tables_ = tables_.Share(lengths, PageTables::Windows::kTrimmed);
+  copy.tables_ = tables_.Share(HeldLengths(length), PageTables::Windows::kTrimmed);
   copy.PublishLengths();
 }
 
 void KvCache::Truncate(std::int64_t length) {
-  tables_.Truncate(length);
+  tables_.Truncate(HeldLengths(length));
   PublishLengths();
+}
+
+void KvCache::SetCompacted(int layer, std::int64_t num_dropped, std::int64_t compacted_length) {
+  tables_.SetCompacted(layer, num_dropped, compacted_length);
+  PublishLength(layer);
+}
+
+absl::Status KvCache::Keep(AttentionBackend& backend, std::span<const LayerKeep> keep,
+                           PageTables::Positions positions) {
+  ATTENTION_RETURN_IF_ERROR(tables_.Keep(backend, keep, positions));
+  PublishLengths();
+  return absl::OkStatus();
 }
 
 void KvCache::Reorder(std::span<const std::shared_ptr<KvCache>> caches,
@@ -133,7 +152,7 @@ void KvCache::Reorder(std::span<const std::shared_ptr<KvCache>> caches,
   for (std::size_t i = 0; i < caches.size(); ++i) {
     KvCache& source = *caches[sources[i]];
     if (--num_uses[sources[i]] == 0) continue;  // the last one has the tables themselves
-    next[i] = source.tables_.Share(source.Lengths(), PageTables::Windows::kWhole);
+    next[i] = source.tables_.Share(source.HeldLengths(std::nullopt), PageTables::Windows::kWhole);
   }
   for (std::size_t i = 0; i < caches.size(); ++i) {
     if (!next[i].has_value()) next[i] = std::move(caches[sources[i]]->tables_);

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "server/cache/page_account.h"
 #include "server/cache/page_pool.h"
 #include "server/cache/page_tables.h"
+#include "server/domain/layer_tokens.h"
 
 namespace attention::server {
 
@@ -53,8 +55,18 @@ class KvCache {
   }
   int num_layers() const { return static_cast<int>(lengths_.size()); }
 
-  // Tokens in the layer. Any thread.
+  // Tokens that were appended to the layer. Any thread.
   std::int64_t length(int layer) const { return lengths_[layer].load(std::memory_order_acquire); }
+  // Those of them that it holds. The worker's thread.
+  LayerTokens tokens(int layer) const {
+    const std::int64_t first = first_position(layer);
+    return {length(layer), tables_.num_dropped(layer), tables_.compacted_length(layer),
+            first == 0 ? 0 : sink_end(layer), first};
+  }
+  // The same number, on any thread.
+  std::int64_t num_held(int layer) const {
+    return num_held_[layer].load(std::memory_order_acquire);
+  }
   // The least length of all layers. Any thread.
   std::int64_t committed_length() const;
   // Bytes of the pages that are read for its tokens, wherever they are; those that other caches
@@ -84,17 +96,30 @@ class KvCache {
   // Forgets the tokens from there on, which were appended to pages of its own. The pages stay.
   void TakeBack(int layer, std::int64_t length);
   // True when the tokens from `position` on, which the layer has and has not let go, were appended
-  // with these.
+  // with these. None of them is before the compacted length.
   bool Holds(int layer, std::int64_t position, std::span<const std::uint32_t> checksums) const {
-    return tables_.Holds(layer, position, checksums);
+    return tables_.Holds(layer, position - tables_.num_dropped(layer), checksums);
   }
+
+  // The checksums of tokens [begin, end) of those that the layer holds.
+  std::vector<std::uint32_t> Checksums(int layer, std::int64_t begin, std::int64_t end) const {
+    return tables_.ChecksumsOf(layer, begin, end);
+  }
+  // Says of a layer that holds no token: `num_dropped` were let go when its length was
+  // `compacted_length`, before those that are appended. To be called before others see the cache.
+  void SetCompacted(int layer, std::int64_t num_dropped, std::int64_t compacted_length);
 
   // Makes an empty cache of the same device, owner and shape hold the first `length` tokens of each
   // layer, where all layers can go on; of those with windows only what they need to. No page is
   // copied before somebody appends to it.
   void ForkTo(KvCache& copy, std::int64_t length);
-  // Forgets the tokens of all layers from there on, where those that are longer can go on.
+  // Forgets the tokens of all layers from there on, where those that are longer can go on, and none
+  // was compacted beyond it.
   void Truncate(std::int64_t length);
+  // Lets go of all tokens of these layers that are not kept (PageTables::Keep).
+  absl::Status Keep(AttentionBackend& backend, std::span<const LayerKeep> keep,
+                    PageTables::Positions positions);
+  std::size_t KeepBytes(std::span<const LayerKeep> keep) const { return tables_.KeepBytes(keep); }
   // Each of the caches, all of one device, owner and shape, gets what caches[sources[i]] has held
   // before: all of them, or with an exception none.
   static void Reorder(std::span<const std::shared_ptr<KvCache>> caches,
@@ -105,14 +130,14 @@ class KvCache {
   absl::Status CheckWriter(std::uint64_t writer) const;
   void set_writer(std::uint64_t writer) { writer_.store(writer, std::memory_order_release); }
 
-  // By which a repeated Reorder is known.
-  std::uint64_t last_reorder() const { return last_reorder_; }
-  void set_last_reorder(std::uint64_t id) { last_reorder_ = id; }
+  // By which a repeated change is known.
+  std::uint64_t last_change() const { return last_change_; }
+  void set_last_change(std::uint64_t id) { last_change_ = id; }
 
   // The bytes that the layer's pages lack for so many tokens, and those of the copy that OwnTail
   // makes.
   std::size_t MissingBytes(int layer, std::int64_t new_length) const {
-    return tables_.MissingBytes(layer, new_length);
+    return tables_.MissingBytes(layer, new_length - tables_.num_dropped(layer));
   }
   std::size_t CopyBytes(int layer) const { return tables_.CopyBytes(layer); }
   // The part of so many bytes more on devices that the owner may not have.
@@ -152,9 +177,11 @@ class KvCache {
   // Stands for the host's memory in place of a generation of the device's pool.
   static constexpr int kOnHost = -1;
 
-  std::vector<std::int64_t> Lengths() const;
+  // The tokens that each layer holds of its first lengths[layer], or, absent, of all.
+  std::vector<std::int64_t> HeldLengths(std::optional<std::int64_t> length) const;
   // Lets any thread see what has become of the tables.
   void PublishPages();
+  void PublishLength(int layer);
   void PublishLengths();
 
   const std::shared_ptr<const PageAccount> account_;
@@ -162,11 +189,12 @@ class KvCache {
   const std::shared_ptr<const CacheLayout> layout_;
   PageTables tables_;
   std::vector<std::atomic<std::int64_t>> lengths_;
+  std::vector<std::atomic<std::int64_t>> num_held_;
   std::atomic<std::int64_t> kv_bytes_{0};
   std::atomic<int> generation_;  // of the pool; kOnHost when the device has none of the pages
   std::atomic<bool> is_spilled_{false};
   std::atomic<std::uint64_t> writer_{0};
-  std::uint64_t last_reorder_ = 0;
+  std::uint64_t last_change_ = 0;
   int num_pins_ = 0;
   absl::Time last_used_ = absl::InfinitePast();
 };

@@ -45,7 +45,7 @@ bool PageTables::has_shared_pages() const {
   return !groups_.empty() ||
          std::any_of(layers_.begin(), layers_.end(), [](const Layer& l) { return l.has_tail(); }) ||
          std::any_of(windows_.begin(), windows_.end(),
-                     [](const Window& window) { return !window.shared.empty(); });
+                     [](const WindowPages& window) { return !window.shared.empty(); });
 }
 
 PagedKvView PageTables::View(int layer) const {
@@ -122,15 +122,30 @@ bool PageTables::Holds(int layer, std::int64_t position,
 std::vector<std::uint32_t> PageTables::Checksums(int layer, std::int64_t begin,
                                                  std::int64_t end) const {
   if (begin == end) return {};
-  const Layer& own = layers_[layer];
   const std::int64_t page_size = layout_->page_size(layer), page = begin / page_size;
-  const auto part = [&](const std::vector<std::uint32_t>& known, std::int64_t first_page) {
-    const auto from = known.begin() + (begin - first_page * page_size);
+  const auto part = [&](const std::vector<std::uint32_t>& known, std::int64_t first) {
+    const auto from = known.begin() + (begin - first);
     return std::vector<std::uint32_t>(from, from + (end - begin));
   };
-  if (page >= own.num_grouped) return part(own.checksums, own.num_grouped);
+  if (page >= layers_[layer].num_grouped) {
+    return part(layers_[layer].checksums, first_checksum(layer));
+  }
   const PageGroup::Layer& group = *GroupOf(layer, page);
-  return part(group.checksums, group.begin);
+  return part(group.checksums, group.begin * page_size);
+}
+
+std::vector<std::uint32_t> PageTables::ChecksumsOf(int layer, std::int64_t begin,
+                                                   std::int64_t end) const {
+  std::vector<std::uint32_t> checksums;
+  checksums.reserve(static_cast<std::size_t>(end - begin));
+  const std::int64_t page_size = layout_->page_size(layer);
+  while (begin < end) {
+    const std::int64_t page_end = std::min(end, (begin / page_size + 1) * page_size);
+    const std::vector<std::uint32_t> part = Checksums(layer, begin, page_end);
+    checksums.insert(checksums.end(), part.begin(), part.end());
+    begin = page_end;
+  }
+  return checksums;
 }
 
 // --- Appending
@@ -260,6 +275,8 @@ void PageTables::PrepareLayer(int layer, std::int64_t length, Sharing& sharing) 
   to.is_tail_grouped = num_pages > full;
   to.pages.assign(from.pages.begin(), from.pages.begin() + num_pages);
   to.checksums = Checksums(layer, full * page_size, length);
+  to.num_dropped = from.num_dropped;
+  to.compacted_length = from.compacted_length;
   sharing.copy.bytes_ += static_cast<std::size_t>(num_pages) * page_bytes;
   PageGroup::Layer& group = sharing.group->layers[layer];
   group.begin = from.num_grouped;
@@ -354,22 +371,26 @@ void PageTables::DropUnusedGroups() noexcept {
 // --- Truncation
 // -----------------------------------------------------------------------------------
 
-void PageTables::Truncate(std::int64_t length) {
+void PageTables::Truncate(std::span<const std::int64_t> lengths) {
   std::vector<std::vector<std::uint32_t>> tail_checksums(layers_.size());
   for (int layer = 0; layer < num_layers(); ++layer) {
-    const std::int64_t page_size = layout_->page_size(layer), full = length / page_size;
-    if (this->length(layer) <= length || full >= layers_[layer].num_grouped) continue;
-    tail_checksums[layer] = Checksums(layer, full * page_size, length);
+    tail_checksums[layer] = TailChecksums(layer, lengths[layer]);
   }
   for (int layer = 0; layer < num_layers(); ++layer) {
-    if (this->length(layer) <= length) continue;
+    if (length(layer) <= lengths[layer]) continue;
     if (has_window(layer)) {
-      TruncateWindow(layer, length);
+      TruncateWindow(layer, lengths[layer]);
     } else {
-      TruncateLayer(layer, length, std::move(tail_checksums[layer]));
+      TruncateLayer(layer, lengths[layer], std::move(tail_checksums[layer]));
     }
   }
   DropUnusedGroups();
+}
+
+std::vector<std::uint32_t> PageTables::TailChecksums(int layer, std::int64_t new_length) const {
+  const std::int64_t page_size = layout_->page_size(layer), full = new_length / page_size;
+  if (length(layer) <= new_length || full >= layers_[layer].num_grouped) return {};
+  return Checksums(layer, full * page_size, new_length);
 }
 
 void PageTables::DropPagesFrom(int layer, std::int64_t page) noexcept {

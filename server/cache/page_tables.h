@@ -36,6 +36,32 @@
 
 namespace attention::server {
 
+// One page of a layer with a window, which others may have.
+struct WindowPage {
+  std::int64_t index = 0;  // in the table
+  std::shared_ptr<SharedPage> owner;
+};
+
+// The part of a layer with a window beside its table; num_grouped is 0 there, and it has no tail.
+struct WindowPages {
+  std::int64_t first_page = 0;     // of those that are there behind the sinks'; 0: all are
+  std::vector<WindowPage> shared;  // by ascending index; the others are the cache's own
+
+  const WindowPage* Find(std::int64_t index) const;
+  // Those with an index in [begin, end).
+  void Forget(std::int64_t begin, std::int64_t end) noexcept;
+};
+
+// Tokens of a layer that stay: the first `num_prefix`, and others behind them, ascending, one list
+// for all KV heads or one for each, all of one size.
+struct LayerKeep {
+  int layer = 0;
+  std::int64_t num_prefix = 0;
+  std::vector<std::vector<std::int64_t>> tokens;
+
+  std::int64_t num_kept() const { return num_prefix + static_cast<std::int64_t>(tokens[0].size()); }
+};
+
 class PageTables {
  public:
   PageTables(std::shared_ptr<const PageAccount> account, std::shared_ptr<const CacheLayout> layout);
@@ -48,7 +74,7 @@ class PageTables {
   // The device's pool had this one when the pages came from there.
   int generation() const { return generation_; }
   int num_layers() const { return static_cast<int>(layers_.size()); }
-  // Tokens in the layer.
+  // Tokens that the layer holds. All positions below are among these.
   std::int64_t length(int layer) const {
     return first_checksum(layer) + static_cast<std::int64_t>(layers_[layer].checksums.size());
   }
@@ -56,6 +82,9 @@ class PageTables {
   std::int64_t first_position(int layer) const {
     return windows_.empty() ? 0 : windows_[layer].first_page * layout_->page_size(layer);
   }
+  // Tokens that were let go before those, and the length with them when that was last done.
+  std::int64_t num_dropped(int layer) const { return layers_[layer].num_dropped; }
+  std::int64_t compacted_length(int layer) const { return layers_[layer].compacted_length; }
   // The bytes of all pages in the tables, wherever they are and whoever owns them.
   std::size_t bytes() const { return bytes_; }
   bool is_on_host() const { return host_pool_ != nullptr; }
@@ -93,9 +122,28 @@ class PageTables {
   // Tables of the first lengths[layer] tokens of each layer, which must be able to go on there.
   // Windows are as they are here, or without what is not needed to go on.
   PageTables Share(std::span<const std::int64_t> lengths, Windows windows);
-  // Forgets the tokens from `length` on, where the layers must be able to go on, and frees pages of
-  // its own that hold no others.
-  void Truncate(std::int64_t length);
+  // Forgets the tokens of each layer from lengths[layer] on, where it must be able to go on, and
+  // frees pages of its own that hold no others.
+  void Truncate(std::span<const std::int64_t> lengths);
+
+  // --- Compaction (page_tables_compaction.cc)
+
+  enum class Positions { kStay, kFollow };
+  // Lets go of all other tokens of these layers, each named once, and moves those that stay
+  // together. Where positions stay, the layer remembers how many have gone. RESOURCE_EXHAUSTED
+  // KV_EXHAUSTED or QUOTA_EXCEEDED, when pages that others read too cannot be copied, changes
+  // nothing.
+  absl::Status Keep(AttentionBackend& backend, std::span<const LayerKeep> keep,
+                    Positions positions);
+  // The bytes of those copies.
+  std::size_t KeepBytes(std::span<const LayerKeep> keep) const;
+  // As KvCache has them.
+  void SetCompacted(int layer, std::int64_t num_dropped, std::int64_t compacted_length) {
+    layers_[layer].num_dropped = num_dropped;
+    layers_[layer].compacted_length = compacted_length;
+  }
+  // The checksums of tokens [begin, end), which the layer holds.
+  std::vector<std::uint32_t> ChecksumsOf(int layer, std::int64_t begin, std::int64_t end) const;
 
   // --- Pages on the host
 
@@ -114,24 +162,12 @@ class PageTables {
     std::shared_ptr<SharedPage> tail;      // owns the next one, if others may have it
     bool is_tail_grouped = false;          // a group owns the next one
     std::vector<std::uint32_t> checksums;  // of the tokens from first_checksum on
+    std::int64_t num_dropped = 0;
+    std::int64_t compacted_length = 0;
 
     bool has_tail() const { return tail != nullptr || is_tail_grouped; }
     std::int64_t first_own() const { return num_grouped + (has_tail() ? 1 : 0); }
     std::int64_t num_pages() const { return static_cast<std::int64_t>(pages.size()); }
-  };
-  // One page of a layer with a window, which others may have.
-  struct WindowPage {
-    std::int64_t index = 0;  // in the table
-    std::shared_ptr<SharedPage> owner;
-  };
-  // The part of a layer with a window beside its table; num_grouped is 0 there, and it has no tail.
-  struct Window {
-    std::int64_t first_page = 0;     // of those that are there behind the sinks'; 0: all are
-    std::vector<WindowPage> shared;  // by ascending index; the others are its own
-
-    const WindowPage* Find(std::int64_t index) const;
-    // Those with an index in [begin, end).
-    void Forget(std::int64_t begin, std::int64_t end) noexcept;
   };
   struct OwnPage {
     std::int64_t index = 0;  // in the table
@@ -173,14 +209,32 @@ class PageTables {
   void CommitLayer(int layer, std::int64_t length, Sharing& sharing) noexcept;
   void PrepareWindow(int layer, std::int64_t length, Windows windows, Sharing& sharing);
   void CommitWindow(int layer, Sharing& sharing) noexcept;
-  // Window::first_page of a layer that goes on at this length.
+  // WindowPages::first_page of a layer that goes on at this length.
   std::int64_t FirstPageAt(int layer, std::int64_t length) const;
 
+  // Those of the last page of so many tokens, if they lie in a group now and will not after.
+  std::vector<std::uint32_t> TailChecksums(int layer, std::int64_t new_length) const;
   void TruncateLayer(int index, std::int64_t length,
                      std::vector<std::uint32_t> tail_checksums) noexcept;
   void TruncateWindow(int layer, std::int64_t length) noexcept;
   void DropPagesFrom(int layer, std::int64_t page) noexcept;
   void DropUnusedGroups() noexcept;
+
+  // The first token that moves, or their number.
+  static std::int64_t FirstMoved(const LayerKeep& keep);
+  // The pages, by index, that others have too and that get other tokens.
+  std::vector<std::int64_t> CopiedPages(const LayerKeep& keep) const;
+  // The parts of Keep, as those of Share.
+  struct Compaction;
+  absl::Status PrepareKeep(const LayerKeep& keep, Positions positions,
+                           Compaction& compaction) const;
+  void AddMoves(const Compaction& compaction, std::vector<std::vector<std::int64_t>>& lists,
+                std::vector<MoveTokensTask>& moves) const;
+  void CommitKeep(Compaction& compaction) noexcept;
+  // The checksums of what stays, from the kept token `begin` on.
+  std::vector<std::uint32_t> KeptChecksums(const LayerKeep& keep, std::int64_t begin,
+                                           Positions positions) const;
+
   // Makes shared pages that nobody else has any more the cache's own.
   void AbsorbSole();
   bool AbsorbLastGroup();
@@ -202,7 +256,7 @@ class PageTables {
   int generation_ = 0;
   PagePool* host_pool_ = nullptr;  // whose its own pages are, when they are on the host
   std::vector<Layer> layers_;
-  std::vector<Window> windows_;                     // one for each layer, if any has a window
+  std::vector<WindowPages> windows_;                // one for each layer, if any has a window
   std::vector<std::shared_ptr<PageGroup>> groups_;  // of a page in several, the last one counts
   std::size_t bytes_ = 0;
   std::size_t charged_bytes_ = 0;  // of its own pages on the device

@@ -17,12 +17,12 @@ constexpr auto kIndexIsBefore = [](const auto& page, std::int64_t index) {
 
 }  // namespace
 
-const PageTables::WindowPage* PageTables::Window::Find(std::int64_t index) const {
+const WindowPage* WindowPages::Find(std::int64_t index) const {
   const auto found = std::lower_bound(shared.begin(), shared.end(), index, kIndexIsBefore);
   return found != shared.end() && found->index == index ? &*found : nullptr;
 }
 
-void PageTables::Window::Forget(std::int64_t begin, std::int64_t end) noexcept {
+void WindowPages::Forget(std::int64_t begin, std::int64_t end) noexcept {
   const auto first = std::lower_bound(shared.begin(), shared.end(), begin, kIndexIsBefore);
   shared.erase(first, std::lower_bound(first, shared.end(), end, kIndexIsBefore));
 }
@@ -40,7 +40,7 @@ bool PageTables::CanGoOnAt(int layer, std::int64_t length) const {
 
 void PageTables::LetGo(int layer, std::int64_t position) noexcept {
   if (!has_window(layer)) return;
-  Window& window = windows_[layer];
+  WindowPages& window = windows_[layer];
   Layer& own = layers_[layer];
   const std::int64_t end = FirstPageAt(layer, position);
   if (end <= window.first_page) return;
@@ -59,9 +59,9 @@ void PageTables::LetGo(int layer, std::int64_t position) noexcept {
 void PageTables::PrepareWindow(int layer, std::int64_t length, Windows windows, Sharing& sharing) {
   ATTENTION_CHECK(CanGoOnAt(layer, length));
   const Layer& from = layers_[layer];
-  const Window& window = windows_[layer];
+  const WindowPages& window = windows_[layer];
   Layer& to = sharing.copy.layers_[layer];
-  Window& copied = sharing.copy.windows_[layer];
+  WindowPages& copied = sharing.copy.windows_[layer];
   const auto [page_size, page_bytes] = layout_->of(layer);
   if (length == 0) return;
   const std::int64_t num_pages = CeilDiv(length, page_size);

@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "kernels/api/attention_params.h"
 #include "kernels/api/projection.h"
+#include "kernels/api/stored_rows.h"
 #include "server/base/contain_exceptions.h"
 #include "server/domain/draft_tree.h"
 #include "server/domain/priority.h"
@@ -75,22 +76,44 @@ struct SessionStep {
   std::int64_t num_tokens() const { return append ? append->num_tokens : 0; }
 };
 
-// A change of whole caches, in order with the steps of their sessions.
+// The tokens that stay in a layer.
+struct KeptTokens {
+  std::optional<int> layer;          // absent: each layer
+  std::optional<int> kv_head;        // absent: each KV head
+  std::int64_t num_tokens = 0;       // that the layer holds
+  std::vector<std::int64_t> tokens;  // of those, ascending
+};
+
+// Stored rows of a layer, to be read, or to be appended as they are.
+struct RowsTransfer {
+  int layer = 0;
+  std::int64_t begin = 0;  // among the tokens that the layer holds
+  std::int64_t num_tokens = 0;
+  StoredRows rows;
+  // The tokens': those that have been read, if it is not null, or that are appended.
+  std::vector<std::uint32_t>* checksums = nullptr;
+};
+
+// A change of whole caches, in order with the steps of their sessions, or a transfer of rows.
 struct CacheChange {
-  enum class Kind { kFork, kTruncate, kReorder, kAttach };
+  enum class Kind { kFork, kTruncate, kReorder, kAttach, kKeep, kRead, kWrite };
 
   Kind kind = Kind::kTruncate;
   int device = 0;  // the index of the one that holds all of the caches
-  // Those that are forked, truncated or attached to, of which there is one, or reordered.
+  // The one that is changed or read, or those that are reordered.
   std::vector<std::shared_ptr<KvCache>> caches;
   // By whose handle each is changed, which is refused for an older one than the cache's; the new
   // writer of the one that is attached to. A fork, which changes nothing of its source, has none.
   std::vector<std::uint64_t> writers = {};
   // Tokens of each layer that the copies get, or that stay; absent: the committed length.
   std::optional<std::int64_t> length;
+  // The tokens behind the `length` of a truncation, counted from there, that stay too.
+  std::vector<std::int64_t> accepted = {};
+  std::vector<KeptTokens> keep = {};
+  std::optional<RowsTransfer> rows = {};
   std::vector<std::shared_ptr<KvCache>> copies;  // of a fork: empty caches that get the tokens
   std::vector<std::size_t> sources;  // of a reorder: the index of the cache that each is to equal
-  std::uint64_t reorder_id = 0;      // the same in a repetition; 0: it has none
+  std::uint64_t change_id = 0;       // the same in a repetition; 0: it has none
 };
 
 // Rows that are projected before a request's attention, which reads the result, or after it.

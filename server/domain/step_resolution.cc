@@ -29,13 +29,16 @@ absl::Status OtherRows(std::int64_t expected, std::int64_t length) {
 
 // Decides between append, replay and refusal; sets the length that the step attends over by
 // default.
-absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, HoldsRows holds,
-                           const KeptTokens& kept, ResolvedStep* resolved) {
+absl::Status ResolveAppend(const SessionStep& step, const LayerTokens& layer, HoldsRows holds,
+                           ResolvedStep* resolved) {
+  const std::int64_t length = layer.length;
   resolved->new_length = length;
   if (!step.append) {
     resolved->kv_end = step.expected_position.value_or(length);
     if (resolved->kv_end > length) return PositionMismatch(resolved->kv_end, length);
-    return absl::OkStatus();
+    if (resolved->kv_end >= layer.compacted_length) return absl::OkStatus();
+    return TokensDropped(absl::StrCat("expected_position is ", resolved->kv_end),
+                         layer.compacted_length);
   }
   const std::int64_t expected = step.expected_position.value_or(length);
   resolved->append_position = expected;
@@ -47,8 +50,11 @@ absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, HoldsRo
   }
   // Rows that end inside the cache were applied by an earlier attempt whose answer got lost.
   if (resolved->kv_end <= length) {
-    if (step.append->num_tokens > 0 && expected < kept.begin) {
-      return WindowDropped(absl::StrCat("expected_position is ", expected), kept.begin);
+    if (step.append->num_tokens > 0 && expected < layer.first_position) {
+      return WindowDropped(absl::StrCat("expected_position is ", expected), layer.first_position);
+    }
+    if (expected < layer.compacted_length) {
+      return TokensDropped(absl::StrCat("expected_position is ", expected), layer.compacted_length);
     }
     if (!holds(expected, step.append->checksums)) return OtherRows(expected, length);
     resolved->is_replay = true;
@@ -57,7 +63,37 @@ absl::Status ResolveAppend(const SessionStep& step, std::int64_t length, HoldsRo
   return PositionMismatch(expected, length);
 }
 
-absl::Status ResolveRange(const StepAttend& step, ResolvedStep* resolved) {
+// The queries and the bounds of the range, in positions, are told apart from all tokens that were
+// let go.
+absl::Status CheckCompaction(const StepAttend& step, const LayerTokens& layer,
+                             const ResolvedStep& resolved) {
+  const std::int64_t compacted = layer.compacted_length;
+  if (compacted == 0) return absl::OkStatus();
+  const AttentionParams& params = step.task.params;
+  const auto check_bound = [&](absl::string_view field, std::int64_t position) {
+    if (position == 0 || position >= compacted) return absl::OkStatus();
+    return TokensDropped(absl::StrCat(field, " is ", position), compacted);
+  };
+  ATTENTION_RETURN_IF_ERROR(check_bound("kv_begin", resolved.kv_begin));
+  if (step.kv_end) ATTENTION_RETURN_IF_ERROR(check_bound("kv_end", *step.kv_end));
+  if (step.task.alibi_slopes != nullptr) {
+    return TokensDropped("config.alibi_slopes needs the position of each token", compacted);
+  }
+  // The newest of the tokens before is a query's own, and sees them all.
+  const std::int64_t first = resolved.first_query_position;
+  const bool has_right_edge = params.is_causal || params.window_right >= 0;
+  if (has_right_edge && first + (params.is_causal ? 0 : params.window_right) < compacted - 1) {
+    return TokensDropped(absl::StrCat("the first query's position is ", first), compacted);
+  }
+  if (params.window_left < 0) return absl::OkStatus();
+  if (first - params.window_left >= compacted && params.sink_tokens == 0) return absl::OkStatus();
+  return TokensDropped(absl::StrCat("config.window_left is ", params.window_left,
+                                    " for a query at position ", first),
+                       compacted);
+}
+
+absl::Status ResolveRange(const StepAttend& step, const LayerTokens& layer,
+                          ResolvedStep* resolved) {
   const std::int64_t attended = resolved->kv_end;
   if (step.kv_end) {
     if (*step.kv_end > attended) {
@@ -74,25 +110,29 @@ absl::Status ResolveRange(const StepAttend& step, ResolvedStep* resolved) {
   resolved->kv_begin = step.kv_begin;
   // Positions count from the start of the cache, whatever part of it is attended over.
   resolved->first_query_position = step.first_query_position.value_or(attended - step.task.q_len);
+  ATTENTION_RETURN_IF_ERROR(CheckCompaction(step, layer, *resolved));
+  resolved->kv_begin = std::max<std::int64_t>(0, resolved->kv_begin - layer.num_dropped);
+  resolved->kv_end = std::max<std::int64_t>(0, resolved->kv_end - layer.num_dropped);
+  resolved->first_query_position -= layer.num_dropped;
   return absl::OkStatus();
 }
 
 // All keys that the queries see are still there.
-absl::Status CheckKept(const StepAttend& step, const ResolvedStep& resolved,
-                       const KeptTokens& kept) {
-  if (kept.begin == 0 || step.task.q_len == 0) return absl::OkStatus();
+absl::Status CheckWindow(const StepAttend& step, const LayerTokens& layer,
+                         const ResolvedStep& resolved) {
+  if (layer.first_position == 0 || step.task.q_len == 0) return absl::OkStatus();
   AttentionTask task = step.task;
   task.kv_begin = resolved.kv_begin;
   task.kv_len = resolved.kv_end;
   task.first_query_position = resolved.first_query_position;
   // Both ends grow with the position. The sinks are there.
   const std::int64_t first = task.position(0);
-  const std::int64_t oldest = std::max(VisibleKeysOf(task, first).begin, kept.sink_end);
+  const std::int64_t oldest = std::max(VisibleKeysOf(task, first).begin, layer.sink_end);
   const std::int64_t end = VisibleKeysOf(task, task.position(task.q_len - 1)).end;
-  if (oldest >= std::min(end, kept.begin)) return absl::OkStatus();
+  if (oldest >= std::min(end, layer.first_position)) return absl::OkStatus();
   return WindowDropped(absl::StrCat("the first query is at position ", first,
                                     " and sees keys from position ", oldest, " on"),
-                       kept.begin);
+                       layer.first_position);
 }
 
 absl::Status CheckKeyAxis(absl::string_view field, const std::optional<BiasOrMaskShape>& shape,
@@ -128,14 +168,22 @@ absl::Status WindowDropped(absl::string_view what, std::int64_t first_position) 
       {{"first_position", absl::StrCat(first_position)}});
 }
 
-absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length,
-                                         HoldsRows holds, const KeptTokens& kept) {
+absl::Status TokensDropped(absl::string_view what, std::int64_t compacted_length) {
+  return ReasonedError(
+      absl::StatusCode::kFailedPrecondition, ErrorReason::kTokensDropped,
+      absl::StrCat(what, ", but KeepTokens has let tokens of the layer go when its length was ",
+                   compacted_length, ", and positions before that are not told apart any more"),
+      {{"compacted_length", absl::StrCat(compacted_length)}});
+}
+
+absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, const LayerTokens& layer,
+                                         HoldsRows holds) {
   ResolvedStep resolved;
-  ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, length, holds, kept, &resolved));
+  ATTENTION_RETURN_IF_ERROR(ResolveAppend(step, layer, holds, &resolved));
   if (!step.attend) return resolved;
   const StepAttend& attend = *step.attend;
-  ATTENTION_RETURN_IF_ERROR(ResolveRange(attend, &resolved));
-  ATTENTION_RETURN_IF_ERROR(CheckKept(attend, resolved, kept));
+  ATTENTION_RETURN_IF_ERROR(ResolveRange(attend, layer, &resolved));
+  ATTENTION_RETURN_IF_ERROR(CheckWindow(attend, layer, resolved));
   ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("bias", attend.bias_shape, attend, resolved.kv_end));
   ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("mask", attend.mask_shape, attend, resolved.kv_end));
   ATTENTION_RETURN_IF_ERROR(CheckColumnSums(attend, resolved.kv_end));

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/domain/attention_request.h"
+#include "server/domain/layer_tokens.h"
 
 namespace attention::server {
 
@@ -19,16 +20,11 @@ struct ResolvedStep {
   std::int64_t append_position = 0;
   std::int64_t new_length = 0;  // the layer's length after the step
 
-  // The attended range and the position of the first query; meaningful when the step attends.
+  // The attended range and the position of the first query, as they count among the tokens that the
+  // layer holds: a kernel sees these alone. Meaningful when the step attends.
   std::int64_t kv_begin = 0;
   std::int64_t kv_end = 0;
   std::int64_t first_query_position = 0;
-};
-
-// The tokens that a layer with a window still has: [0, sink_end), and [begin, length).
-struct KeptTokens {
-  std::int64_t sink_end = 0;
-  std::int64_t begin = 0;  // 0: all
 };
 
 // FAILED_PRECONDITION WINDOW_DROPPED: `what` needs a token that has been let go.
@@ -39,9 +35,14 @@ using HoldsRows =
     absl::FunctionRef<bool(std::int64_t position, std::span<const std::uint32_t> checksums)>;
 
 // FAILED_PRECONDITION POSITION_MISMATCH with metadata actual_position, WINDOW_DROPPED with
-// first_position; INVALID_ARGUMENT naming the field; RESOURCE_EXHAUSTED QUEUE_FULL when the result
-// has outgrown what was reserved for it.
-absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, std::int64_t length,
-                                         HoldsRows holds, const KeptTokens& kept = {});
+// first_position, or TOKENS_DROPPED for positions before the compacted length; INVALID_ARGUMENT
+// naming the field; RESOURCE_EXHAUSTED QUEUE_FULL when the result has outgrown what was reserved
+// for it.
+absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, const LayerTokens& layer,
+                                         HoldsRows holds);
+
+// FAILED_PRECONDITION TOKENS_DROPPED: `what`, as in "kv_end is 3", is not told apart in a layer
+// that was compacted at this length.
+absl::Status TokensDropped(absl::string_view what, std::int64_t compacted_length);
 
 }  // namespace attention::server

@@ -51,7 +51,7 @@ absl::Status BatchAssembly::Change(const CacheChange& change) {
     // Another writer needs no pages: it must not fail where the device has no room for them.
     if (change.kind != CacheChange::Kind::kAttach) ATTENTION_RETURN_IF_ERROR(Hold(cache));
   }
-  ATTENTION_RETURN_IF_ERROR(ApplyChange(change));
+  ATTENTION_RETURN_IF_ERROR(ApplyChange(change, backend_, spiller_));
   has_changed_ = true;
   return absl::OkStatus();
 }
@@ -107,13 +107,12 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   ATTENTION_RETURN_IF_ERROR(CheckIsThere(cache));
   ATTENTION_RETURN_IF_ERROR(cache.CheckWriter(step.writer));
   ATTENTION_RETURN_IF_ERROR(Hold(step.cache));
-  const std::int64_t length = cache.length(step.layer);
-  outcome.position = length;
+  const LayerTokens layer = cache.tokens(step.layer);
+  outcome.position = layer.length;
   const auto holds = [&](std::int64_t position, std::span<const std::uint32_t> checksums) {
     return cache.Holds(step.layer, position, checksums);
   };
-  const KeptTokens kept{cache.sink_end(step.layer), cache.first_position(step.layer)};
-  ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, length, holds, kept));
+  ATTENTION_ASSIGN_OR_RETURN(const ResolvedStep resolved, ResolveStep(step, layer, holds));
   append_position = resolved.append_position;
 
   AttentionTask task;
@@ -127,12 +126,12 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   }
   if (resolved.is_append) {
     ATTENTION_RETURN_IF_ERROR(Extend(cache, step.layer, resolved.new_length));
-    old_lengths_.push_back({&cache, step.layer, length});
+    old_lengths_.push_back({&cache, step.layer, layer.length});
     if (cache.shape().layer(step.layer).has_window()) {
-      first_appends_.try_emplace({&cache, step.layer}, length);
+      first_appends_.try_emplace({&cache, step.layer}, layer.length);
     }
     cache.Append(step.layer, step.append->checksums);
-    appends_.push_back({&cache, &step, resolved.append_position});
+    appends_.push_back({&cache, &step, resolved.append_position - layer.num_dropped});
     tokens_appended_ += step.append->num_tokens;
   }
   outcome.position = resolved.new_length;

@@ -62,7 +62,7 @@ class BatchAssembly {
   struct Append {
     KvCache* cache;
     const SessionStep* step;
-    std::int64_t position;
+    std::int64_t position;  // among the tokens that the layer holds
   };
   struct RowsOfSteps {
     std::vector<RowsPiece> k;

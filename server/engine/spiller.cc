@@ -24,6 +24,12 @@ absl::Status Spiller::Extend(KvCache& cache, int layer, std::int64_t new_length)
                   [&] { return cache.Extend(layer, new_length); });
 }
 
+absl::Status Spiller::Keep(KvCache& cache, std::span<const LayerKeep> keep,
+                           PageTables::Positions positions) {
+  return WithRoom(cache, cache.KeepBytes(keep),
+                  [&] { return cache.Keep(backend_, keep, positions); });
+}
+
 absl::Status Spiller::SpillIfItFits(KvCache& victim, bool* is_spilled) {
   absl::Status status = victim.Spill(backend_, host_pages_);
   *is_spilled = status.ok();

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -45,6 +46,9 @@ class Spiller {
   // Makes room for appends to the layer, as KvCache::OwnTail and KvCache::Extend do. The cache must
   // be held.
   absl::Status Extend(KvCache& cache, int layer, std::int64_t new_length);
+  // The same for the copies that KvCache::Keep makes.
+  absl::Status Keep(KvCache& cache, std::span<const LayerKeep> keep,
+                    PageTables::Positions positions);
 
  private:
   // Returns the result of `attempt`, for which the cache takes so many bytes and which is made

@@ -12,6 +12,7 @@
 #include "kernels/api/attention_params.h"
 #include "server/base/status_macros.h"
 #include "server/rpc/session_messages.h"
+#include "server/wire/kept_tokens_decoder.h"
 
 namespace attention::server {
 namespace {
@@ -148,7 +149,49 @@ class TruncateCall final : public ChangeCall {
     CacheChange& change = BeginChange(CacheChange::Kind::kTruncate, *session_, request);
     change.writers = {wire.handle().writer()};
     change.length = wire.length();
+    ATTENTION_RETURN_IF_ERROR(CheckAccepted(wire));
+    change.accepted = {wire.accepted().begin(), wire.accepted().end()};
+    change.change_id = wire.change_id();
     request->work = WorkOf(*session_->cache, 1);
+    return absl::OkStatus();
+  }
+
+  absl::Status Complete(Response* response) {
+    EncodeSession(services().sessions, session_, response->mutable_session());
+    return absl::OkStatus();
+  }
+
+ private:
+  static absl::Status CheckAccepted(const Request& wire) {
+    for (int i = 0; i < wire.accepted_size(); ++i) {
+      const int least = i == 0 ? 0 : wire.accepted(i - 1) + 1;
+      if (wire.accepted(i) >= least) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("accepted[", i, "] is ", wire.accepted(i), ", expected at least ", least));
+    }
+    return absl::OkStatus();
+  }
+
+  SessionLease session_;
+};
+
+class KeepCall final : public ChangeCall {
+ public:
+  using Request = v1::KeepTokensRequest;
+  using Response = v1::KeepTokensResponse;
+  using ChangeCall::ChangeCall;
+
+  absl::Status Begin(const Request& wire, AttentionRequest* request) {
+    ATTENTION_ASSIGN_OR_RETURN(session_, Acquire(wire.handle()));
+    CacheChange& change = BeginChange(CacheChange::Kind::kKeep, *session_, request);
+    change.writers = {wire.handle().writer()};
+    change.change_id = wire.change_id();
+    ATTENTION_ASSIGN_OR_RETURN(change.keep, DecodeKeptTokens(wire));
+    // At most all that the session has is read and written.
+    const auto bytes = static_cast<double>(session_->cache->kv_bytes());
+    request->work =
+        WorkOf(*session_->cache, 1) +
+        absl::Seconds(services().work_model.Roofline({.kv_bytes = bytes, .io_bytes = bytes}));
     return absl::OkStatus();
   }
 
@@ -210,7 +253,7 @@ class ReorderCall final : public ChangeCall {
                                                      ", one for each of handles"));
     }
     for (int i = 0; i < count; ++i) ATTENTION_RETURN_IF_ERROR(AddSession(wire, i, request));
-    request->change->reorder_id = wire.reorder_id();
+    request->change->change_id = wire.reorder_id();
     request->work = WorkOf(*sessions_[0]->cache, sessions_.size());
     return absl::OkStatus();
   }
@@ -298,6 +341,10 @@ void ServeFork(UnaryCall& call, const ServiceContext& services) {
 
 void ServeTruncate(UnaryCall& call, const ServiceContext& services) {
   ServeChange<TruncateCall>(call, services);
+}
+
+void ServeKeep(UnaryCall& call, const ServiceContext& services) {
+  ServeChange<KeepCall>(call, services);
 }
 
 void ServeAttach(UnaryCall& call, const ServiceContext& services) {

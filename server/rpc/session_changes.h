@@ -1,4 +1,5 @@
-// The calls that change whole caches: ForkSession, TruncateSession, ReorderSessions; and
+// The calls that change whole caches: ForkSession, TruncateSession, KeepTokens,
+// ReorderSessions; and
 // AttachSession, which comes between steps as they do.
 #pragma once
 
@@ -10,6 +11,7 @@ namespace attention::server {
 // Each leads to one Finish of the call. The services must outlive it.
 void ServeFork(UnaryCall& call, const ServiceContext& services);
 void ServeTruncate(UnaryCall& call, const ServiceContext& services);
+void ServeKeep(UnaryCall& call, const ServiceContext& services);
 void ServeAttach(UnaryCall& call, const ServiceContext& services);
 void ServeReorder(UnaryCall& call, const ServiceContext& services);
 

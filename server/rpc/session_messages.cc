@@ -89,8 +89,13 @@ void EncodeSession(const SessionTable& table, const Session& session, int own_le
   const KvCache& cache = *session.cache;
   wire->mutable_handle()->set_writer(cache.writer());
   EncodeGeometry(cache.shape(), wire->mutable_geometry());
+  bool is_compacted = false;
   for (int layer = 0; layer < cache.num_layers(); ++layer) {
     wire->add_layer_lengths(cache.length(layer));
+    is_compacted |= cache.num_held(layer) < cache.length(layer);
+  }
+  for (int layer = 0; is_compacted && layer < cache.num_layers(); ++layer) {
+    wire->add_layer_tokens(cache.num_held(layer));
   }
   wire->set_committed_length(cache.committed_length());
   wire->set_kv_bytes(cache.kv_bytes());
@@ -111,7 +116,7 @@ StepTarget TargetOf(const Session& session, std::uint64_t writer, int layer) {
   StepTarget target{session.cache, cache.device(), {}, cache.num_layers()};
   if (layer >= 0 && layer < target.num_layers) {
     target.shape = cache.shape().layer(layer);
-    target.length = cache.length(layer);
+    target.length = cache.num_held(layer);
   }
   target.writer = writer;
   return target;

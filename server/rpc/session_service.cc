@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "server/base/status_macros.h"
+#include "server/rpc/keys_values_call.h"
 #include "server/rpc/list_page.h"
+#include "server/rpc/session_archives.h"
 #include "server/rpc/session_changes.h"
 #include "server/rpc/session_messages.h"
 #include "server/rpc/status_mapping.h"
@@ -88,22 +90,37 @@ SessionServiceImpl::SessionServiceImpl(const ServiceContext& services, StreamReg
       truncate_session_(ATTENTION_UNARY_METHOD(SessionService, TruncateSession)),
       reorder_sessions_(ATTENTION_UNARY_METHOD(SessionService, ReorderSessions)),
       attach_session_(ATTENTION_UNARY_METHOD(SessionService, AttachSession)),
+      keep_tokens_(ATTENTION_UNARY_METHOD(SessionService, KeepTokens)),
+      get_keys_values_(ATTENTION_UNARY_METHOD(SessionService, GetKeysValues)),
       step_(ATTENTION_UNARY_METHOD(SessionService, Step)),
       step_stream_{
           services, "SessionService/StepStream", registry,
           [this](auto* context, auto* channel, void* tag) {
             RequestStepStream(context, channel, queue_, queue_, tag);
           },
-          [](const StreamMethod& method) { return std::make_shared<StepStreamCall>(method); }} {}
+          [](const StreamMethod& method) { return std::make_shared<StepStreamCall>(method); }},
+      export_session_{services, "SessionService/ExportSession", registry,
+                      [this](auto* context, auto* channel, void* tag) {
+                        RequestExportSession(context, channel, queue_, queue_, tag);
+                      },
+                      MakeExportStream},
+      import_session_{services, "SessionService/ImportSession", registry,
+                      [this](auto* context, auto* channel, void* tag) {
+                        RequestImportSession(context, channel, queue_, queue_, tag);
+                      },
+                      MakeImportStream} {}
 
 void SessionServiceImpl::Listen(grpc::ServerCompletionQueue& queue) {
   queue_ = &queue;
   for (const UnaryMethod* method :
        {&create_session_, &get_session_, &list_sessions_, &delete_session_, &fork_session_,
-        &truncate_session_, &reorder_sessions_, &attach_session_, &step_}) {
+        &truncate_session_, &reorder_sessions_, &attach_session_, &keep_tokens_, &get_keys_values_,
+        &step_}) {
     UnaryCall::Listen(*method);
   }
-  PipelinedStream::Listen(step_stream_);
+  for (const StreamMethod* method : {&step_stream_, &export_session_, &import_session_}) {
+    PipelinedStream::Listen(*method);
+  }
 }
 
 void SessionServiceImpl::CreateSession(UnaryCall& call) {
@@ -159,6 +176,12 @@ void SessionServiceImpl::TruncateSession(UnaryCall& call) { ServeTruncate(call, 
 void SessionServiceImpl::AttachSession(UnaryCall& call) { ServeAttach(call, services_); }
 
 void SessionServiceImpl::ReorderSessions(UnaryCall& call) { ServeReorder(call, services_); }
+
+void SessionServiceImpl::KeepTokens(UnaryCall& call) { ServeKeep(call, services_); }
+
+void SessionServiceImpl::GetKeysValues(UnaryCall& call) {
+  ServeTensorCall<v1::GetKeysValuesRequest, KeysValuesCall>(call, services_);
+}
 
 void SessionServiceImpl::Step(UnaryCall& call) {
   ServeTensorCall<v1::StepRequest, StepCall>(call, services_);

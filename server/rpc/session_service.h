@@ -19,9 +19,12 @@ template <typename Service>
 using RawChangeMethods =
     v1::SessionService::WithRawMethod_ForkSession<v1::SessionService::WithRawMethod_TruncateSession<
         v1::SessionService::WithRawMethod_ReorderSessions<
-            v1::SessionService::WithRawMethod_AttachSession<Service>>>>;
+            v1::SessionService::WithRawMethod_AttachSession<
+                v1::SessionService::WithRawMethod_KeepTokens<
+                    v1::SessionService::WithRawMethod_GetKeysValues<Service>>>>>>;
 using RawSessionService = RawControlMethods<RawChangeMethods<v1::SessionService::WithRawMethod_Step<
-    v1::SessionService::WithRawMethod_StepStream<TakenAtHeaders<v1::SessionService>>>>>;
+    v1::SessionService::WithRawMethod_StepStream<v1::SessionService::WithRawMethod_ExportSession<
+        v1::SessionService::WithRawMethod_ImportSession<TakenAtHeaders<v1::SessionService>>>>>>>;
 
 class SessionServiceImpl final : public RawSessionService {
  public:
@@ -40,6 +43,8 @@ class SessionServiceImpl final : public RawSessionService {
   void TruncateSession(UnaryCall& call);
   void ReorderSessions(UnaryCall& call);
   void AttachSession(UnaryCall& call);
+  void KeepTokens(UnaryCall& call);
+  void GetKeysValues(UnaryCall& call);
   void Step(UnaryCall& call);
 
   const ServiceContext& services_;
@@ -52,8 +57,12 @@ class SessionServiceImpl final : public RawSessionService {
   const UnaryMethod truncate_session_;
   const UnaryMethod reorder_sessions_;
   const UnaryMethod attach_session_;
+  const UnaryMethod keep_tokens_;
+  const UnaryMethod get_keys_values_;
   const UnaryMethod step_;
   const StreamMethod step_stream_;
+  const StreamMethod export_session_;
+  const StreamMethod import_session_;
 };
 
 }  // namespace attention::server

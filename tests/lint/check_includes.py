@@ -111,7 +111,7 @@ LIBRARIES = (
       "server/rpc", *SDK_ROOMS)),
     ("Prometheus' messages", r"io/prometheus/client/.*\.pb\.h$", ("proto", "server/observe")),
     ("protobuf's own JSON and delimited messages", r"google/protobuf/util/",
-     ("proto", "server/observe", "server/wire")),
+     ("proto", "server/observe", "server/wire", "client/internal/stream")),
     ("Highway", r"hwy/", ("kernels/cpu",)),
     ("oneDNN", r"oneapi/", ("kernels/cpu", "client/examples")),
     ("logging, metrics and HTTP libraries", r"(spdlog|prometheus)/|microhttpd\.h$",

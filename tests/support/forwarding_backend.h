@@ -51,6 +51,15 @@ class ForwardingBackend : public AttentionBackend {
   absl::Status CopyPages(std::span<const DevicePageCopy> copies) override {
     return real_->CopyPages(copies);
   }
+  absl::Status ReadRows(std::span<const StoredRowsTask> tasks) override {
+    return real_->ReadRows(tasks);
+  }
+  absl::Status WriteRows(std::span<const StoredRowsTask> tasks) override {
+    return real_->WriteRows(tasks);
+  }
+  absl::Status MoveTokens(std::span<const MoveTokensTask> tasks) override {
+    return real_->MoveTokens(tasks);
+  }
   absl::Status RunWeights(const WeightsTask& task) override { return real_->RunWeights(task); }
   void Abandon() override { real_->Abandon(); }
   ProjectionBackend* projections() override { return real_->projections(); }

@@ -24,6 +24,7 @@ inline constexpr std::string_view kSessionExpired = "SESSION_EXPIRED";
 inline constexpr std::string_view kSessionLost = "SESSION_LOST";
 inline constexpr std::string_view kSessionMoved = "SESSION_MOVED";
 inline constexpr std::string_view kFenced = "FENCED";
+inline constexpr std::string_view kTokensDropped = "TOKENS_DROPPED";
 inline constexpr std::string_view kPositionMismatch = "POSITION_MISMATCH";
 inline constexpr std::string_view kWindowDropped = "WINDOW_DROPPED";
 inline constexpr std::string_view kRegionNotFound = "REGION_NOT_FOUND";

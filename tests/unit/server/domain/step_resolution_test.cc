@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -23,12 +24,13 @@ std::vector<std::uint32_t> RowsFrom(std::int64_t position, std::int64_t num_toke
 }
 
 // In a layer of these rows.
-absl::StatusOr<ResolvedStep> Resolve(const SessionStep& step, std::int64_t length,
-                                     const KeptTokens& kept = {}) {
-  const auto holds = [&](std::int64_t position, std::span<const std::uint32_t> rows) {
+absl::StatusOr<ResolvedStep> Resolve(const SessionStep& step, const LayerTokens& layer) {
+  return ResolveStep(step, layer, [&](std::int64_t position, std::span<const std::uint32_t> rows) {
     return std::ranges::equal(rows, RowsFrom(position, static_cast<std::int64_t>(rows.size())));
-  };
-  return ResolveStep(step, length, holds, kept);
+  });
+}
+absl::StatusOr<ResolvedStep> Resolve(const SessionStep& step, std::int64_t length) {
+  return Resolve(step, LayerTokens{length});
 }
 
 SessionStep AppendAndAttend(std::int64_t expected_position, std::int64_t num_tokens) {
@@ -75,6 +77,67 @@ TEST(StepResolutionTest, OtherRowsAtPositionsThatAreTakenAreNoReplay) {
                         "other rows than the step's: to put these in their place, call "
                         "TruncateSession with length 9 first"));
   EXPECT_TRUE(Resolve(step, 9).ok()) << "at the end any rows may come";
+}
+
+// 60 of 100 tokens were let go when there were 90.
+constexpr LayerTokens kCompacted{100, 60, 90};
+
+TEST(StepResolutionTest, ACompactedLayerCountsTheTokensThatItHolds) {
+  const auto resolved = Resolve(AppendAndAttend(100, 3), kCompacted);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->append_position, 100) << "positions stay";
+  EXPECT_EQ(resolved->new_length, 103);
+  EXPECT_EQ(resolved->kv_end, 43);
+  EXPECT_EQ(resolved->first_query_position, 40);
+}
+
+TEST(StepResolutionTest, ACompactedLayerAnswersAboutPositionsFromThereOn) {
+  SessionStep step = AppendAndAttend(95, 3);
+  step.attend->task.params.is_causal = true;
+  const auto replay = Resolve(step, kCompacted);
+  ASSERT_TRUE(replay.ok()) << replay.status();
+  EXPECT_TRUE(replay->is_replay);
+  EXPECT_EQ(replay->kv_end, 38);
+  step.attend->kv_begin = 92;
+  step.attend->kv_end = 97;
+  const auto range = Resolve(step, kCompacted);
+  ASSERT_TRUE(range.ok()) << range.status();
+  EXPECT_EQ(range->kv_begin, 32);
+  EXPECT_EQ(range->kv_end, 37);
+  step.attend->task.params.window_left = 5;
+  EXPECT_TRUE(Resolve(step, kCompacted).ok()) << "no query looks back beyond it";
+}
+
+TEST(StepResolutionTest, PositionsBeforeTheCompactionAreRefused) {
+  const float slopes[] = {1};
+  const auto refused = [](std::function<void(SessionStep&)> change, std::int64_t position) {
+    SessionStep step = AppendAndAttend(position, 3);
+    change(step);
+    const absl::Status status = Resolve(step, kCompacted).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    const auto detail = GetErrorDetail(status);
+    EXPECT_EQ(detail.value_or(ErrorDetail()).reason, "TOKENS_DROPPED") << status;
+    EXPECT_EQ(detail.value_or(ErrorDetail()).metadata["compacted_length"], "90");
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refused([](SessionStep&) {}, 80), HasSubstr("expected_position is 80"));
+  EXPECT_THAT(refused([](SessionStep& step) { step.append.reset(); }, 80),
+              HasSubstr("expected_position is 80"));
+  EXPECT_THAT(refused([](SessionStep& step) { step.attend->kv_begin = 89; }, 100),
+              HasSubstr("kv_begin is 89"));
+  EXPECT_THAT(refused([](SessionStep& step) { step.attend->kv_end = 1; }, 100),
+              HasSubstr("kv_end is 1"));
+  EXPECT_THAT(refused([&](SessionStep& step) { step.attend->task.alibi_slopes = slopes; }, 100),
+              HasSubstr("config.alibi_slopes"));
+  EXPECT_THAT(refused([](SessionStep& step) { step.attend->task.params.window_left = 11; }, 100),
+              HasSubstr("config.window_left is 11 for a query at position 100"));
+  EXPECT_THAT(refused(
+                  [](SessionStep& step) {
+                    step.attend->task.params.is_causal = true;
+                    step.attend->first_query_position = 88;
+                  },
+                  100),
+              HasSubstr("the first query's position is 88"));
 }
 
 class PositionMismatchTest
@@ -164,7 +227,7 @@ TEST(StepResolutionTest, ColumnSumsBeyondTheBoundAreRefused) {
 
 // --- Layers that have let go the tokens from 16 to 64
 
-class KeptTokensTest : public ::testing::Test {
+class WindowTest : public ::testing::Test {
  protected:
   static SessionStep Within(std::int64_t window_left, SessionStep step) {
     AttentionParams& params = step.attend->task.params;
@@ -182,34 +245,34 @@ class KeptTokensTest : public ::testing::Test {
     return step;
   }
   static void ExpectDropped(const SessionStep& step) {
-    const absl::Status refused = Resolve(step, kLength, kKept).status();
+    const absl::Status refused = Resolve(step, kWindow).status();
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
     ASSERT_TRUE(HasReason(refused, ErrorReason::kWindowDropped)) << refused;
     EXPECT_EQ(GetErrorDetail(refused)->metadata.at("first_position"), "64");
   }
   static void ExpectAnswered(const SessionStep& step) {
-    const absl::Status status = Resolve(step, kLength, kKept).status();
+    const absl::Status status = Resolve(step, kWindow).status();
     EXPECT_TRUE(status.ok()) << status;
   }
 
   static constexpr std::int64_t kLength = 100;
-  static constexpr KeptTokens kKept{16, 64};
+  static constexpr LayerTokens kWindow{kLength, 0, 0, 16, 64};
 };
 
-TEST_F(KeptTokensTest, ARepeatedStepIsKnownByWhatIsStillThere) {
+TEST_F(WindowTest, ARepeatedStepIsKnownByWhatIsStillThere) {
   ExpectAnswered(Within(0, AppendAndAttend(64, 10)));
   ExpectDropped(Within(0, AppendAndAttend(63, 10)));
   ExpectDropped(Within(0, AppendAndAttend(0, 1)));
 }
 
-TEST_F(KeptTokensTest, AQueryMayNotSeeWhatHasBeenLetGo) {
+TEST_F(WindowTest, AQueryMayNotSeeWhatHasBeenLetGo) {
   ExpectAnswered(Attend(20, 84, 16));
   ExpectDropped(Attend(20, 83, 17));
   ExpectDropped(Attend(20, 40, 1));
   ExpectDropped(Attend(20, 16, 1));
 }
 
-TEST_F(KeptTokensTest, QueriesThatSeeSinksAloneAreAnswered) {
+TEST_F(WindowTest, QueriesThatSeeSinksAloneAreAnswered) {
   ExpectAnswered(Attend(20, 0, 16));
   ExpectDropped(Attend(20, 0, 17));
   ExpectAnswered(Attend(20, -5, 1));
@@ -220,7 +283,7 @@ TEST_F(KeptTokensTest, QueriesThatSeeSinksAloneAreAnswered) {
   ExpectDropped(sinks);
 }
 
-TEST_F(KeptTokensTest, ARangeOfTheKeysIsWhatTheStepSees) {
+TEST_F(WindowTest, ARangeOfTheKeysIsWhatTheStepSees) {
   SessionStep step = Attend(20, 83, 17);
   step.attend->kv_begin = 64;
   ExpectAnswered(step);

@@ -194,12 +194,12 @@ TEST_F(CacheChangesTest, AReorderThatIsRepeatedIsMadeOnce) {
   swap.kind = CacheChange::Kind::kReorder;
   for (const auto& cache : {one, two}) swap.caches.push_back(cache);
   for (const std::size_t source : {1, 0}) swap.sources.push_back(source);
-  swap.reorder_id = 77;
+  swap.change_id = 77;
   ASSERT_TRUE(Run(swap).ok());
   ASSERT_TRUE(Run(swap).ok());
   EXPECT_EQ(one->length(0), 5);
   EXPECT_EQ(two->length(0), 3);
-  swap.reorder_id = 78;
+  swap.change_id = 78;
   ASSERT_TRUE(Run(swap).ok());
   EXPECT_EQ(one->length(0), 3) << "another one";
 }
