@@ -191,6 +191,50 @@ void Client::TruncateSessionAsync(const TruncateSessionRequest& request, const C
   connection_->TruncateSession(request, options, std::move(done));
 }
 
+absl::StatusOr<SessionInfo> Client::KeepTokens(const KeepTokensRequest& request,
+                                               const CallOptions& options) {
+  return KeepTokensFuture(request, Waiting(options)).get();
+}
+
+Future<SessionInfo> Client::KeepTokensFuture(const KeepTokensRequest& request,
+                                             const CallOptions& options) {
+  return FutureOf<absl::StatusOr<SessionInfo>>(
+      [&](auto done) { KeepTokensAsync(request, options, std::move(done)); });
+}
+
+void Client::KeepTokensAsync(const KeepTokensRequest& request, const CallOptions& options,
+                             Callback<SessionInfo> done) {
+  connection_->KeepTokens(request, options, std::move(done));
+}
+
+absl::StatusOr<KeysValues> Client::GetKeysValues(const GetKeysValuesRequest& request,
+                                                 const CallOptions& options) {
+  return GetKeysValuesFuture(request, Waiting(options)).get();
+}
+
+Future<KeysValues> Client::GetKeysValuesFuture(const GetKeysValuesRequest& request,
+                                               const CallOptions& options) {
+  return FutureOf<absl::StatusOr<KeysValues>>(
+      [&](auto done) { GetKeysValuesAsync(request, options, std::move(done)); });
+}
+
+void Client::GetKeysValuesAsync(const GetKeysValuesRequest& request, const CallOptions& options,
+                                Callback<KeysValues> done) {
+  connection_->GetKeysValues(request, options, std::move(done));
+}
+
+absl::Status Client::ExportSession(const ExportSessionRequest& request, std::ostream& archive,
+                                   const CallOptions& options) {
+  return connection_->ExportSession(request, options, archive);
+}
+
+absl::StatusOr<Session> Client::ImportSession(const ImportSessionRequest& request,
+                                              std::istream& archive, const CallOptions& options) {
+  absl::StatusOr<SessionInfo> info = connection_->ImportSession(request, options, archive);
+  if (!info.ok()) return std::move(info).status();
+  return Session(connection_, *std::move(info));
+}
+
 absl::StatusOr<std::vector<SessionInfo>> Client::ReorderSessions(
     const ReorderSessionsRequest& request, const CallOptions& options) {
   return ReorderSessionsFuture(request, Waiting(options)).get();

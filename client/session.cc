@@ -133,7 +133,48 @@ absl::StatusOr<std::vector<Session>> Session::Fork(ForkSessionRequest request,
 }
 
 absl::Status Session::Truncate(std::int64_t length, const CallOptions& options) {
-  const TruncateSessionRequest request = {.handle = handle(), .length = length};
+  return AcceptDrafts(length, {}, options);
+}
+
+std::int64_t Session::num_held(int layer) const {
+  const auto index = static_cast<std::size_t>(layer);
+  if (info_.layer_tokens.empty()) return position(layer);
+  return position(layer) - (info_.layer_lengths.at(index) - info_.layer_tokens.at(index));
+}
+
+absl::Status Session::Keep(std::vector<KeptTokens> keep, const CallOptions& options) {
+  KeepTokensRequest request{.handle = handle(), .keep = std::move(keep)};
+  for (KeptTokens& tokens : request.keep) {
+    const int layer = tokens.layer.value_or(0);
+    if (layer < 0 || static_cast<std::size_t>(layer) >= positions_.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer: ", layer, ", expected 0 to ", positions_.size() - 1));
+    }
+    if (!tokens.num_tokens.has_value()) tokens.num_tokens = num_held(layer);
+  }
+  absl::StatusOr<SessionInfo> info =
+      internal::FutureOf<absl::StatusOr<SessionInfo>>([&](auto done) {
+        connection_->KeepTokens(request, internal::Waiting(options), std::move(done));
+      }).get();
+  if (!info.ok()) return std::move(info).status();
+  Set(*std::move(info));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KeysValues> Session::GetKeysValues(int layer, std::int64_t begin,
+                                                  std::optional<std::int64_t> end,
+                                                  const CallOptions& options) {
+  const GetKeysValuesRequest request{handle(), layer, begin, end};
+  return internal::FutureOf<absl::StatusOr<KeysValues>>([&](auto done) {
+           connection_->GetKeysValues(request, internal::Waiting(options), std::move(done));
+         })
+      .get();
+}
+
+absl::Status Session::AcceptDrafts(std::int64_t length, std::vector<int> accepted,
+                                   const CallOptions& options) {
+  const TruncateSessionRequest request = {
+      .handle = handle(), .length = length, .accepted = std::move(accepted)};
   absl::StatusOr<SessionInfo> info =
       internal::FutureOf<absl::StatusOr<SessionInfo>>([&](auto done) {
         connection_->TruncateSession(request, internal::Waiting(options), std::move(done));

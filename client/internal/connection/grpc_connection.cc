@@ -1,5 +1,6 @@
 #include "client/internal/connection/grpc_connection.h"
 
+#include <cstdint>
 #include <future>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "client/internal/convert/convert.h"
 #include "client/internal/convert/page_token.h"
 #include "client/internal/shared_memory/shared_memory_call.h"
+#include "client/internal/stream/archive_calls.h"
 #include "client/internal/stream/grpc_step_stream.h"
 #include "client/internal/stream/weights_call.h"
 
@@ -44,6 +46,11 @@ constexpr auto kSessionsFromProto =
   }
   return sessions;
 };
+
+// Every attempt of a call asks for the same change.
+std::uint64_t IdOfChange(std::uint64_t given) {
+  return given != 0 ? given : absl::HashOf(NewUniqueId()) | 1;
+}
 
 std::shared_ptr<SharedMemoryChannels> MakeSharedMemory(
     const std::shared_ptr<Transport>& transport) {
@@ -206,10 +213,61 @@ void GrpcConnection::TruncateSession(const TruncateSessionRequest& request,
   v1::TruncateSessionRequest message;
   ToProto(request.handle, message.mutable_handle());
   message.set_length(request.length);
+  for (const int token : request.accepted) message.add_accepted(token);
+  message.set_change_id(IdOfChange(request.change_id));
   CallOwner(request.handle.server_name, options,
             ATTENTION_CLIENT_METHOD(SessionService, TruncateSession),
             codec::OutgoingMessage(message),
             Reading<v1::TruncateSessionResponse>(std::move(done), kSessionFromProto));
+}
+
+void GrpcConnection::KeepTokens(const KeepTokensRequest& request, const CallOptions& options,
+                                Callback<SessionInfo> done) {
+  absl::StatusOr<v1::KeepTokensRequest> message = ToProto(request);
+  if (!message.ok()) return done(std::move(message).status());
+  message->set_change_id(IdOfChange(request.change_id));
+  CallOwner(request.handle.server_name, options,
+            ATTENTION_CLIENT_METHOD(SessionService, KeepTokens), codec::OutgoingMessage(*message),
+            Reading<v1::KeepTokensResponse>(std::move(done), kSessionFromProto));
+}
+
+void GrpcConnection::GetKeysValues(const GetKeysValuesRequest& request, const CallOptions& options,
+                                   Callback<KeysValues> done) {
+  v1::GetKeysValuesRequest message;
+  ToProto(request.handle, message.mutable_handle());
+  message.set_layer(request.layer);
+  message.set_begin(request.begin);
+  if (request.end.has_value()) message.set_end(*request.end);
+  CallOwner(request.handle.server_name, options,
+            ATTENTION_CLIENT_METHOD(SessionService, GetKeysValues), codec::OutgoingMessage(message),
+            Reading<v1::GetKeysValuesResponse>(std::move(done), kFromWire));
+}
+
+absl::Status GrpcConnection::ExportSession(const ExportSessionRequest& request,
+                                           const CallOptions& options, std::ostream& archive) {
+  ATTENTION_CLIENT_RETURN_IF_ERROR(CheckOptions(options));
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(
+      const std::size_t target,
+      TargetOf({.server_name = request.handle.server_name, .call = options}));
+  return internal::ExportSession(transport_, target, transport_->StreamSettings(options), request,
+                                 archive);
+}
+
+absl::StatusOr<SessionInfo> GrpcConnection::ImportSession(const ImportSessionRequest& request,
+                                                          const CallOptions& options,
+                                                          std::istream& archive) {
+  ATTENTION_CLIENT_RETURN_IF_ERROR(CheckOptions(options));
+  std::size_t target = 0;
+  if (request.target.has_value()) {
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(target,
+                                      TargetOf({.target = *request.target, .call = options}));
+  } else {
+    target = transport_->AnyTarget()(1);
+  }
+  absl::StatusOr<SessionInfo> info = internal::ImportSession(
+      transport_, target, transport_->StreamSettings(options), request, archive);
+  if (info.ok()) transport_->targets().Learn(info->handle.server_name, target);
+  return info;
 }
 
 void GrpcConnection::AttachSession(const SessionHandle& handle, const CallOptions& options,
@@ -226,8 +284,7 @@ void GrpcConnection::ReorderSessions(const ReorderSessionsRequest& request,
                                      Callback<std::vector<SessionInfo>> done) {
   v1::ReorderSessionsRequest message;
   ToProto(request, &message);
-  // Every attempt asks for the same reorder.
-  if (request.reorder_id == 0) message.set_reorder_id(absl::HashOf(NewUniqueId()) | 1);
+  message.set_reorder_id(IdOfChange(request.reorder_id));
   const std::string server_name = request.handles.empty() ? "" : request.handles[0].server_name;
   CallOwner(server_name, options, ATTENTION_CLIENT_METHOD(SessionService, ReorderSessions),
             codec::OutgoingMessage(message),

@@ -43,6 +43,15 @@ class GrpcConnection final : public Connection {
                    Callback<std::vector<SessionInfo>> done) override;
   void TruncateSession(const TruncateSessionRequest& request, const CallOptions& options,
                        Callback<SessionInfo> done) override;
+  void KeepTokens(const KeepTokensRequest& request, const CallOptions& options,
+                  Callback<SessionInfo> done) override;
+  void GetKeysValues(const GetKeysValuesRequest& request, const CallOptions& options,
+                     Callback<KeysValues> done) override;
+  absl::Status ExportSession(const ExportSessionRequest& request, const CallOptions& options,
+                             std::ostream& archive) override;
+  absl::StatusOr<SessionInfo> ImportSession(const ImportSessionRequest& request,
+                                            const CallOptions& options,
+                                            std::istream& archive) override;
   void AttachSession(const SessionHandle& handle, const CallOptions& options,
                      Callback<SessionInfo> done) override;
   void ReorderSessions(const ReorderSessionsRequest& request, const CallOptions& options,

@@ -64,6 +64,8 @@ void ToProto(const SessionOptions& options, v1::CreateSessionRequest* message);
 void ToProto(const ListSessionsRequest& request, v1::ListSessionsRequest* message);
 void ToProto(const ForkSessionRequest& request, v1::ForkSessionRequest* message);
 void ToProto(const ReorderSessionsRequest& request, v1::ReorderSessionsRequest* message);
+// INVALID_ARGUMENT: tokens that do not ascend, or that are not among num_tokens, which is given.
+absl::StatusOr<v1::KeepTokensRequest> ToProto(const KeepTokensRequest& request);
 absl::StatusOr<SessionInfo> FromProto(v1::Session&& message);
 absl::StatusOr<ListSessionsResult> FromProto(v1::ListSessionsResponse&& message);
 absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
@@ -71,6 +73,9 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const StepRequest& request,
 absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
                                     const codec::ReceivedMessage& received,
                                     const TensorRefs* refs = nullptr);
+
+absl::StatusOr<KeysValues> FromWire(const v1::GetKeysValuesResponse& message,
+                                    const codec::ReceivedMessage& received);
 
 // The messages of an upload; they hold copies of the tensors' bytes.
 absl::StatusOr<std::vector<codec::OutgoingMessage>> ToWire(const LayerOptions& options);

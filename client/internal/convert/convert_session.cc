@@ -197,6 +197,35 @@ void ToProto(const ReorderSessionsRequest& request, v1::ReorderSessionsRequest* 
   message->set_reorder_id(request.reorder_id);
 }
 
+absl::StatusOr<v1::KeepTokensRequest> ToProto(const KeepTokensRequest& request) {
+  v1::KeepTokensRequest message;
+  ToProto(request.handle, message.mutable_handle());
+  for (std::size_t i = 0; i < request.keep.size(); ++i) {
+    const KeptTokens& tokens = request.keep[i];
+    const std::string field = absl::StrCat("keep[", i, "]");
+    if (!tokens.num_tokens.has_value() || *tokens.num_tokens < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ".num_tokens: expected the tokens that the layer holds"));
+    }
+    v1::KeptTokens* kept = message.add_keep();
+    if (tokens.layer.has_value()) kept->set_layer(*tokens.layer);
+    if (tokens.kv_head.has_value()) kept->set_kv_head(*tokens.kv_head);
+    kept->set_num_tokens(*tokens.num_tokens);
+    std::string& bits = *kept->mutable_kept();
+    bits.assign(static_cast<std::size_t>((*tokens.num_tokens + 7) / 8), '\0');
+    std::int64_t least = 0;
+    for (const std::int64_t token : tokens.tokens) {
+      if (token < least || token >= *tokens.num_tokens) {
+        return absl::InvalidArgumentError(absl::StrCat(field, ".tokens: ", token, ", expected ",
+                                                       least, " to ", *tokens.num_tokens - 1));
+      }
+      bits[token / 8] = static_cast<char>(bits[token / 8] | 1 << (token % 8));
+      least = token + 1;
+    }
+  }
+  return message;
+}
+
 absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
   SessionInfo info;
   info.handle = FromProto(message.handle());
@@ -210,6 +239,7 @@ absl::StatusOr<SessionInfo> FromProto(v1::Session&& message) {
   info.expire_time = FromProto(message.expire_time());
   info.labels.insert(message.labels().begin(), message.labels().end());
   info.state = FromProto(message.state());
+  info.layer_tokens.assign(message.layer_tokens().begin(), message.layer_tokens().end());
   return info;
 }
 
@@ -245,6 +275,15 @@ absl::StatusOr<StepResult> FromWire(const v1::StepResponse& message,
   }
   result.timing = FromProto(message.timing());
   return result;
+}
+
+absl::StatusOr<KeysValues> FromWire(const v1::GetKeysValuesResponse& message,
+                                    const codec::ReceivedMessage& received) {
+  KeysValues rows;
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(rows.k, internal::FromWire(message.k(), received));
+  if (!message.has_v()) return rows;
+  ATTENTION_CLIENT_ASSIGN_OR_RETURN(rows.v, internal::FromWire(message.v(), received));
+  return rows;
 }
 
 }  // namespace attention::client::internal

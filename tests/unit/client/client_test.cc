@@ -167,6 +167,18 @@ TEST_F(ClientTest, ChangesOfSessionsInAllForms) {
   absl::Status status;
   client_.TruncateSessionAsync({}, options_, [&](auto result) { status = result.status(); });
   EXPECT_EQ(status, failure);
+  EXPECT_CALL(*connection_, KeepTokens(_, kIsMyCall, _)).Times(3).WillRepeatedly(Answer(failure));
+  EXPECT_EQ(client_.KeepTokens({}, options_).status(), failure);
+  EXPECT_EQ(client_.KeepTokensFuture({}, options_).get().status(), failure);
+  client_.KeepTokensAsync({}, options_, [&](auto result) { status = result.status(); });
+  EXPECT_EQ(status, failure);
+  EXPECT_CALL(*connection_, GetKeysValues(_, kIsMyCall, _))
+      .Times(3)
+      .WillRepeatedly(Answer(failure));
+  EXPECT_EQ(client_.GetKeysValues({}, options_).status(), failure);
+  EXPECT_EQ(client_.GetKeysValuesFuture({}, options_).get().status(), failure);
+  client_.GetKeysValuesAsync({}, options_, [&](auto result) { status = result.status(); });
+  EXPECT_EQ(status, failure);
   EXPECT_CALL(*connection_, ReorderSessions(_, kIsMyCall, _))
       .Times(3)
       .WillRepeatedly(Answer(std::vector<SessionInfo>{info}));

@@ -65,6 +65,10 @@ class FakeServer {
   Handler<v1::TruncateSessionRequest, v1::TruncateSessionResponse> on_truncate_session;
   Handler<v1::ReorderSessionsRequest, v1::ReorderSessionsResponse> on_reorder_sessions;
   Handler<v1::AttachSessionRequest, v1::AttachSessionResponse> on_attach_session;
+  Handler<v1::KeepTokensRequest, v1::KeepTokensResponse> on_keep_tokens;
+  Handler<v1::GetKeysValuesRequest, v1::GetKeysValuesResponse> on_get_keys_values;
+  StreamHandler<v1::ExportSessionRequest, v1::ExportSessionResponse> on_export_session;
+  StreamHandler<v1::ImportSessionRequest, v1::ImportSessionResponse> on_import_session;
   Handler<v1::StepRequest, v1::StepResponse> on_step;
   StreamHandler<v1::StepStreamRequest, v1::StepStreamResponse> on_step_stream;
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<v1::CreateLayerRequest>*,
@@ -132,6 +136,27 @@ class FakeServer {
                                const v1::AttachSessionRequest* request,
                                v1::AttachSessionResponse* response) override {
       return Answer(fake->on_attach_session, context, *request, response);
+    }
+    grpc::Status KeepTokens(grpc::ServerContext* context, const v1::KeepTokensRequest* request,
+                            v1::KeepTokensResponse* response) override {
+      return Answer(fake->on_keep_tokens, context, *request, response);
+    }
+    grpc::Status GetKeysValues(grpc::ServerContext* context,
+                               const v1::GetKeysValuesRequest* request,
+                               v1::GetKeysValuesResponse* response) override {
+      return Answer(fake->on_get_keys_values, context, *request, response);
+    }
+    grpc::Status ExportSession(
+        grpc::ServerContext* context,
+        grpc::ServerReaderWriter<v1::ExportSessionResponse, v1::ExportSessionRequest>* stream)
+        override {
+      return Answer(fake->on_export_session, context, stream);
+    }
+    grpc::Status ImportSession(
+        grpc::ServerContext* context,
+        grpc::ServerReaderWriter<v1::ImportSessionResponse, v1::ImportSessionRequest>* stream)
+        override {
+      return Answer(fake->on_import_session, context, stream);
     }
     grpc::Status Step(grpc::ServerContext* context, const v1::StepRequest* request,
                       v1::StepResponse* response) override {

@@ -9,6 +9,7 @@ namespace attention::client {
 namespace {
 
 using ::testing::_;
+using ::testing::ElementsAre;
 using ::testing::NiceMock;
 using ::testing::Optional;
 
@@ -236,6 +237,40 @@ TEST_F(SessionTest, ATruncationSetsThePositionsBack) {
   EXPECT_EQ(session_.position(0), 5);
   EXPECT_TRUE(absl::IsUnavailable(session_.Truncate(2)));
   EXPECT_EQ(session_.position(0), 5);
+}
+
+TEST_F(SessionTest, TokensThatAreKeptAreCountedFromWhatTheSessionHolds) {
+  ASSERT_TRUE(session_.Step(0, {}, Rows(9), Rows(9)).ok());
+  SessionInfo info = EmptySession(2);
+  info.layer_lengths = {9, 0};
+  info.layer_tokens = {4, 0};
+  std::vector<std::int64_t> seen;
+  EXPECT_CALL(*connection_, KeepTokens)
+      .Times(2)
+      .WillRepeatedly([&](const KeepTokensRequest& request, auto&, auto done) {
+        EXPECT_EQ(request.handle, session_.handle());
+        seen.push_back(request.keep[0].num_tokens.value_or(-1));
+        done(info);
+      });
+  EXPECT_TRUE(session_.Keep({{.layer = 0, .tokens = {0, 1, 2, 8}}}).ok());
+  EXPECT_EQ(session_.position(0), 9) << "positions stay";
+  EXPECT_EQ(session_.num_held(0), 4);
+  EXPECT_TRUE(session_.Keep({{.layer = 0, .tokens = {0}}}).ok());
+  EXPECT_THAT(seen, ElementsAre(9, 4));
+  EXPECT_TRUE(absl::IsInvalidArgument(session_.Keep({{.layer = 2}})));
+}
+
+TEST_F(SessionTest, AcceptedDraftsAreTruncatedTo) {
+  EXPECT_CALL(*connection_, TruncateSession)
+      .WillOnce([&](const TruncateSessionRequest& request, auto&, auto done) {
+        EXPECT_EQ(request.length, 5);
+        EXPECT_EQ(request.accepted, (std::vector<int>{0, 3}));
+        SessionInfo info = EmptySession(2);
+        info.layer_lengths = {7, 7};
+        done(info);
+      });
+  EXPECT_TRUE(session_.AcceptDrafts(5, {0, 3}).ok());
+  EXPECT_EQ(session_.position(1), 7);
 }
 
 TEST_F(SessionTest, AReorderGivesEachBeamThePositionsOfItsSource) {

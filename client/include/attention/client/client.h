@@ -21,7 +21,9 @@
 #pragma once
 
 #include <future>
+#include <istream>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -145,13 +147,37 @@ class Client {
   void ForkSessionAsync(const ForkSessionRequest& request, const CallOptions& options,
                         Callback<std::vector<Session>> done);
 
-  // Takes tokens back: no layer is longer afterwards. Fails as ForkSession.
+  // Takes tokens back: no layer is longer afterwards, but for drafts that were accepted. Fails as
+  // ForkSession, and with reason kTokensDropped.
   absl::StatusOr<SessionInfo> TruncateSession(const TruncateSessionRequest& request,
                                               const CallOptions& options = {});
   Future<SessionInfo> TruncateSessionFuture(const TruncateSessionRequest& request,
                                             const CallOptions& options = {});
   void TruncateSessionAsync(const TruncateSessionRequest& request, const CallOptions& options,
                             Callback<SessionInfo> done);
+
+  // Lets go of tokens; reads rows back. FAILED_PRECONDITION: reason kPositionMismatch.
+  absl::StatusOr<SessionInfo> KeepTokens(const KeepTokensRequest& request,
+                                         const CallOptions& options = {});
+  Future<SessionInfo> KeepTokensFuture(const KeepTokensRequest& request,
+                                       const CallOptions& options = {});
+  void KeepTokensAsync(const KeepTokensRequest& request, const CallOptions& options,
+                       Callback<SessionInfo> done);
+
+  absl::StatusOr<KeysValues> GetKeysValues(const GetKeysValuesRequest& request,
+                                           const CallOptions& options = {});
+  Future<KeysValues> GetKeysValuesFuture(const GetKeysValuesRequest& request,
+                                         const CallOptions& options = {});
+  void GetKeysValuesAsync(const GetKeysValuesRequest& request, const CallOptions& options,
+                          Callback<KeysValues> done);
+
+  // Writes a session to an archive, such as a file, and makes one of it on any server, with the
+  // same bits. Both block; an export that breaks off goes on by itself. DATA_LOSS: a damaged
+  // archive.
+  absl::Status ExportSession(const ExportSessionRequest& request, std::ostream& archive,
+                             const CallOptions& options = {});
+  absl::StatusOr<Session> ImportSession(const ImportSessionRequest& request, std::istream& archive,
+                                        const CallOptions& options = {});
 
   // Lets each session hold what one of them has held, as beam search does; all of them, or none.
   // The sessions as they are then, in their order.

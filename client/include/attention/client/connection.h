@@ -7,7 +7,9 @@
 #pragma once
 
 #include <functional>
+#include <istream>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,6 +55,16 @@ class Connection {
                            Callback<std::vector<SessionInfo>> done) = 0;
   virtual void TruncateSession(const TruncateSessionRequest& request, const CallOptions& options,
                                Callback<SessionInfo> done) = 0;
+  virtual void KeepTokens(const KeepTokensRequest& request, const CallOptions& options,
+                          Callback<SessionInfo> done) = 0;
+  virtual void GetKeysValues(const GetKeysValuesRequest& request, const CallOptions& options,
+                             Callback<KeysValues> done) = 0;
+  // These two block.
+  virtual absl::Status ExportSession(const ExportSessionRequest& request,
+                                     const CallOptions& options, std::ostream& archive) = 0;
+  virtual absl::StatusOr<SessionInfo> ImportSession(const ImportSessionRequest& request,
+                                                    const CallOptions& options,
+                                                    std::istream& archive) = 0;
   virtual void AttachSession(const SessionHandle& handle, const CallOptions& options,
                              Callback<SessionInfo> done) = 0;
   virtual void ReorderSessions(const ReorderSessionsRequest& request, const CallOptions& options,

@@ -107,6 +107,19 @@ class Session {
   // Takes tokens back, rejected drafts for instance: no layer is longer afterwards, and the next
   // steps follow from there. Fails as Client::TruncateSession.
   absl::Status Truncate(std::int64_t length, const CallOptions& options = {});
+  // The same, but for drafts that were accepted: the tokens `length` + accepted[i] stay and move
+  // together, in all layers.
+  absl::Status AcceptDrafts(std::int64_t length, std::vector<int> accepted,
+                            const CallOptions& options = {});
+
+  // Lets go of tokens; positions stay as they are. Fails as Client::KeepTokens.
+  absl::Status Keep(std::vector<KeptTokens> keep, const CallOptions& options = {});
+  // Tokens that the layer holds, as far as this object knows: position(layer) less those let go.
+  std::int64_t num_held(int layer) const;
+  // Rows of a layer, read back. Fails as Client::GetKeysValues.
+  absl::StatusOr<KeysValues> GetKeysValues(int layer, std::int64_t begin = 0,
+                                           std::optional<std::int64_t> end = {},
+                                           const CallOptions& options = {});
 
   // Lets each session hold what sessions[sources[i]] has held: the beams that go on. All of one
   // session's forks, or of one device otherwise; all are changed, or none.

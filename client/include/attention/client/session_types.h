@@ -121,6 +121,9 @@ struct SessionInfo {
   absl::Time expire_time = {};
   std::map<std::string, std::string> labels = {};
   SessionState state = SessionState::kIdle;
+  // Tokens that each layer holds, fewer than its length after KeepTokens. [num_layers], or empty:
+  // as many as the lengths say.
+  std::vector<std::int64_t> layer_tokens = {};
 };
 
 struct ForkSessionRequest {
@@ -140,6 +143,59 @@ struct TruncateSessionRequest {
   SessionHandle handle = {};
   // Tokens that stay in every layer, at most the committed length.
   std::int64_t length = 0;
+  // Tokens behind those that stay too and move together, counted from `length` in ascending order:
+  // the accepted ones of drafts.
+  std::vector<int> accepted = {};
+  // As ReorderSessionsRequest::reorder_id.
+  std::uint64_t change_id = 0;
+};
+
+// The tokens that stay in a layer.
+struct KeptTokens {
+  std::optional<int> layer = {};    // absent: in each layer, of which all hold as many tokens
+  std::optional<int> kv_head = {};  // absent: of each KV head; else there is an entry for each
+  // That the layer holds, to be sure of which tokens these are. Absent in Session::Keep: as many as
+  // the session has seen.
+  std::optional<std::int64_t> num_tokens = {};
+  // Those that stay, by their place among the tokens that the layer holds, ascending.
+  std::vector<std::int64_t> tokens = {};
+};
+
+struct KeepTokensRequest {
+  SessionHandle handle = {};
+  std::vector<KeptTokens> keep = {};
+  // As ReorderSessionsRequest::reorder_id.
+  std::uint64_t change_id = 0;
+};
+
+struct GetKeysValuesRequest {
+  SessionHandle handle = {};
+  int layer = 0;
+  // Places among the tokens that the layer holds. Default: all.
+  std::int64_t begin = 0;
+  std::optional<std::int64_t> end = {};
+};
+
+// Rows as attention reads them: of the cache's type, or of float32 where that has row scales.
+struct KeysValues {
+  Tensor k = {};  // [num_tokens, num_kv_heads, head_dim_qk]
+  Tensor v = {};  // [num_tokens, num_kv_heads, head_dim_v]; absent: prefixes of the keys
+};
+
+struct ExportSessionRequest {
+  SessionHandle handle = {};
+  // Tokens of each layer that the archive holds, at most the committed length. Default: that.
+  std::optional<std::int64_t> length = {};
+};
+
+struct ImportSessionRequest {
+  // As in SessionOptions, but no session may have the name already. Default: none.
+  std::string name = {};
+  std::optional<absl::Duration> ttl = {};
+  std::map<std::string, std::string> labels = {};
+  // The target to which the session goes: an index into ClientOptions::targets. Default: whose turn
+  // it is.
+  std::optional<int> target = {};
 };
 
 struct ReorderSessionsRequest {

@@ -40,6 +40,14 @@ class MockConnection : public Connection {
   MOCK_METHOD(void, TruncateSession,
               (const TruncateSessionRequest&, const CallOptions&, Callback<SessionInfo>),
               (override));
+  MOCK_METHOD(void, KeepTokens,
+              (const KeepTokensRequest&, const CallOptions&, Callback<SessionInfo>), (override));
+  MOCK_METHOD(void, GetKeysValues,
+              (const GetKeysValuesRequest&, const CallOptions&, Callback<KeysValues>), (override));
+  MOCK_METHOD(absl::Status, ExportSession,
+              (const ExportSessionRequest&, const CallOptions&, std::ostream&), (override));
+  MOCK_METHOD(absl::StatusOr<SessionInfo>, ImportSession,
+              (const ImportSessionRequest&, const CallOptions&, std::istream&), (override));
   MOCK_METHOD(void, AttachSession,
               (const SessionHandle&, const CallOptions&, Callback<SessionInfo>), (override));
   MOCK_METHOD(void, ReorderSessions,
