@@ -13,6 +13,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "server/cache/kv_cache_factory.h"
 #include "tests/benchmark/median.h"
+#include "tests/benchmark/session_rows_bench.h"
 #include "tests/support/forwarding_backend.h"
 
 namespace attention::bench {
@@ -28,6 +29,7 @@ struct Options {
   int layers = 32;
   int copies = 16;
   int rounds = 20;
+  bool with_rows = true;
 };
 
 // Counts the bytes of pages that are copied.
@@ -138,8 +140,9 @@ int Main(int argc, char** argv) {
   app.add_option("--layers", options.layers)->check(CLI::Range(1, 1024));
   app.add_option("--copies", options.copies, "Of one call")->check(CLI::Range(1, 1024));
   app.add_option("--rounds", options.rounds)->check(CLI::Range(1, 100000));
+  app.add_flag("!--no-rows", options.with_rows, "Leave the moving of rows out");
   CLI11_PARSE(app, argc, argv);
-  if (Bench(options).Run()) return 0;
+  if (Bench(options).Run() && (!options.with_rows || RunRowsBench(options.rounds))) return 0;
   std::fprintf(stderr, "there is not enough memory for such sessions\n");
   return 1;
 }
