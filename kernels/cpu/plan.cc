@@ -1,6 +1,7 @@
 #include "kernels/cpu/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numbers>
 #include <set>
 #include <utility>
@@ -103,8 +104,7 @@ void SplitItem(const WorkItem& item, double target_cost, CpuPlan* plan,
                std::vector<WorkItem>* items) {
   const PackedLayout& layout = plan->tasks[item.task].layout;
   const std::int64_t ranges = item.range_end - item.range_begin;
-  const std::int64_t parts =
-      std::min(static_cast<std::int64_t>(item.cost / target_cost + 0.5), ranges);
+  const std::int64_t parts = std::min<std::int64_t>(std::lround(item.cost / target_cost), ranges);
   if (parts <= 1) {
     items->push_back(item);
     return;
@@ -125,26 +125,29 @@ void SplitItem(const WorkItem& item, double target_cost, CpuPlan* plan,
   }
 }
 
+// The tiles of all tasks, of at most `tile_rows` rows.
+std::vector<WorkItem> MakeTiles(const std::vector<SharedPrefix>& prefixes, std::int64_t tile_rows,
+                                std::size_t wanted, CpuPlan* plan) {
+  std::vector<WorkItem> tiles;
+  std::vector<bool> is_joined(plan->tasks.size(), false);
+  plan->joined.clear();
+  for (const SharedPrefix& prefix : prefixes) {
+    for (int index : prefix.tasks) is_joined[index] = true;
+    AddJoinedTiles(prefix, plan->tasks, tile_rows, static_cast<std::int64_t>(wanted), &plan->joined,
+                   &tiles);
+  }
+  for (std::size_t i = 0; i < plan->tasks.size(); ++i) {
+    if (!is_joined[i]) AddTiles(plan->tasks[i], static_cast<int>(i), tile_rows, &tiles);
+  }
+  return tiles;
+}
+
 void PlanItems(int num_threads, CpuPlan* plan) {
   const std::size_t wanted = static_cast<std::size_t>(kItemsPerThread) * num_threads;
   const std::vector<SharedPrefix> prefixes = FindSharedPrefixes(plan->tasks);
-  std::vector<bool> is_joined(plan->tasks.size(), false);
-  for (const SharedPrefix& prefix : prefixes) {
-    for (int index : prefix.tasks) is_joined[index] = true;
-  }
   std::vector<WorkItem> tiles;
   for (int tile_blocks = kTileBlocks; tile_blocks >= 1; tile_blocks /= 2) {
-    tiles.clear();
-    plan->joined.clear();
-    const std::int64_t tile_rows = tile_blocks * kRowBlock;
-    for (const SharedPrefix& prefix : prefixes) {
-      AddJoinedTiles(prefix, plan->tasks, tile_rows, static_cast<std::int64_t>(wanted),
-                     &plan->joined, &tiles);
-    }
-    for (std::size_t i = 0; i < plan->tasks.size(); ++i) {
-      if (is_joined[i]) continue;
-      AddTiles(plan->tasks[i], static_cast<int>(i), tile_rows, &tiles);
-    }
+    tiles = MakeTiles(prefixes, tile_blocks * kRowBlock, wanted, plan);
     // Smaller tiles read the keys more often, so they come after splitting over the ranges.
     std::int64_t ranges = 0;
     for (const WorkItem& tile : tiles) ranges += tile.range_end - tile.range_begin;
