@@ -134,7 +134,9 @@ class SessionPropertyTest : public SteppedSessions {
   // True when a length is told to be one that the session cannot be cut to.
   static bool IsRefused(const Model& session, std::int64_t length, const absl::Status& status) {
     const std::string why = session.WhyNotCutTo(length);
-    if (!why.empty()) EXPECT_EQ(ReasonOf(status), why) << length;
+    if (!why.empty()) {
+      EXPECT_EQ(ReasonOf(status), why) << length;
+    }
     return !why.empty();
   }
   // Some of the tokens that go may stay in their place.
