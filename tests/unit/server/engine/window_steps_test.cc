@@ -175,6 +175,36 @@ TEST_P(WindowBackendsTest, InPromptsALayerAnswersAsOneThatKeepsAll) {
   CompareWithAll({{kHeads, kDim, kDim, DType::kFloat8E4M3}, 1, 0}, 50, 300);
 }
 
+TEST_P(WindowBackendsTest, DraftsOfATreeSeeTheirBranchesWithinTheWindow) {
+  const auto backend = GetParam().make();
+  PagePool pool(backend->memory(), 12 * kChunk, kChunk);
+  const KvCacheFactory factory({{*backend, pool}}, kPageSize);
+  const LayerShape shape{{kHeads, kDim, kDim, DType::kFloat32}, 20, 2};
+  const Cache cache = *factory.Create(CacheShape({shape}), 0);
+  const Cache everything = *factory.Create(shape.geometry, 1, 0);
+  // Two branches of three drafts, behind a common first one.
+  DraftTree tree{1, {1, 3, 7, 15, 17, 49, 113}, {0, 1, 2, 3, 1, 2, 3}};
+  const auto with_tree = [&](SessionStep step) {
+    step.attend->task.params.is_tree = true;
+    step.attend->task.tree = tree.view();
+    return step;
+  };
+  for (const Cache& each : {cache, everything}) {
+    for (std::int64_t begin = 0; begin < 90; begin += 30) {
+      ASSERT_TRUE(Run(*backend, Step(each, shape, begin, begin + 30)).status.ok());
+    }
+  }
+  const Answer expected = Run(*backend, with_tree(Step(everything, shape, 90, 97)));
+  for (const bool is_repeated : {false, true}) {
+    const Answer answer = Run(*backend, with_tree(Step(cache, shape, 90, 97)));
+    ASSERT_TRUE(answer.status.ok()) << answer.status;
+    EXPECT_TRUE(answer.SameBits(expected)) << is_repeated;
+    Poison(pool, cache->layout()->page_bytes(0));
+  }
+  EXPECT_EQ(cache->first_position(0), 64);
+  ASSERT_TRUE(cache->CanGoOnAt(0, 90)) << "no draft was right";
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Backends, WindowBackendsTest,
     ::testing::Values(BackendCase{"Reference", [] { return reference::MakeReferenceBackend(); }},
