@@ -86,6 +86,7 @@ absl::StatusOr<LayerStepResult> Session::Step(const LayerStep& step, const CallO
   return LayerStepResult{.output = std::move(result.output),
                          .lse = std::move(result.lse),
                          .column_sums = std::move(result.column_sums),
+                         .weights = std::move(result.weights),
                          .position = result.position,
                          .is_replay = result.is_replay,
                          .timing = answer->timing};

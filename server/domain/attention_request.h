@@ -59,6 +59,8 @@ struct StepAttend {
   std::optional<BiasOrMaskShape> mask_shape;
   // Bytes of column sums that the request was charged for; absent: they are not wanted.
   std::optional<std::int64_t> max_column_sum_bytes;
+  // The same for attention weights.
+  std::optional<std::int64_t> max_weight_bytes = {};
 };
 
 // One layer's rows of one session: to append, to attend with, or both. What depends on the
@@ -130,6 +132,7 @@ struct StepOutcome {
   bool is_replay = false;
   std::int64_t kv_len = 0;         // attended over
   std::vector<float> column_sums;  // [kv_len, num_q_heads] if wanted
+  std::vector<float> weights;      // [q_len, num_q_heads, kv_len] if wanted
 };
 
 struct RequestTiming {

@@ -1,6 +1,7 @@
 #include "server/domain/step_resolution.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -144,18 +145,25 @@ absl::Status CheckKeyAxis(absl::string_view field, const std::optional<BiasOrMas
                    step.kv_begin > 0 ? ", those before kv_begin included" : ""));
 }
 
-absl::Status CheckColumnSums(const StepAttend& step, std::int64_t kv_len) {
-  if (!step.max_column_sum_bytes) return absl::OkStatus();
-  const std::int64_t row_bytes =
-      static_cast<std::int64_t>(sizeof(float)) * step.task.params.num_q_heads;
-  if (kv_len <= *step.max_column_sum_bytes / row_bytes) return absl::OkStatus();
+// `what`: rows of `row_bytes` for each key.
+absl::Status CheckKeyBytes(absl::string_view what, std::optional<std::int64_t> max_bytes,
+                           std::int64_t kv_len, std::int64_t row_bytes) {
+  if (!max_bytes || row_bytes == 0 || kv_len <= *max_bytes / row_bytes) return absl::OkStatus();
   // Only a step that did not say which length it expects gets here.
   return ReasonedError(
       absl::StatusCode::kResourceExhausted, ErrorReason::kQueueFull,
-      absl::StrCat("returns.column_sums takes ", kv_len, " rows of ", row_bytes,
+      absl::StrCat("returns.", what, " takes ", kv_len, " rows of ", row_bytes,
                    " bytes: the layer has grown since the step arrived, when there was room for ",
-                   *step.max_column_sum_bytes, " bytes; send it again"),
+                   *max_bytes, " bytes; send it again"),
       {}, absl::Milliseconds(1));
+}
+
+absl::Status CheckResults(const StepAttend& step, std::int64_t kv_len) {
+  const std::int64_t row_bytes =
+      static_cast<std::int64_t>(sizeof(float)) * step.task.params.num_q_heads;
+  ATTENTION_RETURN_IF_ERROR(
+      CheckKeyBytes("column_sums", step.max_column_sum_bytes, kv_len, row_bytes));
+  return CheckKeyBytes("weights", step.max_weight_bytes, kv_len, row_bytes * step.task.q_len);
 }
 
 }  // namespace
@@ -186,7 +194,7 @@ absl::StatusOr<ResolvedStep> ResolveStep(const SessionStep& step, const LayerTok
   ATTENTION_RETURN_IF_ERROR(CheckWindow(attend, layer, resolved));
   ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("bias", attend.bias_shape, attend, resolved.kv_end));
   ATTENTION_RETURN_IF_ERROR(CheckKeyAxis("mask", attend.mask_shape, attend, resolved.kv_end));
-  ATTENTION_RETURN_IF_ERROR(CheckColumnSums(attend, resolved.kv_end));
+  ATTENTION_RETURN_IF_ERROR(CheckResults(attend, resolved.kv_end));
   return resolved;
 }
 

@@ -19,6 +19,7 @@ WorkEstimate EstimateStep(const SessionStep& step, const KvGeometry& geometry,
   task.kv_begin = std::min(attend.kv_begin, task.kv_len);
   task.first_query_position = attend.first_query_position.value_or(attended - task.q_len);
   work += EstimateWork(task);
+  if (attend.max_weight_bytes) work += EstimateWeights(task, task.q_len);
   return work;
 }
 

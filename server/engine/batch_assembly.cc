@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/error_reason.h"
 #include "server/base/status_macros.h"
+#include "server/domain/weights_tasks.h"
 #include "server/engine/cache_changes.h"
 
 namespace attention::server {
@@ -141,6 +142,10 @@ absl::Status BatchAssembly::AddStep(const SessionStep& step, StepOutcome& outcom
   if (step.attend->max_column_sum_bytes) {
     outcome.column_sums.resize(static_cast<std::size_t>(resolved.kv_end) * task.params.num_q_heads);
   }
+  if (step.attend->max_weight_bytes) {
+    outcome.weights.resize(static_cast<std::size_t>(task.q_len) * task.params.num_q_heads *
+                           static_cast<std::size_t>(task.kv_len));
+  }
   attends_.push_back({&step, &outcome, task});
   return absl::OkStatus();
 }
@@ -199,6 +204,17 @@ std::vector<AttentionTask> BatchAssembly::Tasks() {
     tasks.push_back(task);
   }
   return tasks;
+}
+
+std::vector<WeightsTask> BatchAssembly::weights() const {
+  std::vector<WeightsTask> weights = weights_;
+  for (const Attend& attend : attends_) {
+    if (attend.step == nullptr || !attend.step->attend->max_weight_bytes) continue;
+    AttentionTask task = attend.task;
+    task.kv_pages = attend.step->cache->View(attend.step->layer);
+    AddWeightsTasks(task, attend.outcome->weights.data(), weights);
+  }
+  return weights;
 }
 
 void BatchAssembly::Commit() noexcept {

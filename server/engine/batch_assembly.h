@@ -46,7 +46,8 @@ class BatchAssembly {
   // batch.
   std::vector<AttentionTask> Tasks();
 
-  std::vector<WeightsTask> weights() const { return weights_; }
+  // Attention weights that are wanted, to be computed after the appends.
+  std::vector<WeightsTask> weights() const;
   // The projections before the appends, and those after the attention.
   const std::vector<ProjectionTask>& inputs() const { return inputs_; }
   const std::vector<ProjectionTask>& outputs() const { return outputs_; }

@@ -1,14 +1,20 @@
 #include "server/rpc/attend_call.h"
 
+#include <utility>
+
 #include "server/base/status_macros.h"
+#include "server/domain/weights_tasks.h"
 
 namespace attention::server {
 
 absl::Status AttendCall::Begin(const CallFrame& frame, const v1::AttendRequest& wire,
-                               bool allows_weights, AttentionRequest* request) {
+                               WeightsForm form, AttentionRequest* request) {
   const auto decode = [&](ResponseAllocator& allocator) -> absl::Status {
-    ATTENTION_ASSIGN_OR_RETURN(decoded_, DecodeAttend(wire, allows_weights, tensors(), allocator));
+    ATTENTION_ASSIGN_OR_RETURN(decoded_, DecodeAttend(wire, form, tensors(), allocator));
     request->tasks = decoded_.tasks;
+    for (std::size_t i = 0; i < decoded_.weights.size(); ++i) {
+      AddWeightsTasks(decoded_.tasks[i], decoded_.weights[i].floats(), request->weights);
+    }
     services().work_model.Charge(decoded_.work, tensors().copied_bytes() + decoded_.result_bytes,
                                  decoded_.tasks.size(), kSequenceCosts, request);
     return absl::OkStatus();
@@ -26,6 +32,13 @@ absl::StatusOr<codec::OutgoingMessage> AttendCall::Complete(const AttentionResul
   decoded_.output.MoveTo(v1::AttendResponse::kOutputFieldNumber, response);
   decoded_.lse.MoveTo(v1::AttendResponse::kLseFieldNumber, response);
   decoded_.column_sums.MoveTo(v1::AttendResponse::kColumnSumsFieldNumber, response);
+  for (std::size_t i = 0; i < decoded_.weights.size(); ++i) {
+    v1::WeightsBlock header;
+    header.set_sequence(static_cast<int>(i));
+    codec::OutgoingMessage block(header);
+    decoded_.weights[i].MoveTo(v1::WeightsBlock::kWeightsFieldNumber, block);
+    response.Add(v1::AttendResponse::kWeightsFieldNumber, std::move(block));
+  }
   return response;
 }
 

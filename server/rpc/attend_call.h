@@ -8,7 +8,7 @@
 
 namespace attention::server {
 
-// A request of a stream, which may return weights.
+// A request of a stream, whose weights follow in blocks.
 class AttendCall : public TensorCall {
  public:
   static constexpr bool kReadsReceivedBytes = false;
@@ -19,7 +19,7 @@ class AttendCall : public TensorCall {
   // INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED when memory is out.
   absl::Status Begin(const CallFrame& frame, const v1::AttendRequest& wire,
                      AttentionRequest* request) {
-    return Begin(frame, wire, /*allows_weights=*/true, request);
+    return Begin(frame, wire, WeightsForm::kInBlocks, request);
   }
 
   // The AttendResponse of a request that was computed. Once.
@@ -30,21 +30,21 @@ class AttendCall : public TensorCall {
   const ResultLedger::Charge& charge() const { return decoded_.charge; }
 
  protected:
-  absl::Status Begin(const CallFrame& frame, const v1::AttendRequest& wire, bool allows_weights,
+  absl::Status Begin(const CallFrame& frame, const v1::AttendRequest& wire, WeightsForm form,
                      AttentionRequest* request);
 
  private:
   DecodedAttend decoded_;
 };
 
-// A request of a unary call, which has no room for weights.
+// A request of a unary call, whose answer holds the weights.
 class UnaryAttendCall final : public AttendCall {
  public:
   using AttendCall::AttendCall;
 
   absl::Status Begin(const CallFrame& frame, const v1::AttendRequest& wire,
                      AttentionRequest* request) {
-    return AttendCall::Begin(frame, wire, /*allows_weights=*/false, request);
+    return AttendCall::Begin(frame, wire, WeightsForm::kInAnswer, request);
   }
 };
 

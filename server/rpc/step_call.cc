@@ -70,6 +70,8 @@ absl::Status StepCall::BeginStep(const CallFrame& frame, const v1::SessionStep& 
     const AttentionTask& task = step.attend->task;
     services().metrics.query_rows.Add(task.q_len);
     if (step.attend->max_column_sum_bytes) entry->num_column_sum_heads = task.params.num_q_heads;
+    if (step.attend->max_weight_bytes) entry->num_weight_heads = task.params.num_q_heads;
+    entry->q_len = task.q_len;
   }
   work_ += decoded.work;
   num_tokens_ += step.num_tokens();
@@ -109,6 +111,11 @@ codec::OutgoingMessage StepCall::CompleteStep(std::size_t index, StepOutcome& ou
     ResponseTensor::Adopt({outcome.kv_len, entry.num_column_sum_heads},
                           std::move(outcome.column_sums), charge_)
         .MoveTo(v1::SessionStepResult::kColumnSumsFieldNumber, message);
+  }
+  if (entry.num_weight_heads > 0) {
+    ResponseTensor::Adopt({entry.q_len, entry.num_weight_heads, outcome.kv_len},
+                          std::move(outcome.weights), charge_)
+        .MoveTo(v1::SessionStepResult::kWeightsFieldNumber, message);
   }
   return message;
 }

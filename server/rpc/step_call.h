@@ -36,6 +36,8 @@ class StepCall final : public TensorCall {
     ResponseTensor output;
     ResponseTensor lse;
     std::int64_t num_column_sum_heads = 0;  // 0: column sums are not wanted
+    std::int64_t num_weight_heads = 0;      // 0: weights are not wanted
+    std::int64_t q_len = 0;
   };
 
   absl::Status BeginSteps(const CallFrame& frame, const v1::StepRequest& wire,
@@ -47,7 +49,7 @@ class StepCall final : public TensorCall {
   std::vector<Entry> entries_;
   WorkEstimate work_;
   std::int64_t num_tokens_ = 0;  // that the steps so far append
-  ResultLedger::Charge charge_;  // for column sums, which the engine allocates
+  ResultLedger::Charge charge_;  // for column sums and weights, which the engine allocates
 };
 
 }  // namespace attention::server

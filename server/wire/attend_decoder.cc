@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/api/work_estimate.h"
 #include "server/base/status_macros.h"
+#include "server/domain/work_model.h"
 #include "server/wire/config_decoder.h"
 #include "server/wire/tensor_decoder.h"
 
@@ -282,8 +283,19 @@ std::int64_t NumQueryRows(const v1::Tensor& q) {
   return q.shape_size() == 3 ? q.shape(0) : q.shape(0) * q.shape(1);
 }
 
+absl::Status DeclareWeights(const Sequences& sequences, std::int64_t heads, ResponseBudget& budget,
+                            std::vector<ResponseTensor>* weights) {
+  weights->resize(sequences.q_lens.size());
+  for (std::size_t i = 0; i < weights->size(); ++i) {
+    ATTENTION_RETURN_IF_ERROR(
+        (*weights)[i].Declare(absl::StrCat("weights[", i, "].weights"), v1::DTYPE_FLOAT32,
+                              {sequences.q_lens[i], heads, sequences.kv_lens[i]}, budget));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status DeclareResponse(const v1::AttendRequest& request, const AttentionParams& params,
-                             const Sequences& sequences, ResponseBudget& budget,
+                             const Sequences& sequences, WeightsForm form, ResponseBudget& budget,
                              RequestTensors& tensors, DecodedAttend* decoded) {
   const std::int64_t heads = params.num_q_heads;
   const std::int64_t float_row_bytes = heads * static_cast<std::int64_t>(sizeof(float));
@@ -297,6 +309,9 @@ absl::Status DeclareResponse(const v1::AttendRequest& request, const AttentionPa
                                           std::nullopt, budget, &decoded->column_sums));
   }
   if (!request.returns().weights()) return absl::OkStatus();
+  if (form == WeightsForm::kInAnswer) {
+    return DeclareWeights(sequences, heads, budget, &decoded->weights);
+  }
   // Only one block of weights is in memory at a time; it has at least one row.
   ATTENTION_RETURN_IF_ERROR(budget.CountRows("returns.weights asks for rows over the longest keys",
                                              sequences.padded_kv_len, float_row_bytes));
@@ -309,18 +324,13 @@ absl::Status AllocateResponse(ResponseAllocator& allocator, bool is_dense, Decod
   for (ResponseTensor* tensor : {&decoded->output, &decoded->lse, &decoded->column_sums}) {
     tensor->Allocate(allocator);
   }
+  for (ResponseTensor& weights : decoded->weights) weights.Allocate(allocator);
   // Rows behind a sequence's length stay zero.
   if (is_dense) decoded->output.FillWithZeros();
   if (decoded->column_sums.has_value()) decoded->column_sums.FillWithZeros();
   decoded->charge = allocator.charge();
   decoded->result_bytes = allocator.budget().bytes();
   return absl::OkStatus();
-}
-
-absl::Status CheckReturns(const v1::AttendRequest& request, bool allows_weights) {
-  if (!request.returns().weights() || allows_weights) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      "returns.weights is true, expected false: weights are streamed, use AttendStream");
 }
 
 // Builds the task of each sequence from the first one, whose shared fields are set.
@@ -421,7 +431,7 @@ float* PrepareLse(const v1::AttendRequest& request, const AttentionParams& param
 
 }  // namespace
 
-absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, bool allows_weights,
+absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, WeightsForm form,
                                            RequestTensors& tensors, ResponseAllocator& allocator) {
   ATTENTION_RETURN_IF_ERROR(CheckPresence(request));
   AttentionTask shared;
@@ -433,11 +443,10 @@ absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, boo
   ATTENTION_RETURN_IF_ERROR(DecodeConfig("config", request.config(), &params));
   ATTENTION_RETURN_IF_ERROR(DecodeHeadVectors("config", request.config(), tensors, &shared));
   ATTENTION_ASSIGN_OR_RETURN(const Sequences sequences, DecodeSequences(request));
-  ATTENTION_RETURN_IF_ERROR(CheckReturns(request, allows_weights));
 
   DecodedAttend decoded;
   ATTENTION_RETURN_IF_ERROR(
-      DeclareResponse(request, params, sequences, allocator.budget(), tensors, &decoded));
+      DeclareResponse(request, params, sequences, form, allocator.budget(), tensors, &decoded));
   ATTENTION_RETURN_IF_ERROR(AllocateResponse(allocator, sequences.is_dense, &decoded));
   float* lse = PrepareLse(request, params, &decoded);
   TaskBuilder builder(request, sequences, shared, tensors, lse, decoded);
@@ -445,7 +454,9 @@ absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, boo
   decoded.tasks.reserve(sequences.q_lens.size());
   for (std::size_t i = 0; i < sequences.q_lens.size(); ++i) {
     decoded.tasks.push_back(builder.Next());
-    decoded.work += EstimateWork(decoded.tasks.back());
+    const AttentionTask& task = decoded.tasks.back();
+    decoded.work += EstimateWork(task);
+    if (!decoded.weights.empty()) decoded.work += EstimateWeights(task, task.q_len);
   }
   return decoded;
 }

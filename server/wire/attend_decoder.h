@@ -17,7 +17,8 @@ struct DecodedAttend {
   ResponseTensor output;
   ResponseTensor lse;
   ResponseTensor column_sums;
-  ResultLedger::Charge charge;  // for blocks of weights, one at a time
+  std::vector<ResponseTensor> weights;  // of each sequence, where they are part of the answer
+  ResultLedger::Charge charge;          // for blocks of weights, one at a time
   std::int64_t result_bytes = 0;
   WorkEstimate work;
 };
@@ -26,9 +27,12 @@ struct DecodedAttend {
 // vanishes beside its transfer (some 700 us), small enough that a slow reader holds little.
 inline constexpr std::int64_t kWeightsBlockBytes = std::int64_t{1} << 20;
 
+// How weights are answered, if they are asked for.
+enum class WeightsForm { kInAnswer, kInBlocks };
+
 // Checks the request, gets memory for the tensors of the response, places those of the request and
 // builds the tasks. INVALID_ARGUMENT names the field. Throws std::bad_alloc when memory is out.
-absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, bool allows_weights,
+absl::StatusOr<DecodedAttend> DecodeAttend(const v1::AttendRequest& request, WeightsForm form,
                                            RequestTensors& tensors, ResponseAllocator& allocator);
 
 }  // namespace attention::server

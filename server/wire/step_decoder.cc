@@ -159,20 +159,34 @@ absl::Status DecodeBiasAndMask(const v1::SessionStep& wire, RequestTensors& tens
   return absl::OkStatus();
 }
 
-// `length`: of the layer before the step.
-absl::Status DeclareColumnSums(const v1::SessionStep& wire, std::int64_t length,
-                               ResponseBudget& budget, SessionStep* step) {
-  StepAttend& attend = *step->attend;
+// Counts rows of `row_bytes` for each key that the step may attend over. `length`: of the layer
+// before the step. Returns the bytes for which there will be room.
+absl::StatusOr<std::int64_t> CountKeyRows(absl::string_view what, const SessionStep& step,
+                                          std::int64_t length, std::int64_t row_bytes,
+                                          ResponseBudget& budget) {
   // Other calls may append before the step runs: so much is not worth a refusal.
   constexpr std::int64_t kGrowthBytes = 64 * 1024;
-  if (!wire.returns().column_sums()) return absl::OkStatus();
+  std::int64_t rows = step.expected_position.value_or(length) + step.num_tokens();
+  if (step.attend->kv_end) rows = std::min(rows, *step.attend->kv_end);
+  ATTENTION_RETURN_IF_ERROR(budget.CountRows(
+      absl::StrCat("returns.", what, " asks for the keys' rows"), rows, row_bytes));
+  return rows * row_bytes + kGrowthBytes;
+}
+
+absl::Status DeclareKeyRows(const v1::SessionStep& wire, std::int64_t length,
+                            ResponseBudget& budget, SessionStep* step) {
+  StepAttend& attend = *step->attend;
   const std::int64_t row_bytes =
       std::int64_t{attend.task.params.num_q_heads} * static_cast<std::int64_t>(sizeof(float));
-  std::int64_t rows = step->expected_position.value_or(length) + step->num_tokens();
-  if (attend.kv_end) rows = std::min(rows, *attend.kv_end);
-  ATTENTION_RETURN_IF_ERROR(
-      budget.CountRows("returns.column_sums asks for the keys' rows", rows, row_bytes));
-  attend.max_column_sum_bytes = rows * row_bytes + kGrowthBytes;
+  if (wire.returns().column_sums()) {
+    ATTENTION_ASSIGN_OR_RETURN(attend.max_column_sum_bytes,
+                               CountKeyRows("column_sums", *step, length, row_bytes, budget));
+  }
+  if (wire.returns().weights()) {
+    ATTENTION_ASSIGN_OR_RETURN(
+        attend.max_weight_bytes,
+        CountKeyRows("weights", *step, length, row_bytes * attend.task.q_len, budget));
+  }
   return absl::OkStatus();
 }
 
@@ -189,7 +203,7 @@ absl::Status DeclareResult(const v1::SessionStep& wire, std::int64_t length, Res
     ATTENTION_RETURN_IF_ERROR(
         decoded->lse.Declare("lse", v1::DTYPE_FLOAT32, {task.q_len, heads}, budget));
   }
-  return DeclareColumnSums(wire, length, budget, &decoded->step);
+  return DeclareKeyRows(wire, length, budget, &decoded->step);
 }
 
 absl::Status DecodeAttend(const v1::SessionStep& wire, const StepTarget& target,
@@ -219,10 +233,6 @@ absl::StatusOr<DecodedStep> DecodeStep(const v1::SessionStep& wire, const StepTa
   ATTENTION_RETURN_IF_ERROR(CheckRows(wire, target.shape.geometry));
   ATTENTION_RETURN_IF_ERROR(CheckPresence(wire));
   ATTENTION_RETURN_IF_ERROR(CheckPositions(wire));
-  if (wire.returns().weights()) {
-    return absl::InvalidArgumentError(
-        "returns.weights is true, expected false: weights are streamed by AttendStream only");
-  }
   step.cache = target.cache;
   step.writer = target.writer;
   step.device = target.device;

@@ -30,7 +30,7 @@ void Execute(const codec::ReceivedMessage& received, const v1::AttendRequest& wi
     return nullptr;
   };
   server::ResponseAllocator allocator(Buffers(), server::kNobody, 4 << 20, admit);
-  auto decoded = server::DecodeAttend(wire, /*allows_weights=*/true, tensors, allocator);
+  auto decoded = server::DecodeAttend(wire, server::WeightsForm::kInBlocks, tensors, allocator);
   if (!decoded.ok() || decoded->work.flops > kMaxFlops) return;
   auto request = std::make_unique<server::AttentionRequest>();
   request->tasks = decoded->tasks;

@@ -261,5 +261,17 @@ TEST_F(AttendStreamTest, TheSdkCollectsWeightsToo) {
   EXPECT_EQ(FindWeightsMismatch(wire, 0, weights), "");
 }
 
+TEST_F(AttendStreamTest, AnAnswerHoldsTheWeightsOfEachSequence) {
+  v1::AttendRequest request = MakeAttendRequest({.q_lens = {5, 300, 0}, .kv_lens = {9, 300, 4}});
+  request.mutable_config()->set_is_causal(true);
+  request.mutable_returns()->set_weights(true);
+  const v1::AttendResponse response = MustAttend(shared_server(), request);
+  ASSERT_EQ(response.weights_size(), 3);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(response.weights(i).sequence(), i);
+    EXPECT_EQ(FindWeightsMismatch(request, i, response.weights(i).weights()), "");
+  }
+}
+
 }  // namespace
 }  // namespace attention::testing

@@ -316,13 +316,15 @@ INSTANTIATE_TEST_SUITE_P(
 
 class StrangeDataTest : public ServiceFixture {};
 
-TEST_F(StrangeDataTest, WeightsAreRefusedOutsideAStream) {
-  v1::AttendRequest request = Packed();
+TEST_F(StrangeDataTest, WeightsThatNoAnswerHoldsAreRefused) {
+  TestServer own([](server::ServerConfig& config) { config.max_message_bytes = 1 << 20; });
+  v1::AttendRequest request =
+      MakeAttendRequest({.num_q_heads = 4, .head_dim_qk = 1, .q_lens = {300}, .kv_lens = {300}});
   request.mutable_returns()->set_weights(true);
   v1::AttendResponse response;
-  EXPECT_THAT(Attend(shared_server(), request, &response),
-              FailsWith(kInvalid, "returns.weights is true, expected false"));
-  ExpectServes(shared_server());
+  EXPECT_THAT(Attend(own, request, &response),
+              FailsWith(kInvalid, "weights[0].weights would have shape [300, 4, 300]"));
+  ExpectServes(own);
 }
 
 TEST_F(StrangeDataTest, AMillionSequencesAreRefused) {

@@ -209,9 +209,7 @@ INSTANTIATE_TEST_SUITE_P(
                 },
                 kInvalid, "kv_begin is 9, expected at most kv_end, 8"},
         BadStep{"RangeBeyondTheEnd", [](auto& s) { s.set_kv_end(16); }, kInvalid,
-                "kv_end is 16, expected at most the attended length 15"},
-        BadStep{"Weights", [](auto& s) { s.mutable_returns()->set_weights(true); }, kInvalid,
-                "returns.weights is true, expected false"}),
+                "kv_end is 16, expected at most the attended length 15"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 struct BadCreate {

@@ -422,5 +422,22 @@ TEST_F(SessionTest, RowsAreCopiedOnceIntoTheCache) {
   EXPECT_LE(response.timing().copied_bytes(), bytes + bytes / 50);
 }
 
+// Over the cache as the step leaves it, in the order of its tokens.
+TEST_F(SessionTest, AStepAnswersItsWeights) {
+  v1::AttendRequest prompt = MakePrompt(300);
+  prompt.mutable_returns()->set_weights(true);
+  const v1::SessionHandle handle = MustCreate(shared_server()).handle();
+  MustStep(shared_server(), MakeAppend(prompt, handle, 0, 250));
+  const v1::SessionStepResult result =
+      MustStep(shared_server(), MakeStep(prompt, handle, 250, 300));
+  EXPECT_EQ(ShapeOf(result.weights()), (Shape{50, prompt.q().shape(1), 300}));
+  const v1::AttendResponse whole = MustAttend(shared_server(), prompt);
+  EXPECT_TRUE(SameBits(result.weights(), Rows(whole.weights(0).weights(), 250, 300)));
+  v1::SessionStep step = MakeAttend(prompt, handle, 299, 300);
+  step.set_kv_end(100);
+  step.mutable_config()->set_is_causal(false);
+  EXPECT_EQ(MustStep(shared_server(), step).weights().shape(2), 100);
+}
+
 }  // namespace
 }  // namespace attention::testing

@@ -137,6 +137,7 @@ absl::StatusOr<codec::OutgoingMessage> ToWire(const AttentionConfig& config,
 void ToProto(const ReturnOptions& returns, v1::ReturnOptions* message) {
   message->set_lse(returns.lse);
   message->set_column_sums(returns.column_sums);
+  message->set_weights(returns.weights);
 }
 
 absl::StatusOr<codec::OutgoingMessage> ToWire(const AttendRequest& request, bool weights,
@@ -183,6 +184,10 @@ absl::StatusOr<AttendResult> FromWire(const v1::AttendResponse& message,
   if (message.has_column_sums()) {
     ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.column_sums,
                                       FromWire(message.column_sums(), received));
+  }
+  for (const v1::WeightsBlock& block : message.weights()) {
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(Tensor weights, FromWire(block.weights(), received));
+    result.weights.push_back(std::move(weights));
   }
   result.timing = FromProto(message.timing());
   return result;

@@ -156,6 +156,10 @@ absl::StatusOr<SessionStepResult> FromWire(const v1::SessionStepResult& message,
     ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.column_sums,
                                       internal::FromWire(message.column_sums(), received));
   }
+  if (message.has_weights()) {
+    ATTENTION_CLIENT_ASSIGN_OR_RETURN(result.weights,
+                                      internal::FromWire(message.weights(), received));
+  }
   return result;
 }
 

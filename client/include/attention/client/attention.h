@@ -44,6 +44,9 @@ struct ReturnOptions {
   bool lse = false;
   // The attention weights summed over the queries, per key and query head.
   bool column_sums = false;
+  // The attention weights of every query, within the answer. Client::AttendWithWeights has them
+  // come in blocks, for those that are too large for an answer.
+  bool weights = false;
 };
 
 // One or many sequences, in one of two forms.
@@ -110,6 +113,8 @@ struct AttendResult {
   Tensor lse = {};
   // float32 [sum(kv_lens), num_q_heads] or [batch, kv_len, num_q_heads]. Absent unless asked for.
   Tensor column_sums = {};
+  // float32 [q_len, num_q_heads, kv_len] of each sequence. Empty unless asked for.
+  std::vector<Tensor> weights = {};
   Timing timing = {};
 };
 

@@ -275,6 +275,8 @@ struct SessionStepResult {
   Tensor lse = {};
   // float32 [kv_len, num_q_heads]. Absent unless asked for.
   Tensor column_sums = {};
+  // float32 [q_len, num_q_heads, kv_len]. Absent unless asked for.
+  Tensor weights = {};
   // The layer's length after the step, in tokens.
   std::int64_t position = 0;
   // The rows had been appended by an earlier attempt.

@@ -55,7 +55,7 @@ v1::AttendRequest Dense() {
 class AttendDecoderTest : public ::testing::Test {
  protected:
   absl::StatusOr<DecodedAttend> Decode(const v1::AttendRequest& request) {
-    return DecodeAttend(request, /*allows_weights=*/false, decoding_.tensors(),
+    return DecodeAttend(request, WeightsForm::kInAnswer, decoding_.tensors(),
                         decoding_.allocator());
   }
 
@@ -330,9 +330,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadRequest{"BiasDType", [](auto& r) { Fill(r.mutable_bias(), {3, 4}, v1::DTYPE_BOOL); },
                    "bias.dtype is DTYPE_BOOL"},
         BadRequest{"BiasRank", [](auto& r) { Fill(r.mutable_bias(), {4}); },
-                   "bias.shape is [4], expected rank 2 to 4 of [sequences, heads, queries, keys]"},
-        BadRequest{"WeightsInUnary", [](auto& r) { r.mutable_returns()->set_weights(true); },
-                   "returns.weights is true, expected false"}),
+                   "bias.shape is [4], expected rank 2 to 4 of [sequences, heads, queries, keys]"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(AttendDecoderTest, AnOutputBeyondTheLimitIsRefusedBeforeItIsAllocated) {
@@ -370,7 +368,7 @@ TEST_F(AttendDecoderTest, NothingIsAllocatedOfResultsThatAreNotAdmitted) {
   v1::AttendRequest request = Packed();
   request.mutable_returns()->set_lse(true);
   const auto decoded =
-      DecodeAttend(request, /*allows_weights=*/false, decoding_.tensors(), allocator);
+      DecodeAttend(request, WeightsForm::kInAnswer, decoding_.tensors(), allocator);
   EXPECT_EQ(decoded.status().message(), "no room");
   EXPECT_EQ(asked, 5 * 4 * 6 * 4 + 5 * 4 * 4) << "output and lse";
   EXPECT_EQ(decoding_.pool().used_bytes(), 0u);

@@ -242,9 +242,7 @@ INSTANTIATE_TEST_SUITE_P(
                   Fill(s.mutable_mask(), {3, 8}, v1::DTYPE_BOOL);
                 },
                 "q is missing, expected it with a mask"},
-        BadStep{"Range", [](auto& s) { s.set_kv_begin(-1); }, "kv_begin is -1"},
-        BadStep{"Weights", [](auto& s) { s.mutable_returns()->set_weights(true); },
-                "returns.weights is true"}),
+        BadStep{"Range", [](auto& s) { s.set_kv_begin(-1); }, "kv_begin is -1"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
