@@ -272,6 +272,15 @@ def make_problem(q_len, kv_len, heads, kv_heads, dim_qk, dim_v, form=FLOAT32, **
     )
 
 
+def client_for(test):
+    """A client that closes when the test ends."""
+    return test.enterContext(RecordedClient(address()))
+
+
+def random_array(*shape):
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
 def await_true(condition, seconds=30):
     """Polls until the condition holds, and fails when it never does."""
     give_up = time.monotonic() + seconds
