@@ -83,13 +83,7 @@ absl::StatusOr<LayerStepResult> Session::Step(const LayerStep& step, const CallO
   }
   SessionStepResult& result = answer->results[0];
   if (absl::Status status = Accept(request.steps[0], result); !status.ok()) return status;
-  return LayerStepResult{.output = std::move(result.output),
-                         .lse = std::move(result.lse),
-                         .column_sums = std::move(result.column_sums),
-                         .weights = std::move(result.weights),
-                         .position = result.position,
-                         .is_replay = result.is_replay,
-                         .timing = answer->timing};
+  return LayerStepResult{static_cast<StepAnswer&&>(result), answer->timing};
 }
 
 absl::StatusOr<LayerStepResult> Session::Step(int layer, TensorView q, TensorView k, TensorView v,

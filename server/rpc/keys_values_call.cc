@@ -23,7 +23,8 @@ void DequantizeRows(DType dtype, const std::byte* rows, const float* scales, std
 
 }  // namespace
 
-absl::StatusOr<RowsTransfer> KeysValuesCall::DecodeRange(const v1::GetKeysValuesRequest& wire) const {
+absl::StatusOr<RowsTransfer> KeysValuesCall::DecodeRange(
+    const v1::GetKeysValuesRequest& wire) const {
   const KvCache& cache = *session_->cache;
   if (wire.layer() < 0 || wire.layer() >= cache.num_layers()) {
     return absl::InvalidArgumentError(

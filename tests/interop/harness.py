@@ -247,6 +247,12 @@ class Problem:
             check_close(test, name, from_tensor(getattr(response, name)), wanted, bound)
 
 
+def check_weights(test, problem, weights):
+    exact = problem.exact().weights
+    bound = reference.error_bound(exact, problem.plain().weights, FLOAT32.epsilon)
+    check_close(test, "weights", weights, exact, bound)
+
+
 def check_close(test, name, actual, exact, bound):
     test.assertEqual(actual.shape, exact.shape, name)
     same = actual == exact  # infinities

@@ -239,12 +239,19 @@ class AttendTest(unittest.TestCase):
             "mask.dtype": lambda request: request.mask.CopyFrom(float_mask),
             "mask.shape": lambda request: request.mask.CopyFrom(small_mask),
             "mask.data[1] is 9, expected 0 or 1": set_mask(bytes([1, 9]) + bytes(22)),
-            "returns.weights": lambda request: setattr(request.returns, "weights", True),
         }
         for text, change in cases.items():
             with self.subTest(text), assert_fails(self, INVALID_ARGUMENT, text):
                 self.client.attention.Attend(broken(change))
         self.check(make_problem(4, 6, 4, 2, 8, 8))
+
+    @exercises(ATTENTION + "Attend")
+    def test_weights_of_an_answer(self):
+        problem = make_problem(4, 6, 4, 2, 8, 8)
+        answer = self.client.attention.Attend(problem.request(weights=True))
+        problem.check(self, answer)
+        [block] = answer.weights
+        harness.check_weights(self, problem, from_tensor(block.weights))
 
     @exercises(ATTENTION + "Attend")
     def test_head_counts_that_do_not_divide(self):
@@ -304,9 +311,7 @@ class AttendStreamTest(unittest.TestCase):
         arrays = [from_tensor(block.weights) for block in blocks]
         starts = np.cumsum([0] + [len(array) for array in arrays])
         self.assertEqual([block.q_begin for block in blocks], list(starts[:-1]))
-        exact = problem.exact().weights
-        bound = harness.reference.error_bound(exact, problem.plain().weights, FLOAT32.epsilon)
-        harness.check_close(self, "weights", np.concatenate(arrays), exact, bound)
+        harness.check_weights(self, problem, np.concatenate(arrays))
 
     @exercises(ATTENTION + "AttendStream")
     def test_a_bad_request_leaves_the_others_alone(self):

@@ -453,6 +453,15 @@ class StepTest(SessionTestCase):
         self.assertEqual(from_tensor(result.column_sums).shape, (0, 4))
 
     @exercises(SESSION + "Step")
+    def test_weights_of_a_step(self):
+        problem = make_problem(4, 4, 4, 2, 16, 16)
+        step = make_step(self.create(geometry=geometry()).handle, problem, 0, 4)
+        step.returns.weights = True
+        [result] = self.step(step)
+        problem.check(self, result)
+        harness.check_weights(self, problem, from_tensor(result.weights))
+
+    @exercises(SESSION + "Step")
     def test_invalid_steps_name_the_field(self):
         problem = make_problem(4, 4, 4, 2, 16, 16)
         handle = self.create(geometry=geometry()).handle
@@ -462,7 +471,6 @@ class StepTest(SessionTestCase):
             "layer": lambda step: setattr(step, "layer", -1),
             "steps[0].q.shape": lambda step: step.q.CopyFrom(to_tensor(random_array(4, 4, 15))),
             "k.shape": lambda step: step.k.CopyFrom(to_tensor(random_array(4, 1, 16))),
-            "returns.weights": lambda step: setattr(step.returns, "weights", True),
             "kv_end": lambda step: setattr(step, "kv_end", 5),
             "session_id": lambda step: setattr(step.handle, "session_id", ""),
         }

@@ -43,19 +43,7 @@ struct LayerStep {
   std::vector<int> parents = {};
 };
 
-struct LayerStepResult {
-  // [q_len, num_q_heads, head_dim_v] in q's dtype; absent when the step only appends.
-  Tensor output = {};
-  // float32 [q_len, num_q_heads]. Absent unless asked for.
-  Tensor lse = {};
-  // float32 [kv_len, num_q_heads]. Absent unless asked for.
-  Tensor column_sums = {};
-  // float32 [q_len, num_q_heads, kv_len]. Absent unless asked for.
-  Tensor weights = {};
-  // The layer's length after the step, in tokens, as the server has it.
-  std::int64_t position = 0;
-  // The rows had been appended by an earlier attempt.
-  bool is_replay = false;
+struct LayerStepResult : StepAnswer {
   Timing timing = {};
 };
 

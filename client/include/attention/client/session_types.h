@@ -266,9 +266,8 @@ struct StepRequest {
   std::vector<SessionStep> steps = {};
 };
 
-struct SessionStepResult {
-  // The outcome of this step alone; the steps of a request fail independently.
-  absl::Status status = {};
+// The server's answer to one step.
+struct StepAnswer {
   // [q_len, num_q_heads, head_dim_v] in q's dtype; absent when the step only appends or failed.
   Tensor output = {};
   // float32 [q_len, num_q_heads]. Absent unless asked for.
@@ -277,10 +276,15 @@ struct SessionStepResult {
   Tensor column_sums = {};
   // float32 [q_len, num_q_heads, kv_len]. Absent unless asked for.
   Tensor weights = {};
-  // The layer's length after the step, in tokens.
+  // The layer's length after the step, in tokens, as the server has it.
   std::int64_t position = 0;
   // The rows had been appended by an earlier attempt.
   bool is_replay = false;
+};
+
+struct SessionStepResult : StepAnswer {
+  // The outcome of this step alone; the steps of a request fail independently.
+  absl::Status status = {};
 };
 
 struct StepResult {
