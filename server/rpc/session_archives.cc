@@ -86,15 +86,19 @@ class ArchiveStream : public PipelinedStream {
   }
 
   void Finish(const PendingPtr& pending, const absl::Status& status) {
+    if (!status.ok()) OnError(status);
+    Answer(pending, status);
+  }
+  virtual void OnError(const absl::Status&) {}
+
+  void Answer(const PendingPtr& pending, const absl::Status& status) {
     if (!status.ok()) {
-      OnError(status);
       pending->response.Clear();
       *pending->response.mutable_error() = ToStreamError(status);
     }
     pending->response.set_request_id(pending->wire.request_id());
     SendLast(pending->bytes, [&] { return codec::OutgoingMessage(pending->response).Serialize(); });
   }
-  virtual void OnError(const absl::Status&) {}
 
  private:
   absl::Status OnRequest(const grpc::ByteBuffer& bytes) final {
@@ -223,6 +227,11 @@ class ImportStream final
 
  private:
   absl::Status Take(const PendingPtr& pending) override {
+    if (has_ended_) {
+      // Not an error of the import, which may have made its session.
+      Answer(pending, absl::InvalidArgumentError("a request comes after end, expected none"));
+      return absl::OkStatus();
+    }
     ATTENTION_RETURN_IF_ERROR(CheckGoesOn());
     switch (pending->wire.request_case()) {
       case v1::ImportSessionRequest::kBegin:
@@ -298,6 +307,7 @@ class ImportStream final
       return absl::InvalidArgumentError(absl::StrCat(
           "end comes after ", next_chunk_, " chunks, expected it after all ", plan_->num_chunks()));
     }
+    has_ended_ = true;
     // Reads nothing, behind all that is written.
     std::unique_ptr<AttentionRequest> request = MakeChange(CacheChange::Kind::kRead, cache_);
     request->change->rows.emplace();
@@ -321,6 +331,7 @@ class ImportStream final
   std::uint64_t archive_id_ = 0;
   std::optional<ArchivePlan> plan_;
   std::int64_t next_chunk_ = 0;
+  bool has_ended_ = false;
   std::atomic<bool> has_failed_{false};
 };
 

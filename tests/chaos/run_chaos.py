@@ -15,6 +15,7 @@ import connections  # noqa: F401
 import credentials  # noqa: F401
 import lifecycle  # noqa: F401
 import memory  # noqa: F401
+import sessions  # noqa: F401
 import streams  # noqa: F401
 import tenants  # noqa: F401
 from scenarios import SCENARIOS, Skipped

@@ -317,6 +317,32 @@ TEST_F(SessionArchiveTest, AnImportIsNoSessionBeforeItsEnd) {
   EXPECT_EQ(MustGet(shared_server(), made.handle()).committed_length(), 250);
 }
 
+TEST_F(SessionArchiveTest, WhatComesAfterTheEndIsRefusedAndTheSessionStays) {
+  const Archive archive = Read(shared_server(), Filled(MakePrompt(kLength), 250));
+  v1::ImportSessionRequest begin, chunk, end;
+  *begin.mutable_begin()->mutable_archive() = archive.description;
+  *chunk.mutable_chunk() = archive.chunks[0];
+  end.mutable_end();
+  Import stream(shared_server());
+  // Sent ahead, so that the second end is there before the first has made the session.
+  const std::vector<v1::ImportSessionRequest> requests = {begin, chunk, end, end, chunk, begin, {}};
+  for (const v1::ImportSessionRequest& request : requests) stream.stream().Write(request);
+  std::optional<v1::SessionHandle> made;
+  int num_refused = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    v1::ImportSessionResponse answer;
+    ASSERT_TRUE(stream.stream().Read(&answer)) << "the stream has ended";
+    if (answer.has_session()) made = answer.session().handle();
+    if (!answer.has_error()) continue;
+    EXPECT_EQ(answer.error().code(), grpc::INVALID_ARGUMENT);
+    EXPECT_THAT(answer.error().message(), HasSubstr("after end"));
+    ++num_refused;
+  }
+  EXPECT_EQ(num_refused, 4);
+  ASSERT_TRUE(made.has_value());
+  EXPECT_EQ(MustGet(shared_server(), *made).committed_length(), 250);
+}
+
 TEST_F(SessionArchiveTest, TheSdkMovesASessionByAFile) {
   TestServer other;
   constexpr std::int64_t kTokens = 40, kElements = kTokens * 2 * 32;
