@@ -2,7 +2,8 @@
 
 A session holds the keys and values of one sequence, all layers. Each layer of a forward pass is one
 request on one open stream, with a step for each sequence: it carries their new rows and brings back
-what these attend to.
+what these attend to. Copies of sessions share what they have in common (`fork`, `reorder`), and of drafts
+those stay that prove right (`attend_tree`, `keep`).
 """
 
 import queue
@@ -42,6 +43,7 @@ class RemoteAttention:
         self._requests = queue.SimpleQueue()
         self._answers = self._sessions.StepStream(iter(self._requests.get, None))
         self._num_requests = 0
+        self._num_changes = 0
 
     def add(self, sequence):
         """Gives the sequence an empty cache."""
@@ -76,11 +78,61 @@ class RemoteAttention:
         return np.concatenate([from_tensor(result.output) for result in self._exchange(request)])
     # [end]
 
+    def fork(self, sequence, copies):
+        """Gives each of `copies`, which are sequences without a cache, the cache of `sequence`.
+
+        Nothing is copied: they read the same pages, until one of them appends to a page.
+        """
+        request = pb.ForkSessionRequest(handle=self._handles[id(sequence)], num_copies=len(copies))
+        for copy, session in zip(copies, self._sessions.ForkSession(request).sessions):
+            self._handles[id(copy)] = session.handle
+
+    def reorder(self, sequences, sources):
+        """Lets sequences[i] have the cache that sequences[sources[i]] has had, for all i at once."""
+        handles = [self._handles[id(sequence)] for sequence in sequences]
+        request = pb.ReorderSessionsRequest(
+            handles=handles, sources=sources, reorder_id=self._new_change_id()
+        )
+        self._sessions.ReorderSessions(request)
+
+    def attend_tree(self, sequence, layer, q, k, v, ancestors):
+        """As attend, for rows that are a tree of drafts.
+
+        ancestors, bool [rows, rows]: for each row those of the tree that it sees, itself included. All
+        see the tokens before the tree.
+        """
+        step = pb.SessionStep(
+            handle=self._handles[id(sequence)],
+            layer=layer,
+            expected_position=sequence.length,
+            q=to_tensor(q),
+            k=to_tensor(k),
+            v=to_tensor(v),
+        )
+        step.tree.ancestors = np.packbits(ancestors, axis=1, bitorder="little").tobytes()
+        (result,) = self._exchange(pb.StepRequest(steps=[step]))
+        return from_tensor(result.output)
+
+    def keep(self, sequence, rows):
+        """Drops, in all layers, the tokens behind sequence.length but for `rows`, counted from there."""
+        request = pb.TruncateSessionRequest(
+            handle=self._handles[id(sequence)],
+            length=sequence.length,
+            accepted=rows,
+            change_id=self._new_change_id(),
+        )
+        self._sessions.TruncateSession(request)
+
     def close(self):
         self._requests.put(None)  # no more requests: the stream ends
         for _ in self._answers:
             pass
         self._channel.close()
+
+    def _new_change_id(self):
+        """Unlike that of the change before: so the server knows a call that is sent twice."""
+        self._num_changes += 1
+        return self._num_changes
 
     def _exchange(self, request):
         """Sends the request and waits for its answer. Several could be under way at once."""

@@ -31,8 +31,8 @@ class Sequence:
     is_finished: bool = False
 
 
-def advance(model, attention, sequences):
-    """One forward pass for all sequences at once: appends to each the likeliest next token."""
+def next_logits(model, attention, sequences):
+    """One forward pass for all sequences at once: logits of what follows each, [sequences, vocabulary]."""
     new_tokens = [sequence.tokens[sequence.length :] for sequence in sequences]
     row_counts = [len(tokens) for tokens in new_tokens]
     logits = model.next_logits(
@@ -41,8 +41,15 @@ def advance(model, attention, sequences):
         last_rows=np.cumsum(row_counts) - 1,
         attend=lambda layer, q, k, v: attention.attend(sequences, row_counts, layer, q, k, v),
     )
-    for sequence, token in zip(sequences, logits.argmax(axis=1)):
+    for sequence in sequences:
         sequence.length = len(sequence.tokens)
+    return logits
+
+
+def advance(model, attention, sequences):
+    """Appends to each sequence the likeliest next token."""
+    logits = next_logits(model, attention, sequences)
+    for sequence, token in zip(sequences, logits.argmax(axis=1)):
         sequence.tokens.append(int(token))
 
 
@@ -97,18 +104,18 @@ def make_attention(arguments, model):
     return RemoteAttention(connection.from_arguments(arguments), model)
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser):
     parser.add_argument("prompts", nargs="*", default=PROMPTS, help="default: four of its own")
     connection.add_arguments(parser)
     parser.add_argument("--attention", choices=("remote", "local"), default="remote")
     parser.add_argument("--max-tokens", type=int, default=64, help="new tokens of each prompt")
     parser.add_argument("--print-ids", action="store_true", help="print token ids too")
-    return parser.parse_args()
 
 
 def main():
-    arguments = parse_arguments()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    arguments = parser.parse_args()
     model = smollm2.SmolLM2(smollm2.packaged_model())
     attention = make_attention(arguments, model)
     generated, prompt_speed, decode_speed = generate(
