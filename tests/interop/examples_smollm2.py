@@ -3,8 +3,11 @@
 llama.cpp computes on its own from the same weights: a copy of the model with every tensor dequantised to
 float32, because with 4-bit weights it rounds activations to 8 bits, which flips tokens. Two likeliest
 tokens of these prompts are never closer than 0.02 in log probability; float32 gives 0.0001.
+
+Beam search and verified drafts are held against the same searches with local attention.
 """
 
+import functools
 import os
 import pathlib
 import re
@@ -26,6 +29,14 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "client/examples/python"
 CPP_PROGRAM = pathlib.Path(os.environ["ATTENTION_BIN"], "attention-smollm2")
 WORK = pathlib.Path(os.environ["ATTENTION_WORK"])
 MISSING = os.environ["ATTENTION_PACKAGES_MISSING"]
+BEAM_PROMPTS = PROMPTS[:3]  # no beam is nearer than 0.009 to being another one
+DRAFT_PROMPTS = (
+    "def fibonacci(n):\n",
+    "Q: cat? A: meow. Q: dog? A: woof. Q: cat? A: meow. Q: dog? A: woof. Q: cat? A:",
+    # Here the second of two alternatives proves right once, behind the rows of the first.
+    "Tom likes big red apples. Ann likes big red cars. " * 2 + "Tom likes big red",
+)
+NUM_SEARCHED_TOKENS = 12
 
 
 def llama_cpp_tokens(path, prompts):
@@ -47,8 +58,15 @@ def llama_cpp_tokens(path, prompts):
     return [[step["id"] for step in sequence] for sequence in steps]
 
 
+@functools.cache
+def packaged_model():
+    import smollm2
+
+    return smollm2.SmolLM2(smollm2.packaged_model())
+
+
 def run(command):
-    """Runs a program of the examples; its ids of each prompt, and what it says of its speed."""
+    """Runs a program of the examples. Returns its ids of each prompt, and prints what it says of its speed."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise AssertionError(f"{command[0]} exited with {result.returncode}:\n{result.stderr}")
@@ -74,7 +92,7 @@ class SmolLm2Test(unittest.TestCase):
         from verify_forward import write_float32_copy
 
         path = smollm2.packaged_model()
-        cls.model = smollm2.SmolLM2(path)
+        cls.model = packaged_model()
         write_float32_copy(path, WORK / "float32.gguf")
         cls.addClassCleanup((WORK / "float32.gguf").unlink)
         prompts = [cls.model.tokenize(prompt) for prompt in PROMPTS]
@@ -126,3 +144,64 @@ class SmolLm2Test(unittest.TestCase):
         command = [sys.executable, EXAMPLES / "smollm2_export.py", *PROMPTS, *files]
         subprocess.run(command, check=True)
         self.addCleanup((WORK / "smollm2.safetensors").unlink)
+
+
+@unittest.skipIf(MISSING, MISSING)
+class SearchTest(unittest.TestCase):
+    """The programs search with sessions of the server as this process does with caches of its own."""
+
+    @classmethod
+    def setUpClass(cls):
+        from local_attention import LocalAttention
+
+        cls.model = packaged_model()
+        cls.attention = LocalAttention(cls.model)
+
+    def run_remote(self, program, prompts, *flags):
+        tokens = "--max-tokens", str(NUM_SEARCHED_TOKENS), "--print-ids"
+        target = "--target", harness.address()
+        return run([sys.executable, str(EXAMPLES / program), *tokens, *target, *flags, *prompts])
+
+    def test_four_beams(self):
+        import smollm2_beams
+
+        remote = self.run_remote("smollm2_beams.py", BEAM_PROMPTS, "--beams", "4")
+        self.assertEqual(len(remote), 4 * len(BEAM_PROMPTS))
+        for index, prompt in enumerate(BEAM_PROMPTS):
+            texts = smollm2_beams.search(self.model, self.attention, prompt, 4, NUM_SEARCHED_TOKENS)
+            local = [text.tokens for text in texts]
+            with self.subTest(prompt=prompt):
+                self.assertEqual(len(set(map(tuple, local))), 4)
+                self.assertEqual(remote[4 * index : 4 * index + 4], local)
+
+    def test_drafts_change_no_token(self):
+        import smollm2_generate
+
+        greedy, *_ = smollm2_generate.generate(
+            self.model, self.attention, DRAFT_PROMPTS, NUM_SEARCHED_TOKENS
+        )
+        flags = "--drafts", "6", "--alternatives", "2"
+        before = harness.server().metric("tokens_appended_total")
+        remote = self.run_remote("smollm2_drafts.py", DRAFT_PROMPTS, *flags)
+        rows = harness.server().metric("tokens_appended_total") - before
+        self.assertEqual(remote, greedy)
+        counts = self.draft_locally(greedy)
+        self.assertGreater(counts.accepted, 0)
+        self.assertLess(counts.passes, sum(map(len, greedy)))
+        self.assertGreater(counts.side_paths, 0)
+        # The server saw the same passes: prompts, and in each other pass the newest token and its drafts.
+        prompt_rows = sum(len(self.model.tokenize(prompt)) for prompt in DRAFT_PROMPTS)
+        fed = prompt_rows + counts.passes - len(DRAFT_PROMPTS) + counts.drafted
+        self.assertEqual(rows, fed * self.model.num_layers)
+
+    def draft_locally(self, greedy):
+        import smollm2_drafts
+
+        counts = smollm2_drafts.Passes()
+        for prompt, expected in zip(DRAFT_PROMPTS, greedy, strict=True):
+            tokens = smollm2_drafts.generate(
+                self.model, self.attention, prompt, NUM_SEARCHED_TOKENS, 6, 2, counts
+            )
+            self.assertEqual(tokens, expected)
+        print(f"local drafts: {counts}", flush=True)
+        return counts
