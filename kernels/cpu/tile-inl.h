@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <optional>
 
 #include "kernels/cpu/dot-inl.h"
 #include "kernels/cpu/latent-inl.h"
@@ -195,6 +196,16 @@ class ItemStretches {
     return stretch;
   }
 
+  // The next one behind `index` that has ranges in the item. Others may be of tasks whose page
+  // tables end before the item begins.
+  std::optional<Stretch> After(std::size_t index) const {
+    while (++index < size()) {
+      const Stretch stretch = At(index);
+      if (stretch.range_begin < stretch.range_end) return stretch;
+    }
+    return std::nullopt;
+  }
+
  private:
   const WorkItem& item_;
   const Stretch whole_;
@@ -236,9 +247,8 @@ inline void BeginRange(const WorkItem& item, const NextItem& next, const ItemStr
   AddRangeRest(item, stretch, scratch.rows, range, ahead);
   if (next_range < stretch.range_end) {
     AddRangeStart(item, stretch, scratch.rows, next_range, ahead);
-  } else if (scratch.progress.stretch + 1 < stretches.size()) {
-    const Stretch after = stretches.At(scratch.progress.stretch + 1);
-    AddRangeStart(item, after, scratch.rows, after.range_begin, ahead);
+  } else if (const auto after = stretches.After(scratch.progress.stretch)) {
+    AddRangeStart(item, *after, scratch.rows, after->range_begin, ahead);
   } else {
     if (item.partial_offset < 0) AddOutputs(stretch.planned->layout, item, scratch.rows, ahead);
     AddItem(next, *stretch.planned, item, range, ahead);
