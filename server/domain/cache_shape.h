@@ -24,8 +24,8 @@ class CacheShape {
  public:
   CacheShape() = default;
   // All layers have the same one.
-  CacheShape(LayerShape all, int num_layers)
-      : layers_{std::move(all)}, num_layers_(num_layers), is_uniform_(true) {}
+  CacheShape(const LayerShape& all, int num_layers)
+      : layers_{all}, num_layers_(num_layers), is_uniform_(true) {}
   explicit CacheShape(std::vector<LayerShape> layers)
       : layers_(std::move(layers)), num_layers_(static_cast<int>(layers_.size())) {}
 

@@ -57,6 +57,21 @@ absl::Status AddEntry(const KeptTokens& kept, std::size_t index, const KvCache& 
   return absl::OkStatus();
 }
 
+// To the layer that it names, or to all.
+absl::Status AddToLayers(const KeptTokens& kept, std::size_t index, const KvCache& cache,
+                         std::map<int, EntriesOfLayer>& layers) {
+  if (kept.layer && *kept.layer >= cache.num_layers()) {
+    return absl::InvalidArgumentError(absl::StrCat(FieldOf(index), ".layer is ", *kept.layer,
+                                                   ", expected 0 to ", cache.num_layers() - 1));
+  }
+  const int begin = kept.layer.value_or(0);
+  const int end = kept.layer ? begin + 1 : cache.num_layers();
+  for (int layer = begin; layer < end; ++layer) {
+    ATTENTION_RETURN_IF_ERROR(AddEntry(kept, index, cache, layer, layers));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<LayerKeep> ResolveLayer(int layer, const EntriesOfLayer& entries, int num_heads) {
   LayerKeep keep{layer, 0, {}};
   if (entries.all != nullptr) {
@@ -90,15 +105,7 @@ absl::StatusOr<std::vector<LayerKeep>> ResolveKeep(std::span<const KeptTokens> k
                                                    const KvCache& cache) {
   std::map<int, EntriesOfLayer> layers;
   for (std::size_t i = 0; i < kept.size(); ++i) {
-    if (kept[i].layer && *kept[i].layer >= cache.num_layers()) {
-      return absl::InvalidArgumentError(absl::StrCat(FieldOf(i), ".layer is ", *kept[i].layer,
-                                                     ", expected 0 to ", cache.num_layers() - 1));
-    }
-    const int begin = kept[i].layer.value_or(0);
-    const int end = kept[i].layer ? begin + 1 : cache.num_layers();
-    for (int layer = begin; layer < end; ++layer) {
-      ATTENTION_RETURN_IF_ERROR(AddEntry(kept[i], i, cache, layer, layers));
-    }
+    ATTENTION_RETURN_IF_ERROR(AddToLayers(kept[i], i, cache, layers));
   }
   std::vector<LayerKeep> resolved;
   for (const auto& [layer, entries] : layers) {

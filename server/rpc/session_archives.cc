@@ -267,15 +267,18 @@ class ImportStream final
     create.set_name(begin.name());
     *create.mutable_labels() = begin.labels();
     ATTENTION_ASSIGN_OR_RETURN(candidate_.request, DecodeNewSession(create, frame().tenant()));
-    ATTENTION_RETURN_IF_ERROR(CheckArchive(begin.archive(), candidate_.request.shape));
+    const CacheShape& shape = candidate_.request.shape;
+    ATTENTION_RETURN_IF_ERROR(CheckTokens(begin.archive(), shape.num_layers()));
     const std::vector<std::int64_t> num_held = NumHeldOf(begin.archive());
-    ATTENTION_ASSIGN_OR_RETURN(
-        cache_, services().sessions.caches().Create(
-                    candidate_.request.shape, *std::max_element(num_held.begin(), num_held.end()),
-                    frame().tenant()));
+    const std::int64_t most =
+        num_held.empty() ? 0 : *std::max_element(num_held.begin(), num_held.end());
+    ATTENTION_ASSIGN_OR_RETURN(std::shared_ptr<KvCache> cache,
+                               services().sessions.caches().Create(shape, most, frame().tenant()));
+    ATTENTION_RETURN_IF_ERROR(CheckNumChunks(begin.archive(), cache->shape()));
+    cache_ = std::move(cache);
     candidate_.cache = cache_;
     archive_id_ = begin.archive().archive_id();
-    plan_.emplace(candidate_.request.shape, num_held);
+    plan_.emplace(cache_->shape(), num_held);
     for (int layer = 0; layer < cache_->num_layers(); ++layer) {
       cache_->SetCompacted(layer, begin.archive().length() - num_held[layer],
                            begin.archive().layers(layer).compacted_length());

@@ -65,8 +65,8 @@ absl::Status CheckOnlyLayers(const v1::SessionGeometry& wire) {
 
 absl::StatusOr<CacheShape> DecodeGeometry(const v1::SessionGeometry& wire) {
   if (wire.layers().empty()) {
-    ATTENTION_ASSIGN_OR_RETURN(LayerShape all, DecodeShape("geometry", wire));
-    return CacheShape(std::move(all), wire.num_layers());
+    ATTENTION_ASSIGN_OR_RETURN(const LayerShape all, DecodeShape("geometry", wire));
+    return CacheShape(all, wire.num_layers());
   }
   ATTENTION_RETURN_IF_ERROR(CheckOnlyLayers(wire));
   std::vector<LayerShape> layers;

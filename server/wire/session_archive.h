@@ -54,9 +54,11 @@ absl::Status CheckChunk(const v1::ArchiveChunk& wire, const ArchivePlan& plan, s
                         const CacheShape& shape, std::uint64_t archive_id);
 std::vector<std::uint32_t> RowChecksumsOf(const v1::ArchiveChunk& chunk);
 
-// Checks the description but for its geometry, which is `shape`. UNIMPLEMENTED: another format;
-// INVALID_ARGUMENT names the field.
-absl::Status CheckArchive(const v1::SessionArchive& wire, const CacheShape& shape);
+// Both: INVALID_ARGUMENT names the field. `num_layers` is that of the description's geometry, of
+// which nothing else need be known to be right.
+absl::Status CheckTokens(const v1::SessionArchive& wire, int num_layers);
+// `shape`: of a cache that has been made; any other may divide by zero.
+absl::Status CheckNumChunks(const v1::SessionArchive& wire, const CacheShape& shape);
 std::vector<std::int64_t> NumHeldOf(const v1::SessionArchive& wire);
 
 }  // namespace attention::server

@@ -258,6 +258,15 @@ TEST_F(SessionArchiveTest, DamagedAndForeignArchivesAreRefusedAndLeaveNothing) {
   EXPECT_EQ(with([](Archive& a) { a.description.set_format(2); }).code(), grpc::UNIMPLEMENTED);
   EXPECT_THAT(with([](Archive& a) { a.description.clear_geometry(); }).message(),
               HasSubstr("geometry."));
+  EXPECT_THAT(
+      with([](Archive& a) { a.description.mutable_geometry()->set_num_kv_heads(0); }).message(),
+      HasSubstr("geometry.num_kv_heads is 0"));
+  EXPECT_THAT(with([](Archive& a) {
+                a.description.mutable_geometry()->set_num_layers(0);
+                a.description.clear_layers();
+                a.description.set_num_chunks(0);
+              }).message(),
+              HasSubstr("geometry.num_layers is 0"));
   EXPECT_THAT(with([](Archive& a) { a.description.mutable_layers()->RemoveLast(); }).message(),
               HasSubstr("the number of archive.layers is 2, expected 3"));
   EXPECT_THAT(
