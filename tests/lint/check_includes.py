@@ -119,7 +119,7 @@ LIBRARIES = (
     ("the flags library", r"CLI/", ("server/config", "client/flags", "client/loadgen", "client/examples")),
     ("the TOML library", r"toml\+\+/", ("server/config", "server/auth")),
     ("the JSON Web Token library", r"cjose/", ("server/auth",)),
-    ("hashes and compression of exported rows", r"(xxhash|zstd)\.h$", ("server/domain", "server/wire")),
+    ("the hash of rows and archives", r"xxhash\.h$", ("server/domain", "server/wire")),
     ("the JSON library", r"nlohmann/",
      ("proto/safetensors", "server/auth", "server/wire", "server/rpc", "server/config", "server/observe",
       "server/port_file.cc", "client/loadgen", "client/examples")),
