@@ -7,6 +7,7 @@
 #include "kernels/base/divide.h"
 #include "proto/codec/dtypes.h"
 #include "server/base/status_macros.h"
+#include "server/rpc/begin_change.h"
 #include "server/rpc/session_messages.h"
 
 namespace attention::server {
@@ -54,11 +55,7 @@ absl::Status KeysValuesCall::Begin(const CallFrame& frame, const v1::GetKeysValu
     ATTENTION_RETURN_IF_ERROR(Declare(allocator));
     ATTENTION_RETURN_IF_ERROR(allocator.Admit());
     read.rows = PlaceRows(allocator);
-    CacheChange& change = request->change.emplace();
-    change.kind = CacheChange::Kind::kRead;
-    change.device = session_->cache->device();
-    change.caches.push_back(session_->cache);
-    change.rows = read;
+    BeginChange(CacheChange::Kind::kRead, session_->cache, request).rows = read;
     const auto bytes = static_cast<double>(StoredRowsLayout::Of(geometry_, num_tokens_).bytes);
     services().work_model.Charge({.kv_bytes = bytes, .io_bytes = bytes}, allocator.budget().bytes(),
                                  1, kStepCosts, request);

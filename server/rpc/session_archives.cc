@@ -11,6 +11,7 @@
 #include "attention/v1/session_service.pb.h"
 #include "server/base/random_id.h"
 #include "server/base/status_macros.h"
+#include "server/rpc/begin_change.h"
 #include "server/rpc/session_messages.h"
 #include "server/rpc/status_mapping.h"
 #include "server/rpc/unary_call.h"
@@ -19,9 +20,6 @@
 
 namespace attention::server {
 namespace {
-
-// Beside the rows themselves: the table of a layer's pages is copied.
-constexpr absl::Duration kWorkOfLayer = absl::Microseconds(2);
 
 // The part that both have in common: requests with one answer each, in their order, of which some
 // wait for the device.
@@ -47,11 +45,8 @@ class ArchiveStream : public PipelinedStream {
   std::unique_ptr<AttentionRequest> MakeChange(CacheChange::Kind kind,
                                                const std::shared_ptr<KvCache>& cache) const {
     std::unique_ptr<AttentionRequest> request = frame().MakeRequest();
-    CacheChange& change = request->change.emplace();
-    change.kind = kind;
-    change.device = cache->device();
-    change.caches.push_back(cache);
-    request->work = cache->num_layers() * kWorkOfLayer;
+    BeginChange(kind, cache, request.get());
+    request->work = WorkOnTables(*cache);
     return request;
   }
 

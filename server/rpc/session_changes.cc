@@ -11,6 +11,7 @@
 #include "attention/v1/session_service.pb.h"
 #include "kernels/api/attention_params.h"
 #include "server/base/status_macros.h"
+#include "server/rpc/begin_change.h"
 #include "server/rpc/session_messages.h"
 #include "server/wire/kept_tokens_decoder.h"
 
@@ -19,10 +20,6 @@ namespace {
 
 constexpr int kMaxCopies = 1024;
 constexpr int kMaxReordered = 1024;
-
-// Tables of pages are copied, and no pages: about this much for a layer of some ten thousand
-// tokens.
-constexpr absl::Duration kWorkOfLayer = absl::Microseconds(2);
 
 absl::Status CheckLength(std::int64_t length) {
   if (length >= 0 && length <= kMaxPosition) return absl::OkStatus();
@@ -41,19 +38,6 @@ class ChangeCall {
 
   absl::StatusOr<SessionLease> Acquire(const v1::SessionHandle& handle) const {
     return services_.sessions.Acquire(DecodeHandle(handle), frame_.tenant());
-  }
-
-  // The change of one session's cache, or the first of several, without a writer yet.
-  static CacheChange& BeginChange(CacheChange::Kind kind, const Session& session,
-                                  AttentionRequest* request) {
-    CacheChange& change = request->change.emplace();
-    change.kind = kind;
-    change.device = session.cache->device();
-    change.caches.push_back(session.cache);
-    return change;
-  }
-  static absl::Duration WorkOf(const KvCache& cache, std::size_t num_caches) {
-    return static_cast<double>(num_caches) * cache.num_layers() * kWorkOfLayer;
   }
 
   const ServiceContext& services() const { return services_; }
@@ -82,12 +66,12 @@ class ForkCall final : public ChangeCall {
     ATTENTION_RETURN_IF_ERROR(services().sessions.MakeCaches(*source_->cache, copies_));
     for (const SessionTable::Candidate& copy : copies_) {
       if (copy.cache == nullptr) continue;
-      if (!request->change) BeginChange(CacheChange::Kind::kFork, *source_, request);
+      if (!request->change) BeginChange(CacheChange::Kind::kFork, source_->cache, request);
       request->change->copies.push_back(copy.cache);
     }
     if (!request->change) return absl::OkStatus();
     if (wire.has_length()) request->change->length = wire.length();
-    request->work = WorkOf(*source_->cache, request->change->copies.size());
+    request->work = WorkOnTables(*source_->cache, request->change->copies.size());
     return absl::OkStatus();
   }
 
@@ -134,11 +118,29 @@ class ForkCall final : public ChangeCall {
   std::vector<SessionTable::Candidate> copies_;
 };
 
-class TruncateCall final : public ChangeCall {
+// A call whose answer is the session that it changed.
+template <typename WireRequest, typename WireResponse>
+class OneSessionCall : public ChangeCall {
  public:
-  using Request = v1::TruncateSessionRequest;
-  using Response = v1::TruncateSessionResponse;
+  using Request = WireRequest;
+  using Response = WireResponse;
   using ChangeCall::ChangeCall;
+
+  absl::Status Complete(Response* response) {
+    EncodeSession(services().sessions, session_, response->mutable_session());
+    return absl::OkStatus();
+  }
+
+ protected:
+  ~OneSessionCall() = default;
+
+  SessionLease session_;
+};
+
+class TruncateCall final
+    : public OneSessionCall<v1::TruncateSessionRequest, v1::TruncateSessionResponse> {
+ public:
+  using OneSessionCall::OneSessionCall;
 
   absl::Status Begin(const Request& wire, AttentionRequest* request) {
     ATTENTION_ASSIGN_OR_RETURN(session_, Acquire(wire.handle()));
@@ -146,18 +148,13 @@ class TruncateCall final : public ChangeCall {
       return absl::InvalidArgumentError("length is missing, expected the tokens that stay");
     }
     ATTENTION_RETURN_IF_ERROR(CheckLength(wire.length()));
-    CacheChange& change = BeginChange(CacheChange::Kind::kTruncate, *session_, request);
+    CacheChange& change = BeginChange(CacheChange::Kind::kTruncate, session_->cache, request);
     change.writers = {wire.handle().writer()};
     change.length = wire.length();
     ATTENTION_RETURN_IF_ERROR(CheckAccepted(wire));
     change.accepted = {wire.accepted().begin(), wire.accepted().end()};
     change.change_id = wire.change_id();
-    request->work = WorkOf(*session_->cache, 1);
-    return absl::OkStatus();
-  }
-
-  absl::Status Complete(Response* response) {
-    EncodeSession(services().sessions, session_, response->mutable_session());
+    request->work = WorkOnTables(*session_->cache);
     return absl::OkStatus();
   }
 
@@ -171,37 +168,25 @@ class TruncateCall final : public ChangeCall {
     }
     return absl::OkStatus();
   }
-
-  SessionLease session_;
 };
 
-class KeepCall final : public ChangeCall {
+class KeepCall final : public OneSessionCall<v1::KeepTokensRequest, v1::KeepTokensResponse> {
  public:
-  using Request = v1::KeepTokensRequest;
-  using Response = v1::KeepTokensResponse;
-  using ChangeCall::ChangeCall;
+  using OneSessionCall::OneSessionCall;
 
   absl::Status Begin(const Request& wire, AttentionRequest* request) {
     ATTENTION_ASSIGN_OR_RETURN(session_, Acquire(wire.handle()));
-    CacheChange& change = BeginChange(CacheChange::Kind::kKeep, *session_, request);
+    CacheChange& change = BeginChange(CacheChange::Kind::kKeep, session_->cache, request);
     change.writers = {wire.handle().writer()};
     change.change_id = wire.change_id();
     ATTENTION_ASSIGN_OR_RETURN(change.keep, DecodeKeptTokens(wire));
     // At most all that the session has is read and written.
     const auto bytes = static_cast<double>(session_->cache->kv_bytes());
     request->work =
-        WorkOf(*session_->cache, 1) +
+        WorkOnTables(*session_->cache) +
         absl::Seconds(services().work_model.Roofline({.kv_bytes = bytes, .io_bytes = bytes}));
     return absl::OkStatus();
   }
-
-  absl::Status Complete(Response* response) {
-    EncodeSession(services().sessions, session_, response->mutable_session());
-    return absl::OkStatus();
-  }
-
- private:
-  SessionLease session_;
 };
 
 class AttachCall final : public ChangeCall {
@@ -214,8 +199,8 @@ class AttachCall final : public ChangeCall {
     handle_ = wire.handle();
     ATTENTION_ASSIGN_OR_RETURN(session_, Acquire(handle_));
     writer_ = ++session_->last_writer;
-    BeginChange(CacheChange::Kind::kAttach, *session_, request).writers = {writer_};
-    request->work = WorkOf(*session_->cache, 1);
+    BeginChange(CacheChange::Kind::kAttach, session_->cache, request).writers = {writer_};
+    request->work = WorkOnTables(*session_->cache);
     return absl::OkStatus();
   }
 
@@ -254,7 +239,7 @@ class ReorderCall final : public ChangeCall {
     }
     for (int i = 0; i < count; ++i) ATTENTION_RETURN_IF_ERROR(AddSession(wire, i, request));
     request->change->change_id = wire.reorder_id();
-    request->work = WorkOf(*sessions_[0]->cache, sessions_.size());
+    request->work = WorkOnTables(*sessions_[0]->cache, sessions_.size());
     return absl::OkStatus();
   }
 
@@ -278,7 +263,7 @@ class ReorderCall final : public ChangeCall {
     if (request->change) {
       request->change->caches.push_back((*session)->cache);
     } else {
-      BeginChange(CacheChange::Kind::kReorder, **session, request);
+      BeginChange(CacheChange::Kind::kReorder, (*session)->cache, request);
     }
     request->change->writers.push_back(wire.handles(i).writer());
     request->change->sources.push_back(static_cast<std::size_t>(wire.sources(i)));

@@ -1,6 +1,5 @@
-// The calls that change whole caches: ForkSession, TruncateSession, KeepTokens,
-// ReorderSessions; and
-// AttachSession, which comes between steps as they do.
+// The calls that change whole caches: ForkSession, TruncateSession, KeepTokens and ReorderSessions;
+// and AttachSession, which comes between steps as they do.
 #pragma once
 
 #include "server/rpc/service_context.h"

@@ -34,14 +34,6 @@ class LatentTest : public ServiceFixture {
     return prompt;
   }
 
-  static v1::AttendResponse Attend(const v1::AttendRequest& request) {
-    v1::AttendResponse response;
-    const grpc::Status status =
-        shared_server().attention().Attend(NewContext().get(), request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response;
-  }
-
   static v1::SessionHandle Create(v1::DType dtype) {
     v1::CreateSessionRequest request = MakeCreateRequest(
         {.num_kv_heads = 1, .head_dim_qk = kDimQk, .head_dim_v = kDimV, .kv_dtype = dtype});
@@ -62,9 +54,11 @@ TEST_F(LatentTest, ACallWithoutValuesAnswersAsOneWithThem) {
     latent.clear_v();
     latent.set_value_is_key_prefix(true);
     latent.set_head_dim_v(kDimV);
-    const v1::AttendResponse response = Attend(latent);
+    v1::AttendResponse response;
+    const grpc::Status status = Attend(shared_server(), latent, &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
     EXPECT_EQ(FindMismatch(given, response), "");
-    EXPECT_TRUE(SameAnswer(response, Attend(given)));
+    EXPECT_TRUE(SameAnswer(response, MustAttend(shared_server(), given)));
   }
 }
 
@@ -81,7 +75,7 @@ TEST_F(LatentTest, ASessionInChunksAnswersAsTheWholePromptDoes) {
       AppendRows(result.output(), all.mutable_output());
       AppendRows(result.lse(), all.mutable_lse());
     }
-    EXPECT_TRUE(SameAnswer(all, Attend(prompt)));
+    EXPECT_TRUE(SameAnswer(all, MustAttend(shared_server(), prompt)));
   }
 }
 
@@ -104,7 +98,7 @@ TEST_F(LatentTest, StepsOfOneRequestAreAppliedInOrder) {
     AppendRows(result.output(), all.mutable_output());
     AppendRows(result.lse(), all.mutable_lse());
   }
-  EXPECT_TRUE(SameAnswer(all, Attend(prompt)));
+  EXPECT_TRUE(SameAnswer(all, MustAttend(shared_server(), prompt)));
 }
 
 TEST_F(LatentTest, APageHoldsKeysAlone) {

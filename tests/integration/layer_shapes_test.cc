@@ -91,13 +91,6 @@ class LayerShapesTest : public ServiceFixture {
     EXPECT_TRUE(status.ok()) << status.error_message();
     return session;
   }
-  static v1::AttendResponse Attend(const v1::AttendRequest& request) {
-    v1::AttendResponse response;
-    const grpc::Status status =
-        shared_server().attention().Attend(NewContext().get(), request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response;
-  }
   static v1::SessionStep StepOf(const LayerSpec& layer, const v1::AttendRequest& prompt,
                                 const v1::SessionHandle& handle, std::int64_t begin,
                                 std::int64_t end, int index) {
@@ -133,7 +126,8 @@ TEST_F(LayerShapesTest, EachLayerAnswersAsTheCallWithoutASessionDoes) {
     }
     for (std::size_t i = 0; i < kLayers.size(); ++i) {
       EXPECT_EQ(FindMismatch(prompts[i], answers[i]), "") << "layer " << i;
-      EXPECT_TRUE(SameAnswer(answers[i], Attend(prompts[i]))) << "layer " << i << " by " << chunk;
+      EXPECT_TRUE(SameAnswer(answers[i], MustAttend(shared_server(), prompts[i])))
+          << "layer " << i << " by " << chunk;
     }
   }
 }
@@ -239,7 +233,7 @@ class WindowTest : public LayerShapesTest {
         MustStep(shared_server(), MakeStep(prompt_, handle_, kLength - 1, kLength));
     EXPECT_TRUE(last.is_replay());
     EXPECT_EQ(last.position(), kLength);
-    const v1::AttendResponse all = Attend(prompt_);
+    const v1::AttendResponse all = MustAttend(shared_server(), prompt_);
     EXPECT_TRUE(SameBits(last.output(), Rows(all.output(), kLength - 1, kLength)));
   }
   grpc::Status Truncate(std::int64_t length) {
@@ -277,7 +271,7 @@ TEST_F(WindowTest, StepsThatNeedItAreRefusedAndChangeNothing) {
 
 TEST_F(WindowTest, StepsThatDoNotNeedItAreAnswered) {
   EXPECT_TRUE(MustStep(shared_server(), MakeAppend(prompt_, handle_, 130, 140)).is_replay());
-  const v1::AttendResponse all = Attend(prompt_);
+  const v1::AttendResponse all = MustAttend(shared_server(), prompt_);
   // Queries that see from position 112 on.
   const v1::SessionStepResult newer =
       MustStep(shared_server(), MakeAttend(prompt_, handle_, 135, kLength));
@@ -310,7 +304,7 @@ TEST_F(WindowTest, TheLastStepsCanBeTakenBackAndOthersPutInTheirPlace) {
   v1::ForkSessionResponse copies;
   ASSERT_TRUE(Fork(kLength, &copies).ok());
   ASSERT_TRUE(Truncate(140).ok());
-  const v1::AttendResponse all = Attend(prompt_);
+  const v1::AttendResponse all = MustAttend(shared_server(), prompt_);
   for (const v1::SessionHandle& handle : {handle_, copies.sessions(0).handle()}) {
     const std::int64_t begin = handle.session_id() == handle_.session_id() ? 140 : kLength - 1;
     const v1::SessionStepResult result =

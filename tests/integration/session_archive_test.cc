@@ -124,17 +124,7 @@ v1::Session Write(ServerClient& server, const Archive& archive, const std::strin
   return answer.session();
 }
 
-class SessionArchiveTest : public ServiceFixture {
- protected:
-  static v1::SessionHandle Filled(const v1::AttendRequest& prompt, std::int64_t length,
-                                  const SessionSpec& spec = {}) {
-    const v1::SessionHandle handle = MustCreate(shared_server(), spec).handle();
-    for (int layer = 0; layer < spec.num_layers; ++layer) {
-      MustStep(shared_server(), MakeAppend(prompt, handle, 0, length, layer));
-    }
-    return handle;
-  }
-};
+class SessionArchiveTest : public ServiceFixture {};
 
 class ArchivedTypesTest : public SessionArchiveTest,
                           public ::testing::WithParamInterface<v1::DType> {};
@@ -144,7 +134,7 @@ TEST_P(ArchivedTypesTest, ASessionGoesOnOnAnotherServerWithTheSameBits) {
   TestServer other([](server::ServerConfig& config) { config.kv_page_size = 16; });
   const SessionSpec spec{.num_layers = 2, .kv_dtype = GetParam()};
   const v1::AttendRequest prompt = MakePrompt(kLength);
-  const v1::SessionHandle source = Filled(prompt, 200, spec);
+  const v1::SessionHandle source = MustFill(shared_server(), prompt, 200, spec);
   const Archive archive = Read(shared_server(), source);
   EXPECT_EQ(archive.description.length(), 200);
   const v1::Session moved = Write(other, archive, "moved");
@@ -170,7 +160,7 @@ INSTANTIATE_TEST_SUITE_P(Types, ArchivedTypesTest,
 TEST_F(SessionArchiveTest, AnArchiveIsTheSessionAsItWasWhateverComesAfter) {
   const v1::AttendRequest prompt = MakePrompt(kLength),
                           others = MakePrompt(kLength, v1::DTYPE_FLOAT32, 2);
-  const v1::SessionHandle source = Filled(prompt, 200);
+  const v1::SessionHandle source = MustFill(shared_server(), prompt, 200);
   const Archive before = Read(shared_server(), source, 150);
   Export stream(shared_server());
   const v1::SessionArchive description =
@@ -190,7 +180,7 @@ TEST_F(SessionArchiveTest, AnArchiveIsTheSessionAsItWasWhateverComesAfter) {
 
 TEST_F(SessionArchiveTest, TokensThatWereLetGoStayAway) {
   const v1::AttendRequest prompt = MakePrompt(kLength);
-  const v1::SessionHandle source = Filled(prompt, 200);
+  const v1::SessionHandle source = MustFill(shared_server(), prompt, 200);
   v1::KeepTokensRequest keep;
   *keep.mutable_handle() = source;
   keep.add_keep()->set_num_tokens(200);
@@ -216,7 +206,7 @@ TEST_F(SessionArchiveTest, AnEmptySessionIsAnArchiveToo) {
 }
 
 TEST_F(SessionArchiveTest, ExportsAreCheckedByField) {
-  const v1::SessionHandle source = Filled(MakePrompt(kLength), 50);
+  const v1::SessionHandle source = MustFill(shared_server(), MakePrompt(kLength), 50);
   Export stream(shared_server());
   EXPECT_THAT(stream.Chunk(0).error().message(),
               HasSubstr("before the archive has been described"));
@@ -234,7 +224,8 @@ TEST_F(SessionArchiveTest, ExportsAreCheckedByField) {
 
 // As an archive may be after it has lain on a disk.
 TEST_F(SessionArchiveTest, DamagedAndForeignArchivesAreRefusedAndLeaveNothing) {
-  const v1::SessionHandle source = Filled(MakePrompt(kLength), 250, {.num_layers = 3});
+  const v1::SessionHandle source =
+      MustFill(shared_server(), MakePrompt(kLength), 250, {.num_layers = 3});
   const Archive good = Read(shared_server(), source), other = Read(shared_server(), source);
   ASSERT_EQ(good.chunks.size(), 3u);
   const double used = shared_server().Metric("attention_kv_used_bytes");
@@ -304,7 +295,7 @@ TEST_F(SessionArchiveTest, DamagedAndForeignArchivesAreRefusedAndLeaveNothing) {
 
 TEST_F(SessionArchiveTest, AnImportIsNoSessionBeforeItsEnd) {
   const Archive archive =
-      Read(shared_server(), Filled(MakePrompt(kLength), 250, {.num_layers = 2}));
+      Read(shared_server(), MustFill(shared_server(), MakePrompt(kLength), 250, {.num_layers = 2}));
   const double used = shared_server().Metric("attention_kv_used_bytes");
   const double sessions = shared_server().Metric("attention_sessions");
   {
@@ -327,7 +318,8 @@ TEST_F(SessionArchiveTest, AnImportIsNoSessionBeforeItsEnd) {
 }
 
 TEST_F(SessionArchiveTest, WhatComesAfterTheEndIsRefusedAndTheSessionStays) {
-  const Archive archive = Read(shared_server(), Filled(MakePrompt(kLength), 250));
+  const Archive archive =
+      Read(shared_server(), MustFill(shared_server(), MakePrompt(kLength), 250));
   v1::ImportSessionRequest begin, chunk, end;
   *begin.mutable_begin()->mutable_archive() = archive.description;
   *chunk.mutable_chunk() = archive.chunks[0];

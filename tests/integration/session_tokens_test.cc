@@ -59,14 +59,6 @@ v1::KeepTokensRequest KeepOf(const v1::SessionHandle& handle,
 
 class SessionTokensTest : public ServiceFixture {
  protected:
-  static v1::SessionHandle Filled(const v1::AttendRequest& prompt, std::int64_t length,
-                                  const SessionSpec& spec = {}) {
-    const v1::SessionHandle handle = MustCreate(shared_server(), spec).handle();
-    for (int layer = 0; layer < spec.num_layers; ++layer) {
-      MustStep(shared_server(), MakeAppend(prompt, handle, 0, length, layer));
-    }
-    return handle;
-  }
   static grpc::Status Keep(const v1::KeepTokensRequest& request, v1::Session* session = nullptr) {
     v1::KeepTokensResponse response;
     const grpc::Status status =
@@ -108,7 +100,7 @@ TEST_P(KeptTypesTest, WhatFollowsAttendsOverTheTokensThatStay) {
   Tokens kept;
   for (std::int64_t i = 0; i < 100; i += i % 7 == 0 ? 1 : 3) kept.push_back(i);
   const auto num_kept = static_cast<std::int64_t>(kept.size());
-  const v1::SessionHandle handle = Filled(prompt, 100, spec);
+  const v1::SessionHandle handle = MustFill(shared_server(), prompt, 100, spec);
   v1::Session session;
   const std::int64_t bytes = MustGet(shared_server(), handle).kv_bytes();
   ASSERT_TRUE(Keep(KeepOf(handle, {Kept(kept, 100)}), &session).ok());
@@ -119,7 +111,7 @@ TEST_P(KeptTypesTest, WhatFollowsAttendsOverTheTokensThatStay) {
 
   // A session that never had the others.
   const v1::AttendRequest rest = PromptOf(prompt, Joined(kept, Range(100, kLength)));
-  const v1::SessionHandle alone = Filled(rest, num_kept, spec);
+  const v1::SessionHandle alone = MustFill(shared_server(), rest, num_kept, spec);
   const v1::AttendResponse expected = AsResponse(
       MustStep(shared_server(), MakeStep(rest, alone, num_kept, num_kept + kLength - 100)));
   const v1::AttendResponse answer =
@@ -137,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(Types, KeptTypesTest,
 
 TEST_F(SessionTokensTest, EachHeadKeepsTokensOfItsOwn) {
   const v1::AttendRequest prompt = MakePrompt(kLength);
-  const v1::SessionHandle handle = Filled(prompt, 100);
+  const v1::SessionHandle handle = MustFill(shared_server(), prompt, 100);
   const Tokens of_heads[] = {Range(0, 40), Range(55, 95)};
   std::vector<v1::KeptTokens> kept;
   for (int head = 0; head < 2; ++head) {
@@ -149,7 +141,7 @@ TEST_F(SessionTokensTest, EachHeadKeepsTokensOfItsOwn) {
       AsResponse(MustStep(shared_server(), MakeStep(prompt, handle, 100, kLength)));
   for (int head = 0; head < 2; ++head) {
     // A session in which all heads keep these.
-    const v1::SessionHandle other = Filled(prompt, 100);
+    const v1::SessionHandle other = MustFill(shared_server(), prompt, 100);
     ASSERT_TRUE(Keep(KeepOf(other, {Kept(of_heads[head], 100)})).ok());
     const v1::AttendResponse same =
         AsResponse(MustStep(shared_server(), MakeStep(prompt, other, 100, kLength)));
@@ -163,7 +155,7 @@ TEST_F(SessionTokensTest, EachHeadKeepsTokensOfItsOwn) {
 
 TEST_F(SessionTokensTest, ColumnsAreThoseOfTheTokensThatStay) {
   const v1::AttendRequest prompt = MakePrompt(kLength);
-  const v1::SessionHandle handle = Filled(prompt, 100);
+  const v1::SessionHandle handle = MustFill(shared_server(), prompt, 100);
   ASSERT_TRUE(Keep(KeepOf(handle, {Kept(Range(10, 30), 100)})).ok());
   v1::SessionStep step = MakeStep(prompt, handle, 100, 101);
   step.mutable_returns()->set_column_sums(true);
@@ -172,7 +164,7 @@ TEST_F(SessionTokensTest, ColumnsAreThoseOfTheTokensThatStay) {
 
 TEST_F(SessionTokensTest, OthersThatReadTheSamePagesKeepThem) {
   const v1::AttendRequest prompt = MakePrompt(kLength);
-  const v1::SessionHandle handle = Filled(prompt, 100);
+  const v1::SessionHandle handle = MustFill(shared_server(), prompt, 100);
   v1::ForkSessionRequest fork;
   *fork.mutable_handle() = handle;
   v1::ForkSessionResponse copies;
@@ -181,13 +173,13 @@ TEST_F(SessionTokensTest, OthersThatReadTheSamePagesKeepThem) {
   ASSERT_TRUE(Keep(KeepOf(handle, {Kept(Range(60, 100), 100)})).ok());
   const v1::AttendResponse whole =
       AsResponse(MustStep(shared_server(), MakeStep(prompt, copy, 100, kLength)));
-  const v1::AttendResponse alone =
-      AsResponse(MustStep(shared_server(), MakeStep(prompt, Filled(prompt, 100), 100, kLength)));
+  const v1::AttendResponse alone = AsResponse(MustStep(
+      shared_server(), MakeStep(prompt, MustFill(shared_server(), prompt, 100), 100, kLength)));
   EXPECT_TRUE(SameAnswer(whole, alone));
 }
 
 TEST_F(SessionTokensTest, AChangeThatIsRepeatedIsMadeOnce) {
-  const v1::SessionHandle handle = Filled(MakePrompt(kLength), 100);
+  const v1::SessionHandle handle = MustFill(shared_server(), MakePrompt(kLength), 100);
   v1::KeepTokensRequest request = KeepOf(handle, {Kept(Range(0, 50), 100)});
   request.set_change_id(5);
   v1::Session session;
@@ -200,7 +192,7 @@ TEST_F(SessionTokensTest, AChangeThatIsRepeatedIsMadeOnce) {
 
 TEST_F(SessionTokensTest, PositionsThatAreNotToldApartAnyMoreAreRefused) {
   const v1::AttendRequest prompt = MakePrompt(kLength);
-  const v1::SessionHandle handle = Filled(prompt, 100);
+  const v1::SessionHandle handle = MustFill(shared_server(), prompt, 100);
   ASSERT_TRUE(Keep(KeepOf(handle, {Kept(Range(40, 90), 100)})).ok());
   EXPECT_EQ(ReasonOf(MakeStep(prompt, handle, 50, 60)), "TOKENS_DROPPED");
   EXPECT_EQ(ReasonOf(MakeAttend(prompt, handle, 60, 70)), "TOKENS_DROPPED");
@@ -218,7 +210,8 @@ TEST_F(SessionTokensTest, PositionsThatAreNotToldApartAnyMoreAreRefused) {
 }
 
 TEST_F(SessionTokensTest, WhatIsKeptIsCheckedByField) {
-  const v1::SessionHandle handle = Filled(MakePrompt(kLength), 100, {.num_layers = 2});
+  const v1::SessionHandle handle =
+      MustFill(shared_server(), MakePrompt(kLength), 100, {.num_layers = 2});
   const auto keep = [&](v1::KeptTokens tokens) { return Keep(KeepOf(handle, {tokens})); };
   EXPECT_THAT(Keep(KeepOf(handle, {})), FailsWith(kInvalid, "keep is empty"));
   v1::KeptTokens tokens = Kept(Range(0, 9), 100);
@@ -254,7 +247,7 @@ TEST_F(SessionTokensTest, WhatIsKeptIsCheckedByField) {
 
 TEST_F(SessionTokensTest, AcceptedDraftsStayInTheirOrderInAllLayers) {
   const v1::AttendRequest prompt = MakePrompt(kLength);
-  const v1::SessionHandle handle = Filled(prompt, 90, {.num_layers = 2});
+  const v1::SessionHandle handle = MustFill(shared_server(), prompt, 90, {.num_layers = 2});
   v1::TruncateSessionRequest cut;
   *cut.mutable_handle() = handle;
   cut.set_length(50);
@@ -267,7 +260,7 @@ TEST_F(SessionTokensTest, AcceptedDraftsStayInTheirOrderInAllLayers) {
   EXPECT_EQ(session.committed_length(), 53);
   const v1::AttendRequest path =
       PromptOf(prompt, Joined(Joined(Range(0, 50), {51, 54, 80}), Range(90, 100)));
-  const v1::SessionHandle alone = Filled(path, 53, {.num_layers = 2});
+  const v1::SessionHandle alone = MustFill(shared_server(), path, 53, {.num_layers = 2});
   for (int layer = 0; layer < 2; ++layer) {
     const v1::AttendResponse expected =
         AsResponse(MustStep(shared_server(), MakeStep(path, alone, 53, 63, layer)));
@@ -278,7 +271,7 @@ TEST_F(SessionTokensTest, AcceptedDraftsStayInTheirOrderInAllLayers) {
 }
 
 TEST_F(SessionTokensTest, DraftsThatAreNotThereAreRefused) {
-  const v1::SessionHandle handle = Filled(MakePrompt(kLength), 60);
+  const v1::SessionHandle handle = MustFill(shared_server(), MakePrompt(kLength), 60);
   v1::TruncateSessionRequest cut;
   *cut.mutable_handle() = handle;
   cut.set_length(50);
@@ -298,7 +291,8 @@ TEST_F(SessionTokensTest, DraftsThatAreNotThereAreRefused) {
 TEST_F(SessionTokensTest, RowsOfTheCachesTypeComeBackAsTheyWere) {
   for (const v1::DType dtype : {v1::DTYPE_FLOAT32, v1::DTYPE_FLOAT16, v1::DTYPE_BFLOAT16}) {
     const v1::AttendRequest prompt = MakePrompt(kLength, dtype);
-    const v1::SessionHandle handle = Filled(prompt, kLength, {.kv_dtype = dtype});
+    const v1::SessionHandle handle =
+        MustFill(shared_server(), prompt, kLength, {.kv_dtype = dtype});
     v1::GetKeysValuesResponse all, part;
     ASSERT_TRUE(Read(ReadOf(handle), &all).ok());
     EXPECT_TRUE(SameBits(all.k(), prompt.k()));
@@ -315,7 +309,8 @@ TEST_F(SessionTokensTest, RowsOfTheCachesTypeComeBackAsTheyWere) {
 TEST_F(SessionTokensTest, RowsWithScalesComeBackAsAttentionReadsThem) {
   const v1::AttendRequest prompt = MakePrompt(kLength);
   for (const v1::DType dtype : {v1::DTYPE_INT8, v1::DTYPE_FLOAT8_E4M3}) {
-    const v1::SessionHandle handle = Filled(prompt, kLength, {.kv_dtype = dtype});
+    const v1::SessionHandle handle =
+        MustFill(shared_server(), prompt, kLength, {.kv_dtype = dtype});
     v1::GetKeysValuesResponse rows;
     ASSERT_TRUE(Read(ReadOf(handle), &rows).ok());
     ASSERT_EQ(rows.k().dtype(), v1::DTYPE_FLOAT32);
@@ -329,13 +324,15 @@ TEST_F(SessionTokensTest, RowsWithScalesComeBackAsAttentionReadsThem) {
     *stored.mutable_v() = rows.v();
     v1::GetKeysValuesResponse again;
     ASSERT_TRUE(
-        Read(ReadOf(Filled(stored, kLength, {.kv_dtype = v1::DTYPE_FLOAT32})), &again).ok());
+        Read(ReadOf(MustFill(shared_server(), stored, kLength, {.kv_dtype = v1::DTYPE_FLOAT32})),
+             &again)
+            .ok());
     EXPECT_TRUE(SameBits(again.k(), rows.k()));
   }
 }
 
 TEST_F(SessionTokensTest, RowsThatAreNotThereAreRefused) {
-  const v1::SessionHandle handle = Filled(MakePrompt(kLength), 60);
+  const v1::SessionHandle handle = MustFill(shared_server(), MakePrompt(kLength), 60);
   v1::GetKeysValuesResponse rows;
   v1::GetKeysValuesRequest request = ReadOf(handle, 1);
   EXPECT_THAT(Read(request, &rows), FailsWith(kInvalid, "layer is 1, expected 0 to 0"));

@@ -101,6 +101,15 @@ v1::SessionStepResult MustStep(ServerClient& server, const v1::SessionStep& step
   return result;
 }
 
+v1::SessionHandle MustFill(ServerClient& server, const v1::AttendRequest& prompt,
+                           std::int64_t length, const SessionSpec& spec) {
+  const v1::SessionHandle handle = MustCreate(server, spec).handle();
+  for (int layer = 0; layer < spec.num_layers; ++layer) {
+    MustStep(server, MakeAppend(prompt, handle, 0, length, layer));
+  }
+  return handle;
+}
+
 v1::AttendResponse AsResponse(const v1::SessionStepResult& result) {
   v1::AttendResponse response;
   if (result.has_output()) *response.mutable_output() = result.output();

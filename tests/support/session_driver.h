@@ -50,6 +50,10 @@ v1::SessionStepResult RunStep(ServerClient& server, const v1::SessionStep& step,
 // The same, but the step must succeed too.
 v1::SessionStepResult MustStep(ServerClient& server, const v1::SessionStep& step);
 
+// A new session with the prompt's first `length` tokens in each layer.
+v1::SessionHandle MustFill(ServerClient& server, const v1::AttendRequest& prompt,
+                           std::int64_t length, const SessionSpec& spec = {});
+
 // A step's answer in the form of the stateless call's.
 v1::AttendResponse AsResponse(const v1::SessionStepResult& result);
 

@@ -15,6 +15,7 @@
 #include "tests/support/fake_clock.h"
 #include "tests/support/faulty_backend.h"
 #include "tests/unit/server/engine/one_head_step.h"
+#include "tests/unit/server/engine/run_alone.h"
 
 namespace attention::server {
 namespace {
@@ -73,18 +74,10 @@ class CacheChangesTest : public ::testing::Test {
   }
 
   absl::Status Execute(std::unique_ptr<AttentionRequest> request) {
-    std::optional<AttentionResult> answer;
-    request->arrival = clock_.Now();
-    request->completion = [&](std::unique_ptr<AttentionRequest>, AttentionResult result) {
-      EXPECT_FALSE(answer.has_value()) << "completed twice";
-      answer = std::move(result);
-    };
-    std::vector<std::unique_ptr<AttentionRequest>> requests;
-    requests.push_back(std::move(request));
-    worker_.Execute({std::move(requests), clock_.Now()});
+    const AttentionResult answer = RunAlone(worker_, clock_, std::move(request));
     clock_.Advance(absl::Minutes(1));
-    if (!answer->status.ok() || answer->steps.empty()) return answer->status;
-    return answer->steps[0].status;
+    if (!answer.status.ok() || answer.steps.empty()) return answer.status;
+    return answer.steps[0].status;
   }
   absl::Status Run(const SessionStep& step) {
     auto request = std::make_unique<AttentionRequest>();

@@ -21,6 +21,7 @@
 #include "server/domain/row_checksums.h"
 #include "server/engine/worker.h"
 #include "tests/support/fake_clock.h"
+#include "tests/unit/server/engine/run_alone.h"
 
 namespace attention::server {
 
@@ -190,17 +191,9 @@ class ModelledSessions : public ::testing::TestWithParam<DType> {
   }
 
   AttentionResult Execute(std::unique_ptr<AttentionRequest> request) {
-    std::optional<AttentionResult> answer;
-    request->arrival = clock_.Now();
-    request->completion = [&](std::unique_ptr<AttentionRequest>, AttentionResult result) {
-      EXPECT_FALSE(answer.has_value()) << "completed twice";
-      answer = std::move(result);
-    };
-    std::vector<std::unique_ptr<AttentionRequest>> requests;
-    requests.push_back(std::move(request));
-    worker_.Execute({std::move(requests), clock_.Now()});
+    AttentionResult answer = RunAlone(worker_, clock_, std::move(request));
     clock_.Advance(absl::Seconds(1));
-    return *std::move(answer);
+    return answer;
   }
   StepOutcome Run(SessionStep step) {
     auto request = std::make_unique<AttentionRequest>();
