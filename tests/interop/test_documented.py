@@ -78,10 +78,11 @@ class DocumentedTest(unittest.TestCase):
         import test_layers
         import test_rpcs
         import test_session_rows
+        import test_session_steps
         import test_sessions
 
         exercised = set()
-        modules = (test_rpcs, test_layers, test_sessions, test_session_rows)
+        modules = (test_rpcs, test_layers, test_sessions, test_session_steps, test_session_rows)
         for case in [value for module in modules for value in vars(module).values()]:
             if isinstance(case, type) and issubclass(case, unittest.TestCase):
                 for test in vars(case).values():

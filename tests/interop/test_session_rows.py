@@ -7,7 +7,7 @@ import numpy as np
 from attention.v1 import session_service_pb2
 from attention_client import from_tensor
 from harness import Problem, assert_fails, exercises, make_problem
-from test_sessions import SESSION, SessionTestCase, geometry, make_step
+from session_cases import SESSION, SessionTestCase, geometry, make_step
 
 FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
