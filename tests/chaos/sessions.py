@@ -22,7 +22,7 @@ MIB = 1 << 20
 TENANT = [("attention-tenant", "racing")]
 IMPORT = "/attention.v1.SessionService/ImportSession"
 
-# What a session that others change under one's hands may answer.
+# Good answers of a session that other clients change at the same time.
 REFUSALS = {
     grpc.StatusCode.NOT_FOUND,  # deleted
     grpc.StatusCode.FAILED_PRECONDITION,  # shorter, longer, compacted, or fenced
